@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from flo.clients.desk.context import DeskContext
 from flo.clients.home.site_home import SiteHome
-from flo.clients.prediction.finish import open_finished
+from flo.clients.prediction.finish import load_finished
 from flo.clients.records.finished_model import FinishedModel, LocalFit, finished_names
 from flo.errors import FloError
 from flo.pages.plots import Plane, plane
@@ -43,7 +43,7 @@ def model_router(context: DeskContext) -> APIRouter:
 
 def _shown(home: SiteHome, name: str) -> ShownModel:
     try:
-        made = open_finished(home, name).finished
+        made = load_finished(home, name)
     except FloError as error:
         return ShownModel(name, str(error), error.hint)
     fits = (("finished", made.finished), ("published", made.published), ("alone", made.alone))

@@ -18,6 +18,7 @@ from pydantic import StringConstraints
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.opt_outs import hashed_id, opt_out
 from flo.clients.records.approval import Approval, readable
+from flo.clients.records.finished_model import finished_with
 from flo.clients.records.members import Members, Side
 from flo.documents import canonical
 from flo.documents.document import Document
@@ -70,8 +71,12 @@ _SAID = (
     "more than the factor stated. The hospital's own records and backups are not FLO's."
 )
 _NOTHING = (
-    "No study that can be read here held records of this id, so nothing was removed. The id takes "
-    "part in nothing from now on, spelt as it was given; a keyed hash of it is kept for that."
+    "No study that can be read here held records of this id, so no release contains them. The id "
+    "takes part in nothing from now on, spelt as it was given; a keyed hash of it is kept for that."
+)
+_DELETED = (
+    " Models that this hospital had finished with the patient's records, for itself alone, were "
+    "deleted: {}."
 )
 _UNKNOWN = (
     " Of the studies listed as unknown it was not kept whose records they hold (FLO 0.1), or their "
@@ -82,6 +87,7 @@ _UNKNOWN = (
 def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
     """Opt the patient out; record the studies they contributed to and the privacy bound of each."""
     hashed = hashed_id(home, patient_id)
+    deleted = finished_with(home, [hashed])
     opt_out(home, patient_id)
     contributions, unknown = [], []
     with closing(home.open_ledger()) as ledger:
@@ -99,7 +105,9 @@ def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         contributions=tuple(contributions),
         unknown=tuple(unknown),
-        said=(_SAID if contributions else _NOTHING) + (_UNKNOWN if unknown else ""),
+        said=(_SAID if contributions else _NOTHING)
+        + (_DELETED.format(len(deleted)) if deleted else "")
+        + (_UNKNOWN if unknown else ""),
     )
     document: dict[str, Any] = made.model_dump(mode="json")
     signature = home.open_identity().sign("erasure", canonical.encode(document))

@@ -2,8 +2,8 @@
 
 An opt-out removes the patient's records from every frozen snapshot at once, so it takes effect from
 the next round on, and keeps them out of every later approval. It also deletes the finished models
-that these records went into. The list holds keyed hashes, sealed;
-no log names a patient. ``erasure`` records earlier contributions.
+that these records went into. The list holds keyed hashes, sealed; no log names a patient.
+``erasure`` records earlier contributions.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
             known.enter(home, studies=0)
         listed = known.with_patient(hashed)
         listed.save(home)
+        withdraw_finished(home, listed.patients)
         with home.snapshot_lock():
             changed = [
                 study
@@ -116,8 +117,6 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
                 if approved is not None and _take_out(home, ledger, approved, study, hashed)
             ]
             sweep(home, ledger)
-        for name in withdraw_finished(home, hashed):
-            home.record("finish-withdrawn", name=name)
         listed.enter(home, studies=len(changed))
     return changed
 

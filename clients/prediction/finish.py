@@ -46,7 +46,7 @@ from flo.privacy.patients.patients import Patients
 from flo.privacy.patients.split import keyed_hash
 from flo.published.model_card import PublishedModel, paths_of
 from flo.scores.metrics import Scores, brier, calibration_curve, difference, interval
-from flo.storage.files import write_public
+from flo.storage.files import make_private_directory, write_public
 from flo.study.document import Study
 from flo.study.models import last_features, last_layer, log_odds
 from flo.study.parameters import Vector
@@ -69,10 +69,14 @@ def finish(
     population = population_of(home, model.study)
     checked = _checked(home, population, model.study)
     snapshot = Snapshot.of(checked, home.open_split_key(), population.hold_out)
+    if not snapshot.held_out.count:
+        raise DataError(
+            "none of this hospital's patients is held out, so no model can be compared",
+            hint="use the published model until there are more patients",
+        )
     progress("refitting, with cross-validation")
     fitted = fit_at_home(model.study, model.weights, snapshot.training)
     published, finished, alone = _tests(model, fitted.finished, snapshot)
-    both = finished.has_both_classes
     key = home.open_patients_key()
     made = FinishedModel(
         name=f"{model.study.name}-{model.card.run}",
@@ -90,32 +94,38 @@ def finish(
         published=_fit(published),
         finished=_fit(finished),
         alone=_fit(alone),
-        gain=difference([finished], [alone]) if both else None,
+        gain=difference([finished], [alone]) if finished.has_interval else None,
     )
     with home.decision_lock():
         if _any_opted_out(home, made.patients):
             raise RefusedError("a patient opted out while the model was finished; finish it again")
+        _copy(path, published_path(home, made.name))
         made.save(home)
-        for kept, copied in zip(
-            paths_of(published_path(home, made.name)), paths_of(path), strict=True
-        ):
-            write_public(kept, copied.read_bytes())
-    home.record("model-finished", model.study.digest, model=model.card.file)
     return made
+
+
+def _copy(path: Path, to: Path) -> None:
+    """Copy a published model's card and tensors into the folder of finished models."""
+    make_private_directory(to.parent)
+    for copied, kept in zip(paths_of(path), paths_of(to), strict=True):
+        write_public(kept, copied.read_bytes())
 
 
 def fit_at_home(study: Study, weights: Vector, training: Patients) -> Refit:
     """Refit the last layer of a published model on a hospital's training patients.
 
     Raises:
-        DataError: too few patients of a class.
+        DataError: too few patients of a class. TrustError: the model's last layer has inputs that
+        are not finite.
     """
+    features = last_features(study, weights, training.inputs)
+    if not np.isfinite(features).all():
+        raise TrustError("the published model computes no finite numbers on this hospital's data")
     try:
-        features = last_features(study, weights, training.inputs)
         return refit(features, training, last_layer(study, weights))
     except TooFewPatients as error:
         raise DataError(
-            f"{error} of this hospital's training patients",
+            f"this hospital's training patients are too few: {error}",
             hint="use the published model; it needs no patients of this hospital",
         ) from error
 
@@ -126,14 +136,24 @@ def finished_log_odds(study: Study, weights: Vector, last: Floats, inputs: Float
 
 
 def population_of(home: SiteHome, study: Study) -> Population:
-    """Return the population that takes part in the study; the only one if the study is unknown
-    here.
+    """Return the population that takes part in the study.
+
+    The study of other hospitals has seen none of this site's patients, so its only population may
+    be used.
 
     Raises:
-        UsageError: there are several, and none took part.
+        UsageError: this hospital takes part, and did not approve the study with this folder:
+        another folder held out other patients. Or the site has several populations, and none took
+        part.
     """
     if study.digest in approval.approved_digests(home):
         return home.read_config().population(approval.read(home, study.digest).population)
+    if home.read_config().hospital in {hospital.id for hospital in study.hospitals}:
+        raise UsageError(
+            f"study {study.name} was not approved with this site's folder, so it is unknown which "
+            "of its patients the model was trained on",
+            hint="finish it with the folder that approved it, or with a restored backup of that",
+        )
     populations = home.read_config().populations
     if len(populations) > 1:
         raise UsageError(
@@ -169,18 +189,28 @@ def open_finished(home: SiteHome, wanted: str) -> FinishedAtHome:
         UsageError: there is none. TrustError: its published model was changed. RefusedError: a
         patient of it has opted out, for instance after a backup was restored.
     """
-    name = finished_called(home, wanted)
+    finished = load_finished(home, finished_called(home, wanted))
+    name = finished.name
+    trusted = home.read_coordinator().fingerprints
+    model = PublishedModel.open(published_path(home, name), *trusted)
+    if model.card.file != finished.model:
+        raise TrustError(f"{name} refits another published model than the one beside it")
+    return FinishedAtHome(model, finished)
+
+
+def load_finished(home: SiteHome, name: str) -> FinishedModel:
+    """Read a finished model.
+
+    Raises:
+        UsageError: there is none. RefusedError: a patient of it has opted out.
+    """
     finished = FinishedModel.load(home, name)
     if _any_opted_out(home, finished.patients):
         raise RefusedError(
             f"{name} was finished with records of a patient who has opted out",
             hint=f"flo model finish {published_path(home, name)}",
         )
-    trusted = home.read_coordinator().fingerprints
-    model = PublishedModel.open(published_path(home, name), *trusted)
-    if model.card.file != finished.model:
-        raise TrustError(f"{name} refits another published model than the one beside it")
-    return FinishedAtHome(model, finished)
+    return finished
 
 
 def _checked(home: SiteHome, population: Population, study: Study) -> EncodedTable:
@@ -222,7 +252,7 @@ def _tests(model: PublishedModel, last: Floats, snapshot: Snapshot) -> list[Scor
 
 
 def _fit(test: Scores) -> LocalFit:
-    low, high = interval([test]) if test.has_both_classes else (None, None)
+    low, high = interval([test]) if test.has_interval else (None, None)
     groups = min(_MOST_GROUPS, max(1, len(test.labels) // _GROUP))
     return LocalFit(
         auc=test.auc if test.has_both_classes else None,

@@ -9,7 +9,7 @@ say, as far as cross-validation supports it:
        Steyerberg et al. 2004, doi:10.1002/sim.1844, for a prediction model at another hospital);
     2. refit: minimise the logistic loss plus λ/2·‖w - b·w_published‖², intercept free, for each
        penalty λ of ``PENALTIES``; λ = ∞ is the calibrated model, λ = 0 would forget the published
-       one;
+       one; a layer of more than ``MOST_FEATURES`` inputs is calibrated only;
     3. average the weights of all penalties with weights ∝ exp(the log-likelihood of 5-fold
        cross-validation by patient): pseudo-Bayesian model averaging (Geisser, Eddy 1979,
        doi:10.1080/01621459.1979.10481632). Log odds are linear in the weights, so this averages
@@ -32,6 +32,7 @@ from flo.arrays import Floats, Mask
 from flo.privacy.patients.patients import Patients
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+MOST_FEATURES = 2000  # a wider last layer is calibrated only: its curvature is a square matrix
 FEWEST_OF_A_CLASS = 5  # training patients with, and without, the label
 _FOLDS = 5
 _IRRATIONALS = (math.sqrt(2), math.sqrt(3))
@@ -42,9 +43,6 @@ _FREE = 1e-4  # penalty of an intercept, which keeps the optimum finite
 
 class TooFewPatients(Exception):
     """Too few training patients to refit a model on."""
-
-    def __str__(self) -> str:
-        return f"fewer than {FEWEST_OF_A_CLASS} have the label, or fewer do not have it"
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,11 @@ def refit(features: Floats, patients: Patients, published: Floats) -> Refit:
     Raises:
         TooFewPatients: fewer than ``FEWEST_OF_A_CLASS`` with the label, or without it.
     """
-    if min(_of_each_class(patients)) < FEWEST_OF_A_CLASS:
-        raise TooFewPatients
+    without, having = _of_each_class(patients)
+    if min(without, having) < FEWEST_OF_A_CLASS:
+        raise TooFewPatients(
+            f"{having} have the label and {without} do not; {FEWEST_OF_A_CLASS} of each are needed"
+        )
     inputs, labels = with_intercept(features), patients.labels
     slope, candidates = _candidates(inputs, labels, published)
     likelihood = np.zeros(len(candidates))
@@ -125,6 +126,8 @@ def _candidates(inputs: Floats, labels: Floats, published: Floats) -> tuple[floa
     centre = slope * published
     centre[-1] += intercept
     found = [centre]
+    if inputs.shape[1] > MOST_FEATURES:
+        return slope, found
     for penalty in sorted(PENALTIES, reverse=True):
         found.append(ridge(inputs, labels, penalty, centre, found[-1]))
     return slope, found

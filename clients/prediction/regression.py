@@ -18,12 +18,14 @@ def unprotected(training: Sequence[Patients]) -> Callable[[Floats], Floats]:
     inputs = np.concatenate([patients.inputs for patients in training])
     labels = np.concatenate([patients.labels for patients in training])
     inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
+    penalties = np.full(inputs.shape[1], _PENALTY)
+    penalties[-1] = 0.0  # the intercept is free, so that risks are right on average
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         margin = inputs @ weights
         value = np.logaddexp(0, margin).sum() - labels @ margin
-        value += 0.5 * _PENALTY * weights @ weights
-        slope = inputs.T @ (0.5 * (1 + np.tanh(margin / 2)) - labels) + _PENALTY * weights
+        value += 0.5 * penalties @ weights**2
+        slope = inputs.T @ (0.5 * (1 + np.tanh(margin / 2)) - labels) + penalties * weights
         return float(value), slope
 
     found = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B")

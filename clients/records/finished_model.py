@@ -7,6 +7,7 @@ sends or reports a model opens a signed card and its tensors, and a finished mod
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,8 +34,9 @@ Difference = Annotated[float, Field(ge=-2, le=2)]
 class LocalFit(Document):
     """How well one model fits this hospital's held-out patients: exact, so not private.
 
-    ``auc`` with its 95 % interval (``low``, ``high``): None if all held-out records are of one
-    class. ``predicted`` and ``observed``: mean risk, and share of label 1. ``curve``: see
+    ``auc``: None if all held-out records are of one class. ``low`` and ``high``: its 95 % interval;
+    None with fewer patients than ``flo.scores.metrics.FEWEST_FOR_INTERVAL`` of a class.
+    ``predicted`` and ``observed``: mean risk, and share of label 1. ``curve``: see
     ``flo.scores.metrics.calibration_curve``.
     """
 
@@ -54,7 +56,7 @@ class FinishedModel(Document):
     last layer, the intercept last. ``patients``: keyed hashes of everyone whose records were used,
     for training or testing. ``slope``, ``kept`` and ``penalty``: see
     ``flo.clients.prediction.refit.Refit``; a ``penalty`` of None is infinite. ``gain``: AUC of
-    finished less alone, as (low, middle, high) of a 95 % interval over held-out patients.
+    finished less alone, as (low, middle, high) of a 95 % interval; None as ``low`` is.
     """
 
     schema_version: Literal[1] = 1
@@ -77,8 +79,8 @@ class FinishedModel(Document):
 
     def save(self, home: SiteHome) -> Path:
         """Seal it into the site's folder, replacing an earlier one of the same published model."""
-        make_private_directory(home.directory / FOLDER)
         path = _path(home, self.name)
+        make_private_directory(path.parent)
         write_secret(path, home.open_keystore(), _purpose(self.name), self.to_bytes())
         return path
 
@@ -117,24 +119,31 @@ def finished_called(home: SiteHome, wanted: str) -> str:
     )
 
 
-def withdraw_finished(home: SiteHome, patient: str) -> list[str]:
-    """Delete the finished models for which this patient's records were used; return their names.
+def finished_with(home: SiteHome, patients: Collection[str]) -> list[str]:
+    """Return the names of the finished models for which records of these patients were used.
 
-    ``patient``: the keyed hash of the id. A model that is damaged is deleted as well, since its
-    patients cannot be read; it can be finished again.
+    ``patients``: keyed hashes of ids. A damaged model is among them, since its patients cannot be
+    read; it can be finished again.
     """
-    return [name for name in finished_names(home) if _withdrawn(home, name, patient)]
+    return [name for name in finished_names(home) if _may_hold(home, name, patients)]
 
 
-def _withdrawn(home: SiteHome, name: str, patient: str) -> bool:
-    """Delete one finished model if it concerns the patient; return whether it did."""
-    try:
-        concerned = patient in FinishedModel.load(home, name).patients
-    except (TrustError, MessageError, UsageError):
-        concerned = True
-    if concerned:
+def withdraw_finished(home: SiteHome, patients: Collection[str]) -> None:
+    """Delete the models that ``finished_with`` names, and what a crash left behind.
+
+    Hold ``decision_lock``, under which models are written.
+    """
+    for name in finished_with(home, patients):
         _path(home, name).unlink(missing_ok=True)
-    return concerned
+    for path in (home.directory / FOLDER).glob(f".*{FINISHED}*"):
+        path.unlink(missing_ok=True)
+
+
+def _may_hold(home: SiteHome, name: str, patients: Collection[str]) -> bool:
+    try:
+        return not set(patients).isdisjoint(FinishedModel.load(home, name).patients)
+    except (TrustError, MessageError, UsageError):
+        return True
 
 
 def published_path(home: SiteHome, name: str) -> Path:

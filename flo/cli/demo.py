@@ -273,16 +273,19 @@ def _report(cast: _Cast, home: Path, digest: str) -> Path:
     return cast.directory / "report.json"
 
 
-def _finished(cast: _Cast, signed: Study) -> dict[str, FinishedModel]:
+def _finished(cast: _Cast, signed: Study) -> dict[str, FinishedModel | None]:
     """Let each hospital fetch the model and finish it; return the results that each one sees."""
     console().print("[bold]finishing[/]: each hospital refits the model on its own patients")
 
-    def finish(hospital: str) -> tuple[str, FinishedModel]:
+    def finish(hospital: str) -> tuple[str, FinishedModel | None]:
         site = _site(cast, hospital)
         fetched = cast.directory / "models" / hospital
         cast.do("model", "fetch", signed.digest, "--out", str(fetched), "--home", str(site))
         (card,) = fetched.glob("*.card.json")
-        cast.do("model", "finish", str(card), "--home", str(site))
+        try:
+            cast.do("model", "finish", str(card), "--home", str(site))
+        except FloError:  # too few patients of a class: it uses the published model
+            return hospital, None
         home = SiteHome.open(site)
         return hospital, FinishedModel.load(home, finished_called(home, signed.name))
 

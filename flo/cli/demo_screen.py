@@ -22,7 +22,7 @@ def show_last_screen(
     report: Path,
     data: Path,
     hospitals: list[str],
-    finished: dict[str, FinishedModel],
+    finished: dict[str, FinishedModel | None],
 ) -> None:
     """Show what the demo trained, what it cost, and which commands come next."""
     out = console()
@@ -60,13 +60,18 @@ def show_last_screen(
     say(f"[bold]verify it yourself:[/] {command_name()} audit verify {report}")
 
 
-def _gains(finished: dict[str, FinishedModel]) -> Table:
+def _gains(finished: dict[str, FinishedModel | None]) -> Table:
     """Return a table of what each hospital has of taking part, on its own held-out patients."""
     table = Table("held out at", "patients", "AUC finished", "alone", "gain (95 % interval)")
     for name, made in finished.items():
-        one, other = made.finished.auc, made.alone.auc
-        if one is None or other is None or made.gain is None:
+        one, other = (made.finished.auc, made.alone.auc) if made else (None, None)
+        if made is None:
+            table.add_row(name, "-", "-", "-", "too few patients to finish a model")
+        elif one is None or other is None:
             table.add_row(name, str(made.tested), "-", "-", "one class only")
+        elif made.gain is None:
+            aucs = f"{one:.3f}", f"{other:.3f}"
+            table.add_row(name, str(made.tested), *aucs, "too few patients of a class")
         else:
             low, gain, high = made.gain
             said = f"{gain:+.3f} ({low:+.3f} to {high:+.3f})"

@@ -35,22 +35,24 @@ def finish(model: ModelFile, home: SiteFolder = SITE_FOLDER) -> results.Finished
     say(f"[bold yellow]NOT PRIVATE[/]: {made.name} is {NOT_PRIVATE}")
     console().print(_fits(made))
     console().print(_calibration(made))
-    say(gain_in_words(made))
+    say(_gain_in_words(made))
     say(
         f"refitted on {made.trained} patients, compared on {made.tested} others; the published "
         f"weights were scaled by {made.slope:.2f}"
     )
     say(f"next: flo model predict {made.name} --data FILE --out FILE --home {home}")
-    return results.FinishedResult(made.name, made.trained, made.tested)
+    return results.FinishedResult(made.name)
 
 
-def gain_in_words(made: FinishedModel) -> str:
+def _gain_in_words(made: FinishedModel) -> str:
     """Return what this hospital has of taking part, and whether it may be chance."""
+    from flo.scores.metrics import FEWEST_FOR_INTERVAL
+
     if made.gain is None:
-        return "gain over alone: not known, as all held-out records are of one class"
+        return f"gain over alone: fewer than {FEWEST_FOR_INTERVAL} held-out patients of a class"
     low, middle, high = made.gain
-    chance = "" if low > 0 or high < 0 else ": no more than chance, with so few patients"
-    return f"gain over alone {middle:+.3f} AUC (95 % interval {low:+.3f} to {high:+.3f}){chance}"
+    chance = ", which contains 0: it may be chance" if low <= 0 <= high else ""
+    return f"gain over alone {middle:+.3f} AUC (95 % interval {low:+.3f} to {high:+.3f}{chance})"
 
 
 def _fits(made: FinishedModel) -> Table:
@@ -74,7 +76,7 @@ def _calibration(made: FinishedModel) -> Table:
     from rich.table import Table
 
     names = (f"{name}: risk, observed" for name, _ in _models(made))
-    table = Table("patients by rising risk", *names)
+    table = Table("records by rising risk", *names)
     curves = [fit.curve for _, fit in _models(made)]
     for points in zip(*curves, strict=True):
         table.add_row(str(points[0][2]), *(f"{risk:.0%}, {share:.0%}" for risk, share, _ in points))
@@ -86,6 +88,8 @@ def _models(made: FinishedModel) -> list[tuple[str, LocalFit]]:
 
 
 def _auc(fit: LocalFit) -> str:
-    if fit.auc is None or fit.low is None or fit.high is None:
+    if fit.auc is None:
         return "one class only"
+    if fit.low is None or fit.high is None:
+        return f"{fit.auc:.3f} (too few patients)"
     return f"{fit.auc:.3f} ({fit.low:.3f} to {fit.high:.3f})"

@@ -195,14 +195,9 @@ class PredictedResult(CommandResult):
 
 @dataclass(frozen=True)
 class FinishedResult(CommandResult):
-    """``model``: name of the finished model. ``trained`` and ``tested``: numbers of patients.
-
-    Metrics are only on the screen and the desk: they are not private.
-    """
+    """``model``: name of the finished model. Its figures, which are not private, are not here."""
 
     model: str
-    trained: int
-    tested: int
 
 
 @dataclass(frozen=True)

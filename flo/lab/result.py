@@ -111,7 +111,7 @@ class Simulation:
         gains = dict[str, tuple[float, float, float] | None]()
         for number, hospital in enumerate(self.study.hospitals):
             finished, alone = _own(self.finished, number), _own(self.alone, number)
-            gains[hospital.id] = difference(finished, alone) if finished else None
+            gains[hospital.id] = difference(finished, alone) if _enough(finished) else None
         return gains
 
     @property
@@ -173,6 +173,14 @@ def _own(tests: Sequence[Scores], hospital: int) -> list[Scores]:
     """Return the tests of one hospital's patients that have records of both classes."""
     own = [test.of(hospital) for test in tests]
     return [test for test in own if test.has_both_classes]
+
+
+def _enough(tests: Sequence[Scores]) -> bool:
+    """Return whether the tests together have the patients of each class that an interval needs."""
+    if not tests:
+        return False
+    fields = zip(*((t.scores, t.labels, t.patients, t.hospitals) for t in tests), strict=True)
+    return Scores(*map(np.concatenate, fields)).has_interval
 
 
 def _mean(tests: Sequence[Scores]) -> float:

@@ -16,7 +16,7 @@ def verdict(result: dict[str, Any], gains: dict[str, Interval | None]) -> list[s
     """Return sentences on the ``document`` of a ``flo.lab.result.Simulation`` with comparisons.
 
     ``gains``: by hospital, (low, middle, high) of the AUC of its finished model minus that of the
-    one it trains alone, a 95 % interval; None if it has no patients of one class.
+    one it trains alone, a 95 % interval; None with too few patients of a class.
     """
     return [*_gains(result["sites"], gains), *_risks(result), *_changes(result)]
 
@@ -25,12 +25,12 @@ def _gains(sites: dict[str, dict[str, Any]], gains: dict[str, Interval | None]) 
     """Compare each hospital's finished model with what it has alone."""
     known = {name: gain for name, gain in gains.items() if gain is not None}
     if not known:
-        return ["No hospital has patients of both classes, so there is nothing to compare."]
+        return ["No hospital has enough patients of both classes, so there is nothing to compare."]
     surely = sum(low > 0 for low, _, _ in known.values())
     mean = statistics.fmean(middle for _, middle, _ in known.values())
     said = [
         f"Finished at home against trained alone, among each hospital's own patients: {mean:+.3f} "
-        f"AUC on average; {surely} of {len(known)} hospitals gain more than chance explains."
+        f"AUC on average; at {surely} of {len(known)} hospitals the 95 % interval is above 0."
     ]
     for name, (low, middle, high) in known.items():
         worse = sites[name]["brier_finished"] - sites[name]["brier_alone"]
@@ -40,7 +40,7 @@ def _gains(sites: dict[str, dict[str, Any]], gains: dict[str, Interval | None]) 
             f"{name} {'may' if high >= 0 else 'would'} lose: AUC {middle:+.3f} (95 % interval "
             f"{low:+.3f} to {high:+.3f}), Brier score {worse:+.3f}."
         )
-    return said if len(said) > 1 else [*said, "No hospital would lose."]
+    return said if len(said) > 1 else [*said, "By these estimates no hospital loses."]
 
 
 def _risks(result: dict[str, Any]) -> list[str]:
@@ -51,11 +51,7 @@ def _risks(result: dict[str, Any]) -> list[str]:
         low, high = _BELIEVED
         said.append(
             f"The {name} model's risks are {ratio:.2f} times the observed ones"
-            + (
-                ": they can be believed."
-                if low <= ratio <= high
-                else ": do not read them as risks."
-            )
+            + (" on average." if low <= ratio <= high else ": do not read them as risks.")
         )
     return said
 

@@ -15,6 +15,7 @@ from flo.arrays import Floats, Integers
 from flo.errors import UsageError
 
 _TWO_SIDED = 1.959964  # standard errors, for 95 %
+FEWEST_FOR_INTERVAL = 10  # patients of each class; with fewer, intervals are far too short
 _POINTS = 101  # of a curve
 
 
@@ -35,6 +36,12 @@ class Scores:
     def has_both_classes(self) -> bool:
         """Whether there are records of both classes, without which there is no AUC."""
         return bool(0 < self.labels.sum() < len(self.labels))
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether each class has the patients that an interval of the AUC needs."""
+        classes = (np.unique(self.patients[self.labels == label]) for label in (0, 1))
+        return min(len(patients) for patients in classes) >= FEWEST_FOR_INTERVAL
 
     @property
     def auc(self) -> float:
@@ -138,8 +145,8 @@ def interval(tests: Sequence[Scores]) -> tuple[float, float]:
 
     Patients, not records, are the unit, also across tests of the same patients: each patient's
     influences on the mean are summed, then squared (Obuchowski 1997, doi:10.2307/2533958, written
-    as an infinitesimal jackknife). The interval does not include the variation of training and
-    noise.
+    as an infinitesimal jackknife, each class corrected by its own number). The interval does not
+    include the variation of training and noise, and is too short below ``FEWEST_FOR_INTERVAL``.
     """
     mean = float(np.mean([test.auc for test in tests]))
     half = _TWO_SIDED * _error(_by_patient(tests))
@@ -172,7 +179,7 @@ def _by_patient(tests: Sequence[Scores]) -> dict[int, float]:
 
 def _error(influences: dict[int, float]) -> float:
     each = np.array(list(influences.values()))
-    return float(np.sqrt(len(each) / max(len(each) - 1, 1) * (each**2).sum()))
+    return float(np.sqrt((each**2).sum()))
 
 
 def roc(tests: Sequence[Scores]) -> list[tuple[float, float]]:
@@ -201,5 +208,6 @@ def _influence(test: Scores) -> Floats:
     below = (np.cumsum(negative) - negative / 2)[group]  # of the well, ties half
     above = (positive.sum() - np.cumsum(positive) + positive / 2)[group]  # of the ill
     count, rest, area = positive.sum(), negative.sum(), test.auc
-    of_ill, of_well = (below / rest - area) / count, (above / count - area) / rest
+    of_ill = (below / rest - area) / count * np.sqrt(count / max(count - 1, 1))
+    of_well = (above / count - area) / rest * np.sqrt(rest / max(rest - 1, 1))
     return np.asarray(np.where(ill, of_ill, of_well))

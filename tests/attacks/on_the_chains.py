@@ -55,7 +55,9 @@ def forked_audit_log(stage: Stage) -> Iterable[str]:
     before = visits.count("/v1/site/audit")
     with stage.liar.saying("audit", first("a" * 64)):  # shown, and countersigned
         assert until(lambda: visits.count("/v1/site/audit") >= before + 2)
-    yield from says("audit", first("b" * 64), "audit logs disagree: this audit log was cut")(stage)
+    yield from says("audit", first("b" * 64), "audit logs disagree: this audit log was truncated")(
+        stage
+    )
 
 
 ATTACKS = (

@@ -207,9 +207,9 @@ def test_without_a_command_nothing_is_asked_and_nobody_told(steward: Steward) ->
     [
         (["/nonexistent/program"], "failed (FileNotFoundError)"),
         (["/etc/passwd"], "failed (PermissionError)"),
-        (["/bin/sh", "-c", "exit 3"], "ended in 3"),
-        ([sys.executable, "-c", "import os; os.abort()"], "ended in -6"),
-        (["/bin/sh", "-c", "exec 0<&-; exit 1"], "ended in 1"),
+        (["/bin/sh", "-c", "exit 3"], "ended with exit code 3"),
+        ([sys.executable, "-c", "import os; os.abort()"], "ended with exit code -6"),
+        (["/bin/sh", "-c", "exec 0<&-; exit 1"], "ended with exit code 1"),
     ],
     ids=["missing", "no program", "exit code", "crash", "does not listen"],
 )

@@ -267,7 +267,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
             (disk / "last").write_bytes(b"0" * 8192)
         code, found, shown = doctor(site.directory, disk.parent)
         assert "bug in FLO" not in shown
-        assert "damaged" not in shown
+        assert "is damaged" not in shown
         assert (code, found["disk"].state) == (EXIT_REFUSED, "broken")
 
 

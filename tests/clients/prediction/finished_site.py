@@ -49,14 +49,14 @@ class FinishingSite:
 def finishing_site(
     folder: Path, kind: str = "logistic", *, keystore: dict[str, str] | None = None
 ) -> FinishingSite:
-    home = make_site(folder / "north", keystore=keystore)
+    home = make_site(folder / "east", "east", keystore=keystore)  # no partner of the study
     pretend_enrolled(home, COORDINATOR)
     generator = np.random.default_rng(5)
     age, ward = generator.uniform(20, 90, COUNT), generator.choice(["a", "b", "c"], COUNT)
     risk = expit((age - 60) / 12 + (ward == "b"))
     pd.DataFrame(
         {
-            "patient_id": [f"north{number:04d}" for number in range(COUNT)],
+            "patient_id": [f"east{number:04d}" for number in range(COUNT)],
             "age": age.round(1),
             "ward": ward,
             "ill": (generator.random(COUNT) < risk).astype(int),

@@ -15,18 +15,20 @@ import numpy as np
 import pytest
 
 from flo.clients.home.site_home import SiteHome
+from flo.clients.maintenance.recover import back_up, restore
 from flo.clients.patients.erasure import erase
 from flo.clients.patients.opt_outs import opt_out
-from flo.clients.prediction.finish import open_finished
+from flo.clients.prediction.finish import finish, fit_at_home, open_finished
 from flo.clients.records.finished_model import FinishedModel, finished_names
 from flo.errors import DataError, RefusedError, TrustError, UsageError
 from flo.keys.keystore import write_secret
+from flo.privacy.patients.patients import Patients
 from flo.privacy.patients.split import keyed_hash
-from flo.study.models import last_features, last_layer, log_odds
-from tests.builders import csv_text, data_file
+from flo.study.models import last_features, last_layer, log_odds, parameter_count
+from tests.builders import csv_text, data_file, make_site, pretend_enrolled, small_study
 from tests.clients.prediction.finished_site import COUNT, FinishingSite, finishing_site
 from tests.commands import flo
-from tests.flo.published_models import COORDINATOR
+from tests.flo.published_models import COORDINATOR, MALLORY
 
 NAME = "tiny-run-1"
 
@@ -34,11 +36,6 @@ NAME = "tiny-run-1"
 @pytest.fixture
 def site(tmp_path: Path) -> FinishingSite:
     return finishing_site(tmp_path)
-
-
-def entries(site: FinishingSite) -> list[str]:
-    with closing(site.home.open_audit_log()) as log:
-        return [entry.kind for entry in log.entries()]
 
 
 # -- what it is made of ----------------------------------------------------------------------------
@@ -86,9 +83,25 @@ def test_the_last_layer_is_what_changes(tmp_path: Path, kind: str) -> None:
 def test_too_few_patients_are_named_and_nothing_is_kept(site: FinishingSite) -> None:
     lines = data_file(site.home).read_text().splitlines()
     data_file(site.home).write_text("\n".join(lines[:9]) + "\n")
-    with pytest.raises(DataError, match="fewer than 5 have the label"):
+    with pytest.raises(DataError, match="5 of each are needed"):
         site.finish()
     assert finished_names(site.home) == []
+
+
+def test_a_hospital_that_holds_nobody_out_is_told_so(site: FinishingSite) -> None:
+    lines = data_file(site.home).read_text().splitlines()
+    kept = [line for line in lines[1:] if not site.held_out(line.split(",")[0])]
+    data_file(site.home).write_text("\n".join([lines[0], *kept]) + "\n")
+    with pytest.raises(DataError, match="none of this hospital's patients is held out"):
+        site.finish()
+
+
+def test_a_network_that_overflows_here_is_refused_and_not_refitted() -> None:
+    layers = [{"kind": "Linear", "sizes": sizes} for sizes in ([5, 4], [4, 1])]
+    study = small_study(model={"kind": "pack", "name": "linear", "layers": layers})
+    training = Patients(np.ones((20, 5)), (np.arange(20) % 2).astype(np.float64), np.arange(20), 20)
+    with pytest.raises(TrustError, match="no finite numbers"):
+        fit_at_home(study, np.full(parameter_count(study), 1e38), training)
 
 
 def test_data_that_do_not_fit_the_study_are_refused_by_column_and_row(site: FinishingSite) -> None:
@@ -112,9 +125,9 @@ def test_ids_in_another_spelling_are_asked_about_since_opt_outs_would_not_be_fou
     site: FinishingSite,
 ) -> None:
     for number in range(4):
-        opt_out(site.home, f"north{number:04d}")
+        opt_out(site.home, f"east{number:04d}")
     data = data_file(site.home)
-    data.write_text(data.read_text().replace("north", "n-"))
+    data.write_text(data.read_text().replace("east", "n-"))
     with pytest.raises(DataError, match="opted out"):
         site.finish()
     assert finished_names(site.home) == []
@@ -131,7 +144,7 @@ def test_it_is_sealed_and_readable_by_its_owner_only(site: FinishingSite) -> Non
     assert made == FinishedModel.load(site.home, NAME)
 
 
-def test_nothing_is_sent_or_charged_and_the_log_names_no_figure(
+def test_nothing_is_sent_charged_or_entered_in_the_audit_log(
     site: FinishingSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> NoReturn:
@@ -140,12 +153,14 @@ def test_nothing_is_sent_or_charged_and_the_log_names_no_figure(
     monkeypatch.setattr(socket.socket, "connect", refuse)
     with closing(site.home.open_ledger()) as ledger:
         before = ledger.head()
+    with closing(site.home.open_audit_log()) as log:
+        entries = [entry.kind for entry in log.entries()]
     made = site.finish()
     with closing(site.home.open_ledger()) as ledger:
         assert ledger.head() == before
     with closing(site.home.open_audit_log()) as log:
-        (entry,) = [entry for entry in log.entries() if entry.kind == "model-finished"]
-    assert entry.facts == {"model": made.model}
+        assert [entry.kind for entry in log.entries()] == entries
+    assert made.model not in str(entries)
 
 
 @pytest.mark.parametrize(
@@ -198,11 +213,10 @@ def test_an_opt_out_or_erasure_of_a_member_withdraws_it(
     site: FinishingSite, held_out: bool, leave: Any
 ) -> None:
     site.finish()
-    names = [f"north{number:04d}" for number in range(COUNT)]
+    names = [f"east{number:04d}" for number in range(COUNT)]
     patient = next(name for name in names if site.held_out(name) == held_out)
     leave(site.home, patient)
     assert finished_names(site.home) == []
-    assert "finish-withdrawn" in entries(site)
     again = site.finish()
     assert keyed_hash(site.home.open_patients_key(), patient) not in again.patients
     assert again.trained + again.tested == COUNT - 1
@@ -210,15 +224,55 @@ def test_an_opt_out_or_erasure_of_a_member_withdraws_it(
 
 def test_an_opt_out_of_someone_else_leaves_it(site: FinishingSite) -> None:
     site.finish()
-    opt_out(site.home, "north9999")
+    opt_out(site.home, "east9999")
     assert finished_names(site.home) == [NAME]
 
 
-def test_one_that_came_back_from_a_backup_is_refused(site: FinishingSite, tmp_path: Path) -> None:
+def test_a_backup_holds_none(site: FinishingSite, tmp_path: Path) -> None:
+    site.finish()
+    back_up(site.home, tmp_path / "backup", b"a passphrase for tests")
+    restore(tmp_path / "backup", tmp_path / "again", b"a passphrase for tests")
+    assert finished_names(SiteHome(tmp_path / "again")) == []
+    assert list((tmp_path / "again" / "finished").iterdir()) == []
+
+
+def test_who_opts_out_while_a_model_is_finished_is_not_in_it(
+    site: FinishingSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(*given: Any) -> Any:
+        opt_out(site.home, "east0007")
+        return fit_at_home(*given)
+
+    monkeypatch.setattr("flo.clients.prediction.finish.fit_at_home", meanwhile)
+    with pytest.raises(RefusedError, match="opted out while"):
+        site.finish()
+    assert finished_names(site.home) == []
+
+
+def test_an_opt_out_that_was_cut_off_is_made_up_for_by_the_next(site: FinishingSite) -> None:
+    site.finish()
+    folder = site.home.directory / "finished"
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    opt_out(site.home, "east0007")
+    for name, data in kept.items():  # as if it had been killed before it deleted the model
+        (folder / name).write_bytes(data)
+    (folder / f".{NAME}.finished.1.new").write_bytes(b"of a crash")
+    opt_out(site.home, "east9999")
+    assert finished_names(site.home) == []
+    assert not list(folder.glob(".*"))
+
+
+def test_an_erasure_says_that_a_model_was_deleted(site: FinishingSite) -> None:
+    site.finish()
+    made, _ = erase(site.home, "east0007")
+    assert "for itself alone, were deleted: 1." in made.said
+
+
+def test_a_copy_that_someone_put_back_is_refused(site: FinishingSite, tmp_path: Path) -> None:
     site.finish()
     folder = site.home.directory / "finished"
     shutil.copytree(folder, tmp_path / "backup")
-    opt_out(site.home, "north0007")
+    opt_out(site.home, "east0007")
     shutil.copytree(tmp_path / "backup", folder, dirs_exist_ok=True)
     with pytest.raises(RefusedError, match="has opted out"):
         open_finished(site.home, NAME)
@@ -232,7 +286,7 @@ def test_a_damaged_one_is_deleted_by_an_opt_out_since_its_patients_cannot_be_rea
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(TrustError):
         open_finished(site.home, NAME)
-    opt_out(site.home, "north9999")
+    opt_out(site.home, "east9999")
     assert finished_names(site.home) == []
 
 
@@ -276,12 +330,18 @@ def test_a_published_model_that_was_exchanged_under_it_is_refused(
 
 
 def test_a_model_of_another_coordinator_is_not_finished(site: FinishingSite) -> None:
-    ended = flo(
-        *("model", "finish", site.card, "--home", site.home.directory),
-    )
-    assert ended.returncode == 0
-    assert COORDINATOR.fingerprint in site.home.read_coordinator().fingerprints
-    (site.home.directory / "coordinator.json").unlink()
+    pretend_enrolled(site.home, MALLORY)
     ended = flo("model", "finish", site.card, "--home", site.home.directory)
     assert ended.returncode != 0
-    assert "not enrolled" in ended.stderr
+    assert "signed by another coordinator" in ended.stderr
+
+
+def test_a_partners_folder_that_did_not_approve_the_study_does_not_finish_it(
+    tmp_path: Path,
+) -> None:
+    """A new folder has another split key: it would test on patients who were trained on."""
+    site = finishing_site(tmp_path)
+    partner = make_site(tmp_path / "north", "north")
+    pretend_enrolled(partner, COORDINATOR)
+    with pytest.raises(UsageError, match="was not approved with this site's folder"):
+        finish(partner, site.card, site.model)
