@@ -14,6 +14,7 @@ from flo.clients.home.site_home import SiteHome
 from flo.keys.identity import format_fingerprint
 from flo.study.terms import round_size
 from tests.builders import HOSPITALS, csv_text, data_file, study_document
+from tests.clients.prediction.finished_site import patients_csv
 from tests.commands import flo
 from tests.end_to_end.agents import agent
 from tests.pages.browser import Person, desk, person, sign_in
@@ -98,7 +99,7 @@ def test_from_an_invitation_to_a_report(
 
 def finished_at_home(steward: Person, site: SiteHome, folder: Path) -> None:
     """The hospital, which has more patients by now, finishes the model and looks at it."""
-    data_file(site).write_text(csv_text(200, prefix="north"))
+    patients_csv("north", data_file(site))
     models = folder / "fetched"
     fetched = flo("model", "fetch", "chest-pain", "--out", models, "--home", site.directory)
     assert fetched.returncode == 0, fetched.stderr

@@ -46,20 +46,25 @@ class FinishingSite:
         table.to_csv(data_file(self.home), index=False)
 
 
-def finishing_site(
-    folder: Path, kind: str = "logistic", *, keystore: dict[str, str] | None = None
-) -> FinishingSite:
-    home = make_site(folder / "east", "east", keystore=keystore)  # no partner of the study
-    pretend_enrolled(home, COORDINATOR)
+def patients_csv(prefix: str, file: Path) -> None:
+    """Write ``COUNT`` patients of ``small_study`` whose label age and ward predict in part."""
     generator = np.random.default_rng(5)
     age, ward = generator.uniform(20, 90, COUNT), generator.choice(["a", "b", "c"], COUNT)
     risk = expit((age - 60) / 12 + (ward == "b"))
     pd.DataFrame(
         {
-            "patient_id": [f"east{number:04d}" for number in range(COUNT)],
+            "patient_id": [f"{prefix}{number:04d}" for number in range(COUNT)],
             "age": age.round(1),
             "ward": ward,
             "ill": (generator.random(COUNT) < risk).astype(int),
         }
-    ).to_csv(data_file(home), index=False)
+    ).to_csv(file, index=False)
+
+
+def finishing_site(
+    folder: Path, kind: str = "logistic", *, keystore: dict[str, str] | None = None
+) -> FinishingSite:
+    home = make_site(folder / "east", "east", keystore=keystore)  # no partner of the study
+    pretend_enrolled(home, COORDINATOR)
+    patients_csv("east", data_file(home))
     return FinishingSite(home, made(kind).write(folder / "models"))
