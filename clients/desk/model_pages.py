@@ -10,7 +10,7 @@ from starlette.responses import Response
 from flo.clients.desk.context import DeskContext
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction.finish import load_finished
-from flo.clients.records.finished_model import FinishedModel, LocalFit, finished_names
+from flo.clients.records.finished_model import FinishedModel, finished_names
 from flo.errors import FloError
 from flo.pages.plots import Plane, plane
 
@@ -25,7 +25,6 @@ class ShownModel:
     problem: str = ""
     hint: str = ""
     made: FinishedModel | None = None
-    fits: tuple[tuple[str, LocalFit], ...] = ()
     plot: Plane | None = None
 
 
@@ -46,8 +45,9 @@ def _shown(home: SiteHome, name: str) -> ShownModel:
         made = load_finished(home, name)
     except FloError as error:
         return ShownModel(name, str(error), error.hint)
-    fits = (("finished", made.finished), ("published", made.published), ("alone", made.alone))
-    lines = [(label, [(risk, share) for risk, share, _ in fit.curve]) for label, fit in fits]
+    lines = [
+        (label, [(risk, share) for risk, share, _ in fit.curve]) for label, fit in made.fits.items()
+    ]
     lines.append(("ideal", [(0.0, 0.0), (1.0, 1.0)]))
     plot = plane(lines, most_across=1.0, least_top=1.0, across=_PERCENT)
-    return ShownModel(name, made=made, fits=fits, plot=plot)
+    return ShownModel(name, made=made, plot=plot)

@@ -1,4 +1,4 @@
-"""Rules of a site's own policy. They override any study, also an approved one.
+"""Rules of a site's own policy. They override every study, including approved ones.
 
 ``flo.clients.home.policy_file`` stores the policy and puts it in force. The approval checks the
 rules before budget is reserved, and the handler at every message.

@@ -83,7 +83,7 @@ EXPLAINED: dict[str, tuple[str, str]] = {
     "people": ("", "Who may approve: [[people]] tables at the end, from `flo site person`."),
 }
 _HEADING = """\
-# What this hospital allows. This policy overrides every study, also an approved one.
+# Rules of this hospital. They override every study, including approved ones.
 # A rule with # before it is not in force; its value is an example.
 # After a change: flo site policy --sign. Until then no release is made.
 """

@@ -112,4 +112,6 @@ def _ever_approved(home: SiteHome, api: CoordinatorApi) -> Iterator[Approved]:
                 raise TrustError("the coordinator shows our approvals out of order")
             after = study.digest
             yield Approved(study, decision.population, decision.worst_case)
-    raise TrustError(f"the coordinator answered {_MOST_ASKS} times with more approvals of ours")
+    raise TrustError(
+        f"the coordinator lists more approvals of this site after {_MOST_ASKS} answers"
+    )

@@ -1,4 +1,4 @@
-"""What was fixed when a population was registered, compared with what the site has now."""
+"""Check that a population has the settings and keys with which it was registered."""
 
 from __future__ import annotations
 

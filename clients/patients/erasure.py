@@ -75,8 +75,8 @@ _NOTHING = (
     "takes part in nothing from now on, spelt as it was given; a keyed hash of it is kept for that."
 )
 _DELETED = (
-    " Models that this hospital had finished with the patient's records, for itself alone, were "
-    "deleted: {}."
+    " Models that this hospital had finished for itself alone, and that held or may have held the "
+    "patient's records, were deleted: {}."
 )
 _UNKNOWN = (
     " Of the studies listed as unknown it was not kept whose records they hold (FLO 0.1), or their "

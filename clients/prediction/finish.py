@@ -35,6 +35,7 @@ from flo.clients.quality.check import EncodedTable, encode, inspect_table
 from flo.clients.quality.findings import Unfit, refuse
 from flo.clients.records import approval
 from flo.clients.records.finished_model import (
+    TOO_FEW,
     FinishedModel,
     LocalFit,
     finished_called,
@@ -125,7 +126,7 @@ def fit_at_home(study: Study, weights: Vector, training: Patients) -> Refit:
         return refit(features, training, last_layer(study, weights))
     except TooFewPatients as error:
         raise DataError(
-            f"this hospital's training patients are too few: {error}",
+            f"{TOO_FEW}: {error}",
             hint="use the published model; it needs no patients of this hospital",
         ) from error
 

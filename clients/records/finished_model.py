@@ -1,8 +1,8 @@
 """Finished models of this hospital: sealed in the site's folder, and never sent.
 
 A finished model depends on this hospital's patients without any noise, so it is **not private**.
-Nothing here has the form of a published model (``flo.published``): whatever exports, registers,
-sends or reports a model opens a signed card and its tensors, and a finished model has neither.
+It does not have the form of a published model (``flo.published``): the code that exports,
+registers, sends or reports a model opens a signed card and its tensors, and it has neither.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from flo.study.terms import Identifier
 
 NOT_PRIVATE = "not private: it and its figures stay in this hospital"
 FOLDER = "finished"
+TOO_FEW = "this hospital's training patients are too few"
 _LIMIT = 1 << 30
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,199}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -76,6 +77,11 @@ class FinishedModel(Document):
     finished: LocalFit
     alone: LocalFit
     gain: tuple[Difference, Difference, Difference] | None
+
+    @property
+    def fits(self) -> dict[str, LocalFit]:
+        """The three fits by the name that screens use, in their order."""
+        return {"published": self.published, "finished": self.finished, "alone": self.alone}
 
     def save(self, home: SiteHome) -> Path:
         """Seal it into the site's folder, replacing an earlier one of the same published model."""

@@ -34,8 +34,8 @@ from flo.cli.demo_screen import show_last_screen
 from flo.cli.terminal.output import console
 from flo.cli.terminal.progress import ProgressScreen
 from flo.clients.home.site_home import SiteHome
-from flo.clients.records.finished_model import FinishedModel, finished_called
-from flo.errors import FloError, NetworkError, UsageError
+from flo.clients.records.finished_model import TOO_FEW, FinishedModel, finished_called
+from flo.errors import EXIT_REFUSED, FloError, NetworkError, RefusedError, UsageError
 from flo.study.document import Study
 from flo.study.loading import from_canonical, load
 from flo.study.terms import Hospital
@@ -76,7 +76,11 @@ class _Cast:
         return process
 
     def do(self, *arguments: str) -> None:
-        """Run one ``flo`` command to its end. Raises FloError with its output if it fails."""
+        """Run one ``flo`` command to its end.
+
+        Raises:
+            RefusedError: the command was refused. FloError: it failed. Both have its output.
+        """
         reading, writing = _COMMANDS.Pipe(duplex=False)
         with reading:
             process = _COMMANDS.Process(target=_carry_out, args=(arguments, writing))
@@ -89,7 +93,8 @@ class _Cast:
             process.join()
         code = process.exitcode if code is None else code
         if code:
-            raise FloError(f"`flo {' '.join(arguments)}` failed with exit code {code}: {text}")
+            why = f"`flo {' '.join(arguments)}` failed with exit code {code}: {text}"
+            raise RefusedError(why) if code == EXIT_REFUSED else FloError(why)
 
     def stop(self) -> None:
         for process in reversed(self.processes):
@@ -284,7 +289,9 @@ def _finished(cast: _Cast, signed: Study) -> dict[str, FinishedModel | None]:
         (card,) = fetched.glob("*.card.json")
         try:
             cast.do("model", "finish", str(card), "--home", str(site))
-        except FloError:  # too few patients of a class: it uses the published model
+        except RefusedError as refusal:
+            if TOO_FEW not in str(refusal):
+                raise
             return hospital, None
         home = SiteHome.open(site)
         return hospital, FinishedModel.load(home, finished_called(home, signed.name))

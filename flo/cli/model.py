@@ -123,7 +123,7 @@ def predict(
     from flo.cli.terminal.output import say, working
     from flo.clients.prediction.predict import predict as score
 
-    finished = not Path(model).exists() and not Path(model).suffix
+    finished = _names_finished(model)
     opened = _open_finished(home, model) if finished else _open(Path(model), home, coordinator)
     with working("predicting"):
         count = score(opened, data, out, id_column)
@@ -152,6 +152,14 @@ def export(
         write_public(out, to_onnx(opened))
     say(f"{out}: its metadata list the inputs in order; FLO's signature does not cover it")
     return FileWrittenResult(str(out))
+
+
+def _names_finished(model: str) -> bool:
+    """Return whether an argument is a finished model's name, and not a published model's path."""
+    from flo.published.model_card import paths_of
+
+    path = Path(model)
+    return path.name == model and not path.suffix and not paths_of(path)[0].is_file()
 
 
 def _open_finished(home: Path, name: str) -> FinishedAtHome:

@@ -60,7 +60,7 @@ def _fits(made: FinishedModel) -> Table:
     from rich.table import Table
 
     table = Table("model", "AUC (95 % interval)", "Brier", "mean risk", "observed")
-    for name, fit in _models(made):
+    for name, fit in made.fits.items():
         table.add_row(
             name,
             _auc(fit),
@@ -75,16 +75,12 @@ def _calibration(made: FinishedModel) -> Table:
     """Return a table of predicted and observed risk, in groups of rising risk."""
     from rich.table import Table
 
-    names = (f"{name}: risk, observed" for name, _ in _models(made))
+    names = (f"{name}: risk, observed" for name in made.fits)
     table = Table("records by rising risk", *names)
-    curves = [fit.curve for _, fit in _models(made)]
+    curves = [fit.curve for fit in made.fits.values()]
     for points in zip(*curves, strict=True):
         table.add_row(str(points[0][2]), *(f"{risk:.0%}, {share:.0%}" for risk, share, _ in points))
     return table
-
-
-def _models(made: FinishedModel) -> list[tuple[str, LocalFit]]:
-    return [("published", made.published), ("finished", made.finished), ("alone", made.alone)]
 
 
 def _auc(fit: LocalFit) -> str:

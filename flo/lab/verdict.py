@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-Interval = tuple[float, float, float]
+Gain = tuple[float, float, float]
 
 MARGIN = 0.003  # AUC and Brier score: a smaller difference is none
 _LARGE_LOSS = 0.02  # AUC below pooled
 _BELIEVED = (0.9, 1.1)  # predicted / observed
 
 
-def verdict(result: dict[str, Any], gains: dict[str, Interval | None]) -> list[str]:
+def verdict(result: dict[str, Any], gains: dict[str, Gain | None]) -> list[str]:
     """Return sentences on the ``document`` of a ``flo.lab.result.Simulation`` with comparisons.
 
     ``gains``: by hospital, (low, middle, high) of the AUC of its finished model minus that of the
@@ -21,7 +21,7 @@ def verdict(result: dict[str, Any], gains: dict[str, Interval | None]) -> list[s
     return [*_gains(result["sites"], gains), *_risks(result), *_changes(result)]
 
 
-def _gains(sites: dict[str, dict[str, Any]], gains: dict[str, Interval | None]) -> list[str]:
+def _gains(sites: dict[str, dict[str, Any]], gains: dict[str, Gain | None]) -> list[str]:
     """Compare each hospital's finished model with what it has alone."""
     known = {name: gain for name, gain in gains.items() if gain is not None}
     if not known:

@@ -167,6 +167,14 @@ def test_the_report_page_needs_nothing_from_elsewhere(demo: Demo) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.parametrize("hospital", ["cleveland", "hungary", "va-long-beach"])
+def test_a_hospital_with_enough_patients_has_finished_the_model(stage: Path, hospital: str) -> None:
+    assert (
+        len(list((stage / "sites" / hospital / "finished").glob("heart-disease-*.finished"))) == 1
+    )
+
+
+@pytest.mark.processes
 def test_no_process_of_the_demo_is_left(demo: Demo) -> None:
     end = time.monotonic() + 10
     while (left := list(_processes_that_mention(demo.directory))) and time.monotonic() < end:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from flo.lab.verdict import Interval, verdict
+from flo.lab.verdict import Gain, verdict
 
-Gains = dict[str, Interval | None]
+Gains = dict[str, Gain | None]
 
 
 def result(**changes: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def test_gains_are_counted_and_nobody_is_said_to_lose() -> None:
     ("gain", "said"),
     [((-0.02, -0.01, 0.0), "may lose"), ((-0.03, -0.02, -0.01), "would lose")],
 )
-def test_who_loses_is_named_and_chance_is_told_from_certainty(gain: Interval, said: str) -> None:
+def test_who_loses_is_named_and_chance_is_told_from_certainty(gain: Gain, said: str) -> None:
     _, loser, *_ = verdict(result(), {**BOTH, "south": gain})
     assert loser.startswith(f"south {said}: AUC {gain[1]:+.3f}")
 

@@ -265,7 +265,7 @@ def test_an_opt_out_that_was_cut_off_is_made_up_for_by_the_next(site: FinishingS
 def test_an_erasure_says_that_a_model_was_deleted(site: FinishingSite) -> None:
     site.finish()
     made, _ = erase(site.home, "east0007")
-    assert "for itself alone, were deleted: 1." in made.said
+    assert "patient's records, were deleted: 1." in made.said
 
 
 def test_a_copy_that_someone_put_back_is_refused(site: FinishingSite, tmp_path: Path) -> None:
