@@ -168,10 +168,9 @@ def test_the_report_page_needs_nothing_from_elsewhere(demo: Demo) -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("hospital", ["cleveland", "hungary", "va-long-beach"])
-def test_a_hospital_with_enough_patients_has_finished_the_model(stage: Path, hospital: str) -> None:
-    assert (
-        len(list((stage / "sites" / hospital / "finished").glob("heart-disease-*.finished"))) == 1
-    )
+def test_a_hospital_with_enough_patients_has_finished_the_model(demo: Demo, hospital: str) -> None:
+    folder = demo.directory / "sites" / hospital / "finished"
+    assert len(list(folder.glob("heart-disease-*.finished"))) == 1
 
 
 @pytest.mark.processes
