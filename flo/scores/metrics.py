@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from flo.arrays import Floats, Integers
 from flo.errors import UsageError
@@ -145,12 +145,17 @@ def interval(tests: Sequence[Scores]) -> tuple[float, float]:
 
     Patients, not records, are the unit, also across tests of the same patients: each patient's
     influences on the mean are summed, then squared (Obuchowski 1997, doi:10.2307/2533958, written
-    as an infinitesimal jackknife, each class corrected by its own number). The interval does not
+    as an infinitesimal jackknife, each class corrected by its own number), symmetric in the log odds
+    of the AUC, which keeps it within 0 and 1. An AUC of 0 or 1 has no width. The interval does not
     include the variation of training and noise, and is too short below ``FEWEST_FOR_INTERVAL``.
     """
     mean = float(np.mean([test.auc for test in tests]))
     half = _TWO_SIDED * _error(_by_patient(tests))
-    return max(0.0, mean - half), min(1.0, mean + half)
+    if not 0 < mean < 1:
+        return mean, mean
+    ends = logit(mean) + np.array([-1, 1]) * half / (mean * (1 - mean))
+    low, high = expit(ends)
+    return float(low), float(high)
 
 
 def difference(tests: Sequence[Scores], others: Sequence[Scores]) -> tuple[float, float, float]:
