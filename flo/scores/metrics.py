@@ -39,9 +39,10 @@ class Scores:
 
     @property
     def has_interval(self) -> bool:
-        """Whether each class has the patients that an interval of the AUC needs."""
+        """Whether the classes have enough patients for an interval, and overlap."""
         classes = (np.unique(self.patients[self.labels == label]) for label in (0, 1))
-        return min(len(patients) for patients in classes) >= FEWEST_FOR_INTERVAL
+        enough = min(len(patients) for patients in classes) >= FEWEST_FOR_INTERVAL
+        return enough and 0 < self.auc < 1
 
     @property
     def auc(self) -> float:
@@ -145,9 +146,9 @@ def interval(tests: Sequence[Scores]) -> tuple[float, float]:
 
     Patients, not records, are the unit, also across tests of the same patients: each patient's
     influences on the mean are summed, then squared (Obuchowski 1997, doi:10.2307/2533958, written
-    as an infinitesimal jackknife, each class corrected by its own number), symmetric in the log odds
-    of the AUC, which keeps it within 0 and 1. An AUC of 0 or 1 has no width. The interval does not
-    include the variation of training and noise, and is too short below ``FEWEST_FOR_INTERVAL``.
+    as an infinitesimal jackknife, each class corrected by its own number). The interval is
+    symmetric in the log odds of the AUC; an AUC of 0 or 1 has no width. It does not include the
+    variation of training and noise, and is too short below ``FEWEST_FOR_INTERVAL``.
     """
     mean = float(np.mean([test.auc for test in tests]))
     half = _TWO_SIDED * _error(_by_patient(tests))

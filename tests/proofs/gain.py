@@ -11,12 +11,16 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from flo.lab.simulation import simulate
+import numpy as np
+
+from flo.lab.simulation import _finished, folds, pooled, run_once, simulate
+from flo.scores.metrics import Scores, difference, interval
 from tests.proofs.hospitals import CHOSEN_ON, GENERAL, Consortium
-from tests.proofs.rows import Row
+from tests.proofs.rows import Row, chance
 
 FEWEST = 30  # patients of each class, below which a hospital's own AUC is mostly chance
 _SEEDS, _SEEDS_OF_HEART = 4, 12
+_DRAWS, _A_HOSPITAL = 400, 60  # held-out patients
 _QUICK = {"heart"}
 # With 4 seeds on heart, chance moves the gain by .0009 (standard deviation over seven runs), and
 # moved one hospital beyond its margin in one run of nine.
@@ -33,6 +37,7 @@ _PROMISED: dict[str, tuple[float, float, float]] = {
 
 def rows(quick: bool) -> Iterator[Row]:
     """Hospitals that are not worse off, the mean gain, and predicted / observed after finishing."""
+    yield from _intervals()
     for name in _QUICK if quick else _PROMISED:
         began, (margin, least, gain) = time.monotonic(), _PROMISED[name]
         seeds = _SEEDS_OF_HEART if name == "heart" and not quick else _SEEDS
@@ -57,6 +62,33 @@ def rows(quick: bool) -> Iterator[Row]:
     kept, seconds = sum(kept_in) / len(kept_in), time.monotonic() - began
     name = f"{', '.join(GENERAL)}: no worse than alone"
     yield Row(name, kept, len(kept_in), seconds, _GENERAL_LEAST)
+
+
+def _intervals() -> Iterator[Row]:
+    """How often the 95 % intervals that a hospital of 60 sees hold the value of all patients."""
+    began, consortium = time.monotonic(), CHOSEN_ON["heart"]()
+    fold = next(folds(consortium.hospitals, 2, seed=0))
+    state, _ = run_once(consortium.study, fold, fast=True)
+    one, other = _finished(consortium.study, fold, state.model), pooled(fold)
+    auc, gain = one.auc, difference([one], [other])[1]
+    generator, held = np.random.default_rng(), list[tuple[bool, bool]]()
+    while len(held) < _DRAWS:
+        drawn = generator.integers(0, len(one.labels), _A_HOSPITAL)
+        mine, theirs = (
+            Scores(
+                t.scores[drawn], t.labels[drawn], np.arange(_A_HOSPITAL), np.zeros(_A_HOSPITAL, int)
+            )
+            for t in (one, other)
+        )
+        if mine.has_interval:
+            (low, high), (least, _, most) = interval([mine]), difference([mine], [theirs])
+            held.append((low <= auc <= high, least <= gain <= most))
+    seconds, room = time.monotonic() - began, chance(0.93, _DRAWS)
+    for name, share in zip(("AUC", "gain"), np.mean(held, axis=0), strict=True):
+        yield Row(
+            f"heart: 95 % interval of a hospital's {name}",
+            *(float(share), _DRAWS, seconds, 0.93 - room),
+        )
 
 
 def _simulated(consortium: Consortium, seeds: int) -> dict[str, Any]:
