@@ -44,8 +44,9 @@ def _event(kind: str, **facts: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
-    """It leaves runs alone: a test is who carries them out."""
-    alone = "from flo.server.runs.scheduler import Runs\nRuns.watch = lambda self: None"
+    """It leaves runs alone, also those that it finds at its start: a test carries them out."""
+    nothing = "lambda self: None"
+    alone = f"from flo.server.runs.scheduler import Runs\nRuns.watch = Runs.recover = {nothing}"
     home = new_home(tmp_path_factory.mktemp("remote") / "home")
     with served(RealCoordinator(home, before=alone)) as real:
         yield real
