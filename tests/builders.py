@@ -22,6 +22,10 @@ from tests import made_once
 from tests.partners import partner
 
 HOSPITALS = ("north", "south", "west")
+WHITENED: dict[str, Any] = {
+    **{"algorithm": "whitened", "clip": 0.2, "steps": 4},
+    **{"learning_rate": 2.0, "momentum": 0.0},
+}
 
 
 def study_document(**changes: Any) -> dict[str, Any]:

@@ -39,9 +39,10 @@ from flo.clients.home.site_home import SiteHome
 from flo.errors import NetworkError
 from flo.host.memory import keep_freed_memory
 from flo.privacy.accounting.plan import Plan, ring_of
-from flo.protocol.messages import RINGS, Purpose, RequestHeader, Values
+from flo.protocol.messages import RINGS, RequestHeader, Values
 from flo.study.document import Study
 from flo.study.parameters import Vector
+from flo.study.terms import Purpose
 from tests.end_to_end.running import all_events
 from tests.faults.processes import processes
 from tests.server.real_coordinator import RealCoordinator, new_home, served

@@ -74,7 +74,7 @@ def join(
         kind="join",
         study=study.digest,
         run=run,
-        purpose=study.purposes[0],  # type: ignore[arg-type]
+        purpose=study.purposes[0],
         round=1,
         attempt=1,
         cohort=tuple(sorted(hospital.id for hospital in study.hospitals)),

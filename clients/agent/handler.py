@@ -51,7 +51,6 @@ from flo.privacy.ledger.ledger import Ledger
 from flo.privacy.ledger.rows import Released
 from flo.privacy.secure_sum.ring import Int32Array
 from flo.protocol.messages import (
-    Purpose,
     Reply,
     ReplyHeader,
     Request,
@@ -61,8 +60,9 @@ from flo.protocol.messages import (
     encode_reply,
 )
 from flo.study.document import Study
-from flo.study.models import parameter_count, precision
+from flo.study.models import precision, request_length
 from flo.study.parameters import Vector
+from flo.study.terms import Purpose
 
 log = logging.getLogger("flo.clients.agent.handler")
 
@@ -225,11 +225,11 @@ class Handler:
         if earlier is not None:
             noisy = self._kept(header, earlier, earlier.reply, 0)
             return self._repeat(header, approved, study, earlier, mask(study, header, own, noisy))
-        shape = (0 if study.survey else parameter_count(study),)
+        shape = (request_length(study, header.purpose),)
         if request.weights.shape != shape:
             why = f"the model has shape {request.weights.shape}, and the study's has {shape}"
             raise PartnerRefused("malformed", why)
-        if request.weights.dtype != precision(study) and not study.survey:
+        if request.weights.dtype != precision(study) and len(request.weights):
             raise PartnerRefused("malformed", "the model does not have the study's precision")
         self._refuse_spent(approved, header.purpose)
         while True:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
+from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
 from flo.errors import UsageError
 from flo.privacy.accounting.plan import Plan, noise_shares
@@ -17,13 +19,13 @@ from flo.privacy.gradients.augmentation import augmented, copies
 from flo.privacy.gradients.bookkeeping import binary_loss
 from flo.privacy.gradients.step import PrivateStep
 from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
-from flo.privacy.releases import evaluation, least_squares, survey
+from flo.privacy.releases import evaluation, least_squares, second_moments, survey, whitening
 from flo.privacy.secure_sum import ring
-from flo.protocol.messages import Purpose
 from flo.study import models
 from flo.study.document import Study
 from flo.study.parameters import Vector
 from flo.study.synthetic import made_up_inputs
+from flo.study.terms import Purpose
 
 
 class Trainer:
@@ -42,17 +44,23 @@ class Trainer:
         self._study, self._snapshot = study, snapshot
         self._noise = noise or SystemNoise()
         self._plan = Plan.of(study)
+        self._matrix: Floats | None = None  # W of the inputs in self._batches, if whitened
         if step := step or private_step(study, device):
             self._step = step
-            self._batches = step.batches(augmented(study, snapshot.training))
+            if study.mechanism.algorithm != "whitened":
+                self._batches = step.batches(augmented(study, snapshot.training))
 
     def release(self, purpose: Purpose, weights: Vector, cohort_size: int) -> npt.NDArray[np.int64]:
         """Return the noisy sum on its grid, shape (length of the purpose's mechanism,)."""
         mechanism = self._plan.purpose(purpose).mechanism
         match purpose:
+            case "moments":
+                exact = second_moments.clipped_sum(self._study, self._snapshot.training)
             case "training" if self._study.mechanism.algorithm == "least-squares":
                 exact = least_squares.clipped_sum(self._study, self._snapshot.training)
             case "training":
+                if self._study.mechanism.algorithm == "whitened":
+                    weights = self._whiten(weights)
                 chosen = mechanism.choose(self._snapshot.training.count, self._noise)
                 with models.as_many_threads_as_help(self._study):
                     exact = self._step.clipped_sum(weights, self._batches, chosen)
@@ -66,16 +74,28 @@ class Trainer:
         limit = ring.clamp_bound(self._study.largest_size) if self._study.masked else None
         return mechanism.release(exact, self._noise, shares=shares, limit=limit)
 
+    def _whiten(self, asked: Vector) -> Vector:
+        """Whiten the inputs, unless they already are by this W; return the weights on them."""
+        weights, matrix = whitening.divided(self._study, asked)
+        if self._matrix is None or not np.array_equal(matrix, self._matrix):
+            patients = whitening.whitened(self._snapshot.training, matrix)
+            self._matrix, self._batches = matrix, self._step.batches(patients)
+        return weights
+
 
 def private_step(study: Study, device: str) -> PrivateStep | None:
     """Return the private step that a study trains with; None if it uses none."""
-    if study.survey or study.mechanism.algorithm != "fedavgm":
+    if study.survey or study.mechanism.algorithm == "least-squares":
         return None
+    module, examples = models.build(study), made_up_inputs(study.data)
+    if study.mechanism.algorithm == "whitened":  # logistic; the intercept is one of the inputs
+        module = nn.Sequential(nn.Linear(second_moments.width(study), 1, bias=False)).double()
+        examples = np.hstack([examples, np.ones((len(examples), 1))])
     return PrivateStep(
-        models.build(study),
+        module,
         binary_loss,
-        study.mechanism.clip * copies(study),
-        examples=made_up_inputs(study.data),
+        Plan.of(study).purpose("training").mechanism.norm * copies(study),
+        examples=examples,
         batch=models.largest_batch(study, copies(study)),
         many_records=study.data.records_per_patient == "many" or copies(study) > 1,
         device=device,

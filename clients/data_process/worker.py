@@ -28,9 +28,9 @@ from flo.documents.framing import framed, length_in
 from flo.documents.text import escape_for_terminal
 from flo.errors import MessageError, RefusedError
 from flo.privacy.secure_sum.ring import Int32Array
-from flo.protocol.messages import Purpose
 from flo.study.document import Study
 from flo.study.parameters import Vector
+from flo.study.terms import Purpose
 
 log = logging.getLogger("flo.clients.data_process.worker")
 

@@ -23,9 +23,9 @@ from flo.clients.records.members import Members, Side
 from flo.documents import canonical
 from flo.documents.document import Document
 from flo.keys.claims import Digest
-from flo.privacy.accounting.accounting import epsilon_of, rounded_up
+from flo.privacy.accounting.accounting import rounded_up
 from flo.privacy.accounting.life_budget import CHARGES
-from flo.privacy.ledger.balance import Reservation
+from flo.privacy.accounting.spending import spent
 from flo.privacy.ledger.ledger import Ledger
 from flo.storage.files import write_private
 
@@ -133,7 +133,7 @@ def _contribution(ledger: Ledger, approved: Approval, side: Side, row: int) -> C
         )
         for purpose in purposes
     }
-    epsilon = _epsilon(held, made, study.mechanism.delta)
+    epsilon = rounded_up(spent(held.parts, made, study.mechanism.delta))
     return Contribution(
         study=study.digest,
         name=study.name,
@@ -144,12 +144,3 @@ def _contribution(ledger: Ledger, approved: Approval, side: Side, row: int) -> C
         delta=study.mechanism.delta,
         factor=math.exp(epsilon),
     )
-
-
-def _epsilon(held: Reservation, made: dict[str, int], delta: float) -> float:
-    """Return the ε of these releases, rounded up.
-
-    A study has only one purpose that charges a given side, so no sum over purposes is needed.
-    """
-    spent = [epsilon_of(held.parts[p].mechanism, count, delta) for p, count in made.items()]
-    return rounded_up(max(spent, default=0.0))

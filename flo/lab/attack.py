@@ -25,7 +25,7 @@ from flo.arrays import Floats
 from flo.clients.data_process.trainer import Trainer
 from flo.clients.records.snapshot import Snapshot
 from flo.errors import UsageError
-from flo.lab.canaries import coins, contributions, made_up_patients
+from flo.lab.canaries import coins, contributions, made_up_patients, request_for
 from flo.lab.release_checks import MakeTrainer, Progress
 from flo.privacy.accounting.audit_bound import lower_bound
 from flo.privacy.accounting.plan import Plan
@@ -99,9 +99,10 @@ def _scores(
     trainer = make_trainer(study, Snapshot(taking_part, nobody))
     weights = models.initial_weights(study)
     steps = study.mechanism.steps
-    releases = [trainer.release("training", weights, 1) for _ in range(steps)]
+    asked = request_for(study, "training", weights)
+    releases = [trainer.release("training", asked, 1) for _ in range(steps)]
     mean = mechanism.to_real(np.mean(releases, axis=0)) / study.mechanism.sampling
-    exact = contributions(study, weights, canaries)
+    exact = contributions(study, "training", weights, canaries)
     norms = np.linalg.norm(exact, axis=1, keepdims=True)
     clipped = exact * np.minimum(1.0, mechanism.norm / np.maximum(norms, 1e-300))
     claimed = mechanism.variance_steps() * (mechanism.norm / GRID) ** 2 / steps

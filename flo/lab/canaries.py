@@ -21,6 +21,7 @@ from flo.study.document import Study
 from flo.study.features import encode_category, encode_image, encode_number
 from flo.study.parameters import Vector
 from flo.study.schema import CategoryColumn, ImageColumn, Schema
+from flo.study.terms import Purpose
 
 
 def made_up_patients(schema: Schema, count: int) -> Patients:
@@ -40,22 +41,44 @@ def made_up_patients(schema: Schema, count: int) -> Patients:
     return Patients(np.concatenate(parts, axis=1), labels, np.arange(count), count)
 
 
-def contributions(study: Study, weights: Vector, canaries: Patients) -> Floats:
-    """Return each canary's contribution, unclipped, (canaries, length)."""
+def request_for(study: Study, purpose: Purpose, weights: Vector) -> Vector:
+    """Return what a request for ``purpose`` carries with this model; W is the identity."""
+    if purpose == "moments":
+        return weights[:0]
+    if purpose == "training" and study.mechanism.algorithm == "whitened":
+        return np.concatenate([weights, np.eye(len(weights)).ravel()])
+    return weights
+
+
+def contributions(study: Study, purpose: Purpose, weights: Vector, canaries: Patients) -> Floats:
+    """Return each canary's contribution to ``request_for``'s release, unclipped, (canaries, p).
+
+    ``purpose``: moments or training.
+    """
+    if purpose == "moments":
+        return _second_moments(study, canaries)
     if study.mechanism.algorithm == "least-squares":
         return _products(study, canaries)
     return _gradients(study, weights, canaries)
 
 
-def _products(study: Study, canaries: Patients) -> Floats:
-    """Compute each canary's contribution by the formula in ``least_squares``, independently."""
+def _second_moments(study: Study, canaries: Patients) -> Floats:
+    """Compute each canary's contribution by the formula in ``second_moments``, independently."""
     r2, found = 1 + len(study.data.columns), []
-    for record, label in zip(canaries.inputs, canaries.labels, strict=True):
+    for record in canaries.inputs:
         x = [*record, 1.0]
         pairs = [(i, j) for i in range(len(x)) for j in range(i, len(x))]
-        products = [x[i] * x[j] / r2 / (math.sqrt(2) if i == j else 1) for i, j in pairs]
-        found.append([*products, *((2 * label - 1) * value / math.sqrt(2 * r2) for value in x)])
+        found.append([x[i] * x[j] / r2 * (1 if i == j else math.sqrt(2)) for i, j in pairs])
     return np.array(found)
+
+
+def _products(study: Study, canaries: Patients) -> Floats:
+    """Compute each canary's contribution by the formula in ``least_squares``, independently."""
+    inputs = np.hstack([canaries.inputs, np.ones((len(canaries.labels), 1))])
+    with_label = (
+        (2 * canaries.labels[:, None] - 1) * inputs / math.sqrt(1 + len(study.data.columns))
+    )
+    return np.hstack([_second_moments(study, canaries), with_label]) / math.sqrt(2)
 
 
 def _gradients(study: Study, weights: Vector, canaries: Patients) -> Floats:

@@ -37,17 +37,17 @@ from scipy import stats
 from flo.arrays import Floats, Integers
 from flo.clients.data_process.trainer import Trainer, private_step
 from flo.clients.records.snapshot import Snapshot
-from flo.lab.canaries import contributions, made_up_patients
+from flo.lab.canaries import contributions, made_up_patients, request_for
 from flo.privacy.accounting.plan import Plan, noise_shares
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 from flo.privacy.mechanisms.entropy import SystemStream
 from flo.privacy.mechanisms.mechanisms import GRID, PoissonSum
 from flo.privacy.patients.patients import Patients
-from flo.protocol.messages import Purpose
 from flo.study import models
 from flo.study.document import Study
 from flo.study.features import input_names
 from flo.study.parameters import Vector
+from flo.study.terms import Purpose
 
 Progress = Callable[[str], None]
 MakeTrainer = Callable[..., Trainer]
@@ -92,9 +92,8 @@ def checks(
     study: Study, make_trainer: MakeTrainer = Trainer, progress: Progress = lambda text: None
 ) -> Iterator[Check]:
     """Run all checks of a planned study. ``make_trainer`` takes ``Trainer``'s arguments."""
-    purposes: tuple[Purpose, ...] = ("training", "evaluation")
     make_trainer = partial(make_trainer, step=private_step(study, "cpu"))
-    for purpose in purposes:
+    for purpose in study.purposes:
         part = Plan.of(study).purpose(purpose)
         for cohort in sorted({study.cohort_floor, len(study.hospitals)}):
             shares = noise_shares(study, cohort)
@@ -105,7 +104,9 @@ def checks(
             if shares == 1:
                 break  # the noise is the same for every cohort
     progress("clip, one made-up patient at a time")
-    yield _clip(study, make_trainer)
+    for purpose in study.purposes:
+        if purpose != "evaluation":
+            yield _clip(study, purpose, make_trainer)
     mechanism = Plan.of(study).purpose("training").mechanism
     if isinstance(mechanism, PoissonSum):
         progress("coins")
@@ -117,7 +118,7 @@ def _noise(study: Study, purpose: Purpose, cohort: int, make_trainer: MakeTraine
     length = Plan.of(study).purpose(purpose).mechanism.length
     wanted = _RELEASES if purpose == "training" else _FEWEST  # its many numbers compensate
     count = max(_FEWEST, min(wanted, _MOST_NUMBERS // (2 * length)))
-    weights, rows = models.initial_weights(study), []
+    weights, rows = request_for(study, purpose, models.initial_weights(study)), []
     # Coins choose the patients of a sampled step: only without patients is the rest pure noise.
     patients = 0 if study.mechanism.sampling != 1 and purpose == "training" else _CANARIES
     for _ in range(2):
@@ -171,25 +172,32 @@ def _expected_equal(noise: Integers, variance: int) -> float:
     return float(numbers * releases * (releases - 1) / 2 / math.sqrt(math.pi * variance))
 
 
-def _clip(study: Study, make_trainer: MakeTrainer) -> Check:
-    """Compare the largest norm of one made-up patient's release without noise with the clip."""
-    mechanism = Plan.of(study).purpose("training").mechanism
+def _clip(study: Study, purpose: Purpose, make_trainer: MakeTrainer) -> Check:
+    """Compare the largest norm of one made-up patient's release without noise with the clip.
+
+    Second moments of a record within its bounds need no clipping, so those inputs are tripled.
+    """
+    mechanism = Plan.of(study).purpose(purpose).mechanism
     largest, reached = 0.0, 0.0
     allowed = mechanism.sensitivity_steps / GRID
     canaries = made_up_patients(study.data, _CANARIES)
+    times = 3 if purpose == "moments" else 1
     for number in range(_CANARIES):
         own = canaries.patient == number
-        alone = Patients(canaries.inputs[own], canaries.labels[own], np.zeros(own.sum(), int), 1)
+        alone = Patients(
+            times * canaries.inputs[own], canaries.labels[own], np.zeros(own.sum(), int), 1
+        )
         trainer = make_trainer(study, Snapshot(alone, _nobody(study)), noise=NoNoise())
         for weights in _weights_tried(study):
-            released = trainer.release("training", weights, len(study.hospitals))
+            asked = request_for(study, purpose, weights)
+            released = trainer.release(purpose, asked, len(study.hospitals))
             norm = float(np.linalg.norm(released.astype(np.float64))) / GRID
             largest = max(largest, norm)
-            exact = float(np.linalg.norm(contributions(study, weights, alone)))
+            exact = float(np.linalg.norm(contributions(study, purpose, weights, alone)))
             reached = max(reached, exact / mechanism.norm)
     failed = largest > allowed
     said = f"at most {largest:.3f} clips, of patients with parts of up to {reached:.3g}"
-    return Check("training", "clip", 0.0 if failed else 1.0, failed, said, seen=reached > 1.01)
+    return Check(purpose, "clip", 0.0 if failed else 1.0, failed, said, seen=reached > 1.01)
 
 
 def _sampling(study: Study, mechanism: PoissonSum, make_trainer: MakeTrainer) -> Check:

@@ -24,7 +24,7 @@ from flo.documents.framing import framed, split
 from flo.errors import MessageError
 from flo.keys.claims import Digest, HeadAttestation, LedgerHead, RunKey
 from flo.study.parameters import Vector
-from flo.study.terms import Identifier
+from flo.study.terms import Identifier, Purpose
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_INLINE_BYTES = 1 << 16  # a larger body is sent outside of Flower's message
@@ -33,7 +33,6 @@ LARGEST_WEIGHT = 1e6
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 RINGS: dict[int, np.dtype[Any]] = {32: np.dtype("<u4"), 64: np.dtype("<u8")}
 
-Purpose = Literal["survey", "training", "evaluation"]
 Values = npt.NDArray[Any]  # int64 on the grid, or uint32 or uint64 in a ring
 HeaderT = TypeVar("HeaderT", bound=Document)
 

@@ -32,6 +32,7 @@ from flo.study.terms import (
     Identifier,
     Limits,
     MechanismSettings,
+    Purpose,
     Survey,
     largest_delta,
 )
@@ -93,13 +94,13 @@ class Study(Document):
                 f"minimum_cohort {self.limits.minimum_cohort} exceeds the {len(ids)} hospitals"
             )
         self._refuse_columns_that_do_not_fit()
-        if self.mechanism.algorithm == "least-squares":
-            inputs = len(input_names(self.data))
+        if self.sums_products:
+            algorithm, inputs = self.mechanism.algorithm, len(input_names(self.data))
             if self.model.kind != "logistic":
-                raise ValueError(f"least-squares trains a logistic model, not a {self.model.kind}")
+                raise ValueError(f"{algorithm} trains a logistic model, not a {self.model.kind}")
             if inputs > MOST_SQUARED_INPUTS:
                 raise ValueError(
-                    f"least-squares with {inputs} inputs, limit {MOST_SQUARED_INPUTS}: its sum "
+                    f"{algorithm} with {inputs} inputs, limit {MOST_SQUARED_INPUTS}: its sum "
                     "contains a product for each pair of inputs"
                 )
         if self.schema_version >= 3 and self.evaluation.bins:
@@ -175,9 +176,18 @@ class Study(Document):
             raise ValueError("survey: columns must be number or category columns, each once")
 
     @property
-    def purposes(self) -> tuple[str, ...]:
+    def purposes(self) -> tuple[Purpose, ...]:
         """Purposes of the study's releases, in order."""
-        return ("survey",) if self.survey else ("training", "evaluation")
+        if self.survey:
+            return ("survey",)
+        if self.mechanism.algorithm == "whitened":
+            return ("moments", "training", "evaluation")
+        return ("training", "evaluation")
+
+    @property
+    def sums_products(self) -> bool:
+        """Whether a release contains a product for each pair of inputs."""
+        return self.mechanism.algorithm != "fedavgm"
 
     @property
     def largest_size(self) -> int:

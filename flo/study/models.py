@@ -23,6 +23,7 @@ from flo.study.networks import Layer
 from flo.study.packs import Cnn, Mlp, Pack
 from flo.study.parameters import Vector
 from flo.study.schema import ImageColumn, Schema
+from flo.study.terms import Purpose
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,18 @@ def layers(study: Study) -> list[Layer]:
 def parameter_count(study: Study) -> int:
     """Return the number of parameters p of the study's model."""
     return networks.size(layers(study))
+
+
+def request_length(study: Study, purpose: Purpose) -> int:
+    """Return how many numbers a request for a release carries.
+
+    The model, and for training on whitened inputs also W (``flo.privacy.releases.whitening``).
+    """
+    if purpose in ("survey", "moments"):
+        return 0
+    p = parameter_count(study)
+    whitened = purpose == "training" and study.mechanism.algorithm == "whitened"
+    return p + p * p if whitened else p
 
 
 def named(study: Study, weights: Vector) -> dict[str, Vector]:

@@ -17,6 +17,7 @@ Identifier = Annotated[
         "1 to 63 lower-case letters without accents (koeln, not Köln), digits and hyphens",
     ),
 ]
+Purpose = Literal["survey", "moments", "training", "evaluation"]  # of a release
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 
 
@@ -45,13 +46,15 @@ class MechanismSettings(Document):
     which a patient takes part in a step, drawn independently at the site in each step. ``masking``:
     whether the coordinator sees only the cohort's sum, for every purpose of the study.
     ``algorithm``: a momentum step of ``learning_rate`` along each round's noisy mean gradient
-    (FedAvgM), or ``flo.privacy.releases.least_squares`` from one round. ``augmentation``: whether a
+    (FedAvgM); the same on inputs whitened by ``flo.privacy.releases.whitening``, where ``clip`` is
+    in units of √(inputs + 1) and one learning rate suits every study; or
+    ``flo.privacy.releases.least_squares`` from one round. ``augmentation``: whether a
     patient's gradient is averaged over flips and turns of images
     (``flo.privacy.gradients.augmentation``). ``aggregation``: how the hospitals' sums are combined
     into a step, if the coordinator sees each of them.
     """
 
-    algorithm: Literal["fedavgm", "least-squares"] = "fedavgm"
+    algorithm: Literal["fedavgm", "whitened", "least-squares"] = "fedavgm"
     noise: Literal["local", "distributed"]
     masking: Literal["on", "off"] = "on"
     epsilon: Annotated[float, Field(ge=0.01, le=10)]
@@ -69,19 +72,27 @@ class MechanismSettings(Document):
 
     @model_validator(mode="after")
     def _what_the_algorithm_needs(self) -> MechanismSettings:
-        if self.algorithm == "fedavgm":
-            if not self.learning_rate:
-                raise ValueError("fedavgm needs a learning_rate above 0")
-        elif (self.steps, self.sampling, self.aggregation) != (1, 1, "sum"):
+        if self.algorithm == "least-squares":
+            self._refuse_more_than_one_sum()
+        elif not self.learning_rate:
+            raise ValueError(f"{self.algorithm} needs a learning_rate above 0")
+        if self.algorithm == "whitened" and (self.sampling, self.aggregation) != (1, "sum"):
+            raise ValueError(
+                "whitened first makes one sum over all patients: it needs sampling = 1 and "
+                'aggregation = "sum"'
+            )
+        if self.algorithm != "fedavgm" and self.augmentation != "none":
+            raise ValueError(f"{self.algorithm} does not support augmentation")
+        return self
+
+    def _refuse_more_than_one_sum(self) -> None:
+        if (self.steps, self.sampling, self.aggregation) != (1, 1, "sum"):
             raise ValueError(
                 "least-squares is one sum over all patients: it needs steps = 1, sampling = 1 and "
                 'aggregation = "sum"'
             )
-        elif self.learning_rate or self.momentum:
+        if self.learning_rate or self.momentum:
             raise ValueError("least-squares has no learning_rate and no momentum")
-        elif self.augmentation != "none":
-            raise ValueError("least-squares does not support augmentation")
-        return self
 
 
 class Evaluation(Document):

@@ -19,6 +19,7 @@ from flo.keys.identity import fingerprint
 from flo.keys.identity import verify as verify_signature
 from flo.privacy.accounting.accounting import true_positive_rate
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.accounting.spending import of_training
 from flo.privacy.report.wording import ADJACENCY, NOT_COVERED, UNIT, trust
 from flo.study.document import Study
 
@@ -174,6 +175,8 @@ def _record(facts: Facts, study: Study) -> dict[str, str]:
 def _annex(study: Study) -> dict[str, str]:
     """Return the contents of GDPR Art. 35(7): description, necessity, risks, measures."""
     plan, delta = Plan.of(study), study.mechanism.delta
+    sums = sum(plan.purpose(purpose).planned for purpose in of_training(plan.purposes))
+    clips = {part.mechanism.norm: None for part in plan.purposes.values()}
     found = true_positive_rate(plan.epsilon, delta)
     return {
         "study": f"{study.name}, version {study.version}, {study.digest}",
@@ -182,7 +185,7 @@ def _annex(study: Study) -> dict[str, str]:
             + (
                 "noisy counts, nothing is trained"
                 if study.survey
-                else f"{study.mechanism.steps} noisy sums train a {study.model.kind} model"
+                else f"{sums} noisy sums train a {study.model.kind} model"
             )
         ),
         "b) necessity and proportionality": FILL_IN,
@@ -199,7 +202,8 @@ def _annex(study: Study) -> dict[str, str]:
         ),
         "c) not covered": " ".join(NOT_COVERED),
         "d) measures": (
-            f"{trust(study)}; clipping to {study.mechanism.clip:g}; exact discrete Gaussian noise; "
+            f"{trust(study)}; clipping to {', '.join(f'{clip:g}' for clip in clips)}; exact "
+            "discrete Gaussian noise; "
             "a ledger that refuses what exceeds the life budget; a data process without network"
         ),
         "d) acceptance of what remains": FILL_IN,

@@ -26,17 +26,28 @@ _SIGMA_DIGITS = 4
 _LARGEST_SIGMA = 1e6
 
 
-@lru_cache(maxsize=4096)
-def epsilon_of(mechanism: Mechanism, count: int, delta: float) -> float:
-    """Return ε at ``delta`` of ``count`` releases of ``mechanism``, by RDP; infinite if unknown.
+Releases = tuple[tuple[Mechanism, int], ...]  # mechanisms, and how many releases of each
 
-    (α, ρ)-RDP implies (ε, δ)-DP for ε = ρ + ln((α-1)/α) - (ln δ + ln α)/(α-1): Canonne, Kamath,
-    Steinke (2020), Proposition 12. The result is the minimum over ``ORDERS``. ``count`` >= 0, where
-    0 releases have ε = 0; ``delta`` in (0, 1).
+
+def epsilon_of(mechanism: Mechanism, count: int, delta: float) -> float:
+    """Return ``composed_epsilon`` of ``count`` releases of one mechanism."""
+    return composed_epsilon(((mechanism, count),), delta)
+
+
+@lru_cache(maxsize=4096)
+def composed_epsilon(releases: Releases, delta: float) -> float:
+    """Return ε at ``delta`` of all these releases together, by RDP; infinite if unknown.
+
+    Their Rényi costs add up at each order α (Mironov 2017, Proposition 1). (α, ρ)-RDP implies
+    (ε, δ)-DP for ε = ρ + ln((α-1)/α) - (ln δ + ln α)/(α-1): Canonne, Kamath, Steinke (2020),
+    Proposition 12. The result is the minimum over ``ORDERS``. Counts >= 0, where 0 releases have
+    ε = 0; ``delta`` in (0, 1).
     """
-    if count == 0:
+    made = [(mechanism, count) for mechanism, count in releases if count]
+    if not made:
         return 0.0
-    curve = count * mechanism.rdp_curve(np.array(ORDERS))
+    curves = [count * mechanism.rdp_curve(np.array(ORDERS)) for mechanism, count in made]
+    curve = np.sum(curves, axis=0)
     orders = np.array(ORDERS, dtype=np.float64)
     each = curve + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
     found = float(each.min())
@@ -69,30 +80,41 @@ def calibrate(
         middle = (low + high) / 2
         fits = epsilon_of(make(middle), count, delta) <= epsilon
         low, high = (low, middle) if fits else (middle, high)
-    found = make(math.ceil(high * 10**_SIGMA_DIGITS) / 10**_SIGMA_DIGITS)
+    found = make(sigma_up(high))
     if epsilon_of(found, count, delta) > epsilon:
         raise ValueError(f"no noise multiplier was found for epsilon={epsilon}")
     return found
 
 
-@lru_cache(maxsize=256)
-def pld_epsilon(mechanism: Mechanism, count: int, delta: float) -> float:
-    """Return ε of the Gaussian equivalent by PLD. ``count`` Gaussians of σ equal one of σ/√count.
+def sigma_up(sigma: float) -> float:
+    """Round σ up to 4 decimals: towards more privacy."""
+    return float(math.ceil(sigma * 10**_SIGMA_DIGITS) / 10**_SIGMA_DIGITS)
 
-    ``count`` >= 0 and ``delta`` in (0, 1). For discrete noise it proves no guarantee, and it
-    decides no admission.
+
+def pld_epsilon(mechanism: Mechanism, count: int, delta: float) -> float:
+    """Return ``composed_pld_epsilon`` of ``count`` releases of one mechanism."""
+    return composed_pld_epsilon(((mechanism, count),), delta)
+
+
+@lru_cache(maxsize=256)
+def composed_pld_epsilon(releases: Releases, delta: float) -> float:
+    """Return ε of the Gaussian equivalent by PLD. n Gaussians of σ equal one of σ/√n.
+
+    Counts >= 0 and ``delta`` in (0, 1). For discrete noise it proves no guarantee, and it decides
+    no admission.
     """
     from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
     from dp_accounting.pld import PLDAccountant
 
-    if count == 0:
+    made = [(mechanism.event, count) for mechanism, count in releases if count]
+    if not made:
         return 0.0
     accountant = PLDAccountant(value_discretization_interval=1e-4)
-    event = mechanism.event
-    if isinstance(event, GaussianDpEvent):
-        accountant.compose(GaussianDpEvent(event.noise_multiplier / math.sqrt(count)))
-    else:
-        accountant.compose(SelfComposedDpEvent(event, count))
+    for event, count in made:
+        if isinstance(event, GaussianDpEvent):
+            accountant.compose(GaussianDpEvent(event.noise_multiplier / math.sqrt(count)))
+        else:
+            accountant.compose(SelfComposedDpEvent(event, count))
     return float(accountant.get_epsilon(delta))
 
 

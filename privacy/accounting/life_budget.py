@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from flo.privacy.accounting.accounting import ORDERS
 
 SUB_LEDGERS = ("training", "evaluation")
-CHARGES = {"training": ("training",), "evaluation": ("evaluation",), "survey": SUB_LEDGERS}
+CHARGES = {
+    "moments": ("training",),
+    "training": ("training",),
+    "evaluation": ("evaluation",),
+    "survey": SUB_LEDGERS,
+}
 
 
 @dataclass(frozen=True)

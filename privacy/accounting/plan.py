@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from flo.privacy.accounting import accounting
 from flo.privacy.accounting.life_budget import CHARGES, SUB_LEDGERS, LifetimeBudget
+from flo.privacy.accounting.spending import spent
 from flo.privacy.mechanisms.mechanisms import (
     GRID,
     FullBatchSum,
@@ -21,10 +22,13 @@ from flo.privacy.mechanisms.mechanisms import (
     PoissonSum,
     ScoreWaves,
 )
-from flo.privacy.releases import evaluation, least_squares, survey
+from flo.privacy.releases import evaluation, least_squares, second_moments, survey
 from flo.privacy.secure_sum import ring
 from flo.study.document import Study
 from flo.study.models import parameter_count
+
+# Whitening: the part of training's Rényi budget that second moments take (docs/decisions/0022).
+_OF_MOMENTS = 0.2
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class PlannedPurpose:
 
     @property
     def epsilon(self) -> float:
-        """The study's own ε for this purpose, retries included (RDP)."""
+        """ε of this purpose alone, retries included (RDP)."""
         return accounting.epsilon_of(self.mechanism, self.releases, self.delta)
 
     @property
@@ -84,14 +88,7 @@ class Plan:
         when no hospital is missing. With local noise the plan does not change.
         """
         shares = noise_shares(study, len(study.hospitals))
-        if shares == 1:
-            return self
-
-        def alone(part: PlannedPurpose) -> PlannedPurpose:
-            sigma = part.mechanism.noise_multiplier / math.sqrt(shares)
-            return replace(part, mechanism=part.mechanism.with_noise(sigma))
-
-        return Plan({purpose: alone(part) for purpose, part in self.purposes.items()})
+        return self if shares == 1 else self._with_noise_times(1 / math.sqrt(shares))
 
     def purpose(self, purpose: str) -> PlannedPurpose:
         """Return a purpose's part. Raises KeyError if the study does not have it."""
@@ -99,13 +96,23 @@ class Plan:
 
     @property
     def epsilon(self) -> float:
-        """One patient's ε: the largest part, as training and evaluation touch disjoint patients."""
-        return max(part.epsilon for part in self.purposes.values())
+        """One patient's ε, retries included (RDP): ``spent`` by all releases."""
+        return spent(self.purposes, self.releases, self.delta)
 
     @property
     def epsilon_pld(self) -> float:
         """The same by PLD, for a Gaussian equivalent."""
-        return max(part.epsilon_pld for part in self.purposes.values())
+        return spent(self.purposes, self.releases, self.delta, accounting.composed_pld_epsilon)
+
+    @property
+    def releases(self) -> dict[str, int]:
+        """The most releases of each purpose."""
+        return {purpose: part.releases for purpose, part in self.purposes.items()}
+
+    @property
+    def delta(self) -> float:
+        """The study's δ, the same for each purpose."""
+        return next(iter(self.purposes.values())).delta
 
     def epsilon_at_two_hospitals(self, noise: str) -> float:
         """Return ε, at the same δ, of a patient known to two hospitals of the study.
@@ -114,13 +121,19 @@ class Plan:
         the sensitivity to this patient.
         """
 
-        def both(part: PlannedPurpose) -> float:
-            if noise == "local":
-                return accounting.epsilon_of(part.mechanism, 2 * part.releases, part.delta)
-            half = part.mechanism.with_noise(part.mechanism.noise_multiplier / 2)
-            return accounting.epsilon_of(half, part.releases, part.delta)
+        if noise == "local":
+            twice = {purpose: 2 * count for purpose, count in self.releases.items()}
+            return spent(self.purposes, twice, self.delta)
+        return self._with_noise_times(0.5).epsilon
 
-        return max(both(part) for part in self.purposes.values())
+    def _with_noise_times(self, factor: float) -> Plan:
+        """Return the same releases with another multiple of their noise."""
+
+        def scaled(part: PlannedPurpose) -> PlannedPurpose:
+            sigma = factor * part.mechanism.noise_multiplier
+            return replace(part, mechanism=part.mechanism.with_noise(sigma))
+
+        return Plan({purpose: scaled(part) for purpose, part in self.purposes.items()})
 
     def cost(self, sub_ledger: str, order: int) -> float:
         """Return the study's Rényi cost at ``order`` for a sub-ledger."""
@@ -158,8 +171,10 @@ def _plan(study: Study) -> Plan:
             }
         )
     training, tested, p = study.mechanism, study.evaluation, training_length(study)
-    return Plan(
-        {
+    if training.algorithm == "whitened":
+        trained = _whitened_parts(study)
+    else:
+        trained = {
             "training": part(
                 (lambda sigma: FullBatchSum(p, sigma, training.clip))
                 if training.sampling == 1
@@ -167,7 +182,11 @@ def _plan(study: Study) -> Plan:
                 training.epsilon,
                 training.steps,
                 training.retry_allowance,
-            ),
+            )
+        }
+    return Plan(
+        {
+            **trained,
             "evaluation": part(
                 lambda sigma: (Histogram if tested.bins else ScoreWaves)(
                     evaluation.length(study), sigma, max(1, len(tested.subgroups))
@@ -178,6 +197,38 @@ def _plan(study: Study) -> Plan:
             ),
         }
     )
+
+
+def _whitened_parts(study: Study) -> dict[str, PlannedPurpose]:
+    """Return second moments and training, which together have the study's ε.
+
+    One Gaussian of σ with that ε has Rényi cost α/(2σ²). n releases of σ·√(n/w) cost w of it, and
+    the purposes' w add up to 1. A study with retries may repeat the second moments once.
+    """
+    training, made = study.mechanism, second_moments.length(study)
+
+    def one(sigma: float) -> Mechanism:
+        return FullBatchSum(1, sigma, 1.0)
+
+    whole = accounting.calibrate(one, training.epsilon, training.delta, 1).noise_multiplier
+
+    def part(length: int, clip: float, share: float, planned: int, retries: int) -> PlannedPurpose:
+        sigma = accounting.sigma_up(whole * math.sqrt((planned + retries) / share))
+        mechanism = FullBatchSum(length, sigma, clip)
+        return PlannedPurpose(mechanism, planned, retries, training.delta)
+
+    retry = min(1, training.retry_allowance)
+    clip = training.clip * math.sqrt(second_moments.width(study))
+    return {
+        "moments": part(made, second_moments.MOST, _OF_MOMENTS, 1, retry),
+        "training": part(
+            training_length(study),
+            clip,
+            1 - _OF_MOMENTS,
+            training.steps,
+            training.retry_allowance,
+        ),
+    }
 
 
 def training_length(study: Study) -> int:

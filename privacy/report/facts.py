@@ -9,19 +9,21 @@ from flo.keys.claims import LedgerHead
 from flo.keys.identity import fingerprint
 from flo.keys.identity import verify as verify_signature
 from flo.privacy.accounting.accounting import (
-    epsilon_of,
-    pld_epsilon,
+    composed_pld_epsilon,
     rounded_down,
     rounded_up,
     true_positive_rate,
 )
 from flo.privacy.accounting.life_budget import SUB_LEDGERS
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.accounting.spending import first_releases, of_training, spent
 from flo.privacy.report.extract import Extract, signed_body
 from flo.privacy.report.versions import NOT_SHOWN
 from flo.privacy.report.wording import ACCOUNTANT, ADJACENCY, UNIT, trust
 from flo.study.document import Study
 from flo.study.loading import from_canonical
+
+_STATED = ("training", "evaluation", "survey")  # purposes whose releases each report counts
 
 
 def facts_of(evidence: list[Any], heads: dict[str, Any], *, own_rules: bool) -> dict[str, Any]:
@@ -133,21 +135,18 @@ def _hospital_facts(study: Study, plan: Plan, extract: Extract) -> dict[str, Any
 def _spent(study: Study, plan: Plan, extract: Extract) -> dict[str, Any]:
     """Return the study's cost, by its own accounting."""
     delta, parts = study.mechanism.delta, extract.reservation.parts
-    counts, first = extract.reservation.released, next(iter(plan.purposes))
+    counts = extract.reservation.released
+    trained = {purpose: counts[purpose] for purpose in of_training(plan.purposes)}
     return {
         "delta": delta,
         "sigma": {purpose: part.mechanism.noise_multiplier for purpose, part in parts.items()},
         "epsilon_designed": rounded_up(plan.epsilon),
         "epsilon_charged": rounded_up(extract.charged.epsilon),
-        "epsilon_released": rounded_up(
-            max(epsilon_of(part.mechanism, counts[p], delta) for p, part in parts.items())
-        ),
-        "epsilon_released_pld": rounded_up(
-            max(pld_epsilon(part.mechanism, counts[p], delta) for p, part in parts.items())
-        ),
+        "epsilon_released": rounded_up(spent(parts, counts, delta)),
+        "epsilon_released_pld": rounded_up(spent(parts, counts, delta, composed_pld_epsilon)),
         "epsilon_by_release": [
-            [n, rounded_up(epsilon_of(parts[first].mechanism, n, delta))]
-            for n in _curve_points(counts[first])
+            [n, rounded_up(spent(parts, first_releases(trained, n), delta))]
+            for n in _curve_points(sum(trained.values()))
         ],
     }
 
@@ -156,9 +155,7 @@ def _released(extract: Extract) -> dict[str, Any]:
     """Return the study's releases by this hospital, and whether more may follow."""
     counts = extract.reservation.released
     return {
-        "releases_training": counts["training"],
-        "releases_evaluation": counts["evaluation"],
-        "releases_survey": counts["survey"],
+        **{f"releases_{p}": counts[p] for p in (*_STATED, *extract.reservation.parts)},
         "releases_unseen": sum(extract.reservation.unseen.values()),
         "releases": [
             {

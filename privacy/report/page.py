@@ -28,7 +28,7 @@ def plot(facts: dict[str, Any]) -> dict[str, Any]:
     """Return coordinates of the plot of ε over releases: axes, line per hospital, study's ε."""
     budget = facts["guarantee"]["epsilon"]
     purpose = "survey" if "survey" in facts["hospitals"][0]["sigma"] else "training"
-    most = max([1, *(site[f"releases_{purpose}"] for site in facts["hospitals"])])
+    most = max([1, *(n for site in facts["hospitals"] for n, _ in site["epsilon_by_release"])])
     top = 1.15 * max([budget, *(e for s in facts["hospitals"] for _, e in s["epsilon_by_release"])])
 
     def x(release: float) -> float:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from flo.keys.identity import format_fingerprint
 from flo.privacy.accounting.accounting import true_positive_rate
 from flo.privacy.accounting.life_budget import LifetimeBudget
-from flo.privacy.accounting.plan import Plan, combined_variance, training_length
+from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.gradients.augmentation import copies
+from flo.privacy.mechanisms.mechanisms import Mechanism
 from flo.privacy.releases import survey
 from flo.privacy.releases.score_waves import LENGTH, expected_half_width
 from flo.privacy.report.wording import (
@@ -171,7 +172,8 @@ def _together(study: Study) -> dict[str, str]:
 
 
 def _training_leaves(study: Study) -> dict[str, str]:
-    sigma = Plan.of(study).purpose("training").mechanism.noise_multiplier
+    plan = Plan.of(study)
+    trained = plan.purpose("training").mechanism
     chance = study.mechanism.sampling
     shared = study.mechanism.noise == "distributed" and study.masked
     where = "is added to the sum over all hospitals, a share by each" if shared else "is added"
@@ -182,12 +184,22 @@ def _training_leaves(study: Study) -> dict[str, str]:
         released = f"one noisy histogram of {bins} score bins"
     by = f", by {', '.join(groups)} (noise × √{len(groups)})" if groups else ""
     sums = "1 noisy sum" if study.mechanism.steps == 1 else f"{study.mechanism.steps} noisy sums"
-    lines = {
-        **_pack(study),
-        "training": f"{sums} of {training_length(study)} numbers; {who} contributes a vector "
-        f"clipped to {study.mechanism.clip:g}; noise of σ = {sigma:.4f} times that clip {where}",
-        "clipping": _clipping(study),
-    }
+
+    def noisy(what: str, mechanism: Mechanism) -> str:
+        return (
+            f"{what} of {mechanism.length} numbers; {who} contributes a vector clipped to "
+            f"{mechanism.norm:.6g}; noise of σ = {mechanism.noise_multiplier:.4f} times that clip "
+            f"{where}"
+        )
+
+    lines = _pack(study)
+    if "moments" in plan.purposes:
+        lines["second moments"] = (
+            f"{noisy('first, 1 noisy sum', plan.purpose('moments').mechanism)}: products of every "
+            "two inputs, without the label. From the noisy sum the coordinator computes how "
+            "training scales the inputs"
+        )
+    lines |= {"training": noisy(sums, trained), "clipping": _clipping(study)}
     if (count := copies(study)) > 1:
         lines["augmentation"] = (
             f"a contribution is the mean over {count} flips and turns of each image, then clipped"
@@ -207,10 +219,11 @@ def _clipping(study: Study) -> str:
             "patient separately"
         )
     kinds = ", ".join(dict.fromkeys(layer.kind for layer in layers(study) if layer.parameters))
+    on = ", on scaled inputs," if study.mechanism.algorithm == "whitened" else ""
     return (
-        f"{study.model.kind} model of {kinds}: each patient's gradient is computed from one pass "
-        "(book-keeping), if a test at the site shows that no patient affects another's; otherwise "
-        "one patient at a time"
+        f"{study.model.kind} model of {kinds}: each patient's gradient{on} is computed from one "
+        "pass (book-keeping), if a test at the site shows that no patient affects another's; "
+        "otherwise one patient at a time"
     )
 
 
@@ -247,11 +260,14 @@ def _cost(study: Study, life: LifetimeBudget | None) -> Section:
         f"{purpose} {part.planned} + {part.allowance} retries"
         for purpose, part in plan.purposes.items()
     )
-    touched = (
-        "a survey counts every patient, so both halves of the budget are charged"
-        if study.survey
-        else "training and evaluation use different patients"
-    )
+    touched = "training and evaluation use different patients"
+    if study.survey:
+        touched = "a survey counts every patient, so both halves of the budget are charged"
+    elif "moments" in plan.purposes:
+        touched = (
+            "second moments (moments) and training use the same patients, and their costs add up; "
+            "evaluation uses others"
+        )
     at_two = plan.epsilon_at_two_hospitals(study.mechanism.noise)
     lines = {
         "the study's own ε": f"{plan.epsilon:.4f} at δ = {delta:g}: the smaller ε is, the less the "

@@ -31,6 +31,7 @@ from flo.host.environment import software
 from flo.keys.claims import LedgerHead
 from flo.keys.identity import Signer, fingerprint, public_bytes, verify
 from flo.keys.rotation import KeyRotation
+from flo.privacy.accounting.plan import Plan
 from flo.protocol.decisions import Decision, Decline, Signed
 from flo.server.api.site_bodies import (
     AuditBody,
@@ -359,9 +360,7 @@ SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
 
 def _most_releases(study: Study) -> int:
     """Return how many rows a study may add to a hospital's ledger, plus a margin of 10."""
-    parts = [study.mechanism.steps + study.mechanism.retry_allowance]
-    parts += [1 + part.retry_allowance for part in (study.evaluation, study.survey) if part]
-    return sum(parts) + 10
+    return sum(Plan.of(study).releases.values()) + 10
 
 
 def _names(study: str, peer: Peer) -> bool:

@@ -182,7 +182,7 @@ class StudyViews:
     # -- one study -------------------------------------------------------------------------------
 
     def seats(self, study: Study) -> list[ParticipantView]:
-        """Return a study's hospitals, each with the ε it has spent on the first part, at most."""
+        """Return a study's hospitals, each with the ε it has spent before the evaluation."""
         story, nodes = self.progress_cache.of(study), self.store.nodes()
         usual = _usual_seconds(story)
         seats = []
@@ -239,13 +239,13 @@ def seconds_plot(story: StudyProgress) -> plots.Plane | None:
 
 def epsilon_plot(story: StudyProgress) -> plots.Plane | None:
     """Plot ε against releases, up to the largest count of any hospital; limit: the study's ε."""
-    done = max((seat.releases for seat in story.hospitals.values()), default=0)
+    done = story.most_releases
     if not done:
         return None
     every = max(1, -(-done // _MOST_POINTS))
     counts = sorted({*range(0, done + 1, every), done})
     return plots.plane(
-        [("spent", [(n, story.spent_after(n)) for n in counts])],
+        [("spent", story.spent_by_release(counts))],
         most_across=max(story.planned, done),
         least_top=story.budget,
         limit=story.budget,

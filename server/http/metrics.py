@@ -17,8 +17,8 @@ from typing import Any
 
 from starlette.types import Send
 
-from flo.privacy.accounting.accounting import epsilon_of
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.accounting.spending import first_releases, of_training, spent
 from flo.server.store.store import Offer, Store
 
 PROMETHEUS = "text/plain; version=0.0.4"
@@ -97,9 +97,9 @@ def _of_study(store: Store, offer: Offer) -> list[Metric]:
     if last is None:
         return []
     plan = Plan.of(study)
-    part = next(iter(plan.purposes.values()))
     done = store.count_events(study.digest)["round"]
-    spent = epsilon_of(part.mechanism, min(done, part.planned), part.delta)
+    planned = {purpose: plan.purpose(purpose).planned for purpose in of_training(plan.purposes)}
+    epsilon = spent(plan.purposes, first_releases(planned, done), plan.delta)
     of = f"{study.name} v{study.version}"
     return [
         Metric("rounds", "counter", "Count", "Completed rounds.", done, of),
@@ -111,8 +111,9 @@ def _of_study(store: Store, offer: Offer) -> list[Metric]:
             "epsilon_spent",
             "gauge",
             "None",
-            "Spent by the schedule of the first part, by a patient of a hospital in every round.",
-            spent,
+            "Spent by the schedule, without retries, by a trained patient of a hospital in every "
+            "round.",
+            epsilon,
             of,
         ),
     ]

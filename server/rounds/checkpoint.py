@@ -23,9 +23,9 @@ from flo.privacy.releases.survey import Counted
 from flo.server.rounds.state import RunState
 from flo.study.parameters import Vector
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _LIMIT = 64 << 20
-_VECTORS = ("weights", "velocity", "tail_sum")
+_VECTORS = ("weights", "velocity", "tail_sum", "whitening")
 _KINDS: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
 _LARGEST_INSIDE = 1 << 16  # bytes
 
@@ -65,7 +65,7 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
     """Parse a state. ``load`` returns a vector that ``keep`` stored: name, key, type, length.
 
     Raises:
-        TrustError: this is not a checkpoint of schema 4, or ``load`` does not find a vector.
+        TrustError: this is not a checkpoint of schema 5, or ``load`` does not find a vector.
     """
     document: dict[str, Any] = canonical.decode(data, limit=_LIMIT, what="checkpoint")
     if document.get("schema_version") != SCHEMA_VERSION:

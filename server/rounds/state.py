@@ -2,8 +2,9 @@
 
 A run is one frozen ``RunState``; functions take one and return the next, so saving it is the
 checkpoint. Each training round divides the cohort's noisy sum by its public declared size and takes
-a momentum step; the published model averages the last half of the rounds. For least squares, the
-sum of the only round is solved. All of it is post-processing.
+a momentum step; the published model averages the last half of the rounds. A whitened study sums
+second moments first, and then trains on whitened inputs. For least squares, the sum of the only
+round is solved. All of it is post-processing.
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ from flo.arrays import Floats
 from flo.errors import MessageError
 from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
 from flo.privacy.accounting.plan import Plan, PlannedPurpose, combined_variance, reach_of, ring_of
-from flo.privacy.releases import evaluation, least_squares, survey
+from flo.privacy.releases import evaluation, least_squares, survey, whitening
 from flo.privacy.releases.score_waves import Estimate
 from flo.privacy.secure_sum.masking import cohort_digest
 from flo.protocol.messages import (
     LARGEST_WEIGHT,
     MAX_ATTEMPTS,
-    Purpose,
     Reply,
     RequestHeader,
     model_digest,
@@ -34,11 +34,12 @@ from flo.server.rounds.robust import largest_norm, robust_mean
 from flo.study.document import Study
 from flo.study.models import initial_weights
 from flo.study.parameters import Vector
+from flo.study.terms import Purpose
 
 NO_WEIGHTS: Vector = np.zeros(0)
 _ANSWERS = {"join": "joined", "release": "release", "finish": "settled"}
 EVERYONE = ""  # key for the sum of all, among hospital ids
-Phase = Literal["survey", "training", "evaluation", "done"]
+Phase = Literal["survey", "moments", "training", "evaluation", "done"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class RunState:
 
     ``cohort`` is empty until it is chosen for this attempt, with the ledger ``heads`` that are sent
     to it. ``keys``: the latest run key of each hospital. ``vouchers``: a partner's attestation of
-    the ledger head of the hospital with that key.
+    the ledger head of the hospital with that key. ``whitening``: W, (d²,), while a study trains on
+    whitened inputs; ``weights`` and ``tail_sum`` are then of z = xW.
     """
 
     phase: Phase
@@ -65,6 +67,7 @@ class RunState:
     estimate: Estimate | None = None
     subgroups: dict[str, Estimate] = field(default_factory=dict)
     counted: dict[str, list[survey.Counted]] = field(default_factory=dict)
+    whitening: Vector = field(default_factory=lambda: NO_WEIGHTS)
 
     @classmethod
     def start(cls, study: Study) -> RunState:
@@ -72,21 +75,29 @@ class RunState:
         weights = np.zeros(0) if study.survey else initial_weights(study)
         velocity = np.zeros_like(weights) if study.mechanism.momentum else NO_WEIGHTS
         tail_sum = np.zeros_like(weights)
-        phase: Phase = "survey" if study.survey else "training"
+        phase: Phase = study.purposes[0]
         return cls(phase, 1, 1, weights, velocity, tail_sum, 0)
 
     @property
     def model(self) -> Vector:
-        """Model to publish from this state: the tail average, or the last weights.
+        """Model to publish from this state: the tail average, or the last weights; of the inputs.
 
-        After the last round ``weights`` is already that average.
+        After the last round ``weights`` is already that model.
         """
-        return self.tail_sum / self.tail_count if self.tail_count else self.weights
+        mean = self.tail_sum / self.tail_count if self.tail_count else self.weights
+        return whitening.of_inputs(mean, self.whitening) if len(self.whitening) else mean
 
     @property
     def asked(self) -> Vector:
-        """Model that the next request carries."""
-        return self.model if self.phase == "evaluation" else self.weights
+        """What the next request carries: the model, and W if the inputs are whitened."""
+        match self.phase:
+            case "moments":
+                return NO_WEIGHTS
+            case "training" if len(self.whitening):
+                return np.concatenate([self.weights, self.whitening])
+            case "training" | "survey":
+                return self.weights
+        return self.model
 
     @property
     def purpose(self) -> Purpose:
@@ -204,6 +215,8 @@ def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
         variance = combined_variance(study, part, count)
         estimate, subgroups = evaluation.read(study, gathered.all_values(), variance)
         return replace(state, phase="done", estimate=estimate, subgroups=subgroups)
+    if state.phase == "moments":
+        return _whitened(study, state, part, gathered)
     if study.mechanism.algorithm == "least-squares":
         return _solved(study, state, part, gathered)
     return _stepped(study, state, part, gathered)
@@ -217,6 +230,17 @@ def _solved(
     variance = factor**2 * combined_variance(study, part, len(gathered.hospitals))
     weights = least_squares.solve(study, factor * gathered.all_values(), variance)
     return replace(state, phase="evaluation", round=1, attempt=1, retries=0, weights=weights)
+
+
+def _whitened(
+    study: Study, state: RunState, part: PlannedPurpose, gathered: StreamingSum
+) -> RunState:
+    """Return the state after the second moments: training begins, on whitened inputs."""
+    factor = _clipping(study, part, gathered)
+    variance = factor**2 * combined_variance(study, part, len(gathered.hospitals))
+    patients = whitening.planned_patients(study, gathered.hospitals)
+    matrix = whitening.matrix_of(study, factor * gathered.all_values(), variance, patients)
+    return replace(state, phase="training", round=1, attempt=1, retries=0, whitening=matrix.ravel())
 
 
 def _stepped(
@@ -236,8 +260,11 @@ def _stepped(
         if in_tail:
             tail_sum[block] += weights[block]
     tail_count = state.tail_count + in_tail
+    matrix = state.whitening
     if finished:
         weights = np.divide(tail_sum, tail_count, out=tail_sum)
+        if len(matrix):
+            weights, matrix = whitening.of_inputs(weights, matrix), NO_WEIGHTS
         velocity, tail_sum, tail_count = NO_WEIGHTS, NO_WEIGHTS, 0
     return replace(
         state,
@@ -249,20 +276,26 @@ def _stepped(
         velocity=velocity,
         tail_sum=tail_sum,
         tail_count=tail_count,
+        whitening=matrix,
     )
 
 
 def _mean(study: Study, part: PlannedPurpose, gathered: StreamingSum) -> Callable[[slice], Floats]:
     """Return a function from block to a patient's mean contribution.
 
-    The sum is divided by public numbers: the declared patients times the sampling rate.
+    The sum is divided by public numbers: the declared patients times the sampling rate, or for
+    whitened inputs the planned ones, whose second moments W is made of.
     """
     if study.mechanism.aggregation != "sum":
         sums = {name: part.mechanism.to_real(steps) for name, steps in gathered.each.items()}
         mean = robust_mean(study, sums)
         return lambda block: mean[block]
-    sizes = sum(study.hospital(hospital).declared_size for hospital in gathered.hospitals)
-    factor = _clipping(study, part, gathered) / (sizes * study.mechanism.sampling)
+    if study.mechanism.algorithm == "whitened":
+        patients = whitening.planned_patients(study, gathered.hospitals)
+    else:
+        sizes = sum(study.hospital(hospital).declared_size for hospital in gathered.hospitals)
+        patients = sizes * study.mechanism.sampling
+    factor = _clipping(study, part, gathered) / patients
     return lambda block: gathered.to_real(block) * factor
 
 

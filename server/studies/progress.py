@@ -10,20 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flo.privacy.accounting.accounting import epsilon_of
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.accounting.spending import first_releases, of_training, spent
 from flo.study.document import Study
 
 _DECLINED = {"refuse": "refused by its steward", "withdraw": "withdrawn by its steward"}
-_PAID = ("training", "survey")  # phases of the first part, whose ε is shown for each round
 
 
 @dataclass
 class HospitalProgress:
-    """Progress of a hospital. ``releases``: at most, in the first part of the study."""
+    """Progress of a hospital. ``releases``: at most, by purpose, before the evaluation."""
 
     status: str = "asked to approve"
-    releases: int = 0
+    releases: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ class StudyProgress:
 
     def __post_init__(self) -> None:
         self.hospitals = {hospital.id: HospitalProgress() for hospital in self.study.hospitals}
-        self.purpose, self._part = next(iter(Plan.of(self.study).purposes.items()))
+        self._plan = Plan.of(self.study)
+        self._paid = of_training(self._plan.purposes)  # whose ε is shown for each round
 
     @property
     def refused(self) -> int:
@@ -64,28 +64,42 @@ class StudyProgress:
         return sum(seat.status in _DECLINED.values() for seat in self.hospitals.values())
 
     @property
+    def purpose(self) -> str:
+        """What the rounds before the evaluation are for: training or a survey."""
+        return self._paid[-1]
+
+    @property
     def planned(self) -> int:
-        """Planned rounds of the first part."""
-        return self._part.planned
+        """Planned rounds before the evaluation."""
+        return sum(self._plan.purpose(purpose).planned for purpose in self._paid)
 
     @property
     def done(self) -> int:
-        """Completed rounds of the first part."""
-        return sum(1 for one in self.rounds if one.phase in _PAID)
+        """Completed rounds before the evaluation."""
+        return sum(1 for one in self.rounds if one.phase in self._paid)
 
     @property
     def budget(self) -> float:
-        """ε of the first part, as the study states it."""
+        """ε of the rounds before the evaluation, as the study states it."""
         chosen = self.study.survey if self.purpose == "survey" else self.study.mechanism
         return chosen.epsilon if chosen else 0.0
 
     def spent(self, hospital: str) -> float:
-        """Return the ε that a hospital has spent on the first part, at most, by the schedule."""
-        return self.spent_after(self.hospitals[hospital].releases)
+        """Return the ε that a hospital has spent before the evaluation, at most, by RDP."""
+        return spent(self._plan.purposes, self.hospitals[hospital].releases, self._plan.delta)
 
-    def spent_after(self, releases: int) -> float:
-        """Return the ε of ``releases`` of the first part, at the study's δ, by RDP."""
-        return epsilon_of(self._part.mechanism, releases, self._part.delta)
+    def spent_by_release(self, numbers: Sequence[int]) -> list[tuple[int, float]]:
+        """Return the ε after so many releases, of the hospital with the most of them."""
+        most = max((seat.releases for seat in self.hospitals.values()), key=_total)
+        return [
+            (n, spent(self._plan.purposes, first_releases(most, n), self._plan.delta))
+            for n in numbers
+        ]
+
+    @property
+    def most_releases(self) -> int:
+        """Releases before the evaluation of the hospital with the most of them."""
+        return max((_total(seat.releases) for seat in self.hospitals.values()), default=0)
 
     @property
     def doing(self) -> str:
@@ -94,7 +108,7 @@ class StudyProgress:
             return self.now
         if self.done < self.planned:
             return f"{self.purpose}, round {self.done + 1} of {self.planned}"
-        return "evaluation" if self.rounds[-1].phase in _PAID else "being published"
+        return "evaluation" if self.rounds[-1].phase in self._paid else "being published"
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Add an event as ``flo.server.store`` returns it: number, time, kind, facts."""
@@ -137,10 +151,13 @@ class StudyProgress:
             if hospital in self.hospitals:  # a remote job may name unknown ones
                 self.hospitals[hospital].status = word
 
-    def _count(self, cohort: Sequence[str]) -> None:
+    def _count(self, phase: str, cohort: Sequence[str]) -> None:
+        if phase not in self._paid:
+            return
         for hospital in cohort:
             if hospital in self.hospitals:
-                self.hospitals[hospital].releases += 1
+                made = self.hospitals[hospital].releases
+                made[phase] = made.get(phase, 0) + 1
 
     def _round(self, facts: Mapping[str, Any], time: str) -> None:
         phase, cohort = facts["phase"], facts["cohort"]
@@ -150,10 +167,13 @@ class StudyProgress:
             )
         )
         self._failed, self.now, self.last_failure = 0, "rounds", ""
-        words = {"training": f"round {facts['round']}", "survey": "counted"}
+        words = {
+            "moments": "sent second moments",
+            "training": f"round {facts['round']}",
+            "survey": "counted",
+        }
         self._say(words.get(phase, "evaluated"), *cohort)
-        if phase in _PAID:
-            self._count(cohort)
+        self._count(phase, cohort)
 
     def _attempt_failed(self, facts: Mapping[str, Any]) -> None:
         """Add a failed attempt; with distributed noise, count a release of the whole cohort.
@@ -165,5 +185,9 @@ class StudyProgress:
         missing = ", ".join(facts["missing"]) or "none"
         self.last_failure = f"round {facts['round']}: {facts['why']} (missing: {missing})"
         self._say(f"missing in round {facts['round']}", *facts["missing"])
-        if self.study.mechanism.noise == "distributed" and facts["phase"] in _PAID:
-            self._count(facts["cohort"])
+        if self.study.mechanism.noise == "distributed":
+            self._count(facts["phase"], facts["cohort"])
+
+
+def _total(releases: Mapping[str, int]) -> int:
+    return sum(releases.values())

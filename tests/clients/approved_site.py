@@ -18,6 +18,7 @@ from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.connection.offers import Offered
 from flo.clients.home.site_home import SiteHome
 from flo.keys.identity import Identity
+from flo.lab.canaries import request_for
 from flo.privacy.ledger.ledger import Ledger
 from flo.protocol.messages import (
     Reply,
@@ -80,14 +81,19 @@ class Site:
 
         Of ``heads``, ``keys`` and ``vouchers`` only those named are changed; None takes one out.
         """
+        purpose = changes.get("purpose", self.study.purposes[0])
         if weights is None:
-            weights = np.zeros(0) if self.study.survey else initial_weights(self.study)
+            weights = (
+                np.zeros(0)
+                if self.study.survey
+                else request_for(self.study, purpose, initial_weights(self.study))
+            )
         everyone = tuple(sorted(hospital.id for hospital in self.study.hospitals))
         cohort, run = changes.get("cohort", everyone), changes.get("run", "run-1")
         header: dict[str, Any] = {
             "study": self.study.digest,
             "run": run,
-            "purpose": self.study.purposes[0],
+            "purpose": purpose,
             "round": 1,
             "attempt": 1,
             "cohort": cohort,

@@ -17,9 +17,9 @@ from flo.clients.records.snapshot import Snapshot
 from flo.clients.sources.files import open_file
 from flo.documents import canonical
 from flo.privacy.patients.split import is_held_out
-from flo.protocol.messages import Purpose
 from flo.study.document import Study
 from flo.study.models import initial_weights
+from flo.study.terms import Purpose
 from tests.builders import NoNoise, data_file
 from tests.clients.approved_site import Site, approved_site
 

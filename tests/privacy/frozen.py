@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,12 +10,14 @@ import numpy as np
 
 from flo.arrays import Floats, Integers, Mask
 from flo.clients.records.snapshot import Snapshot
+from flo.lab.canaries import request_for
 from flo.privacy.patients.patients import Patients
-from flo.protocol.messages import Purpose
 from flo.study.document import Study
 from flo.study.models import initial_weights
+from flo.study.parameters import Vector
 from flo.study.synthetic import made_up_inputs
-from tests.builders import small_study, study_document
+from flo.study.terms import Purpose
+from tests.builders import WHITENED, small_study, study_document
 from tests.privacy.slow_step import without
 
 Call = tuple[str, float, int | None]
@@ -28,6 +30,9 @@ STUDIES: dict[str, Study] = {
     "by ward": small_study(evaluation=ONCE | {"subgroups": ["ward"]}),
     "mlp": small_study(model={"kind": "mlp", "hidden": [8]}, evaluation=ONCE),
     "cnn": small_study(model={"kind": "cnn"}, data=study_document()["data"] | {"columns": [IMAGE]}),
+    "whitened": small_study(
+        data=study_document()["data"] | {"records_per_patient": "many"}, evaluation=ONCE
+    ).with_mechanism(**WHITENED),
     "survey": small_study().with_survey(epsilon=0.3, columns=["age", "ward"]),
 }
 SAMPLED = {name: STUDIES[name].with_mechanism(sampling=0.3) for name in ("logistic", "mlp", "cnn")}
@@ -103,11 +108,20 @@ def neighbours(study: Study, purpose: Purpose, case: str) -> tuple[Snapshot, Sna
     smaller = without(file, who)
     coins = np.arange(file.count) % 3 != 1
     coins[who] = True
-    if purpose == "training":
+    if purpose in ("moments", "training"):
         fewer = np.delete(coins, who)
         return Snapshot(file, rest), Snapshot(smaller, rest), coins, fewer
     same = np.ones(rest.count, dtype=np.bool_)
     return Snapshot(rest, file), Snapshot(rest, smaller), same, same
+
+
+def requests(study: Study, purpose: Purpose) -> Iterator[Vector]:
+    """What requests carry: the initial model, a steep one, and one with a strange W."""
+    for weights in (initial_weights(study), steep_weights(study)):
+        yield request_for(study, purpose, weights)
+    if study.mechanism.algorithm == "whitened" and purpose == "training":
+        numbers = 10.0 ** np.linspace(-6, 6, len(weights) ** 2)
+        yield np.concatenate([weights, np.where(np.arange(len(numbers)) % 3, numbers, -numbers)])
 
 
 def steep_weights(study: Study) -> Floats:

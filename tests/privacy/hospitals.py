@@ -22,7 +22,7 @@ from flo.keys.claims import LedgerHead
 from flo.keys.identity import Identity
 from flo.protocol.messages import Request, RequestHeader, decode_reply, model_digest
 from flo.study.document import Study
-from flo.study.models import parameter_count
+from flo.study.models import parameter_count, request_length
 from tests.builders import CountingReleaser, SilentApi, make_site, offered, pretend_enrolled
 from tests.partners import claims, encode_request
 
@@ -35,7 +35,8 @@ def run(home: SiteHome, study: Study, rounds: int, homes: list[SiteHome]) -> Non
     )
     heads = {h.read_config().hospital: head_of(h) for h in homes if h is not home}
     length = 0 if study.survey else parameter_count(study)
-    steps = [("training", n) for n in range(1, rounds + 1)] + [("evaluation", 1)]
+    times = {"training": rounds}
+    steps = [(p, n) for p in study.purposes for n in range(1, times.get(p, 1) + 1)]
     with closing(home.open_ledger()) as ledger:
         handler = Handler(
             home,
@@ -44,8 +45,8 @@ def run(home: SiteHome, study: Study, rounds: int, homes: list[SiteHome]) -> Non
             RunKeys(home.open_identity()),
             lambda _: None,
         )
-        for purpose, round_ in [("survey", 1)] if study.survey else steps:
-            weights = np.full(length, float(round_))
+        for purpose, round_ in steps:
+            weights = np.full(request_length(study, purpose), float(round_))
             header = RequestHeader.model_validate(
                 {
                     "study": study.digest,

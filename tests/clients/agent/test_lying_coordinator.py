@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from flo.keys.identity import Identity
+from tests.builders import WHITENED
 from tests.clients.approved_site import PARTNERS, Site, approved_site
 from tests.partners import signed
 
@@ -97,6 +98,25 @@ def test_a_lie_is_refused_and_costs_nothing(
     own = site.home.open_identity().fingerprint  # one that we signed is remembered, for a recovery
     partners = [head for head in site.ledger.witnessed().values() if head.fingerprint != own]
     assert all(head.sequence == 1 for head in partners)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "numbers", "round_"),
+    [
+        pytest.param("moments", 6, 1, id="a model where none is needed"),
+        pytest.param("moments", 0, 2, id="second moments twice"),
+        pytest.param("training", 6, 1, id="a step without W"),
+        pytest.param("training", 6 + 35, 1, id="W with a number less"),
+        pytest.param("evaluation", 6 + 36, 1, id="an evaluation with W"),
+    ],
+)
+def test_a_whitened_study_is_asked_as_it_was_approved(
+    tmp_path: Path, purpose: str, numbers: int, round_: int
+) -> None:
+    for site in approved_site(tmp_path, **WHITENED):
+        site.refuses("malformed", np.zeros(numbers), purpose=purpose, round=round_)
+        for asked in ("moments", "training"):
+            assert site.ask(purpose=asked).header.kind == "release"
 
 
 def test_another_model_for_an_answered_round_is_a_conflict(site: Site) -> None:

@@ -17,10 +17,10 @@ from flo.errors import UsageError
 from flo.privacy.mechanisms.mechanisms import GRID
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import evaluation, survey
-from flo.protocol.messages import Purpose
 from flo.study.document import Study
 from flo.study.models import initial_weights, log_odds, parameter_count
 from flo.study.synthetic import made_up_inputs
+from flo.study.terms import Purpose
 from tests.builders import NoNoise, small_study, study_document
 from tests.flo.studies import PACK
 

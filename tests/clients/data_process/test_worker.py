@@ -22,9 +22,9 @@ from flo.clients.records.snapshot import Snapshot
 from flo.clients.sources.files import open_file
 from flo.errors import MessageError, RefusedError
 from flo.privacy.patients.patients import Patients
-from flo.protocol.messages import Purpose
 from flo.study.document import Study
 from flo.study.models import initial_weights
+from flo.study.terms import Purpose
 from tests.builders import csv_text, small_study
 
 STUDY = small_study()

@@ -21,9 +21,9 @@ from flo.documents import canonical
 from flo.keys.identity import verify
 from flo.privacy.accounting.accounting import epsilon_of
 from flo.privacy.accounting.plan import Plan
-from flo.protocol.messages import Purpose
 from flo.study.document import Study
-from tests.builders import SilentApi
+from flo.study.terms import Purpose
+from tests.builders import WHITENED, SilentApi
 from tests.clients.approved_site import Site, approved_site
 from tests.clients.approving_site import enrolled_site
 from tests.clients.exact_site import counts, frozen, one_of
@@ -81,6 +81,16 @@ def test_who_is_held_out_was_in_the_evaluation_only(site: Site) -> None:
     (part,) = contributions(site.home, one_of(site.home, held_out=True))
     assert (part.side, part.releases) == ("held_out", 1)
     assert part.epsilon == bound(site.study, "evaluation", 1)
+
+
+def test_second_moments_and_training_of_a_patient_add_up(tmp_path: Path) -> None:
+    for site in approved_site(tmp_path, **WHITENED):
+        site.ask(purpose="moments")
+        site.ask(purpose="training")
+        (part,) = contributions(site.home, one_of(site.home, held_out=False))
+        alone = [bound(site.study, purpose, 1) for purpose in ("moments", "training")]
+        assert part.releases == 2
+        assert max(alone) < part.epsilon <= sum(alone)
 
 
 @pytest.mark.parametrize("held_out", [False, True])

@@ -24,7 +24,7 @@ from flo.documents import canonical
 from flo.errors import EXIT_OK, RefusedError, TrustError, UsageError
 from flo.keys.keystore import read_secret
 from flo.privacy.patients.split import keyed_hash
-from flo.protocol.messages import Purpose
+from flo.study.terms import Purpose
 from tests.builders import data_file, small_study
 from tests.clients.approved_site import Site, approved_site
 from tests.clients.approving_site import enrolled_site

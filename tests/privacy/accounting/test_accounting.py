@@ -374,6 +374,7 @@ def test_a_life_without_room_is_refused(epsilon: float, delta: float) -> None:
 
 def test_what_touches_everyone_is_charged_to_both_sub_ledgers() -> None:
     assert CHARGES == {
+        "moments": ("training",),
         "training": ("training",),
         "evaluation": ("evaluation",),
         "survey": ("training", "evaluation"),

@@ -9,11 +9,12 @@ import torch
 from flo.arrays import Integers
 from flo.clients.data_process.trainer import Trainer
 from flo.clients.records.snapshot import Snapshot
+from flo.lab.canaries import request_for
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
-from flo.protocol.messages import Purpose
 from flo.study.document import Study
 from flo.study.models import initial_weights
+from flo.study.terms import Purpose
 from tests.builders import NoNoise
 from tests.privacy.frozen import STUDIES, ordinary
 
@@ -23,6 +24,8 @@ PURPOSES: list[tuple[str, Purpose]] = [
     ("logistic", "evaluation"),
     ("by ward", "evaluation"),
     ("survey", "survey"),
+    ("whitened", "moments"),
+    ("whitened", "training"),
 ]
 
 
@@ -35,7 +38,8 @@ def assert_noise_is_as_stated(study: Study, purpose: Purpose, noise: Noise) -> N
     rest = ordinary(study)
     still = Trainer(study, Snapshot(rest, rest), noise=NoNoise())
     noisy = Trainer(study, Snapshot(rest, rest), noise=noise)
-    weights, mechanism = initial_weights(study), Plan.of(study).purpose(purpose).mechanism
+    mechanism = Plan.of(study).purpose(purpose).mechanism
+    weights = request_for(study, purpose, initial_weights(study))
     exact = still.release(purpose, weights, 3)
     releases = [
         noisy.release(purpose, weights, 3) - exact for _ in range(1 + 1500 // mechanism.length)
@@ -84,7 +88,8 @@ def test_noise_that_is_missing_too_weak_or_used_twice_is_caught(
 @pytest.mark.parametrize(("model", "purpose"), PURPOSES)
 def test_setting_every_seed_there_is_changes_nothing(model: str, purpose: Purpose) -> None:
     study = STUDIES[model]
-    file, weights, released = ordinary(study), initial_weights(study), []
+    file, released = ordinary(study), []
+    weights = request_for(study, purpose, initial_weights(study))
     for _ in range(2):
         torch.manual_seed(0)
         np.random.seed(0)

@@ -16,12 +16,12 @@ from flo.clients.records.snapshot import Snapshot
 from flo.errors import StudyError
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.patients.patients import Patients
-from flo.privacy.releases import least_squares
+from flo.privacy.releases import least_squares, second_moments
 from flo.server.rounds.state import RunState
 from flo.study.document import MOST_SQUARED_INPUTS, Study, from_document
-from flo.study.features import input_names
 from flo.study.models import parameter_count
 from tests.builders import HOSPITALS, NoNoise, small_study, study_document
+from tests.privacy.releases.made_up import D, alone, made_up, without
 from tests.secure_sums import advance
 
 ONE_ROUND = {"algorithm": "least-squares", "steps": 1, "learning_rate": 0.0, "momentum": 0.0}
@@ -36,22 +36,6 @@ MANY = from_document(
     STUDY.model_dump(mode="json")
     | {"data": {**STUDY.data.model_dump(mode="json"), "records_per_patient": "many"}}
 )
-D = len(input_names(STUDY.data)) + 1
-
-
-def made_up(patients: int, seed: int = 0, records: int = 1) -> Patients:
-    numbers = np.random.default_rng(seed)
-    inputs = numbers.uniform(-1, 1, size=(patients * records, D - 1))
-    ill = inputs @ np.linspace(2, -1, D - 1) + numbers.normal(size=len(inputs)) > 0.3
-    return Patients(inputs, ill.astype(float), np.arange(len(inputs)) // records, patients)
-
-
-def without(patients: Patients, gone: int) -> Patients:
-    kept = patients.patient != gone
-    _, renumbered = np.unique(patients.patient[kept], return_inverse=True)
-    return Patients(
-        patients.inputs[kept], patients.labels[kept], renumbered, len(np.unique(renumbered))
-    )
 
 
 # -- what one patient can move ---------------------------------------------------------------------
@@ -83,14 +67,6 @@ def test_a_patient_that_is_not_finite_counts_as_zero() -> None:
     whole = least_squares.clipped_sum(STUDY, everyone)
     rest = least_squares.clipped_sum(STUDY, without(everyone, 2))
     assert whole == pytest.approx(rest, abs=1e-12)
-
-
-def alone(patients: Patients, one: int) -> Patients:
-    theirs = patients.patient == one
-    count = int(theirs.sum())
-    return Patients(
-        patients.inputs[theirs], patients.labels[theirs], np.zeros(count, dtype=np.int64), 1
-    )
 
 
 def written_out(study: Study, patient: Patients) -> list[float]:
@@ -131,7 +107,7 @@ def test_a_patients_part_does_not_depend_on_who_else_is_there() -> None:
 
 def test_how_many_records_a_patient_has_does_not_change_the_shape_of_the_work() -> None:
     def shapes(records: int) -> list[tuple[int, ...]]:
-        blocks = least_squares._blocks(MANY, made_up(100, records=records))
+        blocks = second_moments.blocks(MANY, made_up(100, records=records))
         return [of_block.shape for of_block, _ in blocks]
 
     assert shapes(1) == shapes(64) == [(64, 64, D)] * 2

@@ -23,9 +23,8 @@ from flo.privacy.gradients.contributions import PatientGradients
 from flo.privacy.gradients.per_sample import Looped, Vmapped
 from flo.privacy.gradients.step import PrivateStep
 from flo.privacy.releases import evaluation, histograms
-from flo.protocol.messages import Purpose
 from flo.study.document import Study
-from flo.study.models import initial_weights
+from flo.study.terms import Purpose
 from tests.privacy.frozen import (
     CASES,
     SAMPLED,
@@ -33,6 +32,7 @@ from tests.privacy.frozen import (
     Frozen,
     many_records,
     neighbours,
+    requests,
     steep_weights,
 )
 from tests.privacy.slow_step import without
@@ -59,8 +59,8 @@ def assert_neighbours_stay_close(study: Study, purpose: Purpose, case: str) -> N
     mechanism = Plan.of(study).purpose(purpose).mechanism
     one, other = Frozen(coins), Frozen(fewer)
     trainers = Trainer(study, file, noise=one), Trainer(study, smaller, noise=other)
-    for weights in (initial_weights(study), steep_weights(study)):
-        released, rest = (trainer.release(purpose, weights, 3) for trainer in trainers)
+    for asked in requests(study, purpose):
+        released, rest = (trainer.release(purpose, asked, 3) for trainer in trainers)
         distance = float(np.linalg.norm((released - rest).astype(np.float64)))
         assert distance <= mechanism.sensitivity_steps
         assert one.calls == other.calls
@@ -74,6 +74,14 @@ def test_a_patient_moves_a_training_release_by_no_more_than_the_sensitivity(
     studies: dict[str, Study], model: str, case: str
 ) -> None:
     assert_neighbours_stay_close(studies[model], "training", case)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("purpose", ["moments", "training", "evaluation"])
+def test_a_patient_moves_each_release_of_a_whitened_study_by_no_more_than_the_sensitivity(
+    purpose: Purpose, case: str
+) -> None:
+    assert_neighbours_stay_close(STUDIES["whitened"], purpose, case)
 
 
 @pytest.mark.parametrize("case", CASES)

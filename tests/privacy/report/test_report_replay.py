@@ -17,10 +17,11 @@ from dp_accounting.rdp import RdpAccountant
 from flo.privacy.accounting.accounting import ORDERS
 from flo.privacy.report.report import build, verify
 from flo.study.document import Study
-from tests.builders import small_study, study_document
+from tests.builders import WHITENED, small_study, study_document
 from tests.privacy.hospitals import World
 
 TRAINING_RELEASES = 2
+SAME_PATIENTS = {"moments": "training"}
 SHOWN = 1.01e-6  # reports round up to six decimals
 
 
@@ -37,6 +38,7 @@ STUDIES = [
     study("by-subgroup", evaluation={"subgroups": ["ward"], "retry_allowance": 2}),
     study("asked", survey={"epsilon": 0.3, "columns": ["ward", "age"], "retry_allowance": 1}),
     study("patient", mechanism={"retry_allowance": 7}),
+    study("whitened", mechanism=WHITENED),
 ]
 NAMES = [one.name for one in STUDIES]
 
@@ -76,18 +78,18 @@ def test_the_rows_of_a_ledger_compose_to_the_reported_epsilon(world: World, name
     (site,) = facts["hospitals"]
     delta = site["delta"]
     spent: dict[str, RdpAccountant] = defaultdict(accountant_of)
-    reserved: dict[str, RdpAccountant] = {}
+    reserved: dict[str, RdpAccountant] = defaultdict(accountant_of)
     for row in body["rows"]:
         public = row["public"]
         if row["sequence"] == body["reservation"]:
-            reserved = {
-                purpose: accountant_of(
+            for purpose, part in public["parts"].items():
+                reserved[SAME_PATIENTS.get(purpose, purpose)].compose(
                     SelfComposedDpEvent(event_of(part["mechanism"]), part["releases"])
                 )
-                for purpose, part in public["parts"].items()
-            }
         if public["kind"] == "release" and public["reservation"] == body["reservation"]:
-            spent[public["purpose"]].compose(event_of(public["mechanism"]))
+            spent[SAME_PATIENTS.get(public["purpose"], public["purpose"])].compose(
+                event_of(public["mechanism"])
+            )
     # Training and evaluation touch different patients; a survey touches everyone, alone.
     released = max(epsilon(one, delta) for one in spent.values())
     designed = max(epsilon(one, delta) for one in reserved.values())
@@ -104,15 +106,15 @@ def test_the_rows_of_a_ledger_compose_to_the_reported_epsilon(world: World, name
 def test_the_curve_of_a_report_is_composed_release_by_release(world: World, name: str) -> None:
     extract = world.extract(study=NAMES.index(name))
     (site,) = verify(build([extract]))["hospitals"]
-    mechanism = next(
-        row["public"]["mechanism"]
+    events = [
+        event_of(row["public"]["mechanism"])
         for row in json.loads(extract)["body"]["rows"]
         if row["public"]["kind"] == "release" and row["private"] is not None
-    )
-    counted = 1 if name == "asked" else TRAINING_RELEASES
+    ]
+    counted = {"asked": 1, "whitened": 1 + TRAINING_RELEASES}.get(name, TRAINING_RELEASES)
     assert [n for n, _ in site["epsilon_by_release"]] == list(range(1, counted + 1))
     for n, shown in site["epsilon_by_release"]:
-        composed = epsilon(accountant_of(*[event_of(mechanism)] * n), site["delta"])
+        composed = epsilon(accountant_of(*events[:n]), site["delta"])
         assert composed - 1e-9 <= shown <= composed + SHOWN
 
 
@@ -121,7 +123,9 @@ def test_the_report_says_what_was_released_for_what(world: World) -> None:
         (site,) = verify(build([world.extract(study=NAMES.index(name))]))["hospitals"]
         counts = [site[f"releases_{purpose}"] for purpose in ("survey", "training", "evaluation")]
         assert counts == ([1, 0, 0] if name == "asked" else [0, TRAINING_RELEASES, 1])
-        assert len(site["releases"]) == sum(counts)
+        moments = site.get("releases_moments", 0)
+        assert moments == (name == "whitened")
+        assert len(site["releases"]) == sum(counts) + moments
         assert site["other_studies"] == len(NAMES) - 1
         if name == "asked":
             shares = site["shares"]

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from flo.privacy.accounting.plan import Plan
 from flo.server.studies.progress import StudyProgress
-from tests.builders import HOSPITALS, small_study, study_document
+from tests.builders import HOSPITALS, WHITENED, small_study, study_document
 
 EVERYONE = list(HOSPITALS)
 
@@ -47,8 +48,9 @@ def test_approvals_are_counted_by_hospital_and_taken_back() -> None:
 def test_rounds_spend_by_the_schedule_and_the_last_spends_the_studys_epsilon_or_less() -> None:
     story = told(*(done(number) for number in (1, 2, 3)))
     assert (story.done, story.planned) == (3, 3)
-    assert story.spent("north") == pytest.approx(story.spent_after(3))
-    assert 0 < story.spent_after(1) < story.spent_after(3) <= story.budget
+    (_, none), (_, one), (_, all_three) = story.spent_by_release([0, 1, 3])
+    assert story.spent("north") == pytest.approx(all_three)
+    assert none == 0 < one < all_three <= story.budget
 
 
 def test_who_was_left_out_of_a_round_spends_nothing_on_it() -> None:
@@ -60,13 +62,27 @@ def test_an_attempt_that_failed_is_counted_for_all_who_may_have_answered_it() ->
     """With distributed noise: one that answered too late has paid all the same."""
     distributed = {"noise": "distributed", "masking": "on"}
     story = told(failed(1, ["west"]), done(1), **distributed)
-    assert {seat.releases for seat in story.hospitals.values()} == {2}
+    assert [seat.releases for seat in story.hospitals.values()] == 3 * [{"training": 2}]
     assert (story.retries, story.rounds[0].retries) == (1, 1)
 
 
 def test_with_local_noise_a_retry_costs_nothing() -> None:
     story = told(failed(1, ["west"]), done(1))
-    assert {seat.releases for seat in story.hospitals.values()} == {1}
+    assert [seat.releases for seat in story.hospitals.values()] == 3 * [{"training": 1}]
+
+
+def test_second_moments_and_training_are_paid_by_the_same_patients() -> None:
+    rounds = [done(1, "moments"), *(done(number) for number in (1, 2, 3, 4))]
+    story = told(*rounds, **WHITENED)
+    assert (story.purpose, story.done, story.planned) == ("training", 5, 5)
+    assert story.hospitals["north"].releases == {"moments": 1, "training": 4}
+    spent = [epsilon for _, epsilon in story.spent_by_release(range(6))]
+    assert spent == sorted(set(spent))
+    assert spent[-1] == story.spent("north")
+    alone = [Plan.of(story.study).purpose(p).epsilon for p in ("moments", "training")]
+    assert max(alone) < 0.9
+    assert 0.75 < story.spent("north") < story.budget == 0.9, "two retries were not needed"
+    assert told(*rounds[:1], **WHITENED).doing == "training, round 2 of 5"
 
 
 def test_it_says_what_is_under_way() -> None:
@@ -80,5 +96,5 @@ def test_it_says_what_is_under_way() -> None:
 
 def test_a_name_that_is_not_in_the_study_changes_nothing() -> None:
     story = told(done(1, cohort=["nobody"]), ("refused", {"hospital": "nobody", "code": "x"}))
-    assert {seat.releases for seat in story.hospitals.values()} == {0}
+    assert story.most_releases == 0
     assert set(story.hospitals) == set(HOSPITALS)
