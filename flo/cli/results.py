@@ -14,10 +14,10 @@ from flo.cli.terminal.results import CommandResult
 class StudyCheckedResult(CommandResult):
     """``digest``: of the unsigned study; a signed study contains keys and has another digest.
 
-    ``ways``: mechanisms that were tried on made-up patients; ``recommended``: changes to the
-    mechanism; ``advised_against``: true if at this size no mechanism surely keeps enough AUC;
-    null if no mechanism was tried, or if only a logistic model, which has less noise, was tried in
-    place of a network and was not advised against.
+    ``ways``: the study as it is and as it would be drafted, tried on made-up patients;
+    ``recommended``: changes to the mechanism; ``advised``: whether the recommended way keeps enough
+    AUC; null if made-up patients cannot tell, if none were tried, or if only a logistic model,
+    which has less noise, was tried in place of a network.
     """
 
     study: str
@@ -29,7 +29,7 @@ class StudyCheckedResult(CommandResult):
     steps: int
     ways: list[dict[str, Any]]
     recommended: dict[str, Any] | None
-    advised_against: bool | None
+    advised: bool | None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,14 +81,14 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
     show_sheet(parts, console())
     if plan.epsilon >= 1:
         say("\n[bold yellow]ε is 1 or more:[/] every site's policy must allow it.")
-    with working("trying algorithms on made-up patients") as status:
+    with working("trying it on made-up patients") as status:
         found = advice.candidates(loaded, status.update)
         twin = (
             []
             if loaded.model.kind == "logistic"
             else advice.candidates(advice.logistic_surrogate(loaded))
         )
-    against = advice.advised_against(found or twin) if found or twin else None
+    advised = advice.recommended(found or twin).advised if found or twin else None
     if found:
         _show_ways(loaded, found)
     else:
@@ -95,11 +96,13 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         if not loaded.survey:
             say("  flo simulate tries it on data you may see")
     if twin:
-        best = advice.recommended(twin)
-        kept = f"keeps AUC {best.auc:.2f} of {best.auc + best.lost:.2f}"
-        what = "advised against" if against else "alternative"
-        say(f"[bold]{what}:[/] a logistic model {kept}; a network has more noise")
-        against = against or None
+        worst = advice.recommended(twin).worst
+        what = "advised against" if advised is False else "alternative"
+        say(
+            f"[bold]{what}:[/] a logistic model keeps AUC {worst.without - worst.lost:.2f} of "
+            f"{worst.without:.2f}; a network has more noise"
+        )
+        advised = advised and None  # what holds for a logistic model may not hold for a network
     loaded.refuse_unfinished()
     return results.StudyCheckedResult(
         study=loaded.name,
@@ -112,18 +115,18 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         ways=[
             {
                 "mechanism": way.study.mechanism.model_dump(mode="json"),
-                **{"share_of_life": way.share, "auc": way.auc, "fits": way.fits},
-                **{"lost": way.lost, "lost_error": way.error},
+                **{"share_of_life": way.share, "advised": way.advised, "limit": way.limit},
+                "trials": [asdict(trial) for trial in way.trials],
             }
             for way in found
         ],
         recommended=advice.recommended(found).changes(loaded) if found else None,
-        advised_against=against,
+        advised=advised,
     )
 
 
 def _show_ways(study: Study, found: list[Candidate]) -> None:
-    """Show the tried algorithms, and recommend the cheapest that fits, or the closest."""
+    """Show the study as it is and as it would be drafted; recommend one, and advise on it."""
     import json
 
     from rich.table import Table
@@ -132,37 +135,49 @@ def _show_ways(study: Study, found: list[Candidate]) -> None:
     from flo.lab import advice
 
     table = Table(
-        *("algorithm", "ε", "rounds", "life budget", "AUC", "AUC lost to privacy"),
+        *("training", "rounds", "life budget", "with the label", "AUC without privacy", "lost"),
         title="On made-up patients: the effect of noise at this size, not of your columns",
     )
     best = advice.recommended(found)
     for way in found:
         asked = way.study.mechanism
-        table.add_row(
-            asked.algorithm,
-            f"{asked.epsilon:g}",
-            str(asked.steps),
-            f"{way.share:.0%}",
-            f"{way.auc:.3f}",
-            f"{way.lost:.3f} ± {way.error:.3f}",
-            style="bold" if way is best else None,
-        )
+        for trial in way.trials:
+            first = trial is way.trials[0]
+            table.add_row(
+                asked.algorithm if first else "",
+                str(asked.steps) if first else "",
+                f"{way.share:.0%}" if first else "",
+                f"{trial.prevalence:.0%}",
+                f"{trial.without:.3f}",
+                f"{trial.lost:.3f} ± {trial.error:.3f}",
+                style="bold" if way is best else None,
+            )
     console().print(table)
-    limit, changes = f"{advice.MAX_AUC_LOSS:g}", best.changes(study)
-    why = f"the cheapest whose AUC is surely within {limit} of a regression without privacy"
-    if not best.fits:
-        why = (
-            f"none is surely within {limit} of a regression without privacy, and this comes "
-            "closest. More patients, more ε or another schedule may help"
+    say(_advice(best))
+    changes = best.changes(study)
+    if not changes:
+        return say(f"[bold]recommended:[/] {best.study.mechanism.algorithm}, as the study has it")
+    say(f"[bold]recommended:[/] {best.study.mechanism.algorithm}, which loses less here")
+    say(f"  change under {plain('[mechanism]')} of the study:")
+    for name, value in changes.items():
+        say(f"    {plain(name)} = {plain(json.dumps(value))}")
+
+
+def _advice(way: Candidate) -> str:
+    """Return in words whether to run a study that is trained in this way."""
+    worst, limit = way.worst, f"{way.limit:g}"
+    if way.advised:
+        return (
+            f"[bold green]advised:[/] even in the worst of these worlds it loses at most "
+            f"{max(0.0, worst.at_most_lost):.3f} AUC (limit {limit})"
         )
-    if advice.advised_against(found):
-        say(
-            f"[bold red]advised against:[/] at this size noise leaves AUC {best.auc:.2f} of "
-            f"{best.auc + best.lost:.2f}; more patients would help, more records of them would not"
+    if way.advised is None:
+        return (
+            "[bold yellow]made-up patients cannot tell:[/] whether it loses more than "
+            f"{limit} AUC depends on your columns; flo simulate tries it on data you may see"
         )
-    unchanged = "" if changes else ", as the study has it"
-    say(f"[bold]recommended:[/] {best.study.mechanism.algorithm}{unchanged}; {why}")
-    if changes:
-        say(f"  change under {plain('[mechanism]')} of the study:")
-        for name, value in changes.items():
-            say(f"    {plain(name)} = {plain(json.dumps(value))}")
+    return (
+        f"[bold red]advised against:[/] at this size noise takes {way.mildest.lost:.2f} "
+        f"AUC or more (limit {limit}). More patients or more ε would help, more records of the "
+        "same patients would not"
+    )

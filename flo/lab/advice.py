@@ -1,15 +1,16 @@
-"""Recommendations of ``flo study check``: the cheapest way to train a study well enough.
+"""Predictions of ``flo study check``: how much AUC a study loses to its noise and its settings.
 
-Each algorithm is tried on made-up patients at the study's ε, and at half of it if that fits: as
-many patients as declared, within the study's bounds and codebooks. Patients with and without the
+A study is trained as it is, and as ``flo study new`` would draft it, on made-up patients: as many
+as declared, within the study's bounds and codebooks. In a *world*, patients with and without the
 label are drawn with probability ∝ e^(±t·s), s a weighted sum of the inputs with deviation 1, so
-that the log odds of the label are 2·t·s. Trainer, rounds and noise are those of a real run. A way
-*fits* if its AUC is within ``MAX_AUC_LOSS`` of an ordinary regression on the same patients without
-privacy, two standard errors included, and its share of a life budget of the study's own ε is at
-most ``MAX_BUDGET_RATIO``. Among those that fit, the smaller share is cheaper, then fewer rounds.
+that the log odds of the label are 2·t·s and a constant. Worlds differ in the label's prevalence and
+in t. Trainer, rounds and noise are those of a real run. The *loss* is the AUC of an ordinary
+regression on the same patients without privacy, minus that of the study's model.
 
-No patient data is used. The advice therefore says how noise, clipping and schedule compare with the
-size of a study, and not how well its columns predict.
+A way of training is advised if it surely keeps within a limit in its worst world, and advised
+against if it loses twice the limit in its mildest. Made-up patients say how noise, clipping and
+schedule compare with the size of a study, and not how well its columns predict: in between they
+cannot tell. No patient data is used.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from scipy.special import ndtri
 
 from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
-from flo.errors import StudyError
 from flo.lab.simulation import Fold, Progress, pooled, run_once
 from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan
@@ -33,6 +33,7 @@ from flo.privacy.patients.patients import Patients
 from flo.privacy.report.sheet import ASSUMED_HOLD_OUT
 from flo.privacy.report.wording import MAX_BUDGET_RATIO
 from flo.scores.metrics import exact_auc
+from flo.study import usual
 from flo.study.document import MOST_SQUARED_INPUTS, Study, from_document
 from flo.study.features import input_names
 from flo.study.models import log_odds
@@ -40,51 +41,63 @@ from flo.study.schema import ImageColumn
 from flo.study.synthetic import made_up_inputs
 from flo.study.terms import round_size
 
-MAX_AUC_LOSS = 0.02
-TOLERABLE_AUC_LOSS = 0.1  # AUC; a study that may lose more is advised against
-_APART = 0.75  # t, an AUC of about .85
-_FEWEST, _MOST = 3, 8  # made-up laws: more for small studies, whose results vary more
-_MANY_PATIENTS, _MOST_PATIENTS = 30_000, 50_000
+MAX_AUC_LOSS, MAX_AUC_LOSS_OF_FEW = 0.02, 0.03  # with 1,000 patients to train on; with fewer
+_FEW = 1000
+_FORBIDDEN = 2.0  # limits; made-up inputs are less alike than real ones, and lose more
+_AS_GOOD = 0.005  # AUC: settings are changed for more than this
+_WORLDS = ((0.5, 0.75), (0.2, 0.75), (0.1, 0.75), (0.2, 0.35))  # prevalence, t
+_FEWEST, _MOST = 3, 8  # made-up laws per world: more for small studies, whose results vary more
+_MANY_PATIENTS, _MOST_PATIENTS = 30_000, 20_000
 _MOST_EXCHANGES = 5000  # hospitals × rounds; a longer study is not tried
-_HELD_OUT = 4000  # made-up patients per AUC
+_HELD_OUT = 8000  # made-up patients per AUC
 _GOLDEN, _TINY = (math.sqrt(5) - 1) / 2, 1e-12
-_USUAL: dict[str, dict[str, Any]] = {  # settings to try when the study names the other one
-    "fedavgm": {"steps": 40, "learning_rate": 4.0, "momentum": 0.7, "clip": 1.0},
-    "least-squares": {
-        **{"steps": 1, "learning_rate": 0.0, "momentum": 0.0, "clip": 0.5},
-        "sampling": 1.0,
-    },
-}
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One way to train a study, and its result on made-up patients.
+class Trial:
+    """Mean AUC without privacy in a world, and how much less the study's is, ± standard error."""
 
-    ``share``: of a life budget of the study's own ε. ``lost``: AUC below the regression without
-    privacy, with its standard ``error``.
-    """
-
-    study: Study
-    share: float
-    auc: float
+    prevalence: float
+    without: float
     lost: float
     error: float
 
     @property
-    def fits(self) -> bool:
-        """Whether it can be advised: it loses little AUC, at an acceptable share of the budget."""
-        return self.at_most_lost <= MAX_AUC_LOSS and self.share <= MAX_BUDGET_RATIO
-
-    @property
     def at_most_lost(self) -> float:
-        """AUC loss plus two standard errors: uncertainty counts against the study."""
+        """The loss and two standard errors."""
         return self.lost + 2 * self.error
 
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to train a study, and its trials. ``share``: of a life budget of the study's own ε."""
+
+    study: Study
+    share: float
+    trials: tuple[Trial, ...]
+
     @property
-    def price(self) -> tuple[float, int]:
-        """Sort key, smaller is cheaper: share of the budget to 0.1 %, then steps."""
-        return round(self.share, 3), self.study.mechanism.steps
+    def worst(self) -> Trial:
+        """The world in which it may lose most."""
+        return max(self.trials, key=lambda trial: trial.at_most_lost)
+
+    @property
+    def mildest(self) -> Trial:
+        """The world in which it loses least."""
+        return min(self.trials, key=lambda trial: trial.lost)
+
+    @property
+    def limit(self) -> float:
+        """How much AUC it may lose."""
+        planned = (1 - ASSUMED_HOLD_OUT) * sum(h.declared_size for h in self.study.hospitals)
+        return MAX_AUC_LOSS if planned >= _FEW else MAX_AUC_LOSS_OF_FEW
+
+    @property
+    def advised(self) -> bool | None:
+        """Whether to run it; None where made-up patients cannot tell."""
+        if self.share > MAX_BUDGET_RATIO or self.mildest.lost > _FORBIDDEN * self.limit:
+            return False
+        return True if self.worst.at_most_lost <= self.limit else None
 
     def changes(self, study: Study) -> dict[str, Any]:
         """Return the settings of ``study``'s [mechanism] to change, with their new values."""
@@ -109,54 +122,69 @@ def unsupported_reason(study: Study) -> str | None:
 
 
 def candidates(study: Study, progress: Progress = lambda text: None) -> list[Candidate]:
-    """Return the ways tried, cheapest first; empty if ``unsupported_reason`` gives a reason."""
+    """Return the study as it is and as it would be drafted, in this order, once if they are equal.
+
+    Empty if ``unsupported_reason`` gives a reason.
+    """
     if unsupported_reason(study):
         return []
     small = _of_at_most(study, _MOST_PATIENTS)
     everyone = sum(hospital.declared_size for hospital in small.hospitals)
-    laws = min(max(_MANY_PATIENTS // everyone, _FEWEST), _MOST)
-    folds = [_made_up(small, law) for law in range(laws)]
-    without = [pooled(fold).auc for fold in folds]
+    laws = range(min(max(_MANY_PATIENTS // everyone, _FEWEST), _MOST))
+    ways = [study, *([drafted] if (drafted := _drafted(study)) not in (study, None) else [])]
+    trials = dict[str, list[Trial]]()
+    for prevalence, strength in _WORLDS:
+        folds = [_made_up(small, law, prevalence, strength) for law in laws]
+        without = [pooled(fold).auc for fold in folds]
+        for way in ways:
+            tried = way.mechanism
+            progress(
+                f"{tried.algorithm}, {tried.steps} rounds: made-up patients, {prevalence:.0%} "
+                "with the label"
+            )
+            found = [_auc(small.with_mechanism(**tried.model_dump()), fold) for fold in folds]
+            lost = [best - auc for best, auc in zip(without, found, strict=True)]
+            trials.setdefault(way.digest, []).append(
+                Trial(
+                    prevalence,
+                    statistics.fmean(without),
+                    statistics.fmean(lost),
+                    statistics.stdev(lost) / math.sqrt(len(lost)),
+                )
+            )
     life = LifetimeBudget.create(study.mechanism.epsilon, study.mechanism.delta)
-
-    def tried(variant: Study) -> Candidate:
-        asked = variant.mechanism
-        progress(f"{asked.algorithm} at ε = {asked.epsilon:g} on made-up patients")
-        aucs = [_auc(variant, fold) for fold in folds]
-        lost = [best - auc for best, auc in zip(without, aucs, strict=True)]
-        return Candidate(
-            variant,
-            Plan.of(variant).shares(life)["training"],
-            statistics.fmean(aucs),
-            statistics.fmean(lost),
-            statistics.stdev(lost) / math.sqrt(len(lost)),
-        )
-
-    found = []
-    for variant in _variants(small):
-        found.append(tried(variant))
-        if found[-1].fits and (halved := _halved(variant)) is not None:
-            found.append(tried(halved))
-    return sorted(found, key=lambda way: way.price)
+    return [
+        Candidate(way, Plan.of(way).shares(life)["training"], tuple(trials[way.digest]))
+        for way in ways
+    ]
 
 
 def logistic_surrogate(study: Study) -> Study:
     """Return the study with a logistic model instead of its network, which would be noisier."""
     document = study.model_dump(mode="json")
     document["model"] = {"kind": "logistic"}
-    document["mechanism"] |= {**_USUAL["fedavgm"], "algorithm": "fedavgm", "augmentation": "none"}
-    return from_document(document)
+    document["mechanism"] |= {**usual.WIDE, "algorithm": "fedavgm", "augmentation": "none"}
+    surrogate = from_document(document)
+    return _drafted(surrogate) or surrogate
 
 
 def recommended(found: list[Candidate]) -> Candidate:
-    """Return the cheapest way that fits; if none does, the one that loses least."""
-    fitting = [way for way in found if way.fits]
-    return fitting[0] if fitting else min(found, key=lambda way: way.lost)
+    """Return the study as it is, or the drafted settings if it loses clearly more."""
+    affordable = [way for way in found if way.share <= MAX_BUDGET_RATIO] or found
+    own, best = affordable[0], min(affordable, key=lambda way: way.worst.lost)
+    return best if own.worst.lost > best.worst.lost + _AS_GOOD else own
 
 
-def advised_against(found: list[Candidate]) -> bool:
-    """Return whether ``at_most_lost`` of every way is above ``TOLERABLE_AUC_LOSS``."""
-    return bool(found) and min(way.at_most_lost for way in found) > TOLERABLE_AUC_LOSS
+def _drafted(study: Study) -> Study | None:
+    """Return the study with the settings of ``flo study new``; None if they do not fit it.
+
+    With a robust aggregation hospitals may be dishonest, and second moments are one sum.
+    """
+    if len(input_names(study.data)) > MOST_SQUARED_INPUTS or study.mechanism.aggregation != "sum":
+        return None
+    everyone = sum(hospital.declared_size for hospital in study.hospitals)
+    settings = usual.whitened(everyone, study.mechanism.epsilon)
+    return study.with_mechanism(**settings, sampling=1.0, augmentation="none")
 
 
 def _of_at_most(study: Study, patients: int) -> Study:
@@ -170,34 +198,6 @@ def _of_at_most(study: Study, patients: int) -> Study:
     return from_document(document)
 
 
-def _halved(study: Study) -> Study | None:
-    """Return the study at half its ε; None if no noise level achieves that."""
-    try:
-        halved = study.with_mechanism(epsilon=study.mechanism.epsilon / 2)
-        Plan.of(halved)
-    except StudyError:
-        return None
-    return halved
-
-
-def _variants(study: Study) -> list[Study]:
-    """Return the study unchanged, and with the other algorithm where that is possible.
-
-    With a robust aggregation hospitals may be dishonest, and could distort the one sum of least
-    squares, so that is not tried.
-    """
-    (other,) = set(_USUAL) - {study.mechanism.algorithm}
-    if other == "least-squares" and (
-        len(input_names(study.data)) > MOST_SQUARED_INPUTS or study.mechanism.aggregation != "sum"
-    ):
-        return [study]
-    changes = {**_USUAL[other], "algorithm": other}
-    if other == "least-squares":  # where each retry costs as much as the round
-        changes |= {"augmentation": "none"}
-        changes["retry_allowance"] = min(1, study.mechanism.retry_allowance)
-    return [study, study.with_mechanism(**changes)]
-
-
 def _auc(study: Study, fold: Fold) -> float:
     state, _ = run_once(study, fold, fast=True)
     held = [snapshot.held_out for snapshot in fold.snapshots.values()]
@@ -206,17 +206,18 @@ def _auc(study: Study, fold: Fold) -> float:
     return exact_auc(log_odds(study, state.model, inputs), labels)
 
 
-def _made_up(study: Study, law: int) -> Fold:
+def _made_up(study: Study, law: int, prevalence: float, strength: float) -> Fold:
     """Make up patients for each hospital; law number ``law`` relates their inputs to the label."""
     inputs = made_up_inputs(study.data)
     score = inputs @ _weights(inputs.shape[1], law)
     score = (score - score.mean()) / max(score.std(), _TINY)
-    tilted = [np.cumsum(np.exp(sign * _APART * score)) for sign in (-1, 1)]
+    tilted = [np.cumsum(np.exp(sign * strength * score)) for sign in (-1, 1)]
 
     def some(size: float, number: int) -> Patients:
-        """Choose ``size`` patients (2 or more), labels alternating, by sequence ``number``."""
+        """Choose ``size`` patients (2 or more), some with the label, by sequence ``number``."""
         count = max(round(size), 2)
-        labels = np.arange(count) % 2
+        order = (np.arange(count) * math.sqrt(3) + number * _GOLDEN) % 1
+        labels = (order.argsort().argsort() < max(1, round(prevalence * count))).astype(np.int64)
         places = (np.arange(1, count + 1) * _GOLDEN + number * math.sqrt(2)) % 1
         chosen = np.zeros(count, dtype=np.int64)
         for label, crowd in enumerate(tilted):
@@ -236,7 +237,10 @@ def _made_up(study: Study, law: int) -> Fold:
 
 
 def _weights(inputs: int, law: int) -> Floats:
-    """Return normal weights of a law, (inputs,), from SHAKE-256: the same on every machine."""
+    """Return weights of a law, (inputs,), from SHAKE-256: the same on every machine.
+
+    Cubes of normal numbers: as in real data, a few inputs matter most.
+    """
     stream = hashlib.shake_256(f"made-up law {law}".encode())
     words = np.frombuffer(stream.digest(8 * inputs), dtype="<u8")
-    return np.asarray(ndtri((words + 0.5) / 2.0**64), dtype=np.float64)
+    return np.asarray(ndtri((words + 0.5) / 2.0**64) ** 3, dtype=np.float64)

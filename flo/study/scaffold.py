@@ -16,12 +16,15 @@ from typing import Any
 import tomli_w
 
 from flo.errors import UsageError
-from flo.study.document import PLACEHOLDER, from_document
+from flo.study.document import MOST_SQUARED_INPUTS, PLACEHOLDER, from_document
+from flo.study.features import input_names
 from flo.study.terms import largest_delta, round_size
+from flo.study.usual import WIDE, whitened
 
 _LONGEST_HEADER = 1 << 20
 _SHARED_FROM = 3  # hospitals
 _NAMES_SHOWN = 20
+_EPSILON = 0.5
 
 
 @dataclass(frozen=True)
@@ -92,18 +95,20 @@ def scaffold(
         "mechanism": {
             "noise": "distributed" if len(partners) >= _SHARED_FROM else "local",
             "masking": "on" if len(partners) > 1 else "off",
-            "epsilon": 0.5,
+            "epsilon": _EPSILON,
             "delta": largest_delta(size),
-            "clip": 0.25,
-            "steps": 30,
-            "learning_rate": 0.5,
-            "momentum": 0.9,
+            **WIDE,
             "retry_allowance": 2,
         },
-        "evaluation": {"epsilon": 0.5, "retry_allowance": 1},
+        "evaluation": {"epsilon": _EPSILON, "retry_allowance": 1},
         "limits": {"deadline_seconds": 60, "minimum_cohort": _smallest(len(partners))},
     }
-    from_document(document, what="the draft").refuse_identifying()
+    draft = from_document(document, what="the draft")
+    draft.refuse_identifying()
+    if len(input_names(draft.data)) <= MOST_SQUARED_INPUTS:
+        everyone = sum(hospital.declared_size for hospital in draft.hospitals)
+        document["mechanism"] |= whitened(everyone, _EPSILON)
+        from_document(document, what="the draft")
     left_out = [c for c in header if c not in declared | {label, id_column}]
     return ScaffoldedStudy(tomli_w.dumps(document), left_out)
 

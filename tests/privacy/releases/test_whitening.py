@@ -17,6 +17,7 @@ from flo.errors import StudyError
 from flo.lab.canaries import request_for
 from flo.privacy.accounting.accounting import epsilon_of
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.mechanisms.mechanisms import FullBatchSum
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import second_moments, whitening
 from flo.protocol.messages import LARGEST_WEIGHT
@@ -138,7 +139,7 @@ def test_second_moments_and_training_together_have_the_studys_epsilon(
     assert (moments.planned, moments.allowance) == (1, min(1, retries))
     assert (training.planned, training.allowance) == (steps, retries)
     rate = sum(part.releases / part.mechanism.noise_multiplier**2 for part in (moments, training))
-    one = type(training.mechanism)(1, rate**-0.5, 1.0)
+    one = FullBatchSum(1, rate**-0.5, 1.0)
     assert 0.99 * epsilon < epsilon_of(one, 1, study.mechanism.delta) <= epsilon
     assert Plan.of(study).epsilon <= study.largest_epsilon
     share = moments.releases / moments.mechanism.noise_multiplier**2 / rate
