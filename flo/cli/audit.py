@@ -294,7 +294,7 @@ def attack(study: StudyFile) -> results.AttackedResult:
     )
     say(
         f"ε is at least {found.lower_bound:.3f} ({found.confidence:.0%} confidence, "
-        f"one-run audit); claimed is {found.claimed:.3f}"
+        f"one-run audit of the training rounds); claimed for them is {found.claimed:.3f}"
     )
     failed = [f"{one.name} ({one.of})" for one in checked if one.failed]
     if found.broken or failed:

@@ -177,7 +177,7 @@ def _advice(way: Candidate) -> str:
             f"{limit} AUC depends on your columns; flo simulate tries it on data you may see"
         )
     return (
-        f"[bold red]advised against:[/] at this size noise takes {way.mildest.lost:.2f} "
-        f"AUC or more (limit {limit}). More patients or more ε would help, more records of the "
+        f"[bold red]advised against:[/] at this size noise takes {way.lost:.2f} AUC on "
+        f"average (limit {limit}). More patients or more ε would help, more records of the "
         "same patients would not"
     )

@@ -23,6 +23,8 @@ from flo.study.parameters import Vector
 from flo.study.schema import CategoryColumn, ImageColumn, Schema
 from flo.study.terms import Purpose
 
+STRETCH = 10.0  # W is this times the identity: gradients far beyond the clip
+
 
 def made_up_patients(schema: Schema, count: int) -> Patients:
     """Make up patients at the edges of the schema's bounds, with random codes and labels."""
@@ -42,11 +44,11 @@ def made_up_patients(schema: Schema, count: int) -> Patients:
 
 
 def request_for(study: Study, purpose: Purpose, weights: Vector) -> Vector:
-    """Return what a request for ``purpose`` carries with this model; W is the identity."""
+    """Return what a request for ``purpose`` carries with this model; W as in ``STRETCH``."""
     if purpose == "moments":
         return weights[:0]
     if purpose == "training" and study.mechanism.algorithm == "whitened":
-        return np.concatenate([weights, np.eye(len(weights)).ravel()])
+        return np.concatenate([weights, STRETCH * np.eye(len(weights)).ravel()])
     return weights
 
 
@@ -59,6 +61,8 @@ def contributions(study: Study, purpose: Purpose, weights: Vector, canaries: Pat
         return _second_moments(study, canaries)
     if study.mechanism.algorithm == "least-squares":
         return _products(study, canaries)
+    if study.mechanism.algorithm == "whitened":
+        return STRETCH * _gradients(study, STRETCH * weights, canaries)
     return _gradients(study, weights, canaries)
 
 

@@ -68,8 +68,8 @@ def way(*lost: float, error: float = 0.0, share: float = 1.0, size: int = 4000) 
         pytest.param(way(0.0, 0.021), None, id="too far in one world"),
         pytest.param(way(0.015, error=0.003), None, id="close, but by chance perhaps"),
         pytest.param(way(0.025, error=0.003), None, id="too far, but by chance perhaps"),
-        pytest.param(way(0.021, 0.2), None, id="too far in every world, a little"),
-        pytest.param(way(0.041, 0.2), False, id="much too far in every world"),
+        pytest.param(way(0.03, 0.08), None, id="too far in every world, by three times or less"),
+        pytest.param(way(0.03, 0.1), False, id="too far by more than three times"),
         pytest.param(way(0.0, share=49.7), False, id="dear"),
     ],
 )

@@ -17,6 +17,7 @@ from flo.clients.data_process.trainer import Trainer
 from flo.lab import release_checks
 from flo.lab.release_checks import Check, NoNoise, checks
 from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
+from flo.privacy.releases import second_moments
 from flo.study.document import Study
 from flo.study.loading import load
 from tests.builders import small_study
@@ -42,7 +43,7 @@ def test_a_right_trainer_passes(study: Study) -> None:
     assert [check for check in found if check.failed] == []
     assert all(check.seen for check in found)
     cohorts = 2 if study.mechanism.noise == "distributed" else 1
-    assert len(found) == 2 * 6 * cohorts + 1
+    assert len(found) == 3 * 6 * cohorts + 2
     assert all(0 < check.p <= 1 for check in found)
 
 
@@ -66,6 +67,12 @@ def test_networks_and_least_squares_are_checked_too(model: dict[str, Any]) -> No
         study = study.with_mechanism(clip=0.3, **one)
     assert failed(study) == {}
     assert "too little noise" in failed(study, make_trainer=BROKEN["half of the noise"][0])
+
+
+def test_second_moments_that_are_not_clipped_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_moments, "clip_factors", lambda norms, clip: np.ones(len(norms)))
+    (check,) = (check for check in checks(STUDIES["local"]) if check.failed)
+    assert (check.of, check.name) == ("moments", "clip")
 
 
 def test_coins_that_always_fall_on_yes_are_caught() -> None:
@@ -115,6 +122,7 @@ def test_the_chance_of_a_false_alarm_is_what_is_stated() -> None:
 def test_the_noise_of_a_share_and_of_a_smaller_cohort_are_looked_at() -> None:
     found = {check.of for check in checks(HEART)}
     assert found == {
+        *("moments, 3 hospitals", "moments, 4 hospitals", "moments"),
         *("training, 3 hospitals", "training, 4 hospitals", "training"),
         *("evaluation, 3 hospitals", "evaluation, 4 hospitals"),
     }

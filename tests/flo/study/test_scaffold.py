@@ -48,7 +48,24 @@ def test_a_draft_is_of_the_newest_schema_and_of_the_plainest_kind(tmp_path: Path
     assert study.mechanism.sampling == 1
     assert study.evaluation.subgroups == ()
     assert study.survey is None
-    assert study.purposes == ("training", "evaluation")
+    assert study.purposes == ("moments", "training", "evaluation"), "nothing is to be tuned"
+
+
+def test_rounds_and_steps_of_a_draft_follow_its_size(tmp_path: Path) -> None:
+    for size, rounds, step in (("3000", 4, 2.0), ("3300", 15, 4.0), ("30000", 15, 8.0)):
+        asked = draft(tmp_path, hospitals=[f"north:{size}"]).mechanism
+        assert (asked.algorithm, asked.steps, asked.learning_rate) == ("whitened", rounds, step)
+
+
+def test_a_draft_with_very_many_inputs_is_trained_without_second_moments(tmp_path: Path) -> None:
+    codes = ",".join(f"c{number}" for number in range(400))
+    columns = ["ward", "drug", "clinic"]
+    study = draft(
+        tmp_path,
+        data=f"patient_id,age,ill,{','.join(columns)}\n".encode(),
+        categories=[f"{column}:{codes}" for column in columns],
+    )
+    assert study.mechanism.algorithm == "fedavgm"
 
 
 def test_a_draft_can_be_surveyed_before_it_is_run(tmp_path: Path) -> None:

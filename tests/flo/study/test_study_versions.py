@@ -59,7 +59,8 @@ def bytes_as_flo_0_1_wrote_them(study: Study) -> bytes:
 
 VERSION_1 = {
     "small": study_document(schema_version=1),
-    "heart": read_toml(HEART) | {"schema_version": 1},
+    "heart": read_toml(HEART)
+    | {"schema_version": 1, "mechanism": {**study_document()["mechanism"], "masking": "off"}},
     "distributed": study_document(
         schema_version=1,
         mechanism={**DISTRIBUTED, "masking": "off", "colluders": 1, "dropouts": 0},
