@@ -1,1 +1,1 @@
-"""Releases other than gradients: counts and sums for evaluation, survey, least squares."""
+"""Releases other than gradients: counts and sums for evaluation, survey, second moments."""

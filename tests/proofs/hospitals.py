@@ -15,6 +15,7 @@ from flo.clients.quality.check import EncodedTable
 from flo.datasets import DATASETS
 from flo.datasets.package_file import package_file
 from flo.lab.simulation import load_hospitals
+from flo.study import usual
 from flo.study.document import Study, from_document
 from flo.study.loading import load
 from flo.study.terms import round_size
@@ -71,28 +72,27 @@ def _of(
     noise: str,
     many: bool = False,
 ) -> Consortium:
-    """As ``flo study init`` drafts it, for hospitals made by splitting at the column ``site``."""
+    """As ``flo study new`` drafts it, for hospitals made by splitting at the column ``site``."""
     names = [column["name"] for column in columns]
     by_site = {
         f"site-{str(value).lower()}": part[["patient_id", *names, label]].reset_index(drop=True)
         for value, part in table.groupby(site)
     }
-    hospitals = [
-        {"id": hospital, "declared_size": round_size(part["patient_id"].nunique())}
-        for hospital, part in by_site.items()
-    ]
+    sizes = {
+        hospital: round_size(part["patient_id"].nunique()) for hospital, part in by_site.items()
+    }
     document = {
         **{"schema_version": 3, "name": name, "version": 1, "expires": "2099-12-31"},
         **{"purpose": "Prove a promise.", "legal_basis": "Public, anonymised data."},
-        "hospitals": hospitals,
+        "hospitals": [{"id": name, "declared_size": size} for name, size in sizes.items()],
         "data": {
             **{"record": "record", "records_per_patient": "many" if many else "one"},
             **{"label": label, "columns": columns},
         },
         "model": {"kind": "logistic"},
         "mechanism": {
-            **{"noise": noise, "masking": "on", "epsilon": epsilon, "delta": 1e-7, "clip": 0.25},
-            **{"steps": 30, "learning_rate": 0.5, "momentum": 0.9, "retry_allowance": 2},
+            **{"noise": noise, "masking": "on", "epsilon": epsilon, "delta": 1e-7},
+            **{**usual.whitened(sum(sizes.values()), epsilon), "retry_allowance": 2},
         },
         "evaluation": {"epsilon": epsilon, "retry_allowance": 1},
         "limits": {"deadline_seconds": 60, "minimum_cohort": 2},
