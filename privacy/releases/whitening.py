@@ -5,12 +5,16 @@ deviation s off the diagonal, n the planned number of patients, G₀ the same me
 made-up patients, and d the number of inputs with the intercept:
 
     C = (S + N + m·G₀) / (n + m),   m = 3·√2·s·√d / (mean eigenvalue of G₀),
-    W = (r²·C)^(-1/2),  eigenvalues of C floored at √2·s·√d / (n + m).
+    W = (r²·C)^(-e) · λ^(e - 1/2),  λ the largest eigenvalue of r²·C,
 
-The made-up patients count as m patients, three times as many as the noise is worth; directions that
-could be noise alone are not stretched. Training takes place on z = xW, whose second moments are
-about the identity, so one step size suits every study. The factor 3 and the floor were chosen on
-two data sets (docs/decisions/0022); shrinking towards a fixed target: Ledoit, Wolf (2004).
+where eigenvalues of C are floored at √2·s·√d / (n + m). The made-up patients count as m patients,
+three times as many as the noise is worth; directions that could be noise alone are not stretched.
+Training takes place on z = xW. With e = 1/2 its second moments are about the identity; with
+e = 1/4, for studies in which noise leaves little (``exponent``), they are halfway: directions in
+which patients hardly differ stay short, and with them their noise. Their largest eigenvalue is
+about 1 in either case, so that one range of step sizes suits every study. The numbers 3 and 600 and
+the floor were chosen on two data sets (docs/decisions/0022); shrinking towards a fixed target:
+Ledoit, Wolf (2004).
 
 W is post-processing of a noisy release. A patient's z is computed alone: each of its numbers adds d
 products in a fixed order, so that no other patient changes it by a bit, whatever W a coordinator
@@ -28,18 +32,24 @@ from flo.arrays import Floats
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import second_moments
 from flo.protocol.messages import LARGEST_WEIGHT
+from flo.study import usual
 from flo.study.document import Study
 from flo.study.parameters import Vector
 from flo.study.synthetic import made_up_inputs
 
 _SHRINKAGE, _FLOOR = 3.0, 1.0  # in units of the noise
 _ROWS = 1024  # records whitened at a time
-_TRAINED = 0.75  # of the declared patients: sites hold out 20 to 30 %
 
 
 def planned_patients(study: Study, hospitals: Iterable[str]) -> float:
     """Return n: how many patients of these hospitals the study plans to train on; public."""
-    return _TRAINED * sum(study.hospital(name).declared_size for name in hospitals)
+    return usual.TRAINED * sum(study.hospital(name).declared_size for name in hospitals)
+
+
+def exponent(study: Study) -> float:
+    """Return e: 1/4 where n·ε², n the planned patients of all hospitals, is at most 600."""
+    patients = planned_patients(study, (hospital.id for hospital in study.hospitals))
+    return 0.25 if patients * study.mechanism.epsilon**2 <= usual.LITTLE else 0.5
 
 
 def matrix_of(study: Study, total: Floats, variance: float, patients: float) -> Floats:
@@ -56,7 +66,8 @@ def matrix_of(study: Study, total: Floats, variance: float, patients: float) -> 
     mean = (second_moments.matrix(total, d) + target_patients * target) / everyone
     values, vectors = np.linalg.eigh(mean)
     values = r2 * np.maximum(values, _FLOOR * noise / everyone)
-    found = (vectors / np.sqrt(values)) @ vectors.T
+    e = exponent(study)
+    found = (vectors * (values**-e * values[-1] ** (e - 0.5))) @ vectors.T
     return np.asarray(np.clip(found, -LARGEST_WEIGHT, LARGEST_WEIGHT), dtype=np.float64)
 
 

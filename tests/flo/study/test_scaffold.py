@@ -52,7 +52,7 @@ def test_a_draft_is_of_the_newest_schema_and_of_the_plainest_kind(tmp_path: Path
 
 
 def test_rounds_and_steps_of_a_draft_follow_its_size(tmp_path: Path) -> None:
-    for size, rounds, step in (("3000", 4, 2.0), ("3300", 15, 4.0), ("30000", 15, 8.0)):
+    for size, rounds, step in (("3000", 4, 8.0), ("3300", 15, 4.0), ("30000", 15, 8.0)):
         asked = draft(tmp_path, hospitals=[f"north:{size}"]).mechanism
         assert (asked.algorithm, asked.steps, asked.learning_rate) == ("whitened", rounds, step)
 

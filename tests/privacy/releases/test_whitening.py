@@ -154,6 +154,10 @@ def crowd() -> Patients:
     return Patients(inputs, np.zeros(len(inputs)), np.arange(len(inputs)), len(inputs))
 
 
+LARGE = whitened_study(epsilon=9.0)
+SMALL = whitened_study(epsilon=0.5)
+
+
 def second_moments_of(patients: Patients, matrix: Any) -> Any:
     """Eigenvalues of the whitened inputs' second moments that are not zero.
 
@@ -165,9 +169,9 @@ def second_moments_of(patients: Patients, matrix: Any) -> Any:
     return values[1:]
 
 
-def of_real(patients: Patients, variance: float) -> Any:
-    total = second_moments.clipped_sum(STUDY, patients)
-    return whitening.matrix_of(STUDY, total, variance, patients.count)
+def of_real(patients: Patients, variance: float, study: Study = LARGE) -> Any:
+    total = second_moments.clipped_sum(study, patients)
+    return whitening.matrix_of(study, total, variance, patients.count)
 
 
 def test_with_hardly_any_noise_the_inputs_become_white() -> None:
@@ -181,8 +185,17 @@ def test_with_nothing_but_noise_it_is_that_of_the_made_up_patients() -> None:
     numbers = np.random.default_rng(0)
     for deviation in (1e3, 1e6):
         noise = numbers.normal(0, deviation, second_moments.length(STUDY))
-        values = second_moments_of(crowd(), whitening.matrix_of(STUDY, noise, deviation**2, 100))
+        values = second_moments_of(crowd(), whitening.matrix_of(LARGE, noise, deviation**2, 100))
         assert 0.4 < values.min() < values.max() < 2, "three made up for each that noise is worth"
+
+
+def test_where_noise_leaves_little_they_are_whitened_halfway() -> None:
+    some = crowd()
+    inputs = np.hstack([some.inputs, np.ones((some.count, 1))])
+    before = np.linalg.eigvalsh(inputs.T @ inputs / some.count)[1:]
+    found = second_moments_of(some, of_real(some, 1e-9, SMALL))
+    assert found == pytest.approx(np.sqrt(before / before.max()), abs=1e-3)
+    assert (whitening.exponent(SMALL), whitening.exponent(LARGE)) == (0.25, 0.5)
 
 
 def test_it_is_symmetric_finite_and_the_same_bits_each_time() -> None:
