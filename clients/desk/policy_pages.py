@@ -15,7 +15,7 @@ from flo.clients.home.policy import Policy
 from flo.clients.home.policy_file import read_edited, sign
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.erasure import erase
-from flo.clients.patients.opt_outs import OptOuts, id_in_data, opt_out
+from flo.clients.patients.opt_outs import OptOuts, finished_of, id_in_data, opt_out
 from flo.errors import FloError, PolicyError, TrustError
 from flo.keys.identity import fingerprint
 
@@ -46,13 +46,13 @@ def policy_router(context: DeskContext) -> APIRouter:
 
     def taken_out(request: Request, fields: dict[str, str]) -> Response:
         patient = fields.get("patient", "")
-        changed = opt_out(home, patient)
+        deleted, changed = finished_of(home, patient), opt_out(home, patient)
         made, path = erase(home, patient) if "record" in fields else (None, None)
         try:
             known = id_in_data(home, patient)
         except FloError:  # the data cannot be read; the opt-out is in effect all the same
             known = False
-        said: Any = {"changed": len(changed), "known": known}
+        said: Any = {"changed": len(changed), "known": known, "deleted": deleted}
         count = len(OptOuts.load(home).patients)
         record: Any = {"made": made, "path": path} if made else None
         return context.page(request, "opt_outs.html.j2", count=count, said=said, record=record)

@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import StringConstraints
 
 from flo.clients.home.site_home import SiteHome
-from flo.clients.patients.opt_outs import hashed_id, opt_out
+from flo.clients.patients.opt_outs import finished_of, hashed_id, opt_out
 from flo.clients.records.approval import Approval, readable
-from flo.clients.records.finished_model import finished_with
 from flo.clients.records.members import Members, Side
 from flo.documents import canonical
 from flo.documents.document import Document
@@ -87,7 +86,7 @@ _UNKNOWN = (
 def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
     """Opt the patient out; record the studies they contributed to and the privacy bound of each."""
     hashed = hashed_id(home, patient_id)
-    deleted = finished_with(home, [hashed])
+    deleted = finished_of(home, patient_id)
     opt_out(home, patient_id)
     contributions, unknown = [], []
     with closing(home.open_ledger()) as ledger:

@@ -17,7 +17,7 @@ from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.records import approval
 from flo.clients.records.approval import Approval, delete_snapshots, readable, snapshot_path, sweep
-from flo.clients.records.finished_model import withdraw_finished
+from flo.clients.records.finished_model import finished_with, withdraw_finished
 from flo.clients.records.members import Members, delete_members
 from flo.clients.records.snapshot import Snapshot
 from flo.documents import canonical
@@ -119,6 +119,11 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
             sweep(home, ledger)
         listed.enter(home, studies=len(changed))
     return changed
+
+
+def finished_of(home: SiteHome, patient_id: str) -> list[str]:
+    """Return the finished models that an opt-out of this patient deletes."""
+    return finished_with(home, [hashed_id(home, patient_id)])
 
 
 def begin_a_new_list(home: SiteHome) -> None:

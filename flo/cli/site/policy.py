@@ -89,6 +89,7 @@ def opt_out(
     from flo.cli.terminal.output import say
     from flo.clients.home.site_home import SiteHome
     from flo.clients.patients.opt_outs import begin_a_new_list as begin
+    from flo.clients.patients.opt_outs import finished_of
     from flo.clients.patients.opt_outs import opt_out as take_out
 
     opened = SiteHome.open(home)
@@ -97,8 +98,11 @@ def opt_out(
         say("created an empty list; enter every patient of the old list again")
         return results.OptedOutResult(0, known=True)
     patient = _patient_id()
-    changed = take_out(opened, patient)
+    deleted, changed = finished_of(opened, patient), take_out(opened, patient)
     say(f"the patient was removed from {len(changed)} studies and is excluded from later ones")
+    if deleted:
+        say(f"finished models that held the patient's records were deleted: {', '.join(deleted)}")
+        say("  flo model finish makes them again without the patient")
     return results.OptedOutResult(len(changed), _is_known(opened, patient))
 
 

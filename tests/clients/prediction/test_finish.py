@@ -222,6 +222,32 @@ def test_an_opt_out_or_erasure_of_a_member_withdraws_it(
     assert again.trained + again.tested == COUNT - 1
 
 
+def test_the_command_says_which_finished_models_an_opt_out_deleted(site: FinishingSite) -> None:
+    site.finish()
+    typed = ("site", "opt-out", "--home", site.home.directory)
+    assert NAME not in flo(*typed, typed="east9999\n").stdout
+    done = flo(*typed, typed="east0007\n")
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    assert f"finished models that held the patient's records were deleted: {NAME}" in shown
+    assert finished_names(site.home) == []
+
+
+def test_a_published_model_given_without_its_ending_is_no_finished_models_name(
+    site: FinishingSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where a finished model has that name: a path names what lies there."""
+    site.finish()
+    monkeypatch.chdir(site.card.parent)
+    out, name = tmp_path / "scores.csv", site.card.name.removesuffix(".card.json")
+    asked = ("--data", data_file(site.home), "--out", out, "--home", site.home.directory)
+    assert name == NAME
+    assert "risks" not in flo("model", "predict", name, *asked).stdout
+    out.unlink(missing_ok=True)
+    monkeypatch.chdir(tmp_path)
+    assert "risks" in flo("model", "predict", name, *asked).stdout
+
+
 def test_an_opt_out_of_someone_else_leaves_it(site: FinishingSite) -> None:
     site.finish()
     opt_out(site.home, "east9999")
