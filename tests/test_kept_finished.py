@@ -1,0 +1,36 @@
+"""A finished model, as the first version that made them wrote it (``tests/kept/v8``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flo.clients.records.finished_model import FinishedModel
+from flo.documents import canonical
+from flo.documents.document import parse
+from flo.errors import MessageError
+
+KEPT = Path(__file__).parent / "kept" / "v8" / "finished.json"
+
+
+def test_a_kept_finished_model_is_read_with_all_that_screens_show() -> None:
+    document = canonical.decode(KEPT.read_bytes(), limit=1 << 20, what="kept", values=1 << 16)
+    found = parse(FinishedModel, document, "kept")
+    assert (found.schema_version, found.population, found.trained, found.tested) == (
+        *(1, "main"),
+        *(document["trained"], document["tested"]),
+    )
+    assert len(found.weights) == 6
+    assert set(found.fits) == {"published", "finished", "alone"}
+    assert found.gain is not None
+    shown = found.finished
+    assert (shown.low, shown.auc, shown.high) == pytest.approx((0.802, 0.898, 0.95), abs=0.001)
+    assert sum(patients for _, _, patients in shown.curve) == found.tested
+    assert found.to_bytes() == KEPT.read_bytes()
+
+
+def test_a_finished_model_of_a_later_version_is_refused() -> None:
+    document = canonical.decode(KEPT.read_bytes(), limit=1 << 20, what="kept", values=1 << 16)
+    with pytest.raises(MessageError, match="schema_version"):
+        parse(FinishedModel, document | {"schema_version": 2}, "kept")
