@@ -9,7 +9,7 @@ import pytest
 from flo.clients.records.finished_model import FinishedModel
 from flo.documents import canonical
 from flo.documents.document import parse
-from flo.errors import MessageError
+from flo.errors import UsageError
 
 KEPT = Path(__file__).parent / "kept" / "v8" / "finished.json"
 
@@ -32,5 +32,5 @@ def test_a_kept_finished_model_is_read_with_all_that_screens_show() -> None:
 
 def test_a_finished_model_of_a_later_version_is_refused() -> None:
     document = canonical.decode(KEPT.read_bytes(), limit=1 << 20, what="kept", values=1 << 16)
-    with pytest.raises(MessageError, match="schema_version"):
+    with pytest.raises(UsageError, match="schema_version"):
         parse(FinishedModel, document | {"schema_version": 2}, "kept")
