@@ -195,9 +195,9 @@ def _training_leaves(study: Study) -> dict[str, str]:
     lines = _pack(study)
     if "moments" in plan.purposes:
         lines["second moments"] = (
-            f"{noisy('first, 1 noisy sum', plan.purpose('moments').mechanism)}: products of every "
-            "two inputs, without the label. From the noisy sum the coordinator computes how "
-            "training scales the inputs"
+            f"{noisy('first, 1 noisy sum', plan.purpose('moments').mechanism)}. The "
+            "numbers are products of every two inputs, without the label; from the noisy sum the "
+            "coordinator computes how training scales the inputs"
         )
     lines |= {"training": noisy(sums, trained), "clipping": _clipping(study)}
     if (count := copies(study)) > 1:
