@@ -94,7 +94,7 @@ class Study(Document):
                 f"minimum_cohort {self.limits.minimum_cohort} exceeds the {len(ids)} hospitals"
             )
         self._refuse_columns_that_do_not_fit()
-        if self.sums_products:
+        if self.mechanism.algorithm != "fedavgm":  # a release has a product for each pair of inputs
             algorithm, inputs = self.mechanism.algorithm, len(input_names(self.data))
             if self.model.kind != "logistic":
                 raise ValueError(f"{algorithm} trains a logistic model, not a {self.model.kind}")
@@ -183,11 +183,6 @@ class Study(Document):
         if self.mechanism.algorithm == "whitened":
             return ("moments", "training", "evaluation")
         return ("training", "evaluation")
-
-    @property
-    def sums_products(self) -> bool:
-        """Whether a release contains a product for each pair of inputs."""
-        return self.mechanism.algorithm != "fedavgm"
 
     @property
     def largest_size(self) -> int:
