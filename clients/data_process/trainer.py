@@ -79,7 +79,7 @@ class Trainer:
         weights, matrix = whitening.divided(self._study, asked)
         if self._matrix is None or not np.array_equal(matrix, self._matrix):
             patients = whitening.whitened(self._snapshot.training, matrix)
-            self._matrix, self._batches = matrix, self._step.batches(patients)
+            self._batches, self._matrix = self._step.batches(patients), matrix
         return weights
 
 
@@ -90,7 +90,10 @@ def private_step(study: Study, device: str) -> PrivateStep | None:
     module, examples = models.build(study), made_up_inputs(study.data)
     if study.mechanism.algorithm == "whitened":  # logistic; the intercept is one of the inputs
         module = nn.Sequential(nn.Linear(second_moments.width(study), 1, bias=False)).double()
-        examples = np.hstack([examples, np.ones((len(examples), 1))])
+        width = second_moments.width(study)
+        examples = np.hstack([examples, np.ones((len(examples), 1))]) @ whitening.dense(
+            width, width
+        )
     return PrivateStep(
         module,
         binary_loss,

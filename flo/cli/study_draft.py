@@ -67,6 +67,7 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
     from flo.cli.terminal.output import console, say, show_sheet, working
     from flo.lab import advice
     from flo.privacy.accounting.plan import Plan
+    from flo.privacy.accounting.spending import of_training
     from flo.privacy.report.sheet import sections
     from flo.study.loading import load
 
@@ -110,7 +111,7 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         epsilon=plan.epsilon,
         epsilon_pld=plan.epsilon_pld,
         delta=loaded.mechanism.delta,
-        sigma=next(iter(plan.purposes.values())).mechanism.noise_multiplier,
+        sigma=plan.purpose(of_training(plan.purposes)[-1]).mechanism.noise_multiplier,
         steps=loaded.mechanism.steps,
         ways=[
             {

@@ -9,9 +9,11 @@ the allowed error. Several such sites share no patient, so together they are one
 same ε, and ``flo.privacy.accounting.audit_bound`` turns the guesses into a lower bound.
 
 The attack detects a trainer without noise or without clipping; ``flo.lab.release_checks`` looks for
-other faults of noise and clip. It cannot certify an ε below 1: the bound of a correct trainer is
-far below the claimed ε because no attacker here is perfect. Under distributed noise the sum of the
-shares is attacked, drawn at one site as local noise of the same variance.
+other faults of noise and clip. Only training rounds are attacked, and the claimed ε is theirs; a
+whitened study's second moments are left to those checks. The attack cannot certify an ε below 1:
+the bound of a correct trainer is far below the claimed ε because no attacker here is perfect. Under
+distributed noise the sum of the shares is attacked, drawn at one site as local noise of the same
+variance.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ clip and adjacency and is never an argument.
 
 | mechanism | one patient's contribution | norm ``clip`` | RDP at order α |
 |---|---|---|---|
-| ``FullBatchSum`` | clipped gradient, or products for least squares | chosen | α/(2σ²) |
+| ``FullBatchSum`` | clipped gradient, or products of inputs | chosen | α/(2σ²) |
 | ``PoissonSum`` | the same, with probability q | chosen | see there |
 | ``Histogram`` | weight 1 in each of ``groups`` groupings | √groups | α/(2σ²) |
 | ``ScoreWaves`` | a vector of norm 1 in each of ``groups`` groupings | √groups | α/(2σ²) |
@@ -176,7 +176,7 @@ class FullBatchSum(Mechanism):
     """Sum of the clipped contributions of all patients of a site.
 
     A contribution is a gradient (``flo.privacy.gradients.step``), or products of the patient's
-    inputs (``flo.privacy.releases.least_squares``).
+    inputs (``flo.privacy.releases.second_moments``).
 
     Attributes:
         clip: L2 bound on one patient's contribution; positive and finite.

@@ -28,6 +28,7 @@ def plot(facts: dict[str, Any]) -> dict[str, Any]:
     """Return coordinates of the plot of ε over releases: axes, line per hospital, study's ε."""
     budget = facts["guarantee"]["epsilon"]
     purpose = "survey" if "survey" in facts["hospitals"][0]["sigma"] else "training"
+    with_moments = any("moments" in site["sigma"] for site in facts["hospitals"])
     most = max([1, *(n for site in facts["hospitals"] for n, _ in site["epsilon_by_release"])])
     top = 1.15 * max([budget, *(e for s in facts["hospitals"] for _, e in s["epsilon_by_release"])])
 
@@ -54,6 +55,7 @@ def plot(facts: dict[str, Any]) -> dict[str, Any]:
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if most / s <= 8)
     return {
         "purpose": purpose,
+        "releases": "second moments and training" if with_moments else purpose,
         "width": _WIDTH,
         "height": _HEIGHT,
         "left": _LEFT,

@@ -231,7 +231,7 @@ def seconds_plot(story: StudyProgress) -> plots.Plane | None:
         return None
     return plots.plane(
         [("seconds", [(one.number, one.seconds) for one in rounds])],
-        most_across=max(story.planned, 1),
+        most_across=max(story.study.mechanism.steps, 1),
         least_top=0.1,
         marks=[(one.number, one.seconds) for one in rounds if one.retries],
     )

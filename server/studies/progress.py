@@ -14,6 +14,7 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.accounting.spending import first_releases, of_training, spent
 from flo.study.document import Study
 
+_NAMES = {"moments": "second moments"}
 _DECLINED = {"refuse": "refused by its steward", "withdraw": "withdrawn by its steward"}
 
 
@@ -89,8 +90,12 @@ class StudyProgress:
         return spent(self._plan.purposes, self.hospitals[hospital].releases, self._plan.delta)
 
     def spent_by_release(self, numbers: Sequence[int]) -> list[tuple[int, float]]:
-        """Return the ε after so many releases, of the hospital with the most of them."""
-        most = max((seat.releases for seat in self.hospitals.values()), key=_total)
+        """Return the ε after so many releases, of the hospital that has spent most."""
+
+        def paid(releases: dict[str, int]) -> float:
+            return spent(self._plan.purposes, releases, self._plan.delta)
+
+        most = max((seat.releases for seat in self.hospitals.values()), key=paid)
         return [
             (n, spent(self._plan.purposes, first_releases(most, n), self._plan.delta))
             for n in numbers
@@ -106,8 +111,11 @@ class StudyProgress:
         """Current activity, in words."""
         if self.now != "rounds":
             return self.now
-        if self.done < self.planned:
-            return f"{self.purpose}, round {self.done + 1} of {self.planned}"
+        for purpose in self._paid:
+            planned = self._plan.purpose(purpose).planned
+            done = sum(1 for one in self.rounds if one.phase == purpose)
+            if done < planned:
+                return f"{_NAMES.get(purpose, purpose)}, round {done + 1} of {planned}"
         return "evaluation" if self.rounds[-1].phase in self._paid else "being published"
 
     def apply(self, event: Mapping[str, Any]) -> None:

@@ -104,6 +104,40 @@ def test_whatever_w_a_coordinator_sends_a_patient_is_computed_alone_bit_by_bit(
         assert own.tobytes() == together[everyone.patient == one].tobytes()
 
 
+@pytest.mark.parametrize("d", [4, 7, 33, 110])
+def test_a_fast_product_is_used_only_where_it_keeps_rows_apart(
+    d: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everyone = Patients(whitening.dense(2500, d - 1), np.zeros(2500), np.arange(2500), 2500)
+    matrix = whitening.dense(d, d)
+    chosen = whitening.whitened(everyone, matrix).inputs
+    monkeypatch.setattr(whitening, "_rows_are_independent", lambda d: False)
+    assert whitening.whitened(everyone, matrix).inputs == pytest.approx(chosen, abs=1e-12)
+
+
+def test_a_product_that_mixes_rows_or_minds_their_place_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right = whitening._multiplied
+
+    def last_rows_differ(block: Any, matrix: Any) -> Any:
+        z = right(block, matrix)
+        z[-3:] = np.nextafter(z[-3:], 9.0)
+        return z
+
+    def neighbours_matter(block: Any, matrix: Any) -> Any:
+        z = right(block, matrix)
+        z[1:] += 1e-16 * np.nan_to_num(z[:-1], posinf=0, neginf=0) ** 2
+        return z
+
+    for broken in (last_rows_differ, neighbours_matter):
+        whitening._rows_are_independent.cache_clear()
+        monkeypatch.setattr(whitening, "_multiplied", broken)
+        assert not whitening._rows_are_independent(D)
+    monkeypatch.undo()
+    whitening._rows_are_independent.cache_clear()
+
+
 @given(rows=arrays(np.float64, (4, D - 1), elements=ANY_NUMBER), seed=st.integers(0, 99))
 def test_one_patient_moves_a_step_by_at_most_the_clip_whatever_w_is(rows: Any, seed: int) -> None:
     """At the source: two trainers, one of them without the patient."""

@@ -82,7 +82,10 @@ def test_second_moments_and_training_are_paid_by_the_same_patients() -> None:
     alone = [Plan.of(story.study).purpose(p).epsilon for p in ("moments", "training")]
     assert max(alone) < 0.9
     assert 0.75 < story.spent("north") < story.budget == 0.9, "two retries were not needed"
-    assert told(*rounds[:1], **WHITENED).doing == "training, round 2 of 5"
+    assert told(("online", {"hospitals": EVERYONE}), **WHITENED).doing == (
+        "second moments, round 1 of 1"
+    )
+    assert told(*rounds[:1], **WHITENED).doing == "training, round 1 of 4"
 
 
 def test_it_says_what_is_under_way() -> None:
