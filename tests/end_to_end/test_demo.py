@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from flo.documents import canonical
+from flo.privacy.accounting.plan import Plan
 from flo.privacy.report.report import verify
 from flo.study.loading import load
 from tests.commands import flo, flo_process
@@ -98,7 +99,8 @@ def test_a_ledger_has_one_release_for_each_attempt_that_its_hospital_answered(
     with closing(sqlite3.connect(path)) as database:
         rows = [json.loads(row[0]) for row in database.execute("SELECT public FROM rows")]
     kinds = Counter(row["kind"] for row in rows)
-    assert kinds["release"] == STUDY.mechanism.steps + 1 + failed
+    planned = sum(part.planned for part in Plan.of(STUDY).purposes.values())
+    assert kinds["release"] == planned + failed
     assert kinds == {**kinds, "birth": 1, "reserve": 1, "settle": 1}
 
 
