@@ -41,7 +41,7 @@ from flo.server.rounds import checkpoint
 from flo.server.rounds.loop import run_study
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
-from tests.builders import HOSPITALS, study_document
+from tests.builders import HOSPITALS, WHITENED, study_document
 from tests.partners import partner, signed
 from tests.secure_sums import advance
 
@@ -52,6 +52,8 @@ MODES: dict[str, dict[str, Any]] = {
     "local noise, masked": {"masking": "on"},
     "distributed noise": {"masking": "on", "noise": "distributed", "dropouts": 1},
 }
+# Its first round is no training, so most tests of rounds do not apply.
+WHITENED_MODE = {"whitened": {**MODES["distributed noise"], **WHITENED}}
 MASKED = [mode for mode in MODES if mode != "masking off"]
 _EPOCHS = itertools.count(1)
 
@@ -65,7 +67,7 @@ def company_study(
     named = [{"id": name, "declared_size": 40} for name in hospitals]
     study = Study.model_validate(study_document(hospitals=named))
     study = study.with_fingerprints({name: partner(name).fingerprint for name in hospitals})
-    return study.with_mechanism(**{**MODES[mode], **mechanism})
+    return study.with_mechanism(**{**(MODES | WHITENED_MODE)[mode], **mechanism})
 
 
 def numbers(study: Study, hospital: str, purpose: str, round_: int, attempt: int) -> Integers:

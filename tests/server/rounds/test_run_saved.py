@@ -21,6 +21,7 @@ from tests.builders import HOSPITALS
 from tests.server.in_memory_run import (
     MASKED,
     MODES,
+    WHITENED_MODE,
     Killed,
     Stage,
     company_study,
@@ -107,7 +108,7 @@ def rounds(run: Stage) -> list[tuple[str, int]]:
     return [(facts["phase"], facts["round"]) for facts in run.of_kind("round")]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, *WHITENED_MODE])
 @pytest.mark.parametrize("disturbed", DISTURBED)
 def test_a_run_killed_at_any_instant_asks_the_same_again_and_ends_as_if_undisturbed(
     mode: str, disturbed: str
