@@ -14,7 +14,7 @@ from flo.cli.coordinator.operator import Operator
 from flo.clients.home.site_home import SiteHome
 from flo.errors import FloError
 from flo.server.home.coordinator_home import CoordinatorHome
-from tests.builders import small_study, study_document
+from tests.builders import WHITENED, small_study, study_document
 from tests.commands import flo
 from tests.server.real_coordinator import RealCoordinator
 
@@ -24,6 +24,7 @@ MODES: dict[str, dict[str, Any]] = {
     "no masks": {"masking": "off"},
     "local noise": {"masking": "on"},
     "distributed noise": {"masking": "on", "noise": "distributed", "retry_allowance": 2},
+    "whitened": {"masking": "on", "noise": "distributed", "retry_allowance": 2, **WHITENED},
 }
 
 

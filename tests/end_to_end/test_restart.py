@@ -29,7 +29,7 @@ def stage(tmp_path: Path) -> Iterator[tuple[RealCoordinator, list[SiteHome]]]:
         stack.callback(coordinator.stop)
 
 
-@pytest.mark.parametrize("mode", ["no masks", "distributed noise"])
+@pytest.mark.parametrize("mode", ["no masks", "distributed noise", "whitened"])
 def test_a_killed_coordinator_goes_on_and_charges_nobody_twice(
     stage: tuple[RealCoordinator, list[SiteHome]], mode: str
 ) -> None:
@@ -47,7 +47,9 @@ def test_a_killed_coordinator_goes_on_and_charges_nobody_twice(
         summary = wait_for(lambda found: found["status"] == "done", folder, digest)
     assert rounds(summary["events"]) == list(range(1, STEPS + 1))
     assert {json.dumps(releases(home)) for home in homes} == {
-        json.dumps({"training": STEPS, "evaluation": 1})
+        json.dumps(
+            ({"moments": 1} if mode == "whitened" else {}) | {"training": STEPS, "evaluation": 1}
+        )
     }
 
 
