@@ -35,7 +35,7 @@ def test_rays_workers_give_the_model_and_the_estimate_of_one_process_to_the_bit(
     assert spread.model.any()
     assert spread.model.tobytes() == alone.model.tobytes()
     assert spread.estimate == alone.estimate
-    assert len(seconds) == 5, "four rounds and the evaluation"
+    assert len(seconds) == 6, "second moments, four rounds and the evaluation"
 
 
 @pytest.mark.slow
