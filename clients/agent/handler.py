@@ -7,7 +7,7 @@
     3. the relayed heads agree with this ledger (no rollback), and partners' heads are stored;
     4. ``join``: return our run key and the partners' ledger heads that we saw; no release. Data and
        model are loaded now, so that the first attempt, which may be charged, need not wait
-       (only whitening waits for its W, for less time than a step takes);
+       (inputs are whitened in it, because W arrives with it);
     5. the same request gets the same bits; a differing request for an attempt that was already
        answered is refused, never recomputed;
     6. else the cohort must be admissible (``flo.clients.agent.partners``), and with local noise the

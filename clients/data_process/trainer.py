@@ -89,11 +89,9 @@ def private_step(study: Study, device: str) -> PrivateStep | None:
         return None
     module, examples = models.build(study), made_up_inputs(study.data)
     if study.mechanism.algorithm == "whitened":  # logistic; the intercept is one of the inputs
-        module = nn.Sequential(nn.Linear(second_moments.width(study), 1, bias=False)).double()
-        width = second_moments.width(study)
-        examples = np.hstack([examples, np.ones((len(examples), 1))]) @ whitening.dense(
-            width, width
-        )
+        d = second_moments.width(study)
+        module = nn.Sequential(nn.Linear(d, 1, bias=False)).double()
+        examples = np.hstack([examples, np.ones((len(examples), 1))]) @ whitening.dense(d, d)
     return PrivateStep(
         module,
         binary_loss,
