@@ -24,7 +24,8 @@ from flo.bench.plot import svg
 from flo.cli import app, demo, main
 from flo.cli.bench import GROUPS, every_command
 from flo.errors import FloError
-from flo.lab.simulation import folds, load_hospitals, run_once
+from flo.lab.folds import folds
+from flo.lab.simulation import load_hospitals, run_once
 from flo.study.loading import load
 from flo.study.models import parameter_count
 

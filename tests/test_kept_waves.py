@@ -17,8 +17,9 @@ from flo.keys.identity import fingerprint
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.mechanisms.mechanisms import ScoreWaves
 from flo.privacy.report.report import read_heads, verify
-from flo.published.model_card import PublishedModel
+from flo.published.model_card import ModelCard, PublishedModel, read_card
 from flo.study.loading import from_canonical
+from tests.flo.published_models import made
 from tests.test_kept_files import changed_json
 
 KEPT = Path(__file__).parent / "kept" / "v7"
@@ -50,6 +51,15 @@ def test_a_kept_model_opens_with_its_card() -> None:
     found = PublishedModel.open(KEPT / "model.card.json", signer)
     assert found.study.digest == DIGEST
     assert found.card.evaluation is not None
+
+
+def test_a_kept_card_of_schema_1_has_no_calibration_and_is_written_as_it_was() -> None:
+    kept = (KEPT / "model.card.json").read_bytes()
+    card = read_card(KEPT / "model.card.json")
+    assert (card.schema_version, card.calibration) == (1, None)
+    assert card.to_bytes() == kept
+    with pytest.raises(ValueError, match="schema_version 1 has no calibration"):
+        ModelCard.model_validate(json.loads(kept) | {"calibration": made().document["calibration"]})
 
 
 @pytest.mark.parametrize("gone", ["heads", "evidence"])

@@ -245,7 +245,7 @@ def _tests(model: PublishedModel, last: Floats, snapshot: Snapshot) -> list[Scor
     return [
         Scores(scores, held.labels, held.patient, np.zeros_like(held.patient))
         for scores in (
-            log_odds(study, weights, held.inputs),
+            model.calibrated(log_odds(study, weights, held.inputs)),
             finished_log_odds(study, weights, last, held.inputs),
             unprotected([snapshot.training])(held.inputs),
         )

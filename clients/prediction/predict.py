@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 from scipy.special import expit
 
+from flo.arrays import Floats
 from flo.clients.prediction.finish import FinishedAtHome
 from flo.clients.quality.check import check_inputs
 from flo.clients.sources.cells import as_ids
@@ -19,17 +21,31 @@ from flo.clients.sources.error_wrapper import ErrorBoundary
 from flo.clients.sources.files import open_file
 from flo.documents.text import in_a_sheet
 from flo.errors import UsageError
+from flo.privacy.report.risks import is_too_wide
 from flo.published.model_card import PublishedModel
 from flo.storage.files import write_private
 
+_NO_RISK = ("", "", "")
 
-def predict(model: PublishedModel | FinishedAtHome, data: Path, out: Path, id_column: str) -> int:
-    """Write ``row``, the id column if the file has one, and ``score`` for each record of a file.
 
-    ``row``: 1 for the first record. ``score``: 0 to 1, higher where label 1 is likelier. A
-    published model's ranks patients and is not calibrated; a finished one's is a risk, calibrated
-    on this hospital's patients. Ids are escaped for spreadsheets; ``row`` identifies the record.
-    Return the number of records.
+@dataclass(frozen=True)
+class Predicted:
+    """Number of ``records`` that were scored, and of those whose risk was stated."""
+
+    records: int
+    with_risk: int
+
+
+def predict(
+    model: PublishedModel | FinishedAtHome, data: Path, out: Path, id_column: str
+) -> Predicted:
+    """Write each record's score and risk, with its row and id; return the number of records.
+
+    Columns: ``row``, 1 for the first record; the id column if the file has one, escaped for
+    spreadsheets; ``score``, 0 to 1, which ranks; ``risk`` of label 1 with its band ``low`` to
+    ``high``. A finished model's score is the risk, and has no band. A published model's risk comes
+    from its card's calibration; it is empty if the card has none, or where the band is too wide
+    (``flo.privacy.report.risks``), so that only the rank is known.
 
     Raises:
         DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``, or
@@ -41,13 +57,27 @@ def predict(model: PublishedModel | FinishedAtHome, data: Path, out: Path, id_co
         raise UsageError(f"--out {out} must be a file in an existing folder")
     source = ErrorBoundary(open_file(data, id_column))
     inputs = check_inputs(source, model.study.data)
-    scores = expit(model.log_odds(inputs))
+    log_odds = model.log_odds(inputs)
+    risks = _risks(model, log_odds)
     ids = [cell for batch in source.ids() for cell in as_ids(batch).to_pylist()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", *([in_a_sheet(id_column)] if ids else []), "score"])
-    for number, score in enumerate(scores, start=1):
+    named = [in_a_sheet(id_column)] if ids else []
+    writer.writerow(["row", *named, "score", "risk", "low", "high"])
+    for number, (score, risk) in enumerate(zip(expit(log_odds), risks, strict=True), start=1):
         own = [in_a_sheet(ids[number - 1] or "")] if ids else []
-        writer.writerow([number, *own, f"{score:.6f}"])
+        writer.writerow([number, *own, f"{score:.6f}", *risk])
     write_private(out, text.getvalue().encode())
-    return len(scores)
+    return Predicted(len(risks), sum(risk != _NO_RISK for risk in risks))
+
+
+def _risks(model: PublishedModel | FinishedAtHome, log_odds: Floats) -> list[tuple[str, str, str]]:
+    """Return risk, low and high of each record as text, each empty if it is not known."""
+    if isinstance(model, FinishedAtHome):
+        return [(f"{risk:.6f}", "", "") for risk in expit(log_odds)]
+    if model.card.calibration is None:
+        return [_NO_RISK] * len(log_odds)
+    return [
+        _NO_RISK if is_too_wide(low, high) else (f"{risk:.6f}", f"{low:.6f}", f"{high:.6f}")
+        for risk, low, high in zip(*model.card.calibration.of(log_odds), strict=True)
+    ]

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from flo.bench import BenchRow, row
 from flo.bench.made_up import study_of, write
-from flo.lab.simulation import Fold, folds, load_hospitals, pooled, run_once
+from flo.lab.comparison import pooled
+from flo.lab.folds import Fold, folds
+from flo.lab.simulation import load_hospitals, run_once
 from flo.study.document import Study
 from flo.study.loading import load
 

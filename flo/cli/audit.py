@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,9 @@ from flo.cli import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import StudyFile
 from flo.cli.terminal.results import FileWrittenResult
+
+if TYPE_CHECKING:
+    from flo.privacy.releases.calibration import Calibration
 
 app = typer.Typer()
 _NOT_SHOWN = ("reply", "run")  # facts of every message; the export has them
@@ -26,6 +30,9 @@ def report(
         typer.Argument(help="Signed extracts, one per hospital; and coordinator_heads.json."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")] = Path(),
+    card: Annotated[
+        Path | None, typer.Option(help="The model's card, for its risks on the page.")
+    ] = None,
 ) -> results.PagesWrittenResult:
     """Combine signed ledger extracts into report.json and a readable report.html."""
     from flo.cli.terminal.output import say, working
@@ -42,13 +49,26 @@ def report(
     kept = {h: head for _, found in heads if found for h, head in found.items()}
     with working("recomputing every ε"):
         document = build([data for data, found in heads if found is None], kept)
-        page = render(document)
+        page = render(document, _calibration(card, document))
     out.mkdir(parents=True, exist_ok=True)
     write_public(out / "report.json", document)
     write_public(out / "report.html", page.encode())
     say(f"{out / 'report.json'} and {out / 'report.html'} written")
     say(f"anyone can check it offline: flo audit verify {out / 'report.json'}")
     return results.PagesWrittenResult(str(out / "report.json"), str(out / "report.html"))
+
+
+def _calibration(path: Path | None, report: bytes) -> Calibration | None:
+    """Return the calibration of a card, if a coordinator of this report signed it."""
+    from flo.errors import TrustError
+    from flo.published.model_card import read_card
+
+    if path is None:
+        return None
+    facts, card = json.loads(report)["facts"]["study"], read_card(path)
+    if card.check(facts["coordinator"]).digest != facts["digest"]:
+        raise TrustError(f"{path} is the card of another study than the extracts are of")
+    return card.calibration
 
 
 @command(app)

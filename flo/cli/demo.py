@@ -36,6 +36,9 @@ from flo.cli.terminal.progress import ProgressScreen
 from flo.clients.home.site_home import SiteHome
 from flo.clients.records.finished_model import TOO_FEW, FinishedModel, finished_called
 from flo.errors import EXIT_REFUSED, FloError, NetworkError, RefusedError, UsageError
+from flo.privacy.report.page import render
+from flo.published.model_card import read_card
+from flo.storage.files import write_public
 from flo.study.document import Study
 from flo.study.loading import from_canonical, load
 from flo.study.terms import Hospital
@@ -166,6 +169,7 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
         report = _report(cast, home, digest)
         ended = time.monotonic()
         finished = _finished(cast, signed) if summary["status"] == "done" else {}
+        _show_risks(cast, report)
     result = _result(signed, summary, report) | {
         "seconds_per_round": seconds,
         "seconds_from_launch": ended - launched,
@@ -276,6 +280,13 @@ def _report(cast: _Cast, home: Path, digest: str) -> Path:
     cast.do("audit", "report", *paths, "--out", str(cast.directory))
     cast.do("audit", "verify", str(cast.directory / "report.json"))
     return cast.directory / "report.json"
+
+
+def _show_risks(cast: _Cast, report: Path) -> None:
+    """Write the report's page again, with the risks of the model card if a hospital fetched one."""
+    for card in sorted((cast.directory / "models").glob("*/*.card.json"))[:1]:
+        page = render(report.read_bytes(), read_card(card).calibration)
+        write_public(report.with_suffix(".html"), page.encode())
 
 
 def _finished(cast: _Cast, signed: Study) -> dict[str, FinishedModel | None]:

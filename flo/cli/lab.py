@@ -73,11 +73,12 @@ def simulate(
         say(f"standard deviation of one model's AUC over new noise: {result['auc_noise']:.4f}")
     say(f"ε = {result['epsilon']:.4f}, δ = {result['delta']:g}, {result['trust_model']}")
     say(f"masks: {result['masks']}")
-    risk = result["calibration"]
-    say(
-        f"predicted risk {risk['predicted']:.3f}, observed {risk['observed']:.3f}, Brier score "
-        f"{risk['brier']:.3f}"
-    )
+    for name, key in (("as scored", "calibration"), ("on the card", "calibration_published")):
+        if risk := result.get(key):
+            say(
+                f"risks {name}: predicted {risk['predicted']:.3f} on average, observed "
+                f"{risk['observed']:.3f}, Brier score {risk['brier']:.3f}"
+            )
     if (noisy := result["evaluation"]) is not None:
         say(
             f"the study's noisy evaluation: its {noisy['level']:.0%} interval contained the exact "

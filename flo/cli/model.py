@@ -14,8 +14,9 @@ from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
     from flo.clients.prediction.finish import FinishedAtHome
+    from flo.clients.prediction.predict import Predicted
     from flo.privacy.report.sheet import Section
-    from flo.published.model_card import PublishedModel, Quality
+    from flo.published.model_card import ModelCard, PublishedModel, Quality
 
 app = typer.Typer()
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="NAME.safetensors or its card.")]
@@ -126,13 +127,13 @@ def predict(
     finished = _names_finished(model)
     opened = _open_finished(home, model) if finished else _open(Path(model), home, coordinator)
     with working("predicting"):
-        count = score(opened, data, out, id_column)
-    say(f"{count} records scored in {out}: higher is likelier to be {opened.study.data.label}")
-    if finished:
-        say("scores are risks, calibrated on this hospital's patients; the model is not private")
-    else:
-        say("scores rank patients; they are not probabilities calibrated for this hospital")
-    return results.PredictedResult(str(out), count)
+        done = score(opened, data, out, id_column)
+    say(
+        f"{done.records} records scored in {out}: higher is likelier to be "
+        f"{opened.study.data.label}"
+    )
+    say(_risks_in_words(opened, done))
+    return results.PredictedResult(str(out), done.records, done.with_risk)
 
 
 @command(app)
@@ -160,6 +161,24 @@ def _names_finished(model: str) -> bool:
 
     path = Path(model)
     return path.name == model and not path.suffix and not paths_of(path)[0].is_file()
+
+
+def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> str:
+    """Return what the risks of a predicted file are, and why some are missing."""
+    from flo.privacy.report.risks import TOO_WIDE
+    from flo.published.model_card import PublishedModel
+
+    if not isinstance(model, PublishedModel):
+        return "risks are calibrated on this hospital's patients; the model is not private"
+    if model.card.calibration is None:
+        return "scores rank patients; the card has no calibration, so there are no risks"
+    said = (
+        f"{done.with_risk} have a risk with its {100 * model.card.calibration.level:.0f} % band, "
+        "calibrated for the patients of all hospitals together"
+    )
+    if missing := done.records - done.with_risk:
+        said += f"; the band of {missing} is wider than {TOO_WIDE:.0%}, so only their rank is known"
+    return said
 
 
 def _open_finished(home: Path, name: str) -> FinishedAtHome:
@@ -217,7 +236,7 @@ def _sections(model: PublishedModel) -> list[Section]:
                 ("purpose", study.purpose),
                 (
                     "score",
-                    f"likelier {study.data.label} (uncalibrated); a record is {study.data.record}",
+                    f"likelier {study.data.label}; a record is {study.data.record}",
                 ),
                 ("kind", f"{study.model.kind}, {parameter_count(study)} parameters"),
                 ("inputs", ", ".join(input_names(study.data))[:2000]),
@@ -242,6 +261,7 @@ def _sections(model: PublishedModel) -> list[Section]:
                 *([("caution", BINS_HIDE)] if study.evaluation.bins else []),
             ),
         ),
+        _risks(card),
         Section(
             "Checked",
             (
@@ -251,6 +271,20 @@ def _sections(model: PublishedModel) -> list[Section]:
             ),
         ),
     ]
+
+
+def _risks(card: ModelCard) -> Section:
+    """Return what the model's scores mean, by the card's calibration."""
+    from flo.privacy.report.risks import rows
+    from flo.privacy.report.sheet import Section
+
+    if card.calibration is None:
+        return Section("Risks", (("calibration", "none: scores rank patients, and are no risks"),))
+    level = f"{100 * card.calibration.level:.0f}"
+    return Section(
+        f"Risks ({level} % bands, from the same evaluation at no further ε)",
+        tuple((f"score {score:.3f}", words) for score, words in rows(card.calibration)),
+    )
 
 
 def _quality(found: Quality | None) -> str:

@@ -188,10 +188,11 @@ class ModelFetchedResult(CommandResult):
 
 @dataclass(frozen=True)
 class PredictedResult(CommandResult):
-    """``records``: number of scored records."""
+    """``records``: number of scored records; ``with_risk``: of those whose risk was stated."""
 
     file: str
     records: int
+    with_risk: int
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,8 @@ class SimulatedResult(CommandResult):
     model that each hospital finished at home. ``sites``: for each hospital, ``patients``,
     ``positive`` patients, AUCs and Brier scores among them. ``verdict``: sentences on who gains,
     who may lose, and whether risks can be believed. ``calibration``: the
-    ``predicted`` and ``observed`` share of label 1, and the ``brier`` score. ``evaluation``: each
+    ``predicted`` and ``observed`` share of label 1, and the ``brier`` score; ``published``: of the
+    risks that a card would state, each calibrated on other patients. ``evaluation``: each
     run's own noisy estimate compared with the exact AUC of the same patients: ``level`` of its
     intervals, number of ``runs``, number whose interval ``covered`` the exact AUC, mean error
     (``bias``) and mean ``width``; null if no run published an estimate.
@@ -291,6 +293,7 @@ class SimulatedResult(CommandResult):
     auc_within_pooled: float | None = None
     auc_within_finished: float | None = None
     auc_within_alone: float | None = None
+    calibration_published: dict[str, float] | None = None
     calibration_finished: dict[str, float] | None = None
     calibration_pooled: dict[str, float] | None = None
     verdict: list[str] | None = None

@@ -26,7 +26,9 @@ from scipy.special import ndtri
 
 from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
-from flo.lab.simulation import Fold, Progress, pooled, run_once
+from flo.lab.comparison import pooled
+from flo.lab.folds import Fold
+from flo.lab.simulation import Progress, run_once
 from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.patients.patients import Patients

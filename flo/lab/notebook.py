@@ -16,15 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from flo.documents.document import read_toml
 from flo.errors import RefusedError, UsageError
 from flo.lab.result import Simulation
 from flo.lab.simulation import Engine, Progress, load_hospitals
 from flo.lab.simulation import simulate as _simulate
-from flo.pages.plots import intervals, plane
+from flo.pages.plots import Plane, intervals, plane
 from flo.pages.templates import Pages
 from flo.privacy.report.wording import trust
-from flo.scores.metrics import Scores, calibration, difference, interval, roc
+from flo.scores.metrics import (
+    Scores,
+    calibration,
+    calibration_curve,
+    difference,
+    interval,
+    roc,
+)
 from flo.study.document import Study
 from flo.study.features import input_names
 from flo.study.loading import load as _load
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "SimulationResult", "compare", "load", "simulate"]
 _ENGINES = ("loop", "ray")
+_GROUPS = 10  # points of a calibration plot
 _LEAST_SHOWN = 0.5  # AUC at the left of a plot: chance
 TableRow = tuple[str, float, float, float]
 
@@ -102,8 +112,33 @@ class SimulationResult(Simulation):
             compared=bool(self.pooled),
             noise=self.noise,
             calibration=calibration(self.private),
+            risks=self._risk_plot() if self.pooled else None,
             verdict=self.verdict,
         )
+
+    def _risk_plot(self) -> Plane:
+        """Plot observed against predicted risk, in groups of rising risk."""
+        ways = [("as scored", self.private), ("on the card", self.calibrated)]
+        ways += [("finished", self.finished)]
+        lines = [
+            (
+                name,
+                [
+                    (risk, share)
+                    for risk, share, _ in calibration_curve(
+                        np.concatenate([test.scores for test in tests]),
+                        np.concatenate([test.labels for test in tests]),
+                        _GROUPS,
+                    )
+                ],
+            )
+            for name, tests in ways
+            if tests
+        ]
+        most = max(max(point) for _, points in lines for point in points)
+        ticks = [(n / 10, f"{n / 10:g}") for n in range(11) if n / 10 <= most]
+        lines.append(("as predicted", [(0.0, 0.0), (most, most)]))
+        return plane(lines, most_across=most, least_top=most, across=ticks)
 
 
 @dataclass(frozen=True, repr=False)
@@ -236,7 +271,7 @@ def _row(name: str, tests: list[Scores]) -> TableRow:
 def _shown(rows: list[TableRow], title: str, **values: object) -> str:
     optional = [
         *("trust", "curves", "hospitals", "compared", "noise", "calibration", "verdict"),
-        "differences",
+        *("risks", "differences"),
     ]
     least = min([_LEAST_SHOWN, *(low for _, low, _, _ in rows)])
     return Pages(Path(__file__).parent, base="").text(

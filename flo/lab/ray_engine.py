@@ -34,8 +34,9 @@ from flo.clients.records.snapshot import Snapshot
 from flo.errors import FloError, UsageError
 from flo.keys.claims import RunKey
 from flo.keys.identity import Identity
+from flo.lab.folds import Fold
 from flo.lab.hospitals import RUN, SimulatedSites, SiteKeys, enrol, run_keys
-from flo.lab.simulation import Fold, Memory
+from flo.lab.simulation import Memory
 from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
 from flo.server.rounds.loop import run_study
 from flo.server.rounds.state import RunState

@@ -22,8 +22,9 @@ from flo.study.document import Study
 class Simulation:
     """A study tried by cross-validation: one ``private`` test for each seed, fold and redraw.
 
-    If requested, it includes ``finished``, where each hospital's patients are scored by the model
-    that this hospital finished at home, and ordinary logistic regressions without privacy:
+    If requested, it includes ``calibrated``, the risks that a card would state, unless it would
+    state none; ``finished``, where each hospital's patients are scored by the model that this
+    hospital finished at home; and ordinary logistic regressions without privacy:
     ``pooled`` over all hospitals' patients; ``alone``, one for each hospital, tested on its own
     patients; and ``elsewhere``, the same models tested on the patients of all hospitals.
 
@@ -36,6 +37,7 @@ class Simulation:
     masks: str
     private: list[Scores] = field(default_factory=list)
     finished: list[Scores] = field(default_factory=list)
+    calibrated: list[Scores] = field(default_factory=list)
     pooled: list[Scores] = field(default_factory=list)
     alone: list[Scores] = field(default_factory=list)
     elsewhere: list[Scores] = field(default_factory=list)
@@ -106,6 +108,21 @@ class Simulation:
             for number, hospital in enumerate(self.study.hospitals)
         }
 
+    def compare(
+        self,
+        *,
+        finished: Scores,
+        calibrated: Scores | None,
+        pooled: Scores,
+        everywhere: Sequence[Scores],
+    ) -> None:
+        """Add a test of the patients of the last fold. ``everywhere``: by each hospital's model."""
+        self.finished.append(finished)
+        self.calibrated.extend([calibrated] if calibrated else [])
+        self.pooled.append(pooled)
+        self.elsewhere.extend(everywhere)
+        self.alone.extend(test.of(number) for number, test in enumerate(everywhere))
+
     def _gains(self) -> dict[str, tuple[float, float, float] | None]:
         """Return each hospital's AUC finished minus alone, with its 95 % interval."""
         gains = dict[str, tuple[float, float, float] | None]()
@@ -156,6 +173,7 @@ class Simulation:
                 "auc_within_finished": _over(hospitals, "auc_finished"),
                 "auc_within_pooled": _over(hospitals, "auc_pooled"),
                 "auc_within_alone": _over(hospitals, "auc_alone"),
+                "calibration_published": calibration(self.calibrated) if self.calibrated else None,
                 "calibration_finished": calibration(self.finished),
                 "calibration_pooled": calibration(self.pooled),
             }

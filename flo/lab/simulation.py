@@ -7,40 +7,28 @@ patients at once and prints exact numbers, so its results are *not private* and 
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from flo.arrays import Floats
-from flo.clients.data_process.trainer import Trainer, private_step
-from flo.clients.prediction.finish import finished_log_odds, fit_at_home
-from flo.clients.prediction.regression import unprotected
 from flo.clients.quality.check import EncodedTable, encode_checked
-from flo.clients.records.snapshot import Snapshot
 from flo.clients.sources.files import DataFrameSource, TableSource, open_file
 from flo.datasets import DATASETS
 from flo.errors import DataError, UsageError
 from flo.keys.claims import LedgerHead
+from flo.lab import comparison
+from flo.lab.folds import Fold, folds, tested
 from flo.lab.hospitals import RUN, SimulatedSites, enrol, run_keys
+from flo.lab.in_the_clear import run_in_the_clear, trainers_of
 from flo.lab.result import Simulation
-from flo.privacy.accounting.plan import Plan, ring_of
-from flo.privacy.patients.split import position
-from flo.privacy.secure_sum.ring import to_ring
-from flo.scores.metrics import Scores
-from flo.server.rounds.aggregation import StreamingSum
 from flo.server.rounds.loop import run_study
-from flo.server.rounds.state import RunState, advance
+from flo.server.rounds.state import RunState
 from flo.study.document import Study
 from flo.study.models import log_odds
-from flo.study.parameters import Vector
 
 Progress = Callable[[str], None]
 
@@ -90,51 +78,14 @@ def load_hospitals(
     return checked
 
 
-@dataclass
-class Fold:
-    """One train/test split: a snapshot per hospital.
-
-    ``tested``: the patient number of each held-out record, in the order of the snapshots, the same
-    in every fold; if None, patients are numbered within this fold.
-    """
-
-    snapshots: dict[str, Snapshot]
-    tested: npt.NDArray[np.int64] | None = None
-
-
 Engine = Callable[[Study, Fold], tuple[RunState, list[float]]]
-
-
-def folds(hospitals: dict[str, EncodedTable], count: int, seed: int) -> Iterator[Fold]:
-    """Yield ``count`` splits by keyed hash of the patient id; the key depends on ``seed`` only.
-
-    Fold k holds out the patients whose position lies in [k/count, (k+1)/count).
-    """
-    key = hashlib.sha256(f"flo simulate {seed}".encode()).digest()
-    everyone = dict.fromkeys((h, name) for h, c in hospitals.items() for name in c.patient_ids)
-    numbers = {known: number for number, known in enumerate(everyone)}
-    for k in range(count):
-        aside = {
-            hospital: within(checked, key, k / count, (k + 1) / count)
-            for hospital, checked in hospitals.items()
-        }
-        tested = [
-            numbers[hospital, name]
-            for hospital, checked in hospitals.items()
-            for name in checked.patient_ids
-            if name in aside[hospital]
-        ]
-        yield Fold(
-            {h: Snapshot.divided(checked, aside[h]) for h, checked in hospitals.items()},
-            np.array(tested, dtype=np.int64),
-        )
 
 
 def run_once(study: Study, fold: Fold, *, fast: bool = False) -> tuple[RunState, list[float]]:
     """Run the whole study on one fold. Return the final state and seconds per round."""
     enrolled, identities = enrol(study)
     if fast:
-        return _run_fast(enrolled, fold)
+        return run_in_the_clear(enrolled, fold)
     store, trainers = Memory(), trainers_of(enrolled, fold)
     exchange = _InProcess(SimulatedSites(enrolled, trainers, run_keys(enrolled, identities)))
     state, _ = run_study(enrolled, RUN, RunState.start(enrolled), exchange, store)
@@ -187,71 +138,17 @@ def simulate(
                 found.seconds.extend(per_round)
                 found.models.append(state.model)
                 found.published.append(state.estimate)
-                tests.append(_tested(fold, partial(log_odds, study, state.model)))
+                tests.append(tested(fold, partial(log_odds, study, state.model)))
             found.private.extend(tests)
             found.redrawn.append([test.auc for test in tests])
             if compare:
-                _compare(found, fold, state.model)
+                found.compare(
+                    finished=comparison.finished(study, fold, state.model),
+                    calibrated=comparison.calibrated(study, fold, state.model),
+                    pooled=comparison.pooled(fold),
+                    everywhere=comparison.everywhere(fold),
+                )
     return found
-
-
-def _compare(found: Simulation, fold: Fold, weights: Vector) -> None:
-    """Add scores of the same patients by the finished models and by regressions without privacy."""
-    found.finished.append(_finished(found.study, fold, weights))
-    found.pooled.append(pooled(fold))
-    for number, snapshot in enumerate(fold.snapshots.values()):
-        everywhere = _tested(fold, unprotected([snapshot.training]))
-        found.elsewhere.append(everywhere)
-        found.alone.append(everywhere.of(number))
-
-
-def _run_fast(study: Study, fold: Fold) -> tuple[RunState, list[float]]:
-    """Sum the same releases directly: no messages, no keys, no masks."""
-    trainers = trainers_of(study, fold)
-    state, seconds = RunState.start(study), list[float]()
-    everyone = tuple(sorted(trainers))
-    while state.phase != "done":
-        began = time.monotonic()
-        part = Plan.of(study).purpose(state.purpose)
-        gathered = StreamingSum(study, part, len(everyone))
-        ring = ring_of(study, part, len(everyone))
-        for hospital in everyone:
-            noisy = trainers[hospital].release(state.purpose, state.asked, len(everyone))
-            gathered.add(hospital, to_ring(noisy, ring) if ring else noisy)
-        state = advance(study, replace(state, cohort=everyone), gathered)
-        seconds.append(time.monotonic() - began)
-    return state, seconds
-
-
-def trainers_of(study: Study, fold: Fold) -> dict[str, Trainer]:
-    """Create a trainer for each hospital; all share one module."""
-    step = private_step(study, "cpu")
-    return {
-        hospital: Trainer(study, snapshot, step=step)
-        for hospital, snapshot in fold.snapshots.items()
-    }
-
-
-def pooled(fold: Fold) -> Scores:
-    """Score an ordinary logistic regression on all hospitals' patients, without privacy."""
-    return _tested(fold, unprotected([snapshot.training for snapshot in fold.snapshots.values()]))
-
-
-def _finished(study: Study, fold: Fold, weights: Vector) -> Scores:
-    """Score each hospital's held-out patients with the model that it finished at home.
-
-    A hospital with too few patients to finish a model uses the published one.
-    """
-    scores = []
-    for snapshot in fold.snapshots.values():
-        inputs = snapshot.held_out.inputs
-        try:
-            last = fit_at_home(study, weights, snapshot.training).finished
-        except DataError:
-            scores.append(log_odds(study, weights, inputs))
-        else:
-            scores.append(finished_log_odds(study, weights, last, inputs))
-    return _scores(fold, np.concatenate(scores))
 
 
 class _InProcess:
@@ -302,30 +199,3 @@ class Memory:
     def stop_requested(self) -> bool:
         """Return False: a simulation ends by itself."""
         return False
-
-
-def within(checked: EncodedTable, key: bytes, low: float, high: float) -> set[str]:
-    """Return the patients whose position lies in [low, high)."""
-    return {name for name in set(checked.patient_ids) if low <= position(key, name) < high}
-
-
-def _tested(fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
-    """Score the held-out patients of all hospitals; one known to two hospitals counts twice."""
-    held = [snapshot.held_out for snapshot in fold.snapshots.values()]
-    return _scores(fold, score(np.concatenate([patients.inputs for patients in held])))
-
-
-def _scores(fold: Fold, scores: Floats) -> Scores:
-    """Return the scores (records,) of the held-out records in the order of the snapshots."""
-    held = [snapshot.held_out for snapshot in fold.snapshots.values()]
-    tested = fold.tested
-    if tested is None:
-        before = np.cumsum([0, *(patients.count for patients in held)])
-        tested = np.concatenate([p.patient + n for p, n in zip(held, before, strict=False)])
-    sizes = [len(patients.labels) for patients in held]
-    return Scores(
-        scores,
-        np.concatenate([patients.labels for patients in held]),
-        tested,
-        np.repeat(np.arange(len(held)), sizes),
-    )

@@ -46,7 +46,8 @@ def _gains(sites: dict[str, dict[str, Any]], gains: dict[str, Gain | None]) -> l
 def _risks(result: dict[str, Any]) -> list[str]:
     """Compare predicted with observed risks."""
     said = []
-    for name, key in (("published", "calibration"), ("finished", "calibration_finished")):
+    stated = "calibration_published" if result["calibration_published"] else "calibration"
+    for name, key in (("published", stated), ("finished", "calibration_finished")):
         ratio = result[key]["predicted"] / max(result[key]["observed"], 1e-9)
         low, high = _BELIEVED
         said.append(

@@ -11,10 +11,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
+from scipy.special import logit
 
 from flo.arrays import Floats
 from flo.documents import canonical
@@ -23,6 +30,7 @@ from flo.errors import PolicyError, TrustError, UsageError
 from flo.keys.claims import Digest, PublicKey, Signature
 from flo.keys.identity import Signer, fingerprint, low_s, verify
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.releases.calibration import Calibration
 from flo.privacy.report.wording import trust
 from flo.protocol.messages import LARGEST_WEIGHT
 from flo.study.document import MAX_STUDY_BYTES, Study
@@ -64,9 +72,11 @@ class ModelCard(Document):
 
     ``report``: digest of the privacy report that the coordinator made from the hospitals' extracts;
     ``without_extract``: hospitals whose extract had not arrived by then. ``coordinator``: its key.
+    ``calibration``: risk of each log odds; None if the model was not evaluated, or was counted in
+    bins. Cards of schema 1 have none.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     study: Annotated[str, StringConstraints(max_length=MAX_STUDY_BYTES)]
     study_signature: Signature
     run: Identifier
@@ -78,10 +88,25 @@ class ModelCard(Document):
     trust_model: _Text
     evaluation: Quality | None
     subgroups: dict[_Text, Quality]
+    calibration: Calibration | None = None
     report: Digest | None
     without_extract: tuple[Identifier, ...]
     coordinator: PublicKey
     signature: Signature | Literal[""] = ""
+
+    @model_serializer(mode="wrap")
+    def _of_its_schema(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what the card's schema does not have, so that its signed bytes are the same."""
+        document: dict[str, Any] = dump(self)
+        if self.schema_version == 1:
+            document.pop("calibration", None)
+        return document
+
+    @model_validator(mode="after")
+    def _has_what_its_schema_has(self) -> ModelCard:
+        if self.schema_version == 1 and self.calibration is not None:
+            raise ValueError("a card of schema_version 1 has no calibration")
+        return self
 
     def signed(self, identity: Signer) -> ModelCard:
         """Return a copy signed by this coordinator, replacing any earlier signature."""
@@ -140,6 +165,13 @@ class PublishedModel:
     def log_odds(self, inputs: Floats) -> Floats:
         """Return log odds of label 1, shape (n,), for inputs (n, d)."""
         return log_odds(self.study, self.weights, inputs)
+
+    def calibrated(self, log_odds: Floats) -> Floats:
+        """Return the log odds of the card's risks, (n,); unchanged if it has no calibration."""
+        if self.card.calibration is None:
+            return log_odds
+        risk, _, _ = self.card.calibration.of(log_odds)
+        return np.asarray(logit(risk))
 
     @classmethod
     def open(cls, path: Path, *coordinators: str) -> PublishedModel:

@@ -1,7 +1,8 @@
 """A published model as ONNX, for other software. Needs the extra ``onnx``.
 
 The network takes encoded inputs, not a hospital's columns; the file's metadata lists them in order,
-with the study's digest. FLO's signature does not cover the ONNX file.
+with the study's digest and the card's calibration, a curve of risks by log odds. FLO's signature
+does not cover the ONNX file.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ def to_onnx(model: PublishedModel) -> bytes:
         "epsilon": f"{model.card.epsilon}",
         "delta": f"{model.card.delta:g}",
     }
+    if model.card.calibration is not None:
+        facts["calibration"] = model.card.calibration.to_bytes().decode()
     onnx.helper.set_model_props(document, facts)
     onnx.checker.check_model(document)
     data: bytes = document.SerializeToString()

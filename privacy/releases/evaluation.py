@@ -18,6 +18,7 @@ Studies of schema 1 and 2 count in score bins instead (``flo.privacy.releases.sc
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit, ndtr
@@ -36,6 +37,7 @@ from flo.study.synthetic import made_up_inputs
 
 _LARGEST = 1e100
 _AT_ONCE = 1 << 14  # records
+_FARTHEST, _TABULATED = 40.0, 4001  # log odds, whose risk is 0 or 1; points of a table
 
 
 def groupings(study: Study) -> dict[str, list[str]]:
@@ -83,8 +85,16 @@ def read(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, dict[s
         name: _estimate(study, both, variance)
         for name, both in zip(names, classes, strict=False)  # there are no names without subgroups
     }
-    mean = classes.sum(0) / len(grouped)
-    return _estimate(study, mean, variance * len(classes) / len(grouped) ** 2), subgroups
+    return _estimate(study, *of_everyone(study, noisy, variance)), subgroups
+
+
+def of_everyone(study: Study, noisy: Floats, variance: float) -> tuple[Floats, float]:
+    """Return the sums (2, _) of negatives and positives over all patients, and their variance.
+
+    Each grouping counts every patient once, so the sums are the mean over the groupings.
+    """
+    classes, count = noisy.reshape(-1, 2, _of_a_class(study)), len(groupings(study))
+    return classes.sum(0) / count, variance * len(classes) / count**2
 
 
 def _estimate(study: Study, classes: Floats, variance: float) -> Estimate:
@@ -98,9 +108,39 @@ def _of_a_class(study: Study) -> int:
     return study.evaluation.bins or score_waves.LENGTH
 
 
-def positions(study: Study, weights: Vector, scores: Floats) -> Floats:
-    """Map finite log odds (n,) of the study's model to positions in [0, 1]."""
-    return _position(study, weights)(scores)
+@dataclass(frozen=True)
+class Positions:
+    """Public map of a model's log odds to [0, 1], by the scores of made-up patients.
+
+    ``middle``, ``deviation``: their mean log odds and standard deviation; 0 and None with images.
+    """
+
+    middle: float
+    deviation: float | None
+
+    @classmethod
+    def of_model(cls, study: Study, weights: Vector) -> Positions:
+        """Return the positions of the study's model with these weights."""
+        if any(isinstance(column, ImageColumn) for column in study.data.columns):
+            return cls(0.0, None)
+        made_up = np.nan_to_num(models.log_odds(study, weights, made_up_inputs(study.data)))
+        made_up = np.clip(made_up, -_LARGEST, _LARGEST)  # keeps the mean finite for any weights
+        return cls(float(made_up.mean()), float(max(made_up.std(), 1 / _LARGEST)))
+
+    def of(self, scores: Floats) -> Floats:
+        """Return the positions (n,) of finite log odds (n,)."""
+        if self.deviation is None:
+            return np.asarray(expit(scores))
+        apart = np.clip(scores, -2 * _LARGEST, 2 * _LARGEST) - self.middle
+        return np.asarray((ndtr(apart / (2 * self.deviation)) + expit(scores)) / 2)
+
+    def log_odds(self, positions: Floats) -> Floats:
+        """Return the log odds at positions (n,) in (0, 1), interpolated between tabulated ones."""
+        known = np.linspace(-_FARTHEST, _FARTHEST, _TABULATED)
+        if self.deviation is not None:
+            known = np.concatenate([known, self.middle + self.deviation * known / 2])
+        known = np.unique(known)
+        return np.interp(positions, self.of(known), known)
 
 
 def _vectors(study: Study, weights: Vector) -> Callable[[Floats], Floats]:
@@ -108,19 +148,5 @@ def _vectors(study: Study, weights: Vector) -> Callable[[Floats], Floats]:
     if bins := study.evaluation.bins:
         edges = score_bins.public_edges(study, weights, bins)
         return lambda scores: score_bins.vectors(scores, edges)
-    position = _position(study, weights)
-    return lambda scores: score_waves.vectors(position(scores))
-
-
-def _position(study: Study, weights: Vector) -> Callable[[Floats], Floats]:
-    if any(isinstance(column, ImageColumn) for column in study.data.columns):
-        return lambda scores: np.asarray(expit(scores))
-    made_up = np.nan_to_num(models.log_odds(study, weights, made_up_inputs(study.data)))
-    made_up = np.clip(made_up, -_LARGEST, _LARGEST)  # keeps the mean finite for any weights
-    middle, deviation = made_up.mean(), max(made_up.std(), 1 / _LARGEST)
-
-    def position(scores: Floats) -> Floats:
-        apart = np.clip(scores, -2 * _LARGEST, 2 * _LARGEST) - middle
-        return np.asarray((ndtr(apart / (2 * deviation)) + expit(scores)) / 2)
-
-    return position
+    positions = Positions.of_model(study, weights)
+    return lambda scores: score_waves.vectors(positions.of(scores))

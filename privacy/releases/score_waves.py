@@ -126,6 +126,22 @@ def auc(sums: Floats, variance: float) -> Estimate:
     )
 
 
+def coefficients(values: Floats) -> Floats:
+    """Return c (..., LENGTH) such that c·sums is the total over a class's patients of a function.
+
+    ``values`` (..., places): the function at the middles of equal parts of [0, 1]. The waves are
+    odd about the middle of the circle that they close, so half of the function's values at the two
+    ends is taken from the total, and the rest, which has no jump then, from the waves. Noise of
+    variance s in each number adds s·|c|² to the total's variance.
+    """
+    places = values.shape[-1]
+    angle = np.pi * (np.arange(places)[:, None] + 0.5) / places * _k
+    ends = 1.5 * (values[..., 0] + values[..., -1]) - 0.5 * (values[..., 1] + values[..., -2])
+    constant = ends[..., None] / 2
+    waves = (values - constant) @ np.hstack([np.cos(angle), np.sin(angle)]) * (2 / places)
+    return np.concatenate([constant, waves], axis=-1) / _scale
+
+
 def expected_half_width(patients: float, prevalence: float, variance: float) -> float:
     """Return the expected half width of the interval before a run, for a model of AUC about .85.
 

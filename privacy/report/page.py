@@ -9,18 +9,27 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flo.documents import canonical
+from flo.privacy.releases.calibration import Calibration
+from flo.privacy.report import risks
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 720, 300, 56, 44, 16, 130
 
 
-def render(report: bytes) -> str:
-    """Render a report made by ``flo.privacy.report.report.build`` as HTML."""
+def render(report: bytes, calibration: Calibration | None = None) -> str:
+    """Render a report made by ``flo.privacy.report.report.build`` as HTML.
+
+    ``calibration``: of the study's model card, which is not part of the report; shown with it.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     facts = json.loads(report)["facts"]
     return environment.get_template("report.html.j2").render(
-        facts=facts, plot=plot(facts), digest=canonical.digest(report)
+        facts=facts,
+        plot=plot(facts),
+        digest=canonical.digest(report),
+        risks=calibration and risks.plot(calibration),
+        risk_rows=risks.rows(calibration) if calibration else [],
     )
 
 

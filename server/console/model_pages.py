@@ -10,6 +10,7 @@ from starlette.responses import FileResponse, Response
 
 from flo.errors import StudyError
 from flo.pages.responses import ALONE, HEADERS
+from flo.privacy.report import risks
 from flo.privacy.report.page import render
 from flo.published.model_card import BINS_HIDE, ModelCard, read_card
 from flo.server.console.context import ConsoleContext
@@ -31,8 +32,10 @@ def model_router(context: ConsoleContext) -> APIRouter:
 
     @router.get(f"{CONSOLE}/studies/{{digest}}/report")
     def report(digest: str) -> Response:
-        document = _file_of(views, actions.find(digest), "report")
-        return Response(render(document.read_bytes()), headers=ALONE, media_type="text/html")
+        offer = actions.find(digest)
+        document, card = _file_of(views, offer, "report"), _file_of(views, offer, "card")
+        page = render(document.read_bytes(), read_card(card).calibration)
+        return Response(page, headers=ALONE, media_type="text/html")
 
     @router.get(f"{CONSOLE}/studies/{{digest}}/files/{{file}}")
     def model_file(digest: str, file: str) -> Response:
@@ -49,6 +52,8 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
         "study": offer.study,
         "card": card,
         "bins_hide": BINS_HIDE,
+        "calibration": card.calibration and risks.plot(card.calibration),
+        "risk_rows": risks.rows(card.calibration) if card.calibration else [],
         "quality": quality_plot(card.model_dump(include={"evaluation", "subgroups"})),
         "versions": [
             (other, published(views.store, other.study.digest) is not None) for other in versions

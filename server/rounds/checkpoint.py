@@ -18,12 +18,13 @@ import numpy as np
 from flo.documents import canonical
 from flo.errors import TrustError
 from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
+from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.score_waves import Estimate
 from flo.privacy.releases.survey import Counted
 from flo.server.rounds.state import RunState
 from flo.study.parameters import Vector
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 _LIMIT = 64 << 20
 _VECTORS = ("weights", "velocity", "tail_sum", "whitening")
 _KINDS: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
@@ -53,6 +54,7 @@ def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
             "vectors": {name: _document(name, getattr(state, name), keep) for name in _VECTORS},
             "estimate": asdict(state.estimate) if state.estimate else None,
             "subgroups": {name: asdict(found) for name, found in state.subgroups.items()},
+            "calibration": state.calibration and state.calibration.model_dump(mode="json"),
             "counted": {
                 hospital: [asdict(column) for column in columns]
                 for hospital, columns in state.counted.items()
@@ -65,7 +67,7 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
     """Parse a state. ``load`` returns a vector that ``keep`` stored: name, key, type, length.
 
     Raises:
-        TrustError: this is not a checkpoint of schema 5, or ``load`` does not find a vector.
+        TrustError: this is not a checkpoint of schema 6, or ``load`` does not find a vector.
     """
     document: dict[str, Any] = canonical.decode(data, limit=_LIMIT, what="checkpoint")
     if document.get("schema_version") != SCHEMA_VERSION:
@@ -73,7 +75,7 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
             f"checkpoint schema {document.get('schema_version')!r} cannot be read; this version of "
             f"FLO reads {SCHEMA_VERSION}"
         )
-    estimate = document["estimate"]
+    estimate, risks = document["estimate"], document["calibration"]
     return RunState(
         phase=document["phase"],
         round=document["round"],
@@ -89,6 +91,7 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
         },
         estimate=Estimate(**estimate) if estimate else None,
         subgroups={name: Estimate(**found) for name, found in document["subgroups"].items()},
+        calibration=Calibration.model_validate(risks) if risks else None,
         counted={
             hospital: [_counted(column) for column in columns]
             for hospital, columns in document["counted"].items()

@@ -19,7 +19,8 @@ from flo.arrays import Floats
 from flo.errors import MessageError
 from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
 from flo.privacy.accounting.plan import Plan, PlannedPurpose, combined_variance, reach_of, ring_of
-from flo.privacy.releases import evaluation, least_squares, survey, whitening
+from flo.privacy.releases import calibration, evaluation, least_squares, survey, whitening
+from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.score_waves import Estimate
 from flo.privacy.secure_sum.masking import cohort_digest
 from flo.protocol.messages import (
@@ -66,6 +67,7 @@ class RunState:
     vouchers: dict[str, HeadAttestation] = field(default_factory=dict)
     estimate: Estimate | None = None
     subgroups: dict[str, Estimate] = field(default_factory=dict)
+    calibration: Calibration | None = None
     counted: dict[str, list[survey.Counted]] = field(default_factory=dict)
     whitening: Vector = field(default_factory=lambda: NO_WEIGHTS)
 
@@ -213,8 +215,12 @@ def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
         return replace(state, phase="done", counted=counted)
     if state.phase == "evaluation":
         variance = combined_variance(study, part, count)
-        estimate, subgroups = evaluation.read(study, gathered.all_values(), variance)
-        return replace(state, phase="done", estimate=estimate, subgroups=subgroups)
+        noisy = gathered.all_values()
+        estimate, subgroups = evaluation.read(study, noisy, variance)
+        risks = calibration.fit(study, state.model, noisy, variance)
+        return replace(
+            state, phase="done", estimate=estimate, subgroups=subgroups, calibration=risks
+        )
     if state.phase == "moments":
         return _whitened(study, state, part, gathered)
     if study.mechanism.algorithm == "least-squares":

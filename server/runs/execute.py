@@ -116,6 +116,7 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
     return result | {
         "estimate": asdict(state.estimate) if state.estimate else None,
         "subgroups": {name: asdict(found) for name, found in state.subgroups.items()},
+        "calibration": state.calibration and state.calibration.model_dump(mode="json"),
         "model": model,
         "model_digest": model_digest(state.model),
     }

@@ -15,6 +15,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from flo.documents.document import Document
 from flo.keys.claims import LARGEST_COUNT, Digest, LedgerHead
+from flo.privacy.releases.calibration import Calibration
 from flo.study.document import MAX_STUDY_BYTES
 from flo.study.terms import Identifier
 
@@ -99,6 +100,7 @@ class RunResult(Document):
     delta: Annotated[float, Field(gt=0, lt=1)]
     estimate: _Quality | None = None
     subgroups: Annotated[dict[_Text, _Quality], Field(max_length=1000)] | None = None
+    calibration: Calibration | None = None
     survey: (
         Annotated[
             dict[_Text, Annotated[tuple[_Column, ...], Field(max_length=1000)]],

@@ -97,6 +97,10 @@ def made(
         "trust_model": trust(study),
         "evaluation": {"auc": 0.75, "low": 0.5, "high": 0.875, "level": 0.95},
         "subgroups": {"ward=a": {"auc": 0.625, "low": 0.5, "high": 0.75, "level": 0.95}},
+        "calibration": {
+            **{"log_odds": [-2.0, 0.5, 2.0], "risk": [0.125, 0.375, 0.75], "level": 0.9},
+            **{"low": [0.0625, 0.25, 0.625], "high": [0.25, 0.5, 0.875]},
+        },
         "report": "ab" * 32,
         "without_extract": ["west"],
         "coordinator": signer.public.hex(),

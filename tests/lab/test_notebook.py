@@ -46,7 +46,8 @@ def test_it_runs_a_study_and_shows_itself(data: Path) -> None:
         "each alone, tested on all",
     ]
     page = result._repr_html_()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
+    assert "Observed against predicted risk" in page
     assert "Not private" in page
     assert not re.search(r"<script|<link|src=|url\(|https?://", page)
     for name, low, middle, high in result.rows:
@@ -96,7 +97,7 @@ def test_the_command_gives_the_same_keys(data: Path, tmp_path: Path) -> None:
     done = command("simulate", study, "--data", data, "--folds", "2", "--fast", "--json", "-")
     assert done.returncode == 0, done.stderr
     ours = flo.simulate(study, data, folds=2).document
-    compared = ("pooled", "alone", "finished", "verdict")
+    compared = ("pooled", "alone", "finished", "published", "verdict")
     assert {
         name for name in json.loads(done.stdout) if not any(word in name for word in compared)
     } == set(ours)

@@ -13,8 +13,9 @@ from flo.bench.made_up import study_of, write
 from flo.clients.data_process import trainer
 from flo.errors import FloError, UsageError
 from flo.lab import ray_engine
+from flo.lab.folds import folds
 from flo.lab.ray_engine import run_on_ray
-from flo.lab.simulation import folds, load_hospitals, run_once
+from flo.lab.simulation import load_hospitals, run_once
 from flo.study.loading import load
 from tests.builders import NoNoise
 from tests.commands import flo_process

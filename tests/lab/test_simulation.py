@@ -11,7 +11,8 @@ import pytest
 
 from flo.clients.prediction.finish import finished_log_odds, fit_at_home
 from flo.errors import DataError, UsageError
-from flo.lab.simulation import folds, load_hospitals, run_once, simulate
+from flo.lab.folds import folds
+from flo.lab.simulation import load_hospitals, run_once, simulate
 from flo.privacy.accounting.plan import Plan
 from flo.scores.metrics import exact_auc
 from flo.study.document import Study, from_document
@@ -28,11 +29,11 @@ KEYS = {
     *("study", "digest", "masks", "auc_interval", "auc_noise", "auc_within", "calibration"),
     "evaluation",
     *("auc_within_pooled", "auc_within_alone", "calibration_pooled"),
-    *("auc_within_finished", "calibration_finished", "verdict"),
+    *("auc_within_finished", "calibration_published", "calibration_finished", "verdict"),
 }
 COMPARED = {
     *("auc_pooled", "auc_alone", "auc_within_pooled", "auc_within_alone", "calibration_pooled"),
-    *("auc_within_finished", "calibration_finished", "verdict"),
+    *("auc_within_finished", "calibration_published", "calibration_finished", "verdict"),
 }
 
 

@@ -16,6 +16,7 @@ def result(**changes: Any) -> dict[str, Any]:
     return {
         "sites": {"north": site, "south": site},
         "calibration": {"predicted": 0.40, "observed": 0.30, "brier": 0.2},
+        "calibration_published": None,
         "calibration_finished": {"predicted": 0.303, "observed": 0.30, "brier": 0.15},
         "auc": 0.80,
         "auc_pooled": 0.81,

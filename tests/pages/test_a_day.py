@@ -75,6 +75,7 @@ def test_from_an_invitation_to_a_report(
         operator.shows("console-running")
         operator.reads("Noisy AUC")
         operator.click("Model, report and card")
+        operator.reads("Calibrated with the patients of all hospitals together")
         operator.reads("Lineage")
         operator.shows("console-model")
         with operator.page.expect_download() as downloaded:
@@ -87,6 +88,7 @@ def test_from_an_invitation_to_a_report(
         assert flo("audit", "verify", report).returncode == 0
         operator.click("Read the privacy report")
         operator.reads("Every patient's guarantee")
+        operator.reads("What the model's scores mean")
         operator.page.go_back()
         operator.click("Audit log")
         operator.reads(re.compile("Unbroken up to entry"))

@@ -17,8 +17,9 @@ import numpy as np
 
 from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
+from flo.lab.folds import Fold, within
 from flo.lab.release_checks import checks
-from flo.lab.simulation import Fold, run_once, within
+from flo.lab.simulation import run_once
 from flo.privacy.accounting.plan import Plan, combined_variance, noise_shares
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 from flo.privacy.patients.patients import Patients
@@ -118,17 +119,17 @@ def _tried(consortium: Consortium, count: int) -> _Found:
     part, hospitals = Plan.of(study).purpose("evaluation"), len(study.hospitals)
     variance = combined_variance(study, part, hospitals)
     for number in range(count):
-        held_out, model = _trained(consortium, number)
+        held_out, model = trained(consortium, number)
         scores = models.log_odds(study, model, held_out.inputs)
         weight = 1 / np.bincount(held_out.patient)[held_out.patient]
-        told = _contributions(study, model, held_out, scores, weight)
+        told = contributions(study, model, held_out, scores, weight)
         generator = np.random.default_rng(number)
         truth = exact_auc(scores, held_out.labels, weight)
         by_code = _truth_by_code(study, held_out, scores, weight)
         for _ in range(_DRAWS):
             drawn = generator.integers(0, held_out.count, held_out.count)
             total = np.bincount(drawn, minlength=held_out.count) @ told
-            estimate, subgroups = evaluation.read(study, _released(study, total), variance)
+            estimate, subgroups = evaluation.read(study, released(study, total), variance)
             found.add(estimate, truth)
             for code, true in by_code.items():
                 found.subgroups.setdefault(code, []).append(_holds(subgroups[code], true))
@@ -138,7 +139,7 @@ def _tried(consortium: Consortium, count: int) -> _Found:
     return found
 
 
-def _trained(consortium: Consortium, number: int) -> tuple[Patients, Vector]:
+def trained(consortium: Consortium, number: int) -> tuple[Patients, Vector]:
     """All patients held out, and a model trained on the others."""
     key = hashlib.sha256(f"proof {number}".encode()).digest()
     aside = {name: within(one, key, 0, HELD_OUT) for name, one in consortium.hospitals.items()}
@@ -155,11 +156,12 @@ def _trained(consortium: Consortium, number: int) -> tuple[Patients, Vector]:
     return together, state.model
 
 
-def _contributions(
+def contributions(
     study: Study, model: Vector, held_out: Patients, scores: Floats, weight: Floats
 ) -> Floats:
     """What each patient adds to a release, (patients, length)."""
-    vectors = score_waves.vectors(evaluation.positions(study, model, scores)) * weight[:, None]
+    positions = evaluation.Positions.of_model(study, model)
+    vectors = score_waves.vectors(positions.of(scores)) * weight[:, None]
     parts = []
     for name, codes in evaluation.groupings(study).items():
         code = cell_of(study.data, name, held_out.inputs, 0) if name else np.zeros(len(scores), int)
@@ -173,7 +175,7 @@ def _contributions(
     return told
 
 
-def _released(study: Study, total: Floats) -> Floats:
+def released(study: Study, total: Floats) -> Floats:
     """The sum of all hospitals' releases: one has the patients, each adds its noise."""
     part, count = Plan.of(study).purpose("evaluation"), len(study.hospitals)
     shares, noise = noise_shares(study, count), SystemNoise()

@@ -237,6 +237,15 @@ def test_a_site_trusts_the_coordinator_it_enrolled_with(site: SiteHome, models: 
     quality = "0.750, 0.500 to 0.875 (95 % interval)"
     for fact in (STUDY.digest, GOOD.card.file, "0.9000", quality, "west"):
         assert fact in shown
+    assert "score 0.119 6 to 25 %" in shown  # log odds -2
+
+
+def test_a_card_without_a_calibration_says_that_scores_are_no_risks(
+    site: SiteHome, tmp_path: Path
+) -> None:
+    card = made(calibration=None).write(tmp_path, "old-run-1")
+    shown = shown_by(flo("model", "show", card, "--home", site.directory))
+    assert "calibration none: scores rank patients, and are no risks" in shown
 
 
 def test_a_coordinator_trusts_itself(coordinators_folder: Path, models: Path) -> None:
@@ -322,9 +331,11 @@ def test_patients_are_scored_from_the_command_line(
     done = flo("model", "predict", model, "--data", data, "--out", out, "--home", site.directory)
     assert "5 records scored" in shown_by(done)
     lines = out.read_text().splitlines()
-    assert lines[0] == "row,patient_id,score"
+    assert lines[0] == "row,patient_id,score,risk,low,high"
     assert [line.split(",")[1] for line in lines[1:]] == [f"p{i:04d}" for i in range(5)]
-    assert not any(line.rsplit(",", 1)[1] in done.stdout for line in lines[1:])
+    cells = {cell for line in lines[1:] for cell in line.split(",")[2:] if cell}
+    assert len(cells) > 5
+    assert not any(cell in done.stdout for cell in cells)
 
 
 @pytest.mark.parametrize("case", ["forged", "bad data", "over the data"])

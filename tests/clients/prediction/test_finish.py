@@ -330,7 +330,7 @@ def test_predict_takes_it_by_name(site: FinishingSite, tmp_path: Path, named: st
     assert ended.returncode == 0, ended.stderr
     assert "not private" in ended.stdout
     with out.open(newline="") as file:
-        risks = [float(row["score"]) for row in csv.DictReader(file)]
+        risks = [float(row["risk"]) for row in csv.DictReader(file)]
     ill = np.loadtxt(data_file(site.home), delimiter=",", skiprows=1, usecols=3)
     assert np.mean(risks) == pytest.approx(ill.mean(), abs=0.05), "risks, not only ranks"
 

@@ -18,6 +18,7 @@ from flo.clients.prediction.predict import predict
 from flo.clients.quality.check import check_inputs, encode_checked
 from flo.clients.sources.files import open_file
 from flo.errors import DataError, FloError, UsageError
+from flo.privacy.releases.calibration import Calibration
 from flo.published.model_card import PublishedModel
 from flo.study.models import log_odds
 from tests.builders import csv_text
@@ -76,6 +77,13 @@ def out(tmp_path: Path) -> Path:
 
 
 LOGISTIC = MODELS["logistic"]
+CALIBRATION = Calibration(
+    log_odds=(-2.0, 0.0, 2.0),
+    risk=(0.1, 0.4, 0.8),
+    low=(0.05, 0.3, 0.55),
+    high=(0.2, 0.5, 0.9),
+    level=0.9,
+)
 GOOD = table_of(LOGISTIC)
 
 
@@ -90,7 +98,7 @@ def test_patients_are_encoded_and_scored_as_in_training(
     table = open_file(data, "patient_id")
     trained = encode_checked(table, model.study.data, "patient_id").inputs
     np.testing.assert_array_equal(check_inputs(table, model.study.data), trained)
-    assert predict(model, data, out, "patient_id") == COUNT
+    assert predict(model, data, out, "patient_id").records == COUNT
     odds = log_odds(model.study, model.weights, trained)
     expected = [1 / (1 + math.exp(-value)) for value in odds]
     assert len(set(scores(out))) > COUNT / 2  # they are not all alike
@@ -111,6 +119,46 @@ def test_extreme_scores_are_zero_and_one_without_a_warning(tmp_path: Path, out: 
     model = PublishedModel(LOGISTIC.card, LOGISTIC.study, np.array([1e6, 0, 0, 0, 0, 0.0]))
     predict(model, written(tmp_path, {"age": ["0", "100"], "ward": ["a", "a"]}), out, "id")
     assert scores(out) == [0.0, 1.0]
+
+
+# -- risks -----------------------------------------------------------------------------------------
+
+
+def risks_of(path: Path) -> list[tuple[str, str, str]]:
+    header, rows = read(path)
+    first = header.index("risk")
+    assert header[first : first + 3] == ["risk", "low", "high"]
+    return [(row[first], row[first + 1], row[first + 2]) for row in rows]
+
+
+def test_a_cards_calibration_gives_risks_with_a_band_and_leaves_the_scores(
+    tmp_path: Path, out: Path
+) -> None:
+    data = written(tmp_path, {"age": ["0", "50", "100"], "ward": ["a", "a", "a"]})
+    weights = np.array([2.0, 0.0, 0.0, 0.0, 0.0, 0.0])  # log odds -2, 0 and 2
+    predict(PublishedModel(LOGISTIC.card, LOGISTIC.study, weights), data, out, "id")
+    before = scores(out)
+    card = LOGISTIC.card.model_copy(update={"calibration": CALIBRATION})
+    done = predict(PublishedModel(card, LOGISTIC.study, weights), data, out, "id")
+    assert scores(out) == before
+    assert (done.records, done.with_risk) == (3, 2)
+    assert risks_of(out) == [
+        ("0.100000", "0.050000", "0.200000"),
+        ("0.400000", "0.300000", "0.500000"),
+        ("", "", ""),  # the band of .55 to .9 is too wide: only the rank is known
+    ]
+
+
+def test_without_a_calibration_there_are_scores_and_no_risks(tmp_path: Path, out: Path) -> None:
+    card = LOGISTIC.card.model_copy(update={"calibration": None})
+    done = predict(
+        PublishedModel(card, LOGISTIC.study, LOGISTIC.weights),
+        written(tmp_path, GOOD),
+        out,
+        "patient_id",
+    )
+    assert (done.records, done.with_risk) == (COUNT, 0)
+    assert set(risks_of(out)) == {("", "", "")}
 
 
 # -- what is in the file, and what is not ----------------------------------------------------------
@@ -144,18 +192,18 @@ def test_a_label_turned_round_moves_no_score(tmp_path: Path, out: Path) -> None:
 def test_rows_come_in_the_files_order_with_their_ids(tmp_path: Path, out: Path) -> None:
     predict(LOGISTIC, written(tmp_path, GOOD), out, "patient_id")
     header, rows = read(out)
-    assert header == ["row", "patient_id", "score"]
+    assert header == ["row", "patient_id", "score", "risk", "low", "high"]
     assert [row[:2] for row in rows] == [[str(i + 1), f"p{i:03d}"] for i in range(COUNT)]
     turned = {name: cells[::-1] for name, cells in GOOD.items()}
     predict(LOGISTIC, written(tmp_path, turned), out, "patient_id")
     assert [row[1:] for row in read(out)[1]] == [row[1:] for row in rows[::-1]]
 
 
-def test_without_an_id_column_there_are_row_and_score_only(tmp_path: Path, out: Path) -> None:
+def test_without_an_id_column_none_is_written(tmp_path: Path, out: Path) -> None:
     predict(LOGISTIC, written(tmp_path, GOOD), out, "mrn")
     header, rows = read(out)
-    assert header == ["row", "score"]
-    assert {len(row) for row in rows} == {2}
+    assert header == ["row", "score", "risk", "low", "high"]
+    assert {len(row) for row in rows} == {5}
     assert "p001" not in out.read_text()
 
 
@@ -209,7 +257,7 @@ def test_a_parquet_file_with_numbers_is_scored_as_the_csv(tmp_path: Path, out: P
     predict(LOGISTIC, written(tmp_path, columns), out, "id")
     expected = out.read_bytes()
     out.unlink()
-    assert predict(LOGISTIC, written(tmp_path, columns, "parquet"), out, "id") == 3
+    assert predict(LOGISTIC, written(tmp_path, columns, "parquet"), out, "id").records == 3
     assert out.read_bytes() == expected
 
 
@@ -236,7 +284,7 @@ def test_no_socket_is_opened(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     with pytest.raises(AssertionError):
         socket.socket()
-    assert predict(model, written(tmp_path, table_of(model)), out, "patient_id") == COUNT
+    assert predict(model, written(tmp_path, table_of(model)), out, "patient_id").records == COUNT
 
 
 # -- refusals --------------------------------------------------------------------------------------

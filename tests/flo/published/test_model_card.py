@@ -136,6 +136,7 @@ def test_a_field_that_was_changed_after_signing_is_refused(way: Way) -> None:
     "change",
     [
         {"evaluation": None},
+        {"calibration": None},
         {"report": None},
         {"subgroups": {}},
         {"subgroups": {**GOOD.document["subgroups"], "ward=b": GOOD.document["evaluation"]}},
@@ -155,7 +156,7 @@ def test_something_left_out_or_added_after_signing_is_refused(change: dict[str, 
     "change",
     [
         {"unknown": 1},
-        {"schema_version": 2},
+        {"schema_version": 3},
         {"file": "AB" * 32},
         {"coordinator": "xy"},
         {"epsilon": 0},

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 from flo.errors import UsageError
+from flo.privacy.releases.calibration import Calibration
 from flo.published.model_card import PublishedModel
 from flo.published.onnx import to_onnx
 from flo.study.features import input_names
@@ -46,6 +47,7 @@ def test_the_file_says_which_inputs_in_which_order_and_of_which_study() -> None:
     assert facts["inputs"].splitlines() == input_names(model.study.data)
     assert facts["study"] == model.study.digest
     assert float(facts["epsilon"]) == model.card.epsilon
+    assert Calibration.model_validate_json(facts["calibration"]) == model.card.calibration
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

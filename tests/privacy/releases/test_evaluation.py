@@ -16,7 +16,7 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.mechanisms.mechanisms import Histogram, ScoreWaves
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import evaluation, score_waves
-from flo.privacy.releases.evaluation import positions
+from flo.privacy.releases.evaluation import Positions
 from flo.privacy.releases.score_waves import LENGTH, vectors
 from flo.study.document import Study, from_document
 from flo.study.features import encode_category, encode_number, input_names
@@ -104,7 +104,7 @@ def test_every_record_is_added_where_a_slow_sum_puts_it(
     study = study_by(*subgroups)
     people = patients_of(study, drawn)
     scores = log_odds(study, some_weights(study), people.inputs)
-    each = vectors(positions(study, some_weights(study), scores))
+    each = vectors(Positions.of_model(study, some_weights(study)).of(scores))
     slow, start = np.zeros((evaluation.length(study) // LENGTH, LENGTH)), 0
     for name, codes in evaluation.groupings(study).items():
         for vector, (_, ward, sex, label, who) in zip(each, drawn, strict=True):
@@ -181,10 +181,10 @@ def test_more_patients_than_are_taken_at_once_add_up_as_they_would_in_parts(
 def test_positions_are_public_and_hang_on_nothing_but_model_bounds_and_codebooks() -> None:
     study, scores = small_study(), np.linspace(-3, 3, 50)
     weights = np.linspace(-1, 1, parameter_count(study))
-    found = positions(study, weights, scores)
+    found = Positions.of_model(study, weights).of(scores)
     limits = {"deadline_seconds": 10, "minimum_cohort": 1}
     other = small_study(hospitals=[{"id": "far", "declared_size": 5000}], limits=limits)
-    np.testing.assert_array_equal(positions(other, weights.copy(), scores), found)
+    np.testing.assert_array_equal(Positions.of_model(other, weights.copy()).of(scores), found)
     assert (np.diff(found) > 0).all()
 
 
@@ -196,7 +196,7 @@ def test_positions_keep_the_order_and_lie_between_0_and_1(scale: float, offset: 
     weights[-1] += offset
     inputs = np.linspace(-1, 1, 20)[:, None] * np.ones(parameter_count(study) - 1)
     scores = np.sort(log_odds(study, weights, inputs))
-    found = positions(study, weights, scores)
+    found = Positions.of_model(study, weights).of(scores)
     assert (np.diff(found) >= 0).all()
     assert (found >= 0).all()
     assert (found <= 1).all()
@@ -208,7 +208,7 @@ def test_patients_are_told_apart_however_large_a_models_log_odds_are(scale: floa
     study = small_study()
     weights = scale * np.linspace(-1, 1, parameter_count(study))
     inputs = np.linspace(-0.5, 0.5, 20)[:, None] * np.ones(parameter_count(study) - 1)
-    found = positions(study, weights, log_odds(study, weights, inputs))
+    found = Positions.of_model(study, weights).of(log_odds(study, weights, inputs))
     assert np.ptp(found) > 0.1
 
 

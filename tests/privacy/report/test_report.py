@@ -287,6 +287,7 @@ def test_a_report_says_up_to_which_row_others_saw_a_ledger(ended: World) -> None
     (alone,) = verify(build([ended.extract(0)]))["hospitals"]
     assert (alone["witnessed_up_to"], alone["rows_after_that"]) == (0, alone["ledger_rows"])
     text = " ".join(render(build([ended.extract(0)])).split())
+    assert "What the model's scores mean" not in text
     assert "no other party saw a row" in text
     assert ", the code that was approved" in text
 

@@ -12,8 +12,9 @@ import pytest
 from flo.arrays import Integers
 from flo.errors import MessageError
 from flo.keys.claims import HeadAttestation, RunKey
-from flo.privacy.accounting.plan import Plan, reach_of, ring_of
+from flo.privacy.accounting.plan import Plan, combined_variance, reach_of, ring_of
 from flo.privacy.mechanisms.mechanisms import GRID
+from flo.privacy.releases import calibration
 from flo.privacy.releases.score_waves import vectors
 from flo.privacy.secure_sum.ring import to_ring
 from flo.protocol.messages import MAX_ATTEMPTS, Reply, ReplyHeader, RequestHeader, model_digest
@@ -75,6 +76,13 @@ def test_the_evaluation_asks_about_the_model_that_is_published() -> None:
     assert state.estimate is not None
     assert state.estimate.low <= state.estimate.auc <= state.estimate.high
     assert state.estimate.auc > 0.75
+    total, part = len(HOSPITALS) * np.concatenate(told), Plan.of(study).purpose("evaluation")
+    variance = combined_variance(study, part, len(HOSPITALS))
+    rounded = np.rint(total / len(HOSPITALS) * GRID) * len(HOSPITALS) / GRID
+    expected = calibration.fit(study, state.model, rounded, variance)
+    assert expected is not None
+    assert state.calibration is not None
+    assert state.calibration.risk == pytest.approx(expected.risk)
 
 
 @pytest.mark.parametrize(

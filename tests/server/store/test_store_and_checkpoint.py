@@ -19,6 +19,7 @@ from flo.documents import canonical
 from flo.errors import MessageError, RefusedError, TrustError, UsageError
 from flo.keys.claims import HeadAttestation, LedgerHead
 from flo.keys.identity import Identity
+from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.score_waves import Estimate
 from flo.server.rounds import checkpoint
 from flo.server.rounds.state import RunState
@@ -31,6 +32,9 @@ KEY = run_key(partner("north"), "a" * 64)[1]
 HEAD = signed(partner("north"), 7)
 VOUCHER = HeadAttestation.given(partner("south"), "a" * 64, "run-1", KEY, None)
 VECTORS = arrays(np.float64, 7, elements=st.floats(allow_nan=False, allow_infinity=False, width=64))
+CALIBRATION = Calibration(
+    log_odds=(-1.0, 1.0), risk=(0.25, 0.75), low=(0.125, 0.5), high=(0.5, 0.875), level=0.9
+)
 
 
 # -- the checkpoint ----------------------------------------------------------------------------
@@ -55,6 +59,7 @@ def test_a_checkpoint_gives_back_every_bit(
         keys={"north": KEY},
         vouchers={"north": VOUCHER},
         estimate=estimate,
+        calibration=CALIBRATION,
     )
     data = checkpoint.to_bytes(state)
     again = checkpoint.from_bytes(data)
@@ -65,6 +70,7 @@ def test_a_checkpoint_gives_back_every_bit(
     assert again.heads == {"north": HEAD}
     assert (again.phase, again.round, again.attempt) == ("evaluation", 3, 2)
     assert (again.tail_count, again.retries, again.estimate) == (4, 1, estimate)
+    assert again.calibration == CALIBRATION
     assert checkpoint.to_bytes(again) == data
 
 
@@ -73,7 +79,7 @@ def test_a_continued_state_can_be_changed() -> None:
     assert state.weights.flags.writeable
 
 
-@pytest.mark.parametrize("schema", [0, 1, 2, 3, 4, 6, "5", None], ids=repr)
+@pytest.mark.parametrize("schema", [0, 1, 2, 3, 4, 5, 7, "6", None], ids=repr)
 def test_an_unknown_schema_is_refused(schema: object) -> None:
     document = canonical.decode(
         checkpoint.to_bytes(RunState.start(small_study())), limit=1 << 20, what="checkpoint"

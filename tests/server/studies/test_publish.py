@@ -23,9 +23,10 @@ from flo.clients.connection.enrolment import connect
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction.fetched_models import fetch
 from flo.documents import canonical
-from flo.errors import EXIT_OK, MessageError, TrustError
+from flo.errors import EXIT_OK, EXIT_TRUST, MessageError, TrustError
 from flo.keys.claims import LedgerHead
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.releases.calibration import Calibration
 from flo.privacy.report.report import build, verify
 from flo.privacy.report.wording import trust
 from flo.published.model_card import ModelCard, PublishedModel
@@ -40,6 +41,7 @@ from flo.study.features import input_names
 from flo.study.models import initial_weights
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
 from tests.commands import flo
+from tests.flo.published_models import made
 from tests.privacy.hospitals import World, head_of, run
 from tests.server.real_coordinator import Answer, RealCoordinator, served, serving
 
@@ -174,8 +176,32 @@ def test_a_card_says_what_the_run_found(scene: Scene) -> None:
 
 def test_a_run_without_evaluation_gets_a_card_too(scene: Scene) -> None:
     card = carded(scene, scene.extracts(), estimate=None, subgroups={}).model.card
+    assert card.calibration is None
     assert card.evaluation is None
     assert card.subgroups == {}
+
+
+def test_a_card_says_the_risks_of_its_run_and_the_report_page_shows_them(
+    scene: Scene, tmp_path: Path
+) -> None:
+    calibration = made().document["calibration"]
+    found = carded(scene, scene.extracts(), calibration=calibration)
+    assert found.model.card.calibration == Calibration.model_validate(calibration)
+    card, extracts = tmp_path / "first.card.json", []
+    card.write_bytes(found.model.card.to_bytes())
+    for name, document in scene.extracts().items():
+        extracts.append(tmp_path / f"{name}.json")
+        extracts[-1].write_bytes(document)
+    done = flo("audit", "report", *extracts, "--out", tmp_path / "report", "--card", card)
+    assert done.returncode == EXIT_OK, done.stderr
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "What the model's scores mean" in page
+    assert "<td>6 to 25 %</td>" in page
+    foreign = made().write(tmp_path / "foreign")
+    refused = flo("audit", "report", *extracts, "--out", tmp_path / "none", "--card", foreign)
+    assert refused.returncode == EXIT_TRUST
+    assert "another coordinator" in refused.stderr
+    assert not (tmp_path / "none").exists()
 
 
 def drop_a_row(body: dict[str, Any]) -> None:

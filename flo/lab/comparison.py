@@ -1,0 +1,82 @@
+"""Scores of a fold's held-out patients by the models that a study's model is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from scipy.special import logit
+
+from flo.clients.prediction.finish import finished_log_odds, fit_at_home
+from flo.clients.prediction.regression import unprotected
+from flo.errors import DataError
+from flo.lab.folds import Fold, scores_of, tested
+from flo.lab.in_the_clear import round_in_the_clear, trainers_of
+from flo.privacy.patients.patients import Patients
+from flo.scores.metrics import Scores
+from flo.server.rounds.state import RunState
+from flo.study.document import Study
+from flo.study.models import log_odds
+from flo.study.parameters import Vector
+
+_PARTS = 5  # of a fold's patients
+
+
+def pooled(fold: Fold) -> Scores:
+    """Score by an ordinary logistic regression on all hospitals' patients, without privacy."""
+    return tested(fold, unprotected([snapshot.training for snapshot in fold.snapshots.values()]))
+
+
+def everywhere(fold: Fold) -> list[Scores]:
+    """Score all hospitals' patients by each hospital's own regression, without privacy."""
+    return [tested(fold, unprotected([one.training])) for one in fold.snapshots.values()]
+
+
+def finished(study: Study, fold: Fold, weights: Vector) -> Scores:
+    """Score each hospital's patients by the model that it finished at home.
+
+    A hospital with too few patients to finish a model uses the published one.
+    """
+    scores = []
+    for snapshot in fold.snapshots.values():
+        inputs = snapshot.held_out.inputs
+        try:
+            last = fit_at_home(study, weights, snapshot.training).finished
+        except DataError:
+            scores.append(log_odds(study, weights, inputs))
+        else:
+            scores.append(finished_log_odds(study, weights, last, inputs))
+    return scores_of(fold, np.concatenate(scores))
+
+
+def calibrated(study: Study, fold: Fold, weights: Vector) -> Scores | None:
+    """Score by the risks that the model's card would state; None if it would state none.
+
+    The evaluation of four fifths of the patients, with its whole noise, calibrates the risks of the
+    last fifth, in turn, so no patient helped to calibrate their own risk. A card is calibrated on
+    all held-out patients, so its risks are better than these.
+    """
+    raw = tested(fold, partial(log_odds, study, weights)).scores
+    risks = raw.copy()
+    for part in range(_PARTS):
+        others = {
+            hospital: replace(one, training=evaluated, held_out=evaluated)  # no round trains
+            for hospital, one in fold.snapshots.items()
+            for evaluated in [_without_part(one.held_out, part)]
+        }
+        asked = replace(RunState.start(study), phase="evaluation", weights=weights)
+        done = round_in_the_clear(study, trainers_of(study, Fold(others)), asked)
+        if done.calibration is None:
+            return None
+        own = [one.held_out.patient % _PARTS == part for one in fold.snapshots.values()]
+        chosen = np.concatenate(own)
+        risks[chosen] = logit(done.calibration.of(raw[chosen])[0])
+    return scores_of(fold, risks)
+
+
+def _without_part(patients: Patients, part: int) -> Patients:
+    """Return the patients whose number is not ``part``, modulo ``_PARTS``."""
+    kept = patients.patient % _PARTS != part
+    numbers, patient = np.unique(patients.patient[kept], return_inverse=True)
+    return Patients(patients.inputs[kept], patients.labels[kept], patient, len(numbers))

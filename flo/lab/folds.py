@@ -1,0 +1,80 @@
+"""Splits of hospitals' patients into those to train on and those to test on, and tests on them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from flo.arrays import Floats
+from flo.clients.quality.check import EncodedTable
+from flo.clients.records.snapshot import Snapshot
+from flo.privacy.patients.split import position
+from flo.scores.metrics import Scores
+
+
+@dataclass
+class Fold:
+    """One train/test split: a snapshot per hospital.
+
+    ``tested``: the patient number of each held-out record, in the order of the snapshots, the same
+    in every fold; if None, patients are numbered within this fold.
+    """
+
+    snapshots: dict[str, Snapshot]
+    tested: npt.NDArray[np.int64] | None = None
+
+
+def folds(hospitals: dict[str, EncodedTable], count: int, seed: int) -> Iterator[Fold]:
+    """Yield ``count`` splits by keyed hash of the patient id; the key depends on ``seed`` only.
+
+    Fold k holds out the patients whose position lies in [k/count, (k+1)/count).
+    """
+    key = hashlib.sha256(f"flo simulate {seed}".encode()).digest()
+    everyone = dict.fromkeys((h, name) for h, c in hospitals.items() for name in c.patient_ids)
+    numbers = {known: number for number, known in enumerate(everyone)}
+    for k in range(count):
+        aside = {
+            hospital: within(checked, key, k / count, (k + 1) / count)
+            for hospital, checked in hospitals.items()
+        }
+        tested = [
+            numbers[hospital, name]
+            for hospital, checked in hospitals.items()
+            for name in checked.patient_ids
+            if name in aside[hospital]
+        ]
+        yield Fold(
+            {h: Snapshot.divided(checked, aside[h]) for h, checked in hospitals.items()},
+            np.array(tested, dtype=np.int64),
+        )
+
+
+def within(checked: EncodedTable, key: bytes, low: float, high: float) -> set[str]:
+    """Return the patients whose position lies in [low, high)."""
+    return {name for name in set(checked.patient_ids) if low <= position(key, name) < high}
+
+
+def tested(fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
+    """Score the held-out patients of all hospitals; one known to two hospitals counts twice."""
+    held = [snapshot.held_out for snapshot in fold.snapshots.values()]
+    return scores_of(fold, score(np.concatenate([patients.inputs for patients in held])))
+
+
+def scores_of(fold: Fold, scores: Floats) -> Scores:
+    """Return the scores (records,) of the held-out records in the order of the snapshots."""
+    held = [snapshot.held_out for snapshot in fold.snapshots.values()]
+    tested = fold.tested
+    if tested is None:
+        before = np.cumsum([0, *(patients.count for patients in held)])
+        tested = np.concatenate([p.patient + n for p, n in zip(held, before, strict=False)])
+    sizes = [len(patients.labels) for patients in held]
+    return Scores(
+        scores,
+        np.concatenate([patients.labels for patients in held]),
+        tested,
+        np.repeat(np.arange(len(held)), sizes),
+    )
