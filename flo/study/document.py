@@ -245,8 +245,9 @@ class Study(Document):
             if document["mechanism"][name] == usual:
                 del document["mechanism"][name]
         for column in document["data"]["columns"]:
-            if column["kind"] == "image" and column["scattering"] is None:
-                del column["scattering"]
+            for name in ("scattering", "hinges"):
+                if name in column and not column[name]:
+                    del column[name]
         if self.schema_version >= 3:
             del document["evaluation"]["bins"]
         return canonical.encode(_as_version_1(document) if self.schema_version == 1 else document)

@@ -1,6 +1,7 @@
 """Encode a hospital's columns as model inputs, with public numbers only, and decode them to cells.
 
-Numbers are scaled by the study's bounds to [-1, 1]. A category of two codes becomes one input, 0 or
+Numbers are scaled by the study's bounds to [-1, 1]; each hinge adds an input that is 0 up to it and
+rises to 1 at the maximum. A category of two codes becomes one input, 0 or
 1; one of more codes becomes an input per code. A missing number becomes the study's public
 constant, a missing code becomes zeros, and an indicator input marks both. An image becomes its
 pixels, or fixed features of them. No parameter is fitted on patients, so the encoding of one
@@ -34,7 +35,7 @@ def _names(column: Column) -> list[str]:
         each = scattering.count(column.height, column.width, column.scattering)
         return [f"{column.name}=wavelet {i}" for i in range(column.channels * each)]
     if isinstance(column, NumberColumn):
-        names = [column.name]
+        names = [column.name, *(f"{column.name}>{hinge:g}" for hinge in column.hinges)]
     elif len(column.codes) == 2:
         names = [f"{column.name}={column.codes[1]}"]
     else:
@@ -43,15 +44,20 @@ def _names(column: Column) -> list[str]:
 
 
 def encode_number(column: NumberColumn, values: Floats) -> Floats:
-    """Encode shape (n,) with NaN for missing as (n, 1) or, with an indicator, (n, 2)."""
+    """Encode shape (n,) with NaN for missing as (n, inputs of this column).
+
+    The inputs are the scaled value, one for each hinge, and the indicator if missing is allowed.
+    """
     missing = np.isnan(values)
     filled = np.where(
         missing, 0.0 if column.missing_value is None else column.missing_value, values
     )
-    scaled = scale(column, filled)
+    inputs = [scale(column, filled)]
+    for hinge in column.hinges:
+        inputs.append(np.maximum(filled - hinge, 0.0) / (column.maximum - hinge))
     if column.missing == "indicator":
-        return np.stack([scaled, missing.astype(np.float64)], axis=1)
-    return scaled[:, None]
+        inputs.append(missing.astype(np.float64))
+    return np.stack(inputs, axis=1)
 
 
 def scale(column: NumberColumn | ImageColumn, values: Floats) -> Floats:

@@ -7,6 +7,7 @@ columns as a model's inputs.
 from __future__ import annotations
 
 import unicodedata
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
@@ -16,6 +17,7 @@ from flo.study import identifier_patterns
 
 LARGEST_IMAGE = 65_536
 LARGEST_RECORDS = 128
+LARGEST_HINGES = 8  # of a column
 
 ColumnName = Annotated[
     str,
@@ -59,7 +61,11 @@ Bound = Annotated[float, Field(ge=-1e15, le=1e15)]
 
 
 class NumberColumn(Document):
-    """A measured quantity, scaled with public bounds to [-1, 1]."""
+    """A measured quantity, scaled with public bounds to [-1, 1].
+
+    ``hinges``: rising values strictly within the bounds, in the column's unit. Beyond each of them
+    the model may bend: it gets one more input, 0 up to there and 1 at the maximum.
+    """
 
     kind: Literal["number"]
     name: ColumnName
@@ -68,11 +74,17 @@ class NumberColumn(Document):
     maximum: Bound
     missing: Literal["refuse", "indicator"] = "refuse"
     missing_value: float | None = None
+    hinges: Annotated[tuple[Bound, ...], Field(max_length=LARGEST_HINGES)] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> NumberColumn:
         if not self.minimum < self.maximum:
             raise ValueError(f"column {self.name}: minimum must be below maximum")
+        ends = (self.minimum, *self.hinges, self.maximum)
+        if any(one >= other for one, other in pairwise(ends)):
+            raise ValueError(
+                f"column {self.name}: hinges must rise, strictly between minimum and maximum"
+            )
         if (self.missing == "indicator") != (self.missing_value is not None):
             raise ValueError(
                 f"column {self.name}: missing_value is for missing = 'indicator', and needed there"

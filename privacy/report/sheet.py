@@ -110,6 +110,9 @@ def _columns(study: Study) -> Section:
         rule = "refused" if column.missing == "refuse" else "allowed, with an indicator"
         if isinstance(column, NumberColumn):
             text = f"{column.minimum:g} to {column.maximum:g} {column.unit}; missing {rule}"
+            if column.hinges:
+                bends = ", ".join(f"{hinge:g}" for hinge in column.hinges)
+                text += f"; the model may bend at {bends}"
         elif isinstance(column, ImageColumn):
             text = (
                 f"image of {column.height} × {column.width} × {column.channels}, "

@@ -10,11 +10,24 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flo.arrays import Floats
+from flo.study.document import from_document
 from flo.study.features import cell_of, cells, encode_category, encode_number, input_names, scale
+from flo.study.loading import from_canonical
 from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+from tests.builders import small_study
 
 NAN = float("nan")
 AGE = NumberColumn(kind="number", name="age", unit="years", minimum=20, maximum=100)
+BENT = NumberColumn(
+    kind="number",
+    name="age",
+    unit="years",
+    minimum=20,
+    maximum=100,
+    missing="indicator",
+    missing_value=60,
+    hinges=(40, 80),
+)
 CHOL = NumberColumn(
     kind="number",
     name="chol",
@@ -37,6 +50,13 @@ WARD = CategoryColumn(kind="category", name="ward", codes=("a", "b", "c"), missi
         # 100 of [0, 400] lies at 2 * 0.25 - 1
         pytest.param(CHOL, [400, NAN], [[1, 0], [-0.5, 1]], id="missing: constant and indicator"),
         pytest.param(CHOL, [], np.zeros((0, 2)), id="nobody"),
+        # 0 up to the hinge, then to 1 at the maximum
+        pytest.param(
+            BENT,
+            [20, 40, 70, 100, NAN],
+            [[-1, 0, 0, 0], [-0.5, 0, 0, 0], [0.25, 0.5, 0, 0], [1, 1, 1, 0], [0, 1 / 3, 0, 1]],
+            id="hinges",
+        ),
     ],
 )
 def test_a_number_is_scaled_by_public_bounds(
@@ -69,6 +89,31 @@ def test_inputs_are_named_in_the_order_of_the_encoding() -> None:
         *("age", "chol", "chol=missing", "sex=male", "smokes=yes", "smokes=missing"),
         *("ward=a", "ward=b", "ward=c", "ward=missing"),
     ]
+
+
+def test_a_hinge_is_named_by_its_value_and_leaves_the_ranges_of_a_survey_alone() -> None:
+    schema = Schema(record="patient", label="ill", columns=(BENT, SEX))
+    assert input_names(schema) == ["age", "age>40", "age>80", "age=missing", "sex=male"]
+    inputs = np.hstack([encode_number(BENT, np.array([25.0, 95.0, NAN])), np.zeros((3, 1))])
+    assert cell_of(schema, "age", inputs, 2).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("hinges", [(20,), (100,), (60, 50), (60, 60), (10,), tuple(range(21, 30))])
+def test_hinges_rise_strictly_within_the_bounds_and_are_few(hinges: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="hinges"):
+        NumberColumn.model_validate(BENT.model_dump() | {"hinges": hinges})
+
+
+def test_a_study_without_hinges_has_the_digest_it_had() -> None:
+    study = small_study()
+    assert b"hinges" not in study.canonical_bytes
+    document = study.model_dump(mode="json")
+    (number,) = [c for c in document["data"]["columns"] if c["kind"] == "number"]
+    number["hinges"] = [50.0]
+    bent = from_document(document)
+    assert b'"hinges":[50.0]' in bent.canonical_bytes
+    assert from_canonical(bent.canonical_bytes) == bent
+    assert bent.digest != study.digest
 
 
 def test_an_image_is_an_input_for_each_pixel_in_rows_by_channel() -> None:
