@@ -177,7 +177,7 @@ def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> 
         "calibrated for the patients of all hospitals together"
     )
     if missing := done.records - done.with_risk:
-        said += f"; the band of {missing} is wider than {TOO_WIDE:.0%}, so only their rank is known"
+        said += f"; the band of {missing} is wider than {100 * TOO_WIDE:.0f} %, so only their rank is known"
     return said
 
 

@@ -39,7 +39,8 @@ from flo.study.parameters import Vector
 LEVEL = 0.9  # share of the posterior within a band
 _POINTS = 65  # of the published curve
 _PLACES = 128  # positions at which functions are evaluated
-_GRID, _REACH, _MOVES = 31, 5.0, 8  # points of an axis, reach in standard deviations, moves
+# Points of an axis while the grid moves and in the end; reach in standard deviations; moves.
+_COARSE, _FINE, _REACH, _MOVES = 25, 61, 5.0, 8
 # Prior: scale of δ, middle of b, and scale of log b. Nothing public tells the scale of the log odds
 # of images. Chosen on heart, SUPPORT2 and LIDC.
 _SHIFT, _SLOPE, _SLOPES, _SLOPES_OF_IMAGES, _FREEDOM = 0.6, 0.85, 0.4, 1.0, 4
@@ -133,22 +134,30 @@ def _posterior(moments: _Moments, scales: Floats) -> tuple[Floats, Floats, Float
 
     ``scales`` (2,): of the prior of δ and of log b.
     """
-    axis = np.linspace(-_REACH, _REACH, _GRID)
-    unit = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     expected = np.array([0.0, np.log(_SLOPE)])
-    centre, spread = expected, np.diag(2 * scales)
-    for _ in range(_MOVES):
-        points = centre + unit @ spread
-        shift, log_slope = points.T
-        logs = moments.log_likelihood(shift, np.exp(log_slope))
+
+    def weighted(points: Floats) -> Floats:
+        logs = moments.log_likelihood(points[:, 0], np.exp(points[:, 1]))
         logs += _log_prior((points - expected) / scales).sum(1)
         weight = np.exp(logs - logs.max())
-        weight /= weight.sum()
+        return np.asarray(weight / weight.sum())
+
+    centre, spread = expected, np.diag(2 * scales)
+    for _ in range(_MOVES):
+        points = centre + _unit_grid(_COARSE) @ spread
+        weight = weighted(points)
         centre, around = weight @ points, points - weight @ points
         # Half a step is added, so that a posterior between two points is found by the next grid.
-        half = spread * (axis[1] - axis[0]) / 2
+        half = spread * _REACH / (_COARSE - 1)
         spread = _root((around.T * weight) @ around + half @ half)
-    return shift, log_slope, weight
+    points = centre + _unit_grid(_FINE) @ spread
+    return points[:, 0], points[:, 1], weighted(points)
+
+
+def _unit_grid(size: int) -> Floats:
+    """Return the points (size², 2) of a square grid that reaches ``_REACH`` to each side."""
+    axis = np.linspace(-_REACH, _REACH, size)
+    return np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
 
 
 class _Moments:
