@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flo.documents import canonical
@@ -60,6 +61,18 @@ def test_a_kept_card_of_schema_1_has_no_calibration_and_is_written_as_it_was() -
     assert card.to_bytes() == kept
     with pytest.raises(ValueError, match="schema_version 1 has no calibration"):
         ModelCard.model_validate(json.loads(kept) | {"calibration": made().document["calibration"]})
+
+
+def test_a_kept_card_of_schema_2_states_the_risks_that_it_stated() -> None:
+    """``tests/kept/v9`` is of a run of the heart study: the first card with a calibration."""
+    kept = KEPT.parent / "v9" / "model.card.json"
+    card = read_card(kept)
+    assert (card.schema_version, card.to_bytes()) == (2, kept.read_bytes())
+    found = PublishedModel.open(kept, fingerprint(bytes.fromhex(card.coordinator)))
+    assert found.card.calibration is not None
+    middle = found.card.calibration.log_odds[32]
+    risk, low, high = found.card.calibration.of(np.array([middle]))
+    assert [risk[0], low[0], high[0]] == pytest.approx([0.650821, 0.492221, 0.802093])
 
 
 @pytest.mark.parametrize("gone", ["heads", "evidence"])
