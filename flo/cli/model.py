@@ -177,7 +177,8 @@ def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> 
         "calibrated for the patients of all hospitals together"
     )
     if missing := done.records - done.with_risk:
-        said += f"; the band of {missing} is wider than {100 * TOO_WIDE:.0f} %, so only their rank is known"
+        limit = f"{100 * TOO_WIDE:.0f} %"
+        said += f"; the band of {missing} is wider than {limit}, so only their rank is known"
     return said
 
 
