@@ -21,7 +21,7 @@ from flo import bench
 from flo.bench import compared, ledger, others, references
 from flo.bench.made_up import HIDDEN, study_of, write
 from flo.bench.plot import svg
-from flo.cli import app, demo, main
+from flo.cli import app, demo_cast, main
 from flo.cli.bench import GROUPS, every_command
 from flo.errors import FloError
 from flo.lab.folds import folds
@@ -235,9 +235,9 @@ def test_a_demo_of_ones_own_study_names_the_file_that_is_missing(
 def test_a_command_of_the_demo_that_dies_without_a_word_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "_carry_out", _dies)
+    monkeypatch.setattr(demo_cast, "_carry_out", _dies)
     with pytest.raises(FloError, match=r"`flo site init` failed with exit code -9"):
-        demo._Cast(tmp_path).do("site", "init")
+        demo_cast.Cast(tmp_path).do("site", "init")
 
 
 def _dies(arguments: tuple[str, ...], answer: object) -> None:

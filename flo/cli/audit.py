@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flo.privacy.releases.calibration import Calibration
 
 app = typer.Typer()
-_NOT_SHOWN = ("reply", "run")  # facts of every message; the export has them
+_NOT_SHOWN = ("reply", "run", "calibration")  # frequent or long facts; the export has them
 Place = Annotated[
     Path, typer.Option("--home", help="A site's folder, a coordinator's, or an access file.")
 ]

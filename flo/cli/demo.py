@@ -8,34 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
-import os
 import shutil
-import signal
 import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from rich.panel import Panel
 
 from flo import datasets
-from flo.cli import main
 from flo.cli.coordinator.operator import Operator, call_once
+from flo.cli.demo_cast import Cast, stage
 from flo.cli.demo_screen import show_last_screen
 from flo.cli.terminal.output import console
 from flo.cli.terminal.progress import ProgressScreen
 from flo.clients.home.site_home import SiteHome
 from flo.clients.records.finished_model import TOO_FEW, FinishedModel, finished_called
-from flo.errors import EXIT_REFUSED, FloError, NetworkError, RefusedError, UsageError
+from flo.errors import FloError, NetworkError, RefusedError, UsageError
 from flo.privacy.report.page import render
 from flo.published.model_card import read_card
 from flo.storage.files import write_public
@@ -45,85 +36,6 @@ from flo.study.terms import Hospital
 
 STUDY = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 _MARK = ".flo-demo"
-# Commands are forked from a server process that has already imported their modules.
-_COMMANDS = multiprocessing.get_context("forkserver")
-_IMPORTED = [
-    "flo.cli.site.steward",
-    "flo.clients.approvals.approve",
-    "flo.clients.inbox.review",
-    "flo.clients.quality.check",
-    "flo.clients.prediction.finish",
-    "dp_accounting.pld",
-]
-
-
-@dataclass
-class _Cast:
-    """Long-lived processes of the demo; ``stop`` ends them all."""
-
-    directory: Path
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def start(self, *arguments: str, log: str) -> subprocess.Popen[bytes]:
-        """Start a long-lived ``flo`` process in its own process group."""
-        output = (self.directory / log).open("ab")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flo.cli", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-        self.processes.append(process)
-        return process
-
-    def do(self, *arguments: str) -> None:
-        """Run one ``flo`` command to its end.
-
-        Raises:
-            RefusedError: the command was refused. FloError: it failed. Both have its output.
-        """
-        reading, writing = _COMMANDS.Pipe(duplex=False)
-        with reading:
-            process = _COMMANDS.Process(target=_carry_out, args=(arguments, writing))
-            process.start()
-            writing.close()
-            try:
-                code, text = reading.recv()
-            except EOFError:  # it died before it sent a result
-                code, text = None, ""
-            process.join()
-        code = process.exitcode if code is None else code
-        if code:
-            why = f"`flo {' '.join(arguments)}` failed with exit code {code}: {text}"
-            raise RefusedError(why) if code == EXIT_REFUSED else FloError(why)
-
-    def stop(self) -> None:
-        for process in reversed(self.processes):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-        for process in self.processes:
-            try:
-                process.wait(timeout=8)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-
-
-def _carry_out(arguments: tuple[str, ...], answer: Connection) -> None:
-    """Run a ``flo`` command in this child process; send its exit code and its output."""
-    with tempfile.TemporaryFile() as said:
-        for stream in (1, 2):
-            os.dup2(said.fileno(), stream)
-        sys.argv, code = ["flo", *arguments], 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        sys.stdout.flush()
-        said.seek(0)
-        answer.send((code, said.read().decode(errors="replace")))
 
 
 def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, Any]:
@@ -135,7 +47,6 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
     """
     out = console()
     began = time.monotonic()
-    _COMMANDS.set_forkserver_preload(_IMPORTED)
     _make_room(directory)
     chosen = load(study_file)
     credit = ""
@@ -146,10 +57,12 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
     _refuse_missing(data, chosen)
     out.print(Panel(f"[bold]{chosen.purpose}[/]{credit}", title="FLO demo"))
     with contextlib.ExitStack() as stack:
-        cast = stack.enter_context(_stage(directory))
+        cast = stack.enter_context(stage(directory))
         home = _coordinator(cast)
         _sites(cast, home, chosen, data)
-        operator, launched = stack.enter_context(Operator(home)), time.monotonic()
+        operator = stack.enter_context(Operator(home))
+        _wait_for_agents(operator, {hospital.id for hospital in chosen.hospitals}, directory)
+        launched = time.monotonic()
         offered = operator.call("POST", "studies", body=chosen.canonical_bytes)
         digest = str(offered["digest"])
         signed = from_canonical(str(offered["study"]).encode())
@@ -192,17 +105,7 @@ def _make_room(directory: Path) -> None:
     (directory / _MARK).touch()
 
 
-@contextlib.contextmanager
-def _stage(directory: Path) -> Iterator[_Cast]:
-    cast = _Cast(directory)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that ``finally`` runs
-    try:
-        yield cast
-    finally:
-        cast.stop()
-
-
-def _coordinator(cast: _Cast) -> Path:
+def _coordinator(cast: Cast) -> Path:
     home = cast.directory / "coordinator"
     port, private_port = _free_ports(2)
     cast.do(
@@ -233,7 +136,7 @@ def _refuse_missing(data: Path, chosen: Study) -> None:
             )
 
 
-def _sites(cast: _Cast, home: Path, chosen: Study, data: Path) -> None:
+def _sites(cast: Cast, home: Path, chosen: Study, data: Path) -> None:
     def enrol(hospital: Hospital) -> str:
         site = _site(cast, hospital.id)
         invitation = cast.directory / f"{hospital.id}.invitation.json"
@@ -255,7 +158,28 @@ def _sites(cast: _Cast, home: Path, chosen: Study, data: Path) -> None:
             console().print(f"[bold]enrolled[/] {name}; its agent is starting")
 
 
-def _approve(cast: _Cast, signed: Study, hospital: str) -> None:
+def _wait_for_agents(operator: Operator, hospitals: set[str], directory: Path) -> None:
+    """Wait until every hospital's agent is connected, as it usually is when a study is offered.
+
+    Raises:
+        NetworkError: an agent did not connect within a minute.
+    """
+    end = time.monotonic() + 60
+    while missing := hospitals - _online(operator):
+        if time.monotonic() > end:
+            name = min(missing)
+            raise NetworkError(
+                f"the agent of {name} did not connect", hint=f"see {directory / name}.log"
+            )
+        time.sleep(0.1)
+    console().print("[bold]connected[/]: every hospital's agent waits for studies")
+
+
+def _online(operator: Operator) -> set[str]:
+    return {one["id"] for one in operator.call("GET", "hospitals") if one["online"]}
+
+
+def _approve(cast: Cast, signed: Study, hospital: str) -> None:
     """Confirm the partners' fingerprints, read from their own folders, then approve."""
     home = str(_site(cast, hospital))
     read_out = [
@@ -267,11 +191,11 @@ def _approve(cast: _Cast, signed: Study, hospital: str) -> None:
     cast.do("site", "approve", signed.digest, "--yes", "--home", home)
 
 
-def _site(cast: _Cast, hospital: str) -> Path:
+def _site(cast: Cast, hospital: str) -> Path:
     return cast.directory / "sites" / hospital
 
 
-def _report(cast: _Cast, home: Path, digest: str) -> Path:
+def _report(cast: Cast, home: Path, digest: str) -> Path:
     folder = cast.directory / "extracts"
     cast.do("study", "extracts", digest, "--out", str(folder), "--home", str(home))
     paths = [str(path) for path in sorted(folder.glob("*.json"))]
@@ -282,14 +206,14 @@ def _report(cast: _Cast, home: Path, digest: str) -> Path:
     return cast.directory / "report.json"
 
 
-def _show_risks(cast: _Cast, report: Path) -> None:
+def _show_risks(cast: Cast, report: Path) -> None:
     """Write the report's page again, with the risks of the model card if a hospital fetched one."""
     for card in sorted((cast.directory / "models").glob("*/*.card.json"))[:1]:
         page = render(report.read_bytes(), read_card(card).calibration)
         write_public(report.with_suffix(".html"), page.encode())
 
 
-def _finished(cast: _Cast, signed: Study) -> dict[str, FinishedModel | None]:
+def _finished(cast: Cast, signed: Study) -> dict[str, FinishedModel | None]:
     """Let each hospital fetch the model and finish it; return the results that each one sees."""
     console().print("[bold]finishing[/]: each hospital refits the model on its own patients")
 
