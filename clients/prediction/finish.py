@@ -92,9 +92,9 @@ def finish(
         slope=fitted.slope,
         kept=fitted.kept,
         penalty=None if np.isinf(fitted.penalty) else fitted.penalty,
-        published=_fit(published),
-        finished=_fit(finished),
-        alone=_fit(alone),
+        published=_fit(published, model.calibrated(published.scores)),
+        finished=_fit(finished, finished.scores),
+        alone=_fit(alone, alone.scores),
         gain=difference([finished], [alone]) if finished.has_interval else None,
     )
     with home.decision_lock():
@@ -245,22 +245,23 @@ def _tests(model: PublishedModel, last: Floats, snapshot: Snapshot) -> list[Scor
     return [
         Scores(scores, held.labels, held.patient, np.zeros_like(held.patient))
         for scores in (
-            model.calibrated(log_odds(study, weights, held.inputs)),
+            log_odds(study, weights, held.inputs),
             finished_log_odds(study, weights, last, held.inputs),
             unprotected([snapshot.training])(held.inputs),
         )
     ]
 
 
-def _fit(test: Scores) -> LocalFit:
+def _fit(test: Scores, risks: Floats) -> LocalFit:
+    """Return how a model ranks by its scores, and how right its ``risks`` are, as log odds (n,)."""
     low, high = interval([test]) if test.has_interval else (None, None)
     groups = min(_MOST_GROUPS, max(1, len(test.labels) // _GROUP))
     return LocalFit(
         auc=test.auc if test.has_both_classes else None,
         low=low,
         high=high,
-        brier=brier(test.scores, test.labels),
-        predicted=float(expit(test.scores).mean()),
+        brier=brier(risks, test.labels),
+        predicted=float(expit(risks).mean()),
         observed=float(test.labels.mean()),
-        curve=tuple(calibration_curve(test.scores, test.labels, groups)),
+        curve=tuple(calibration_curve(risks, test.labels, groups)),
     )

@@ -284,7 +284,14 @@ def _risks(card: ModelCard) -> Section:
     level = f"{100 * card.calibration.level:.0f}"
     return Section(
         f"Risks ({level} % bands, from the same evaluation at no further ε)",
-        tuple((f"score {score:.3f}", words) for score, words in rows(card.calibration)),
+        (
+            *((f"score {score:.3f}", words) for score, words in rows(card.calibration)),
+            (
+                "meaning",
+                "right on average over all hospitals' patients, if risk is a logistic "
+                "curve of the score",
+            ),
+        ),
     )
 
 

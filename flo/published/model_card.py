@@ -106,6 +106,8 @@ class ModelCard(Document):
     def _has_what_its_schema_has(self) -> ModelCard:
         if self.schema_version == 1 and self.calibration is not None:
             raise ValueError("a card of schema_version 1 has no calibration")
+        if self.evaluation is None and self.calibration is not None:
+            raise ValueError("a calibration without an evaluation")
         return self
 
     def signed(self, identity: Signer) -> ModelCard:
@@ -146,6 +148,7 @@ class ModelCard(Document):
             and self.delta == study.mechanism.delta
             and self.trust_model == trust(study)
             and self.rounds <= study.mechanism.steps
+            and (self.calibration is None or not study.evaluation.bins)
         )
         if not follows:
             raise TrustError("the model card contradicts its study")
@@ -167,7 +170,10 @@ class PublishedModel:
         return log_odds(self.study, self.weights, inputs)
 
     def calibrated(self, log_odds: Floats) -> Floats:
-        """Return the log odds of the card's risks, (n,); unchanged if it has no calibration."""
+        """Return the log odds of the card's risks, (n,); unchanged if it has no calibration.
+
+        Scores beyond the ends of its curve have the same risk, so these do not rank patients.
+        """
         if self.card.calibration is None:
             return log_odds
         risk, _, _ = self.card.calibration.of(log_odds)

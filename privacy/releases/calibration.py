@@ -1,12 +1,11 @@
 """Calibrated risks from the evaluation's release, at no further cost in privacy.
 
 Clipping and noise leave a model's log odds s too large, too small or off by a constant. A Platt
-(1999) fit, risk = π(s) = sigmoid(c + δ + b·(s - c)), repairs this. c is the mean log odds of
-made-up patients; with images, which made-up ones do not resemble, that of the released mean
-position. The release has sums of waves over the positions u of both classes
-(``flo.privacy.releases.score_waves``), which give the total of any function of u over a class, with
-noise of known variance. So for g = 1 and for g = s, clipped to the middle 80 % of positions, since
-noise grows with the largest g, the moments
+(1999) fit, risk = π(s) = sigmoid(c + δ + b·(s - c)), repairs this. c is 0; with images, whose log
+odds may all lie far from it, c is that of the released mean position. The release has sums of waves
+over the positions u of both classes (``flo.privacy.releases.score_waves``), which give the total of
+any function of u over a class, with noise of known variance. So for g = 1 and for g = s, clipped to
+where patients are, since noise grows with the largest g, the moments
 
     m_g = Σ over positives g·(1 - π) - Σ over negatives g·π
 
@@ -18,8 +17,10 @@ doi:10.1016/S0304-4076(03)00100-3),
 
 is evaluated on a grid that is moved and scaled until it covers the posterior. The risk of a score
 is the posterior mean of π(s), and its band holds ``LEVEL`` of the posterior. With little noise this
-is the Platt fit of the evaluated patients; with much noise it stays near the prior: Student's t
-with 4 degrees of freedom, which data can overrule. Everything here is post-processing.
+is nearly the Platt fit of the evaluated patients; with much noise it stays near the prior:
+Student's t with 4 degrees of freedom, which data can overrule. The band includes noise and the
+number of patients, and not that the truth may be no logistic curve. Everything here is
+post-processing.
 """
 
 from __future__ import annotations
@@ -39,13 +40,15 @@ from flo.study.parameters import Vector
 LEVEL = 0.9  # share of the posterior within a band
 _POINTS = 65  # of the published curve
 _PLACES = 128  # positions at which functions are evaluated
-# Points of an axis while the grid moves and in the end; reach in standard deviations; moves.
-_COARSE, _FINE, _REACH, _MOVES = 25, 61, 5.0, 8
+# Points of an axis of the first grid, of the moving ones and of the last; how far the first reaches
+# in δ and log b, and the others in standard deviations; moves; weight at the border of the last.
+_WIDE, _COARSE, _FINE, _FARTHEST, _REACH, _MOVES, _BORDER = 61, 25, 61, (20.0, 5.0), 5.0, 9, 0.01
 # Prior: scale of δ, middle of b, and scale of log b. Nothing public tells the scale of the log odds
 # of images. Chosen on heart, SUPPORT2 and LIDC.
 _SHIFT, _SLOPE, _SLOPES, _SLOPES_OF_IMAGES, _FREEDOM = 0.6, 0.85, 0.4, 1.0, 4
 _CLIPPED = 0.1  # share of positions at either end where g does not grow further
-_LEAST = 1e-6  # risk, and variance of a moment, that count as 0
+_LEAST = 1e-5  # smallest risk that is stated, and variance of a moment that counts as 0
+_NEAREST, _LARGEST = 1e-9, 1e9  # log odds of a curve: smallest step, largest value
 
 _Risks = Annotated[tuple[float, ...], Field(min_length=2, max_length=1000)]
 
@@ -55,22 +58,24 @@ class Calibration(Document):
 
     ``log_odds``: rising. ``risk``: of label 1, with ``low`` <= ``risk`` <= ``high``, none of which
     falls. ``level``: how often the band contains the risk that a Platt fit to all patients of the
-    population would state; in (0, 1).
+    population would state; 0.5 to 0.999.
     """
 
     log_odds: _Risks
     risk: _Risks
     low: _Risks
     high: _Risks
-    level: Annotated[float, Field(gt=0, lt=1)]
+    level: Annotated[float, Field(ge=0.5, le=0.999)]
 
     @model_validator(mode="after")
     def _is_curve(self) -> Calibration:
         curves = self.low, self.risk, self.high
         if any(len(curve) != len(self.log_odds) for curve in curves):
             raise ValueError("log_odds, risk, low and high are not of equal length")
-        if not (np.diff(self.log_odds) > 0).all() or max(map(abs, self.log_odds)) > 1e100:
-            raise ValueError("log_odds do not rise")
+        if not (np.diff(self.log_odds) >= _NEAREST).all():
+            raise ValueError(f"log_odds do not rise by {_NEAREST:g} or more")
+        if max(map(abs, self.log_odds)) > _LARGEST:
+            raise ValueError(f"log_odds lie beyond ±{_LARGEST:g}")
         if any((np.diff(curve) < 0).any() for curve in curves):
             raise ValueError("risk, low or high falls")
         if not all(0 < low <= risk <= high < 1 for low, risk, high in zip(*curves, strict=True)):
@@ -78,20 +83,24 @@ class Calibration(Document):
         return self
 
     def of(self, log_odds: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return (risk, low, high), each (n,) in [0, 1], of log odds (n,) of the model.
+        """Return (risk, low, high), each (n,) in (0, 1), of log odds (n,) of the model.
 
-        The log odds of each curve are interpolated, and extrapolated beyond its ends, so that
-        higher log odds never have a lower risk.
+        The log odds of each curve are interpolated; beyond its ends it states those of the end.
+        Higher log odds never have a lower risk.
         """
         risk, low, high = (
-            _extended(log_odds, np.array(self.log_odds), logit(curve))
+            expit(np.interp(log_odds, self.log_odds, logit(curve)))
             for curve in (self.risk, self.low, self.high)
         )
-        return expit(risk), expit(np.minimum(low, risk)), expit(np.maximum(high, risk))
+        return risk, low, high
 
 
 def fit(study: Study, weights: Vector, noisy: Floats, variance: float) -> Calibration | None:
-    """Return the calibration of a model; None if the study counts in bins, which are too coarse.
+    """Return the calibration of a model; None if no risk can be stated.
+
+    That is so if the study counts in bins, which are too coarse, or if the release or the model is
+    so far from any that patients could make that no fit is found. The estimate of the AUC, for
+    which patients paid in the same release, is not lost by that.
 
     ``noisy`` (length,): a release of the evaluation or a sum of releases, with ``variance`` in
     every number. ``weights``: of the evaluated model.
@@ -99,22 +108,25 @@ def fit(study: Study, weights: Vector, noisy: Floats, variance: float) -> Calibr
     if study.evaluation.bins:
         return None
     classes, spread = evaluation.of_everyone(study, noisy, variance)
-    positions = evaluation.Positions.of_model(study, weights)
-    of_images = positions.deviation is None
-    middle = _middle_score(classes) if of_images else positions.middle
-    prior = np.array([_SHIFT, _SLOPES_OF_IMAGES if of_images else _SLOPES])
-    moments = _Moments(positions.log_odds(_middles(_PLACES)), middle, classes, spread)
-    shift, log_slope, weight = _posterior(moments, prior)
+    return fit_at(evaluation.Positions.of_model(study, weights), classes, spread)
+
+
+def fit_at(positions: evaluation.Positions, classes: Floats, variance: float) -> Calibration | None:
+    """Return the calibration for scores at these positions; None if no fit is found.
+
+    ``classes`` (2, LENGTH): sums of negatives and positives, with ``variance`` in every number.
+    """
+    places = positions.log_odds(_middles(_PLACES))
+    if positions.deviation is None:
+        middle, slopes = _middle_score(classes), _SLOPES_OF_IMAGES
+    else:
+        middle, slopes = 0.0, _SLOPES
+    moments = _Moments(places, _test_function(positions, places), middle, classes, variance)
+    found = _posterior(moments, np.array([_SHIFT, slopes]))
     # Equal steps of position are dense where patients may be.
-    points = np.unique(positions.log_odds(_middles(_POINTS)))
-    return _curve(middle, points, shift, log_slope, weight)
-
-
-def _extended(at: Floats, known: Floats, values: Floats) -> Floats:
-    """Interpolate ``values`` (k,) at ``at`` (n,); extend the end pieces beyond the ends."""
-    slopes = np.diff(values) / np.diff(known)
-    below, above = np.minimum(at - known[0], 0.0), np.maximum(at - known[-1], 0.0)
-    return np.asarray(np.interp(at, known, values) + slopes[0] * below + slopes[-1] * above)
+    points = np.unique(np.clip(positions.log_odds(_middles(_POINTS)), -_LARGEST, _LARGEST))
+    apart = points[np.diff(points, prepend=-np.inf) >= _NEAREST]
+    return None if found is None or len(apart) < 2 else _curve(middle, apart, *found)
 
 
 def _middles(parts: int) -> Floats:
@@ -129,10 +141,24 @@ def _middle_score(classes: Floats) -> float:
     return float(logit(np.clip(positions / max(count, 1.0), 0.1, 0.9)))
 
 
-def _posterior(moments: _Moments, scales: Floats) -> tuple[Floats, Floats, Floats]:
+def _test_function(positions: evaluation.Positions, places: Floats) -> Floats:
+    """Return g at ``places``, log odds of rising positions: log odds, clipped where patients are.
+
+    Scores of a model that has hardly learnt differ less than the positions' ends suggest, so g is
+    also clipped three deviations of made-up patients' scores from their mean.
+    """
+    ends = places[int(_CLIPPED * len(places))], places[-int(_CLIPPED * len(places)) - 1]
+    inside = np.clip(places, *ends)
+    if positions.deviation is not None:
+        reach = 3 * positions.deviation
+        inside = np.clip(inside, positions.middle - reach, positions.middle + reach)
+    return np.asarray(inside)
+
+
+def _posterior(moments: _Moments, scales: Floats) -> tuple[Floats, Floats, Floats] | None:
     """Return δ, log b and the normalised weight of each point of a grid over the posterior.
 
-    ``scales`` (2,): of the prior of δ and of log b.
+    ``scales`` (2,): of the prior of δ and of log b. None if the grid does not cover the posterior.
     """
     expected = np.array([0.0, np.log(_SLOPE)])
 
@@ -142,16 +168,21 @@ def _posterior(moments: _Moments, scales: Floats) -> tuple[Floats, Floats, Float
         weight = np.exp(logs - logs.max())
         return np.asarray(weight / weight.sum())
 
-    centre, spread = expected, np.diag(2 * scales)
+    grid, spread, centre = _unit_grid(_WIDE), np.diag(np.array(_FARTHEST) / _REACH), expected
     for _ in range(_MOVES):
-        points = centre + _unit_grid(_COARSE) @ spread
+        points = centre + grid @ spread
         weight = weighted(points)
         centre, around = weight @ points, points - weight @ points
         # Half a step is added, so that a posterior between two points is found by the next grid.
-        half = spread * _REACH / (_COARSE - 1)
+        half = spread * _REACH / (round(len(grid) ** 0.5) - 1)
         spread = _root((around.T * weight) @ around + half @ half)
-    points = centre + _unit_grid(_FINE) @ spread
-    return points[:, 0], points[:, 1], weighted(points)
+        grid = _unit_grid(_COARSE)
+    grid = _unit_grid(_FINE)
+    points = centre + grid @ spread
+    weight = weighted(points)
+    if weight[np.abs(grid).max(1) == _REACH].sum() > _BORDER:
+        return None
+    return points[:, 0], points[:, 1], weight
 
 
 def _unit_grid(size: int) -> Floats:
@@ -163,13 +194,14 @@ def _unit_grid(size: int) -> Floats:
 class _Moments:
     """The moments m_g of a release, their covariance, and the likelihood of δ and b."""
 
-    def __init__(self, scores: Floats, middle: float, classes: Floats, variance: float) -> None:
-        """``scores`` (places,): log odds at the middles of equal parts of [0, 1]."""
+    def __init__(
+        self, scores: Floats, test: Floats, middle: float, classes: Floats, variance: float
+    ) -> None:
+        """``scores``, ``test`` (places,): log odds and g at middles of equal parts of [0, 1]."""
         places = len(scores)
         self._apart, self._middle, self._variance = scores - middle, middle, variance
         self._of = score_waves.coefficients(np.eye(places))  # function (places,) -> coefficients
-        first, last = self._apart[int(_CLIPPED * places)], self._apart[-int(_CLIPPED * places) - 1]
-        self._tests = np.stack([np.ones(places), np.clip(self._apart, first, last)])
+        self._tests = np.stack([np.ones(places), test - middle])
         negatives, positives = classes
         self._positive = self._tests @ self._of @ positives
         self._both = self._of @ (negatives + positives)

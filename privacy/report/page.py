@@ -28,6 +28,7 @@ def render(report: bytes, calibration: Calibration | None = None) -> str:
         facts=facts,
         plot=plot(facts),
         digest=canonical.digest(report),
+        level=calibration.level if calibration else None,
         risks=calibration and risks.plot(calibration),
         risk_rows=risks.rows(calibration) if calibration else [],
     )

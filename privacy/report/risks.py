@@ -16,7 +16,7 @@ _SCORES = (0.0001, 0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 0.999, 0.9999) 
 
 def is_too_wide(low: float, high: float) -> bool:
     """Return whether a band is too wide for its risk to be stated, so that only the rank is."""
-    return high - low > TOO_WIDE + 1e-9
+    return not high - low <= TOO_WIDE + 1e-9
 
 
 def in_words(low: float, high: float) -> str:
@@ -45,7 +45,9 @@ def rows(calibration: Calibration) -> list[tuple[float, str]]:
 def plot(calibration: Calibration) -> plots.Plane:
     """Return risk and band against the score, on a scale of log odds."""
     at, first = np.array(calibration.log_odds), calibration.log_odds[0]
-    curves = {"95 %": calibration.high, "risk": calibration.risk, "5 %": calibration.low}
+    tail = 50 * (1 - calibration.level)  # %
+    ends = f"{100 - tail:g} %", f"{tail:g} %"
+    curves = {ends[0]: calibration.high, "risk": calibration.risk, ends[1]: calibration.low}
     ticks = [(float(logit(score) - first), f"{score:g}") for score in _SCORES]
     return plots.plane(
         [(name, list(zip(at - first, curve, strict=True))) for name, curve in curves.items()],

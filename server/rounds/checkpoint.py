@@ -25,6 +25,7 @@ from flo.server.rounds.state import RunState
 from flo.study.parameters import Vector
 
 SCHEMA_VERSION = 6
+_READ = (5, 6)  # a state of schema 5 has no calibration
 _LIMIT = 64 << 20
 _VECTORS = ("weights", "velocity", "tail_sum", "whitening")
 _KINDS: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
@@ -67,15 +68,15 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
     """Parse a state. ``load`` returns a vector that ``keep`` stored: name, key, type, length.
 
     Raises:
-        TrustError: this is not a checkpoint of schema 6, or ``load`` does not find a vector.
+        TrustError: this is not a checkpoint of schema 5 or 6, or ``load`` does not find a vector.
     """
     document: dict[str, Any] = canonical.decode(data, limit=_LIMIT, what="checkpoint")
-    if document.get("schema_version") != SCHEMA_VERSION:
+    if document.get("schema_version") not in _READ:
         raise TrustError(
             f"checkpoint schema {document.get('schema_version')!r} cannot be read; this version of "
-            f"FLO reads {SCHEMA_VERSION}"
+            f"FLO reads {' and '.join(map(str, _READ))}"
         )
-    estimate, risks = document["estimate"], document["calibration"]
+    estimate, risks = document["estimate"], document.get("calibration")
     return RunState(
         phase=document["phase"],
         round=document["round"],

@@ -99,7 +99,8 @@ def write_card(
         subgroups={  # absent in results of FLO 0.1
             name: _quality(found) for name, found in result.get("subgroups", {}).items()
         },
-        calibration=result.get("calibration"),  # absent in results of older versions
+        # Absent in results of older versions.
+        calibration=result.get("calibration") if result["estimate"] else None,
         report=canonical.digest(report) if report is not None else None,
         without_extract=tuple(sorted({h.id for h in study.hospitals} - set(extracts))),
         coordinator=identity.public.hex(),

@@ -105,4 +105,6 @@ def made(
         "without_extract": ["west"],
         "coordinator": signer.public.hex(),
     }
+    if changes.get("evaluation", "") is None:
+        changes.setdefault("calibration", None)
     return Made(ModelCard.model_validate(document | changes).signed(signer), data)

@@ -135,7 +135,7 @@ def test_a_field_that_was_changed_after_signing_is_refused(way: Way) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"evaluation": None},
+        {"evaluation": None, "calibration": None},
         {"calibration": None},
         {"report": None},
         {"subgroups": {}},
