@@ -116,7 +116,7 @@ def fit_at(positions: evaluation.Positions, classes: Floats, variance: float) ->
 
     ``classes`` (2, LENGTH): sums of negatives and positives, with ``variance`` in every number.
     """
-    places = positions.log_odds(_middles(_PLACES))
+    places = _log_odds(positions, _PLACES)
     if positions.deviation is None:
         middle, slopes = _middle_score(classes), _SLOPES_OF_IMAGES
     else:
@@ -124,9 +124,14 @@ def fit_at(positions: evaluation.Positions, classes: Floats, variance: float) ->
     moments = _Moments(places, _test_function(positions, places), middle, classes, variance)
     found = _posterior(moments, np.array([_SHIFT, slopes]))
     # Equal steps of position are dense where patients may be.
-    points = np.unique(np.clip(positions.log_odds(_middles(_POINTS)), -_LARGEST, _LARGEST))
+    points = np.unique(_log_odds(positions, _POINTS))
     apart = points[np.diff(points, prepend=-np.inf) >= _NEAREST]
     return None if found is None or len(apart) < 2 else _curve(middle, apart, *found)
+
+
+def _log_odds(positions: evaluation.Positions, parts: int) -> Floats:
+    """Return the log odds at the middles of equal parts of [0, 1], clipped to ±``_LARGEST``."""
+    return np.clip(positions.log_odds(_middles(parts)), -_LARGEST, _LARGEST)
 
 
 def _middles(parts: int) -> Floats:

@@ -166,6 +166,18 @@ def test_any_noisy_sums_of_any_model_give_a_curve(
     assert (risk <= high).all()
 
 
+@pytest.mark.parametrize("middle", [0.0, 1e100, -1e100])
+@pytest.mark.parametrize("deviation", [1e-100, 1e6, 1e100, None])
+def test_an_evaluation_is_not_lost_however_absurd_a_model_is(
+    middle: float, deviation: float | None
+) -> None:
+    positions = evaluation.Positions(middle, deviation)
+    for size in (1.0, 1e9):
+        noisy = np.random.default_rng(3).normal(0, size, (2, score_waves.LENGTH))
+        found = calibration.fit_at(positions, noisy, 100.0)
+        assert found is None or found.level == calibration.LEVEL
+
+
 def test_more_noise_never_narrows_the_mean_band() -> None:
     study, _, weights = heart()
     sums = exact(study, weights, held_out())
