@@ -42,7 +42,7 @@ _POINTS = 65  # of the published curve
 _PLACES = 128  # positions at which functions are evaluated
 # Points of an axis of the first grid, of the moving ones and of the last; how far the first reaches
 # in δ and log b, and the others in standard deviations; moves; weight at the border of the last.
-_WIDE, _COARSE, _FINE, _FARTHEST, _REACH, _MOVES, _BORDER = 61, 25, 61, (20.0, 5.0), 5.0, 9, 0.01
+_WIDE, _COARSE, _FINE, _FARTHEST, _REACH, _MOVES, _BORDER = 41, 21, 45, (20.0, 5.0), 5.0, 9, 0.01
 # Prior: scale of δ, middle of b, and scale of log b. Nothing public tells the scale of the log odds
 # of images. Chosen on heart, SUPPORT2 and LIDC.
 _SHIFT, _SLOPE, _SLOPES, _SLOPES_OF_IMAGES, _FREEDOM = 0.6, 0.85, 0.4, 1.0, 4
