@@ -106,7 +106,7 @@ def test_risks_follow_the_patients_and_not_the_model() -> None:
         np.testing.assert_allclose(risks[0], risks[1], rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize(("off", "factor"), [(0, 1), (8, 1), (-8, 1), (0, 30), (0, 5), (0, 0.1)])
+@pytest.mark.parametrize(("off", "factor"), [(8, 1), (-8, 1), (0, 30), (0, 0.1)])
 def test_a_band_holds_the_truth_however_a_model_is_off(off: float, factor: float) -> None:
     """Labels drawn from known risks, so that the truth is a logistic curve of the score.
 
@@ -150,7 +150,7 @@ def test_exact_sums_say_the_same_whatever_they_are_grouped_by(subgroups: list[st
     variance=st.sampled_from([0.0, 1.0, 900.0, 1e12]),
     scale=st.sampled_from([0.0, 1e-6, 1.0, 1e3, 1e6]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_noisy_sums_of_any_model_give_a_curve(
     seed: int, spread: float, variance: float, scale: float
 ) -> None:
