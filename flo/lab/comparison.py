@@ -60,11 +60,10 @@ def calibrated(study: Study, fold: Fold, weights: Vector) -> Scores | None:
     raw = tested(fold, partial(log_odds, study, weights)).scores
     risks = raw.copy()
     for part in range(_PARTS):
-        others = {
-            hospital: replace(one, training=evaluated, held_out=evaluated)  # no round trains
-            for hospital, one in fold.snapshots.items()
-            for evaluated in [_without_part(one.held_out, part)]
-        }
+        others = {}
+        for hospital, one in fold.snapshots.items():
+            evaluated = _without_part(one.held_out, part)
+            others[hospital] = replace(one, training=evaluated, held_out=evaluated)  # none trains
         asked = replace(RunState.start(study), phase="evaluation", weights=weights)
         done = round_in_the_clear(study, trainers_of(study, Fold(others)), asked)
         if done.calibration is None:

@@ -72,8 +72,8 @@ class ModelCard(Document):
 
     ``report``: digest of the privacy report that the coordinator made from the hospitals' extracts;
     ``without_extract``: hospitals whose extract had not arrived by then. ``coordinator``: its key.
-    ``calibration``: risk of each log odds; None if the model was not evaluated, or was counted in
-    bins. Cards of schema 1 have none.
+    ``calibration``: risk of each log odds; None if the model was not evaluated, was counted in
+    bins, or if no fit was found. Cards of schema 1 have none.
     """
 
     schema_version: Literal[1, 2] = 2

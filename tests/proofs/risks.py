@@ -1,8 +1,8 @@
 """The risks that a card states are those that an exact fit on the same patients would state.
 
-Models, releases and draws are those of ``tests.proofs.truth``: the evaluated patients are drawn
-anew, with replacement, from all that were held out, and the truth is of all of these: the risks of
-a Platt fit without noise. "Others" are a half of the held-out patients that was not evaluated.
+Models, releases and draws are those of ``tests.proofs.truth``: each release is of patients drawn
+with replacement from all held-out patients. The truth is a Platt fit without noise to all held-out
+patients. "Others" are the half of the held-out patients that one release does not evaluate.
 """
 
 from __future__ import annotations

@@ -18,16 +18,7 @@ from tests.builders import small_study
 
 NAN = float("nan")
 AGE = NumberColumn(kind="number", name="age", unit="years", minimum=20, maximum=100)
-BENT = NumberColumn(
-    kind="number",
-    name="age",
-    unit="years",
-    minimum=20,
-    maximum=100,
-    missing="indicator",
-    missing_value=60,
-    hinges=(40, 80),
-)
+BENT = AGE.model_copy(update={"missing": "indicator", "missing_value": 60, "hinges": (40, 80)})
 CHOL = NumberColumn(
     kind="number",
     name="chol",
