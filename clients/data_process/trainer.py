@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from flo.arrays import Floats
@@ -88,9 +89,10 @@ def private_step(study: Study, device: str) -> PrivateStep | None:
     if study.survey or study.mechanism.algorithm == "least-squares":
         return None
     module, examples = models.build(study), made_up_inputs(study.data)
-    if study.mechanism.algorithm == "whitened":  # logistic; the intercept is one of the inputs
+    if study.mechanism.algorithm == "whitened":  # the intercept is one of the inputs
         d = second_moments.width(study)
-        module = nn.Sequential(nn.Linear(d, 1, bias=False)).double()
+        outputs = models.layers(study)[0].sizes[1]
+        module[0] = nn.Linear(d, outputs, bias=False, dtype=torch.float64)
         examples = np.hstack([examples, np.ones((len(examples), 1))]) @ whitening.dense(d, d)
     return PrivateStep(
         module,
@@ -109,8 +111,6 @@ def choose_device(wanted: str) -> str:
     Raises:
         UsageError: cuda is requested but not available, or the name is unknown.
     """
-    import torch
-
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():

@@ -86,7 +86,7 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         found = advice.candidates(loaded, status.update)
         twin = (
             []
-            if loaded.model.kind == "logistic"
+            if found or loaded.model.kind == "logistic"
             else advice.candidates(advice.logistic_surrogate(loaded))
         )
     advised = advice.recommended(found or twin).advised if found or twin else None

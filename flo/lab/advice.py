@@ -38,7 +38,7 @@ from flo.scores.metrics import exact_auc
 from flo.study import usual
 from flo.study.document import MOST_SQUARED_INPUTS, Study, from_document
 from flo.study.features import input_names
-from flo.study.models import log_odds
+from flo.study.models import log_odds, parameter_count
 from flo.study.schema import ImageColumn
 from flo.study.synthetic import made_up_inputs
 from flo.study.terms import round_size
@@ -50,6 +50,7 @@ _AS_GOOD = 0.005  # AUC: settings are changed for more than this
 _WORLDS = ((0.5, 0.75), (0.2, 0.75), (0.1, 0.75), (0.2, 0.35))  # prevalence, t
 _FEWEST, _MOST = 3, 8  # made-up laws per world: more for small studies, whose results vary more
 _MANY_PATIENTS, _MOST_PATIENTS = 30_000, 20_000
+_MOST_PARAMETERS = 20_000  # a larger network takes minutes to try
 _MOST_EXCHANGES = 5000  # hospitals × rounds; a longer study is not tried
 _HELD_OUT = 8000  # made-up patients per AUC
 _GOLDEN, _TINY = (math.sqrt(5) - 1) / 2, 1e-12
@@ -116,8 +117,10 @@ def unsupported_reason(study: Study) -> str | None:
         return "schema_version 1 is supported for reading only"
     if any(isinstance(column, ImageColumn) for column in study.data.columns):
         return "made-up images do not resemble real ones"
-    if study.model.kind != "logistic":
+    if study.model.kind not in ("logistic", "mlp"):
         return f"a model of kind {study.model.kind} takes too long to try"
+    if parameter_count(study) > _MOST_PARAMETERS:
+        return f"{parameter_count(study)} parameters are more than {_MOST_PARAMETERS}"
     if len(study.hospitals) * study.mechanism.steps > _MOST_EXCHANGES:
         return f"hospitals × rounds are more than {_MOST_EXCHANGES}"
     return None

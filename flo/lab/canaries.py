@@ -18,7 +18,7 @@ from flo.privacy.mechanisms.entropy import SystemStream
 from flo.privacy.patients.patients import Patients
 from flo.study import models
 from flo.study.document import Study
-from flo.study.features import encode_category, encode_image, encode_number
+from flo.study.features import encode_category, encode_image, encode_number, input_names
 from flo.study.parameters import Vector
 from flo.study.schema import CategoryColumn, ImageColumn, Schema
 from flo.study.terms import Purpose
@@ -48,7 +48,8 @@ def request_for(study: Study, purpose: Purpose, weights: Vector) -> Vector:
     if purpose == "moments":
         return weights[:0]
     if purpose == "training" and study.mechanism.algorithm == "whitened":
-        return np.concatenate([weights, STRETCH * np.eye(len(weights)).ravel()])
+        d = len(input_names(study.data)) + 1
+        return np.concatenate([weights, STRETCH * np.eye(d).ravel()])
     return weights
 
 
@@ -61,8 +62,6 @@ def contributions(study: Study, purpose: Purpose, weights: Vector, canaries: Pat
         return _second_moments(study, canaries)
     if study.mechanism.algorithm == "least-squares":
         return _products(study, canaries)
-    if study.mechanism.algorithm == "whitened":
-        return STRETCH * _gradients(study, STRETCH * weights, canaries)
     return _gradients(study, weights, canaries)
 
 
@@ -90,11 +89,18 @@ def _gradients(study: Study, weights: Vector, canaries: Patients) -> Floats:
     import torch
 
     module = models.build(study).double()
+    turned, count = augmented(study, canaries), copies(study)
+    everything = turned.inputs
+    if study.mechanism.algorithm == "whitened":
+        everything = STRETCH * np.hstack([everything, np.ones((len(everything), 1))])
+        _, outputs = models.layers(study)[0].sizes
+        module[0] = torch.nn.Linear(
+            everything.shape[1], outputs, bias=False, dtype=torch.float64
+        )
     torch.nn.utils.vector_to_parameters(torch.from_numpy(weights).double(), module.parameters())
     rows = []
-    turned, count = augmented(study, canaries), copies(study)
     for place in range(0, len(turned.labels), count):
-        inputs, labels = (a[place : place + count] for a in (turned.inputs, turned.labels))
+        inputs, labels = (a[place : place + count] for a in (everything, turned.labels))
         loss = binary_loss(module(torch.from_numpy(inputs)), torch.from_numpy(labels)).mean()
         slopes = torch.autograd.grad(loss, list(module.parameters()))
         rows.append(torch.cat([slope.flatten() for slope in slopes]).numpy())

@@ -96,8 +96,12 @@ class Study(Document):
         self._refuse_columns_that_do_not_fit()
         if self.mechanism.algorithm != "fedavgm":  # a release has a product for each pair of inputs
             algorithm, inputs = self.mechanism.algorithm, len(input_names(self.data))
-            if self.model.kind != "logistic":
-                raise ValueError(f"{algorithm} trains a logistic model, not a {self.model.kind}")
+            trained = ("logistic", "mlp") if algorithm == "whitened" else ("logistic",)
+            if self.model.kind not in trained:
+                raise ValueError(
+                    f"{algorithm} trains a model of kind {' or '.join(trained)}, not a "
+                    f"{self.model.kind}"
+                )
             if inputs > MOST_SQUARED_INPUTS:
                 raise ValueError(
                     f"{algorithm} with {inputs} inputs, limit {MOST_SQUARED_INPUTS}: its sum "

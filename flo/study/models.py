@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 16  # numbers at a time
 _AT_ONCE = 1024  # records
+OUTPUT_NORM = 4.0  # of the last layer's weights, where a network on whitened inputs starts
+_FIRST_LAYER = 0.1  # its first layer starts within ± this/√inputs
 _WORTH_SHARING = 1 << 22  # multiplications of a step
 
 
@@ -59,9 +61,9 @@ def request_length(study: Study, purpose: Purpose) -> int:
     """
     if purpose in ("survey", "moments"):
         return 0
-    p = parameter_count(study)
     whitened = purpose == "training" and study.mechanism.algorithm == "whitened"
-    return p + p * p if whitened else p
+    matrix = (len(input_names(study.data)) + 1) ** 2 if whitened else 0
+    return parameter_count(study) + matrix
 
 
 def named(study: Study, weights: Vector) -> dict[str, Vector]:
@@ -89,21 +91,28 @@ def flat(study: Study, tensors: Mapping[str, npt.NDArray[Any]]) -> Vector:
 
 
 def precision(study: Study) -> np.dtype[Any]:
-    """Return a model's number type: float64 for a logistic model, which is small, else float32."""
-    return np.dtype(np.float64 if study.model.kind == "logistic" else np.float32)
+    """Return a model's number type: float32 for networks, which may be large, else float64.
+
+    W of whitened inputs is float64, and so is a network that is trained on them.
+    """
+    small = study.model.kind == "logistic" or study.mechanism.algorithm == "whitened"
+    return np.dtype(np.float64 if small else np.float32)
 
 
 def initial_weights(study: Study) -> Vector:
     """Return the public starting point, shape (p,), in the study's precision.
 
     A logistic model starts at zero, which predicts 0.5 for every record. Others start uniformly
-    within ± 1/√inputs of each layer (LeCun 1998), normalisations at 1 and 0. The digits are
-    SHAKE-256 of the study's digest, so that every partner can verify them.
+    within ± 1/√inputs of each layer (LeCun 1998), normalisations at 1 and 0; on whitened inputs as
+    in ``_nearly_linear``. The digits are SHAKE-256 of the study's digest, so that every partner can
+    verify them.
     """
     if study.model.kind == "logistic":
         return np.zeros(parameter_count(study))
     stream = hashlib.shake_256(f"initial weights {study.digest}".encode())
     words = np.frombuffer(stream.digest(8 * parameter_count(study)), dtype="<u8")
+    if study.mechanism.algorithm == "whitened":
+        return _nearly_linear(study, words / 2.0**63 - 1)
     weights, start = np.empty(len(words), dtype=precision(study)), 0
     for layer in layers(study):
         fan_in = math.prod(layer.parameters.get("weight", (1,))[1:])
@@ -116,6 +125,30 @@ def initial_weights(study: Study) -> Vector:
                     within = slice(block, min(block + _BLOCK, end))
                     weights[within] = (words[within] / 2.0**63 - 1) / math.sqrt(fan_in)
             start = end
+    return weights
+
+
+def _nearly_linear(study: Study, even: Vector) -> Vector:
+    """Return the start of an mlp on whitened inputs, (p,), from even numbers in [-1, 1], (p,).
+
+    The first layer, which has one more input for its bias, is so small that tanh does not bend.
+    The next ones keep the length of what passes, the last has the norm ``OUTPUT_NORM``, biases are
+    0. The model thus starts as a linear one of nearly 0, and its first steps are those of logistic
+    regression (lazy training: Chizat, Oyallon, Bach 2019).
+    """
+    layers_of_it = layers(study)
+    first = layers_of_it[0].sizes
+    start = (first[0] + 1) * first[1]
+    weights = np.zeros(len(even))
+    weights[:start] = even[:start] * _FIRST_LAYER / math.sqrt(first[0] + 1)
+    for layer in layers_of_it[1:]:
+        for name, shape in layer.parameters.items():
+            end = start + math.prod(shape)
+            if name == "weight":
+                weights[start:end] = even[start:end] * math.sqrt(3 / shape[1])
+            start = end
+    last = slice(-layers_of_it[-1].sizes[0] - 1, -1)
+    weights[last] *= OUTPUT_NORM / np.linalg.norm(weights[last])
     return weights
 
 

@@ -22,7 +22,7 @@ from flo.privacy.mechanisms.mechanisms import (
     PoissonSum,
     ScoreWaves,
 )
-from flo.privacy.releases import evaluation, least_squares, second_moments, survey
+from flo.privacy.releases import evaluation, least_squares, second_moments, survey, whitening
 from flo.privacy.secure_sum import ring
 from flo.study.document import Study
 from flo.study.models import parameter_count
@@ -218,7 +218,7 @@ def _whitened_parts(study: Study) -> dict[str, PlannedPurpose]:
         return PlannedPurpose(mechanism, planned, retries, training.delta)
 
     retry = min(1, training.retry_allowance)
-    clip = training.clip * math.sqrt(second_moments.width(study))
+    clip = training.clip * math.sqrt(second_moments.width(study)) * whitening.steepness(study)
     return {
         "moments": part(made, second_moments.MOST, _OF_MOMENTS, 1, retry),
         "training": part(

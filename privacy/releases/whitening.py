@@ -38,6 +38,7 @@ from flo.privacy.releases import second_moments
 from flo.protocol.messages import LARGEST_WEIGHT
 from flo.study import usual
 from flo.study.document import Study
+from flo.study.models import OUTPUT_NORM, layers, parameter_count
 from flo.study.parameters import Vector
 from flo.study.synthetic import made_up_inputs
 
@@ -128,20 +129,35 @@ def dense(rows: int, d: int) -> Floats:
     return np.asarray(np.sin(np.sqrt(2) * np.arange(1, rows * d + 1)).reshape(rows, d))
 
 
-def of_inputs(weights: Vector, matrix: Vector) -> Floats:
-    """Return W·w, the weights on the inputs, intercept last, (d,), of weights w on z.
+def of_inputs(study: Study, weights: Vector, matrix: Vector) -> Floats:
+    """Return the model of the inputs, (p,), of a model of z, (p,).
 
+    The first layer's weights on z are V, (outputs, d), with which it has no bias; those on the
+    inputs are V·W, whose last column is the bias. A logistic model is such a layer of one output.
     ``matrix``: W in any shape of d² numbers. The result is clipped to ± ``LARGEST_WEIGHT``.
     """
-    d = len(weights)
-    found = matrix.reshape(d, d) @ weights
-    return np.asarray(np.clip(found, -LARGEST_WEIGHT, LARGEST_WEIGHT), dtype=np.float64)
+    d, outputs = second_moments.width(study), layers(study)[0].sizes[1]
+    first, others = weights[: outputs * d], weights[outputs * d :]
+    found = first.reshape(outputs, d) @ matrix.reshape(d, d).T
+    whole = np.concatenate([found[:, :-1].ravel(), found[:, -1], others])
+    return np.asarray(np.clip(whole, -LARGEST_WEIGHT, LARGEST_WEIGHT), dtype=np.float64)
 
 
 def divided(study: Study, asked: Vector) -> tuple[Vector, Floats]:
-    """Split what a training request carries into weights on z, (d,), and W, (d, d)."""
-    d = second_moments.width(study)
-    return asked[:d], asked[d:].reshape(d, d).astype(np.float64, copy=False)
+    """Split what a training request carries into the model of z, (p,), and W, (d, d)."""
+    d, p = second_moments.width(study), parameter_count(study)
+    return asked[:p], asked[p:].reshape(d, d).astype(np.float64, copy=False)
+
+
+def steepness(study: Study) -> float:
+    """Return by how much the model's output, where it starts, enlarges gradients on z.
+
+    1 for a logistic model. A network's first layer has gradients ``OUTPUT_NORM`` times as long,
+    and its other layers do not: most of what the clip leaves points where logistic regression would
+    go. The clip is enlarged by as much, and a step reduced by its square, so that the settings of
+    ``flo.study.usual`` suit both.
+    """
+    return 1.0 if study.model.kind == "logistic" else OUTPUT_NORM
 
 
 def _made_up_moments(study: Study) -> Floats:

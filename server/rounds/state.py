@@ -82,12 +82,8 @@ class RunState:
 
     @property
     def model(self) -> Vector:
-        """Model to publish from this state: the tail average, or the last weights; of the inputs.
-
-        After the last round ``weights`` is already that model.
-        """
-        mean = self.tail_sum / self.tail_count if self.tail_count else self.weights
-        return whitening.of_inputs(mean, self.whitening) if len(self.whitening) else mean
+        """The model to publish, once training is over."""
+        return self.weights
 
     @property
     def asked(self) -> Vector:
@@ -97,9 +93,7 @@ class RunState:
                 return NO_WEIGHTS
             case "training" if len(self.whitening):
                 return np.concatenate([self.weights, self.whitening])
-            case "training" | "survey":
-                return self.weights
-        return self.model
+        return self.weights
 
     @property
     def purpose(self) -> Purpose:
@@ -254,6 +248,9 @@ def _stepped(
 ) -> RunState:
     """Return the state after a training round: FedAvgM (Hsu, Qi, Brown 2019) on the noisy mean."""
     training, mean = study.mechanism, _mean(study, part, gathered)
+    rate = training.learning_rate
+    if training.algorithm == "whitened":
+        rate /= whitening.steepness(study) ** 2
     in_tail, finished = state.round > training.steps // 2, state.round == training.steps
     weights = gathered.scratch_buffer(state.weights)
     velocity, tail_sum = state.velocity[:], state.tail_sum[:]  # new views, so that saves store them
@@ -261,7 +258,7 @@ def _stepped(
         step = mean(block)
         if training.momentum:
             step = velocity[block] = training.momentum * velocity[block] + step
-        moved = state.weights[block] - training.learning_rate * step
+        moved = state.weights[block] - rate * step
         weights[block] = np.clip(moved, -LARGEST_WEIGHT, LARGEST_WEIGHT)
         if in_tail:
             tail_sum[block] += weights[block]
@@ -270,7 +267,7 @@ def _stepped(
     if finished:
         weights = np.divide(tail_sum, tail_count, out=tail_sum)
         if len(matrix):
-            weights, matrix = whitening.of_inputs(weights, matrix), NO_WEIGHTS
+            weights, matrix = whitening.of_inputs(study, weights, matrix), NO_WEIGHTS
         velocity, tail_sum, tail_count = NO_WEIGHTS, NO_WEIGHTS, 0
     return replace(
         state,

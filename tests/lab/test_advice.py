@@ -103,10 +103,20 @@ def test_a_least_squares_study_is_compared_with_the_draft() -> None:
     assert asked == {"least-squares": 1, "whitened": 15}
 
 
+def test_a_network_is_tried_as_it_is_and_on_whitened_inputs() -> None:
+    hospitals = [{"id": name, "declared_size": 8000} for name in ("north", "south", "west")]
+    study = small_study(hospitals=hospitals, model={"kind": "mlp", "hidden": [4]})
+    as_it_is, drafted = candidates(study)
+    assert (as_it_is.study, as_it_is.advised) == (study, False), "three small steps"
+    assert drafted.study.model.kind == "mlp"
+    assert recommended([as_it_is, drafted]) is drafted
+    assert drafted.advised
+
+
 @pytest.mark.parametrize(
     "changes",
-    [{"model": {"kind": "mlp", "hidden": [4]}}, {"survey": SURVEY}],
-    ids=["mlp", "survey"],
+    [{"model": {"kind": "mlp", "hidden": [150, 150]}}, {"survey": SURVEY}],
+    ids=["large network", "survey"],
 )
 def test_where_there_is_nothing_to_choose_nothing_is_recommended(changes: Any) -> None:
     assert candidates(small_study(**changes)) == []
@@ -143,10 +153,10 @@ def test_study_check_shows_it_and_says_what_to_change(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("patients", "advised"), [(15, False), (3000, None)])
-def test_a_network_is_judged_by_the_logistic_model_that_has_less_noise(
+def test_a_large_network_is_judged_by_the_logistic_model_that_has_less_noise(
     tmp_path: Path, patients: int, advised: bool | None
 ) -> None:
-    document = small_study(model={"kind": "mlp", "hidden": [64, 64]}).model_dump(
+    document = small_study(model={"kind": "mlp", "hidden": [150, 150]}).model_dump(
         mode="json", exclude_none=True
     )
     for hospital in document["hospitals"]:

@@ -70,6 +70,10 @@ def mlp(study: Study) -> Study:
     return variant(study, mechanism=TIGHT, model={"kind": "mlp", "hidden": [4]})
 
 
+def whitened_mlp(study: Study) -> Study:
+    return variant(study, mechanism={"steps": 5}, model={"kind": "mlp", "hidden": [4]})
+
+
 def one_round(study: Study) -> Study:
     least_squares = {"algorithm": "least-squares", "learning_rate": 0.0, "momentum": 0.0}
     return variant(study, mechanism={"steps": 1, "clip": 0.02, **least_squares})
@@ -123,7 +127,9 @@ def test_no_fault_is_found_in_the_heart_study(heart: Study) -> None:
 
 
 @pytest.mark.parametrize(
-    "of", [mlp, sampled, one_round], ids=["mlp", "sampled batches", "least squares"]
+    "of",
+    [mlp, whitened_mlp, sampled, one_round],
+    ids=["mlp", "mlp on whitened inputs", "sampled batches", "least squares"],
 )
 def test_no_fault_is_found_in_other_models_and_samplings(heart: Study, few: None, of: Any) -> None:
     study = of(heart)
@@ -144,7 +150,11 @@ def test_a_broken_trainer_of_the_heart_study_is_found(heart: Study, broken: Any)
 
 
 @pytest.mark.parametrize("broken", [silent, unclipped], ids=lambda make: make.__name__)
-@pytest.mark.parametrize("of", [mlp, sampled], ids=["mlp", "sampled batches"])
+@pytest.mark.parametrize(
+    "of",
+    [mlp, whitened_mlp, sampled],
+    ids=["mlp", "mlp on whitened inputs", "sampled batches"],
+)
 def test_a_broken_trainer_is_found_with_other_models_and_samplings(
     heart: Study, few: None, of: Any, broken: Any
 ) -> None:

@@ -20,7 +20,7 @@ from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
 from flo.privacy.releases import second_moments
 from flo.study.document import Study
 from flo.study.loading import load
-from tests.builders import small_study
+from tests.builders import WHITENED, small_study, study_document
 from tests.lab.broken_trainers import BROKEN
 from tests.paths import EXAMPLES
 
@@ -57,14 +57,21 @@ def test_a_broken_trainer_is_caught(
     assert meant in failed(study, make_trainer=make)
 
 
+_ONE_SUM = {"algorithm": "least-squares", "steps": 1, "learning_rate": 0.0, "momentum": 0.0}
+
+
 @pytest.mark.parametrize(
-    "model", [{"kind": "mlp", "hidden": [4]}, {"kind": "logistic"}], ids=["mlp", "logistic"]
+    ("model", "mechanism"),
+    [
+        pytest.param({"kind": "mlp", "hidden": [4]}, {}, id="mlp"),
+        pytest.param({"kind": "mlp", "hidden": [4, 3]}, WHITENED, id="mlp on whitened inputs"),
+        pytest.param({"kind": "logistic"}, {**_ONE_SUM, "clip": 0.3}, id="least squares"),
+    ],
 )
-def test_networks_and_least_squares_are_checked_too(model: dict[str, Any]) -> None:
-    study = small_study(model=model)
-    if model["kind"] == "logistic":
-        one = {"algorithm": "least-squares", "steps": 1, "learning_rate": 0.0, "momentum": 0.0}
-        study = study.with_mechanism(clip=0.3, **one)
+def test_networks_and_least_squares_are_checked_too(
+    model: dict[str, Any], mechanism: dict[str, Any]
+) -> None:
+    study = small_study(model=model, mechanism=study_document()["mechanism"] | mechanism)
     assert failed(study) == {}
     assert "too little noise" in failed(study, make_trainer=BROKEN["half of the noise"][0])
 

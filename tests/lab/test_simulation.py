@@ -17,7 +17,14 @@ from flo.privacy.accounting.plan import Plan
 from flo.scores.metrics import exact_auc
 from flo.study.document import Study, from_document
 from flo.study.models import initial_weights, log_odds, parameter_count
-from tests.builders import HOSPITALS, NoNoise, csv_text, small_study, study_document
+from tests.builders import (
+    HOSPITALS,
+    WHITENED,
+    NoNoise,
+    csv_text,
+    small_study,
+    study_document,
+)
 from tests.commands import flo
 from tests.flo.studies import PACK
 from tests.paths import EXAMPLES
@@ -139,12 +146,26 @@ def test_a_study_with_subgroups_estimates_each_of_them(data: Path) -> None:
 
 
 @pytest.mark.parametrize("noise", ["local", "distributed"])
-@pytest.mark.parametrize("model", [{"kind": "logistic"}, {"kind": "mlp", "hidden": [4]}, PACK])
+@pytest.mark.parametrize(
+    ("model", "mechanism"),
+    [
+        ({"kind": "logistic"}, {}),
+        ({"kind": "mlp", "hidden": [4]}, {}),
+        ({"kind": "mlp", "hidden": [4]}, WHITENED),
+        (PACK, {}),
+    ],
+    ids=["logistic", "mlp", "mlp on whitened inputs", "pack"],
+)
 def test_a_sum_in_the_clear_is_the_sum_through_masks_to_the_bit(
-    data: Path, monkeypatch: pytest.MonkeyPatch, noise: str, model: dict[str, Any]
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    noise: str,
+    model: dict[str, Any],
+    mechanism: dict[str, Any],
 ) -> None:
     monkeypatch.setattr("flo.clients.data_process.trainer.SystemNoise", NoNoise)
-    study = small_study(model=model).with_mechanism(masking="on", noise=noise)
+    changed = {**study_document()["mechanism"], **mechanism, "masking": "on", "noise": noise}
+    study = small_study(model=model, mechanism=changed)
     fold = next(folds(load_hospitals(study, data, "patient_id"), 2, seed=0))
     masked, clear = run_once(study, fold)[0], run_once(study, fold, fast=True)[0]
     np.testing.assert_array_equal(masked.model, clear.model)

@@ -13,7 +13,7 @@ from flo.clients.records.snapshot import Snapshot
 from flo.lab.canaries import request_for
 from flo.privacy.patients.patients import Patients
 from flo.study.document import Study
-from flo.study.models import initial_weights
+from flo.study.models import initial_weights, request_length
 from flo.study.parameters import Vector
 from flo.study.synthetic import made_up_inputs
 from flo.study.terms import Purpose
@@ -33,6 +33,11 @@ STUDIES: dict[str, Study] = {
     "whitened": small_study(
         data=study_document()["data"] | {"records_per_patient": "many"}, evaluation=ONCE
     ).with_mechanism(**WHITENED),
+    "whitened mlp": small_study(
+        data=study_document()["data"] | {"records_per_patient": "many"},
+        model={"kind": "mlp", "hidden": [8, 4]},
+        mechanism=study_document()["mechanism"] | WHITENED,
+    ),
     "survey": small_study().with_survey(epsilon=0.3, columns=["age", "ward"]),
 }
 SAMPLED = {name: STUDIES[name].with_mechanism(sampling=0.3) for name in ("logistic", "mlp", "cnn")}
@@ -120,7 +125,8 @@ def requests(study: Study, purpose: Purpose) -> Iterator[Vector]:
     for weights in (initial_weights(study), steep_weights(study)):
         yield request_for(study, purpose, weights)
     if study.mechanism.algorithm == "whitened" and purpose == "training":
-        numbers = 10.0 ** np.linspace(-6, 6, len(weights) ** 2)
+        of_w = request_length(study, purpose) - len(weights)
+        numbers = 10.0 ** np.linspace(-6, 6, of_w)
         yield np.concatenate([weights, np.where(np.arange(len(numbers)) % 3, numbers, -numbers)])
 
 

@@ -18,11 +18,15 @@ from flo.arrays import Floats
 from flo.study import models, networks
 from flo.study.document import Study, from_document
 from flo.study.features import input_names
-from tests.builders import small_study, study_document
+from tests.builders import WHITENED, small_study, study_document
 from tests.flo.studies import PACK
 
 LOGISTIC = small_study()
 MLP = small_study(model={"kind": "mlp", "hidden": [7, 3]})
+
+ON_WHITENED = small_study(
+    model=MLP.model.model_dump(mode="json"), mechanism=study_document()["mechanism"] | WHITENED
+)
 
 
 def image_study(height: int = 8, width: int = 8, channels: int = 1, **changes: Any) -> Study:
@@ -38,7 +42,7 @@ def image_study(height: int = 8, width: int = 8, channels: int = 1, **changes: A
 
 CNN = image_study(9, 8, 2)
 PACKED = small_study(model=PACK)
-STUDIES = {"logistic": LOGISTIC, "mlp": MLP, "cnn": CNN, "pack": PACKED}
+STUDIES = {"logistic": LOGISTIC, "mlp": MLP, "whitened mlp": ON_WHITENED, "cnn": CNN, "pack": PACKED}
 NETWORKS = {"mlp": MLP, "cnn": CNN, "pack": PACKED}
 every_study = pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
 every_network = pytest.mark.parametrize("study", NETWORKS.values(), ids=NETWORKS.keys())
@@ -134,6 +138,27 @@ def test_the_digits_of_the_start_are_shake_256_of_the_digest() -> None:
     ]
     start = np.array(expected, dtype=np.float32)
     np.testing.assert_allclose(models.initial_weights(MLP), start, rtol=1e-7, atol=0)
+
+
+def test_on_whitened_inputs_the_digits_become_a_start_that_is_nearly_linear() -> None:
+    digest = "c9df2c7f78dee7a3c3c74251d383c08dba3a38eaf660df9c349bbdbf9d44ad5a"
+    assert ON_WHITENED.digest == digest, "partners check the start, also after an upgrade"
+    stream = hashlib.shake_256(f"initial weights {digest}".encode())
+    digits = stream.digest(8 * (6 * 7 + 8 * 3 + 4))
+    even = [
+        int.from_bytes(digits[8 * i : 8 * i + 8], "little") / 2**63 - 1
+        for i in range(len(digits) // 8)
+    ]
+    first, (second, output) = even[: 6 * 7], (even[42 : 42 + 21], even[-4:-1])
+    length = math.sqrt(sum(number**2 for number in output))
+    expected = [
+        *(0.1 * number / math.sqrt(6) for number in first),
+        *(number * math.sqrt(3 / 7) for number in second),
+        *(0.0, 0.0, 0.0),
+        *(4 * number / length for number in output),
+        0.0,
+    ]
+    np.testing.assert_allclose(models.initial_weights(ON_WHITENED), expected, rtol=1e-14, atol=0)
 
 
 @every_network

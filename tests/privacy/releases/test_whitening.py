@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,14 @@ from flo.protocol.messages import LARGEST_WEIGHT
 from flo.server.rounds import checkpoint
 from flo.server.rounds.state import RunState
 from flo.study.document import MOST_SQUARED_INPUTS, Study, from_document
-from flo.study.models import parameter_count, request_length
+from flo.study.models import (
+    OUTPUT_NORM,
+    initial_weights,
+    layers,
+    log_odds,
+    parameter_count,
+    request_length,
+)
 from flo.study.parameters import Vector
 from flo.study.synthetic import made_up_inputs
 from tests.builders import HOSPITALS, WHITENED, NoNoise, small_study, study_document
@@ -36,6 +44,9 @@ def whitened_study(**mechanism: Any) -> Study:
 
 
 STUDY = whitened_study()
+MLP = small_study(
+    model={"kind": "mlp", "hidden": [8, 4]}, mechanism=study_document()["mechanism"] | WHITENED
+)
 MANY = from_document(
     STUDY.model_dump(mode="json")
     | {"data": {**STUDY.data.model_dump(mode="json"), "records_per_patient": "many"}}
@@ -263,10 +274,7 @@ def test_a_run_sums_second_moments_then_trains_then_publishes_a_model_of_the_inp
     assert (state.phase, state.round, len(state.asked)) == ("training", 1, D + D * D)
     for number in range(1, 9):
         assert (state.phase, state.round) == ("training", number)
-        before = state.model
         state = advance(study, state, shares(state, study))
-        assert state.model.shape == (parameter_count(study),), "at any time: a model of the inputs"
-        assert not np.array_equal(state.model, before)
     assert (state.phase, state.round, state.whitening.size) == ("evaluation", 1, 0)
     assert state.asked is state.model is state.weights
     direction, learned = np.linspace(2, -1, D - 1), state.weights[:-1]
@@ -310,6 +318,69 @@ def test_what_a_request_carries_depends_on_its_purpose() -> None:
     p = parameter_count(STUDY)
     lengths = [request_length(STUDY, purpose) for purpose in STUDY.purposes]
     assert lengths == [0, p + p * p, p]
+    p = parameter_count(MLP)
+    assert [request_length(MLP, purpose) for purpose in MLP.purposes] == [0, p + D * D, p]
+
+
+# -- networks --------------------------------------------------------------------------------------
+
+
+def of_z(study: Study, weights: Vector, z: Any) -> Any:
+    """Log odds of a network of z, which it sees without a bias in the first layer, by numpy."""
+    widths = [layer.sizes for layer in layers(study) if layer.kind == "Linear"]
+    end = D * widths[0][1]
+    found = z @ weights[:end].reshape(-1, D).T
+    for inputs, outputs in widths[1:]:
+        matrix = weights[end : end + inputs * outputs].reshape(outputs, inputs)
+        end += inputs * outputs
+        found = np.tanh(found) @ matrix.T + weights[end : end + outputs]
+        end += outputs
+    assert end == len(weights)
+    return found[:, 0]
+
+
+@given(seed=st.integers(0, 2**31))
+def test_a_network_of_z_is_published_as_the_same_network_of_the_inputs(seed: int) -> None:
+    numbers = np.random.default_rng(seed)
+    weights, matrix = numbers.normal(size=parameter_count(MLP)), numbers.normal(size=(D, D))
+    inputs = numbers.uniform(-1, 1, size=(20, D - 1))
+    of_inputs = log_odds(MLP, whitening.of_inputs(MLP, weights, matrix.ravel()), inputs)
+    z = np.hstack([inputs, np.ones((20, 1))]) @ matrix
+    assert of_inputs == pytest.approx(of_z(MLP, weights, z), abs=2e-5)  # scores are float32
+
+
+def test_a_network_starts_as_a_linear_model_near_zero() -> None:
+    numbers = np.random.default_rng(3)
+    z = numbers.normal(size=(500, D))
+    start = initial_weights(MLP)
+    scores = of_z(MLP, start, z)
+    linear = z @ np.linalg.lstsq(z, scores, rcond=None)[0]
+    assert np.abs(scores).max() < 1.5
+    assert np.std(scores - linear) < 0.02 * np.std(scores)
+    assert np.linalg.norm(start[-5:-1]) == pytest.approx(OUTPUT_NORM)
+    assert start[-1] == 0
+    assert start.dtype == np.float64
+
+
+def test_the_first_step_of_a_network_is_that_of_logistic_regression() -> None:
+    """With the settings of one study for both: the clip and the step follow the network's start."""
+    many = {**WHITENED, "clip": 4.0, "learning_rate": 2.0}
+    moved = {}
+    for model in ({"kind": "logistic"}, {"kind": "mlp", "hidden": [16]}):
+        study = small_study(model=model, mechanism=study_document()["mechanism"] | many)
+        state = replace(
+            RunState.start(study), phase="training", whitening=np.eye(D).ravel(), tail_count=0
+        )
+        after = advance(study, state, shares(state, study, patients=300))
+        z = np.random.default_rng(5).normal(size=(400, D))
+        before, now = (
+            z @ w if model["kind"] == "logistic" else of_z(study, w, z)
+            for w in (state.weights, after.weights)
+        )
+        moved[model["kind"]] = now - before
+    one, other = moved["logistic"], moved["mlp"]
+    assert np.corrcoef(one, other)[0, 1] > 0.95
+    assert np.std(other) == pytest.approx(np.std(one), rel=0.2)
 
 
 @pytest.mark.parametrize(
@@ -327,9 +398,17 @@ def test_settings_that_do_not_belong_to_it_are_refused(changes: Any, what: str) 
 
 
 def test_other_models_and_very_many_inputs_are_refused() -> None:
-    document = study_document(model={"kind": "mlp", "hidden": [4]})
+    document = study_document(model={"kind": "cnn"})
+    document["data"]["columns"] = [
+        {"kind": "image", "name": "px", "height": 8, "width": 8, "minimum": 0, "maximum": 255}
+    ]
     document["mechanism"] |= WHITENED
-    with pytest.raises(StudyError, match="whitened trains a logistic model, not a mlp"):
+    with pytest.raises(StudyError, match="whitened trains a model of kind logistic or mlp, not a"):
+        small_study(**document)
+    document = study_document(model={"kind": "mlp", "hidden": [4]})
+    one_sum = {"steps": 1, "learning_rate": 0.0, "momentum": 0.0}
+    document["mechanism"] |= {"algorithm": "least-squares", **one_sum}
+    with pytest.raises(StudyError, match="least-squares trains a model of kind logistic, not a"):
         small_study(**document)
     codes = [f"c{i}" for i in range(MOST_SQUARED_INPUTS // 2)]
     document = study_document()
