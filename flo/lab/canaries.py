@@ -94,9 +94,7 @@ def _gradients(study: Study, weights: Vector, canaries: Patients) -> Floats:
     if study.mechanism.algorithm == "whitened":
         everything = STRETCH * np.hstack([everything, np.ones((len(everything), 1))])
         _, outputs = models.layers(study)[0].sizes
-        module[0] = torch.nn.Linear(
-            everything.shape[1], outputs, bias=False, dtype=torch.float64
-        )
+        module[0] = torch.nn.Linear(everything.shape[1], outputs, bias=False, dtype=torch.float64)
     torch.nn.utils.vector_to_parameters(torch.from_numpy(weights).double(), module.parameters())
     rows = []
     for place in range(0, len(turned.labels), count):

@@ -47,9 +47,9 @@ class MechanismSettings(Document):
     whether the coordinator sees only the cohort's sum, for every purpose of the study.
     ``algorithm``: a momentum step of ``learning_rate`` along each round's noisy mean gradient
     (FedAvgM); the same on inputs whitened by ``flo.privacy.releases.whitening``, where ``clip`` is
-    in units of √(inputs + 1) and one learning rate suits every study; or
-    ``flo.privacy.releases.least_squares`` from one round. ``augmentation``: whether a
-    patient's gradient is averaged over flips and turns of images
+    in units of √(inputs + 1), times ``whitening.steepness`` for an mlp, and one learning rate suits
+    every study; or ``flo.privacy.releases.least_squares`` from one round. ``augmentation``: whether
+    a patient's gradient is averaged over flips and turns of images
     (``flo.privacy.gradients.augmentation``). ``aggregation``: how the hospitals' sums are combined
     into a step, if the coordinator sees each of them.
     """

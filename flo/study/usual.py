@@ -3,7 +3,7 @@
 On whitened inputs (``flo.privacy.releases.whitening``) the same clip and steps suit studies of very
 different columns; they depend only on how much the noise leaves, that is on n·ε², n the patients
 that the study plans to train on. The limits were chosen on heart disease and SUPPORT2 at several ε
-and measured on other data (docs/decisions/0022).
+and measured on other data (docs/decisions/0022). They suit a logistic model and an mlp (0024).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WIDE: dict[str, Any] = {"clip": 0.25, "steps": 30, "learning_rate": 0.5, "moment
 
 
 def whitened(declared: int, epsilon: float) -> dict[str, Any]:
-    """Return the settings of [mechanism] with which a logistic model is trained.
+    """Return the settings of [mechanism] with which a logistic model or an mlp is trained.
 
     ``declared``: the patients of all hospitals, public; ``epsilon``: of training.
     """

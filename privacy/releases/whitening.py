@@ -14,7 +14,8 @@ e = 1/4, for studies in which noise leaves little (``exponent``), they are halfw
 which patients hardly differ stay short, and with them their noise. Their largest eigenvalue is
 about 1 in either case, so that one range of step sizes suits every study. The numbers 3 and 600 and
 the floor were chosen on two data sets (docs/decisions/0022); shrinking towards a fixed target:
-Ledoit, Wolf (2004).
+Ledoit, Wolf (2004). A network starts as a nearly linear model, so that the same settings suit it
+(docs/decisions/0024).
 
 W is post-processing of a noisy release. No other patient changes a patient's z by a bit, whatever W
 a coordinator sends: records are multiplied in blocks of one shape, if a test on made-up records

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from flo.arrays import Floats
 from flo.lab.advice import candidates
 from flo.lab.comparison import finished, pooled
 from flo.lab.folds import folds, tested
 from flo.lab.simulation import run_once, simulate
 from flo.scores.metrics import Scores, difference, interval
 from flo.study import usual
-from flo.study.document import Study
+from flo.study.document import Study, from_document
 from flo.study.models import log_odds
 from tests.proofs import risks
 from tests.proofs.hospitals import CHOSEN_ON, GENERAL, Consortium
@@ -40,6 +41,7 @@ _QUICK = {"heart"}
 _CHANCE = 0.0017 * 2  # with one seed
 _SEEDS_OF_QUICK = 8
 _QUICK_ROOM = {"hospitals": 0.34, "gain": 3.5 * _CHANCE / _SEEDS_OF_QUICK**0.5}
+_OF_A_NETWORK = -0.005  # AUC that it may lose
 _GENERAL_LEAST, _GENERAL_MARGIN = 0.9, 0.003
 # Set: margin in AUC and Brier score, least share of hospitals not worse, least mean gain.
 # The gain on heart is of its three hospitals with FEWEST of each class, else of all hospitals.
@@ -56,6 +58,7 @@ def rows(quick: bool) -> Iterator[Row]:
     yield from risks.rows(quick)
     if not quick:
         yield from _drafted()
+        yield from _networks()
     for name in _QUICK if quick else _PROMISED:
         began, (margin, least, gain) = time.monotonic(), _PROMISED[name]
         many = _SEEDS_OF_QUICK if quick else _SEEDS_OF_HEART
@@ -96,7 +99,7 @@ def _drafted() -> Iterator[Row]:
             settings = {**usual.whitened(everyone, epsilon), "epsilon": epsilon}
             study = consortium.study.with_mechanism(**settings)
             (way,) = candidates(study)
-            lost, error = _lost(study, consortium, 1 if everyone > 50_000 else _SEEDS)
+            lost, error = _mean(_losses(study, consortium, 1 if everyone > 50_000 else _SEEDS))
             if way.advised is not None:
                 told += 1
                 wrong += [f"{name} {epsilon:g}"] * (way.advised != (lost <= way.limit))
@@ -108,14 +111,37 @@ def _drafted() -> Iterator[Row]:
     yield Row(name, len(wrong), told, time.monotonic() - began, most=max(1, told // 10))
 
 
-def _lost(study: Study, consortium: Consortium, seeds: int) -> tuple[float, float]:
-    """Mean AUC below the pooled regression over folds and seeds, and its standard error."""
+def _networks() -> Iterator[Row]:
+    """How much AUC a network has more than a logistic model of the same settings."""
+    for name in _DRAFTED:
+        began, consortium = time.monotonic(), (CHOSEN_ON | GENERAL)[name]()
+        everyone = sum(hospital.declared_size for hospital in consortium.study.hospitals)
+        settings = {**usual.whitened(everyone, _DRAFT), "epsilon": _DRAFT}
+        study = consortium.study.with_mechanism(**settings)
+        document = study.model_dump(mode="json") | {"model": {"kind": "mlp", "hidden": [64]}}
+        seeds = 1 if everyone > 50_000 else _SEEDS
+        line, network = (
+            _losses(one, consortium, seeds) for one in (study, from_document(document))
+        )
+        more, error = _mean(line - network)
+        seconds = time.monotonic() - began
+        at = f"{name}: AUC of a network above a logistic model's at ε = {_DRAFT:g}"
+        yield Row(at, more, len(line), seconds, _OF_A_NETWORK - 2 * error)
+
+
+def _losses(study: Study, consortium: Consortium, seeds: int) -> Floats:
+    """AUC below the pooled regression, for each seed and fold."""
     lost = []
     for seed in range(seeds):
         for fold in folds(consortium.hospitals, 5, seed):
             state, _ = run_once(study, fold, fast=True)
             lost.append(pooled(fold).auc - tested(fold, partial(log_odds, study, state.model)).auc)
-    return float(np.mean(lost)), float(np.std(lost) / np.sqrt(len(lost)))
+    return np.array(lost)
+
+
+def _mean(found: Floats) -> tuple[float, float]:
+    """The mean and its standard error."""
+    return float(found.mean()), float(found.std() / np.sqrt(len(found)))
 
 
 def _intervals() -> Iterator[Row]:

@@ -42,7 +42,13 @@ def image_study(height: int = 8, width: int = 8, channels: int = 1, **changes: A
 
 CNN = image_study(9, 8, 2)
 PACKED = small_study(model=PACK)
-STUDIES = {"logistic": LOGISTIC, "mlp": MLP, "whitened mlp": ON_WHITENED, "cnn": CNN, "pack": PACKED}
+STUDIES = {
+    "logistic": LOGISTIC,
+    "mlp": MLP,
+    "whitened mlp": ON_WHITENED,
+    "cnn": CNN,
+    "pack": PACKED,
+}
 NETWORKS = {"mlp": MLP, "cnn": CNN, "pack": PACKED}
 every_study = pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
 every_network = pytest.mark.parametrize("study", NETWORKS.values(), ids=NETWORKS.keys())
