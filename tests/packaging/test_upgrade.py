@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -136,61 +137,78 @@ class Consortium:
         return list(json.loads(done.stdout)["studies"]) if done.returncode == 0 else []
 
 
-@pytest.fixture
-def consortium(tmp_path: Path, older: Installed) -> Consortium:
-    made = Consortium(tmp_path, older)
-    made.enrol(older)
-    return made
+@dataclass
+class History:
+    """What became of a consortium whose studies were carried out by one release and the other.
+
+    ``reports``: of each study, in order. ``seen``: what each release said of north's life, after
+    the study of older installations and after that of newer ones.
+    """
+
+    consortium: Consortium
+    backup: Path
+    reports: dict[str, Path] = field(default_factory=dict)
+    seen: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def everywhere(installed: Installed) -> dict[str, Installed]:
     return dict.fromkeys(SITES, installed)
 
 
+@pytest.fixture(scope="module")
+def history(
+    tmp_path_factory: pytest.TempPathFactory, older: Installed, newer: Installed
+) -> Iterator[History]:
+    """Four studies: one hospital is upgraded, then the coordinator, then all; then all go back."""
+    folder = tmp_path_factory.mktemp("consortium")
+    (folder / "passphrase").write_text("correct horse battery staple\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLO_PASSPHRASE_FILE", str(folder / "passphrase"))
+        made = Consortium(folder, older)
+        made.enrol(older)
+        found = History(made, folder / "north.backup")
+        older.done("site", "backup", found.backup, "--home", made.site("north"))
+        mixed = {"north": newer, "south": older, "west": older}
+        studies = [
+            ("a newer hospital", older, mixed),
+            ("a newer coordinator", newer, mixed),
+            ("newer", newer, everywhere(newer)),
+            ("older", older, everywhere(older)),
+        ]
+        for version, (name, at_coordinator, at_sites) in enumerate(studies, start=1):
+            found.reports[name] = made.carry_out(version, at_coordinator, at_sites)
+            if at_sites != mixed:
+                found.seen[name] = [made.shares(one, "north") for one in (older, newer)]
+        yield found
+
+
 def test_a_consortium_is_upgraded_goes_on_and_is_rolled_back(
-    consortium: Consortium, older: Installed, newer: Installed
+    history: History, older: Installed, newer: Installed
 ) -> None:
-    reports = [consortium.carry_out(1, older, everywhere(older))]
-    spent = consortium.shares(older, "north")
-    assert consortium.shares(newer, "north") == spent, "both read the same ledger alike"
-    reports.append(consortium.carry_out(2, newer, everywhere(newer)))
-    more = consortium.shares(newer, "north")
-    assert more != spent
-    assert consortium.shares(older, "north") == more, "what the newer one spent is never forgotten"
-    reports.append(consortium.carry_out(3, older, everywhere(older)))
-    by_older, by_newer, by_older_again = reports
-    for report in reports:
+    for report in history.reports.values():
         newer.done("audit", "verify", report)
-    for report in (by_older, by_older_again):
-        older.done("audit", "verify", report)
-    refused = older.flo("audit", "verify", by_newer)  # it holds what that one does not know
+    older.done("audit", "verify", history.reports["older"])
+    refused = older.flo("audit", "verify", history.reports["newer"])  # holds what it does not know
     assert refused.returncode == 4
     assert "not a report of schema version" in refused.stderr
-    log = ("audit", "log", "--home", consortium.coordinator)
+    log = ("audit", "log", "--home", history.consortium.coordinator)
     assert newer.done(*log).count("done") == older.done(*log).count("done") > 0
 
 
-def test_hospitals_are_upgraded_one_after_the_other(
-    consortium: Consortium, older: Installed, newer: Installed
-) -> None:
-    mixed = {"north": newer, "south": older, "west": older}
-    newer.done("audit", "verify", consortium.carry_out(1, newer, mixed))
-    newer.done("audit", "verify", consortium.carry_out(2, older, mixed))
+def test_both_releases_read_the_same_ledger_alike(history: History) -> None:
+    for by_older, by_newer in history.seen.values():
+        assert by_older == by_newer, "what the newer one spent is never forgotten"
+    assert history.seen["older"] != history.seen["newer"]
 
 
 def test_an_older_backup_is_restored_by_the_newer_release(
-    consortium: Consortium, older: Installed, newer: Installed, monkeypatch: pytest.MonkeyPatch
+    history: History, newer: Installed
 ) -> None:
-    secret = consortium.folder / "passphrase"
-    secret.write_text("correct horse battery staple\n")
-    monkeypatch.setenv("FLO_PASSPHRASE_FILE", str(secret))
-    backup, site = consortium.folder / "north.backup", consortium.site("north")
-    older.done("site", "backup", backup, "--home", site)
-    consortium.carry_out(1, older, everywhere(older))
-    spent = consortium.shares(older, "north")
+    """Last, because it takes north's folder away."""
+    consortium, site = history.consortium, history.consortium.site("north")
     site.rename(consortium.folder / "lost")
     with consortium.serving(newer):
-        newer.done("site", "restore", backup, "--home", site)
-    (restored,), (lost,) = consortium.shares(newer, "north"), spent
+        newer.done("site", "restore", history.backup, "--home", site)
+    (restored,), (_, (lost,)) = consortium.shares(newer, "north"), history.seen["newer"]
     for side, before in lost["sub_ledgers"].items():
         assert restored["sub_ledgers"][side]["free"] <= before["free"] + 1e-12, side
