@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,13 +30,17 @@ def stage(tmp_path: Path) -> Iterator[tuple[RealCoordinator, list[SiteHome]]]:
         stack.callback(coordinator.stop)
 
 
-@pytest.mark.parametrize("mode", ["no masks", "distributed noise", "whitened"])
+@pytest.mark.parametrize(
+    ("mode", "model"),
+    [("no masks", None), ("distributed noise", None), ("whitened", {"kind": "mlp", "hidden": [4]})],
+    ids=["no masks", "distributed noise", "a network on whitened inputs"],
+)
 def test_a_killed_coordinator_goes_on_and_charges_nobody_twice(
-    stage: tuple[RealCoordinator, list[SiteHome]], mode: str
+    stage: tuple[RealCoordinator, list[SiteHome]], mode: str, model: dict[str, Any] | None
 ) -> None:
     coordinator, homes = stage
     with contextlib.ExitStack() as stack:
-        digest = launch(coordinator, homes, mode, steps=STEPS)
+        digest = launch(coordinator, homes, mode, steps=STEPS, model=model)
         for home in homes:
             stack.enter_context(agent(home))
         folder = coordinator.home.directory
