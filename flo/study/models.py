@@ -115,15 +115,14 @@ def initial_weights(study: Study) -> Vector:
         return _nearly_linear(study, words / 2.0**63 - 1)
     weights, start = np.empty(len(words), dtype=precision(study)), 0
     for layer in layers(study):
-        fan_in = math.prod(layer.parameters.get("weight", (1,))[1:])
         for name, shape in layer.parameters.items():
             end = start + math.prod(shape)
-            if layer.kind == "GroupNorm":
+            if layer.kind in networks.NORMS:
                 weights[start:end] = float(name == "weight")
             else:
                 for block in range(start, end, _BLOCK):
                     within = slice(block, min(block + _BLOCK, end))
-                    weights[within] = (words[within] / 2.0**63 - 1) / math.sqrt(fan_in)
+                    weights[within] = (words[within] / 2.0**63 - 1) / math.sqrt(layer.fan_in)
             start = end
     return weights
 

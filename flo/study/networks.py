@@ -19,14 +19,26 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 LayerKind = Literal[
     "Linear",
+    "Conv1d",
     "Conv2d",
+    "Conv3d",
     "GroupNorm",
+    "LayerNorm",
+    "RMSNorm",
+    "RNN",
+    "GRU",
+    "LSTM",
+    "SelfAttention",
+    "LastStep",
+    "MeanOfSteps",
     "Tanh",
     "AvgPool2d",
     "AdaptiveAvgPool2d",
     "Unflatten",
     "Flatten",
 ]
+NORMS: tuple[LayerKind, ...] = ("GroupNorm", "LayerNorm", "RMSNorm")  # start as the identity
+_GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}  # rows of weights for each hidden number
 MOST_PARAMETERS = 4_000_000  # limit for a model pack
 MOST_NUMBERS = 1_000_000  # per record after any layer
 
@@ -44,17 +56,43 @@ class Layer:
         match self.kind, self.sizes:
             case "Linear", (inputs, outputs):
                 return {"weight": (outputs, inputs), "bias": (outputs,)}
-            case "Conv2d", (inputs, outputs, kernel):
-                return {"weight": (outputs, inputs, kernel, kernel), "bias": (outputs,)}
+            case (("Conv1d" | "Conv2d" | "Conv3d"), (inputs, outputs, kernel)):
+                sides = (kernel,) * int(self.kind[4])
+                return {"weight": (outputs, inputs, *sides), "bias": (outputs,)}
             case "GroupNorm", (_, channels):
                 return {"weight": (channels,), "bias": (channels,)}
+            case "LayerNorm", (width,):
+                return {"weight": (width,), "bias": (width,)}
+            case "RMSNorm", (width,):
+                return {"weight": (width,)}
+            case (("RNN" | "GRU" | "LSTM"), (inputs, hidden)):
+                rows = _GATES[self.kind] * hidden
+                return {
+                    **{"weight_ih": (rows, inputs), "bias_ih": (rows,)},
+                    **{"weight_hh": (rows, hidden), "bias_hh": (rows,)},
+                }
+            case "SelfAttention", (width, _):
+                return {
+                    f"{part}_{name}": shape
+                    for part in ("query", "key", "value", "out")
+                    for name, shape in (("weight", (width, width)), ("bias", (width,)))
+                }
         return {}
+
+    @property
+    def fan_in(self) -> int:
+        """How many numbers a number of the layer's output is a sum of; in a cell, hidden ones."""
+        if self.kind in _GATES:
+            return self.sizes[1]
+        if self.kind == "SelfAttention":
+            return self.sizes[0]
+        return math.prod(self.parameters.get("weight", (1,))[1:])
 
     def after(self, record: Shape) -> Shape | None:
         """Return the shape of one record after this layer; None if it does not fit ``record``."""
         match self.kind, self.sizes, record:
-            case "Linear", (inputs, outputs), (width,) if width == inputs:
-                return (outputs,)
+            case "Linear", (inputs, outputs), (*rows, width) if width == inputs:
+                return (*rows, outputs)
             case "Conv2d", (inputs, outputs, kernel), (channels, height, width) if (
                 channels == inputs and kernel % 2 == 1 and kernel < 2 * max(height, width)
             ):
@@ -65,6 +103,23 @@ class Layer:
                 and channels // groups * height * width > 1
             ):
                 return record
+            case (("Conv1d" | "Conv3d"), (inputs, outputs, kernel), (channels, *sides)) if (
+                channels == inputs
+                and len(sides) == int(self.kind[4])
+                and kernel % 2 == 1
+                and kernel < 2 * max(sides)
+            ):
+                return (outputs, *sides)
+            case (("LayerNorm" | "RMSNorm"), (inputs,), (*_, width)) if 1 < width == inputs:
+                return record
+            case (("RNN" | "GRU" | "LSTM"), (inputs, hidden), (steps, width)) if width == inputs:
+                return (steps, hidden)
+            case "SelfAttention", (inputs, heads), (steps, width) if (
+                width == inputs and inputs % heads == 0 and heads * steps**2 <= MOST_NUMBERS
+            ):
+                return record
+            case (("LastStep" | "MeanOfSteps"), (), (_, width)):
+                return (width,)
             case "Tanh", (), _:
                 return record
             case "AvgPool2d", (kernel,), (channels, height, width) if kernel <= min(height, width):
@@ -73,7 +128,7 @@ class Layer:
                 height, width
             ):
                 return (channels, side, side)
-            case "Unflatten", (_, _, _), (width,) if math.prod(self.sizes) == width:
+            case "Unflatten", (_, _, *_), (width,) if math.prod(self.sizes) == width:
                 return self.sizes
             case "Flatten", (), _:
                 return (math.prod(record),)
@@ -81,16 +136,30 @@ class Layer:
 
 
 _WANTED: dict[LayerKind, str] = {
-    "Linear": "sizes: inputs, outputs; it takes a flat record of that many inputs",
+    "Linear": "sizes: inputs, outputs; it takes a flat record of that many inputs, or steps of it",
+    "Conv1d": "sizes: channels in, channels out, kernel; it takes (channels in, length), and its "
+    "kernel is odd and less than twice the length",
     "Conv2d": "sizes: channels in, channels out, kernel; it takes (channels in, height, width), "
     "and its kernel is odd and less than twice the image",
     "GroupNorm": "sizes: groups, channels; it takes (channels, height, width), groups divide the "
     "channels, and a group holds more than one number of a record",
+    "Conv3d": "sizes: channels in, channels out, kernel; it takes (channels in, depth, height, "
+    "width), and its kernel is odd and less than twice the volume",
+    "LayerNorm": "sizes: width, 2 or more; it takes (…, width)",
+    "RMSNorm": "sizes: width, 2 or more; it takes (…, width)",
+    "RNN": "sizes: inputs, hidden; it takes (steps, inputs)",
+    "GRU": "sizes: inputs, hidden; it takes (steps, inputs)",
+    "LSTM": "sizes: inputs, hidden; it takes (steps, inputs)",
+    "SelfAttention": "sizes: width, heads; it takes (steps, width), heads divide the width, and "
+    f"heads × steps² are at most {MOST_NUMBERS:,}",
+    "LastStep": "no sizes; it takes (steps, width)",
+    "MeanOfSteps": "no sizes; it takes (steps, width)",
     "Tanh": "no sizes",
     "AvgPool2d": "sizes: kernel, at most the image's sides; it takes (channels, height, width)",
     "AdaptiveAvgPool2d": "sizes: the side it makes, at most the image's; it takes (channels, "
     "height, width)",
-    "Unflatten": "sizes: channels, height, width; it takes a flat record of as many numbers",
+    "Unflatten": "sizes: steps and width, or channels and sides; it takes a flat record of as many "
+    "numbers",
     "Flatten": "no sizes",
 }
 
@@ -172,9 +241,21 @@ def build(layers: list[Layer]) -> torch.nn.Sequential:
     """Build the module, float32. A convolution preserves height and width."""
     from torch import nn
 
+    from flo.study import sequences
+
     make: dict[str, Callable[..., nn.Module]] = {
         "Linear": lambda i, o: nn.Linear(i, o),
+        "Conv1d": lambda i, o, k: nn.Conv1d(i, o, k, padding=k // 2),
         "Conv2d": lambda i, o, k: nn.Conv2d(i, o, k, padding=k // 2),
+        "Conv3d": lambda i, o, k: nn.Conv3d(i, o, k, padding=k // 2),
+        "LayerNorm": nn.LayerNorm,
+        "RMSNorm": lambda width: nn.RMSNorm(width, eps=1e-5),
+        "RNN": lambda i, h: sequences.Recurrent("RNN", i, h),
+        "GRU": lambda i, h: sequences.Recurrent("GRU", i, h),
+        "LSTM": lambda i, h: sequences.Recurrent("LSTM", i, h),
+        "SelfAttention": sequences.SelfAttention,
+        "LastStep": sequences.LastStep,
+        "MeanOfSteps": sequences.MeanOfSteps,
         "GroupNorm": lambda groups, channels: nn.GroupNorm(groups, channels),
         "Tanh": lambda: nn.Tanh(),
         "AvgPool2d": lambda k: nn.AvgPool2d(k),

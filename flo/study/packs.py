@@ -60,7 +60,7 @@ class PackLayer(Document):
     """One layer of a pack. ``sizes``: as in ``flo.study.networks.Layer``."""
 
     kind: Annotated[LayerKind, BeforeValidator(_private)]
-    sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=3)] = ()
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=4)] = ()
 
 
 class Pack(Document):

@@ -20,7 +20,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from flo.privacy.gradients import composites
 from flo.privacy.gradients.batches import Frame
+from flo.privacy.gradients.composites import COMPOSITES
 from flo.privacy.gradients.contributions import (
     Dense,
     EmbeddingRows,
@@ -28,11 +30,13 @@ from flo.privacy.gradients.contributions import (
     RankOne,
     SumOfRankOne,
 )
+from flo.study.sequences import LastStep, MeanOfSteps
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SavedTensors = tuple[nn.Module, torch.Tensor, torch.Tensor]
 
 _WIDTH, _FEW = 16, 256
+_SMALL = 1 << 15  # numbers of a patient's gradient for one layer
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -74,6 +78,11 @@ class BookKeeping:
         if loss not in ROW_WISE_LOSSES:
             raise ValueError("the loss is not one of flo's own")
         self._layers = list(_layers(module))
+        self._inside = {
+            layer: composites.linear_layers(layer)
+            for layer in self._layers
+            if type(layer) in COMPOSITES
+        }
         self._loss = loss
 
     def observables(self, frame: Frame) -> list[torch.Tensor]:
@@ -104,22 +113,40 @@ class BookKeeping:
         return out
 
     def _parts(self, frame: Frame, kept: list[SavedTensors]) -> list[PatientGradients]:
-        return [_RULES[type(layer)](layer, a, b, frame.patients) for layer, a, b in kept]
+        inside = {layer for layers in self._inside.values() for layer in layers}
+        return [
+            (_of_steps if layer in inside else _RULES[type(layer)])(layer, a, b, frame.patients)
+            for layer, a, b in kept
+        ]
 
     def _pass(self, frame: Frame) -> tuple[torch.Tensor, list[SavedTensors]]:
         """Return losses (P·R,), and each layer with parameters with its a and b."""
-        kept = []
+        calls: list[tuple[nn.Module, int, torch.Tensor, torch.Tensor]] = []
+        records_in = 0  # the dimension of a and y that counts records
+
+        def keep(layer: nn.Module, inputs: Any, y: torch.Tensor) -> torch.Tensor:
+            y = y if y.requires_grad else y.requires_grad_()
+            calls.append((layer, records_in, inputs[0].detach(), y))
+            return y
+
         x = frame.inputs
         for layer in self._layers:
-            y = self._through(layer, x)
-            if type(layer) in _RULES:
-                kept.append((layer, x.detach(), y if y.requires_grad else y.requires_grad_()))
-            x = y
+            if layer in self._inside:
+                records_in = COMPOSITES[type(layer)]
+                with composites.kept(self._inside[layer], keep):
+                    x = layer(x)
+                records_in = 0
+            else:
+                y = self._through(layer, x)
+                x = keep(layer, (x,), y) if type(layer) in _RULES else y
         losses = self._loss(x, frame.labels)
         # Padding weighs 0, so its b is zero.
-        slopes = torch.autograd.grad(losses, [y for _, _, y in kept], frame.weights)
+        slopes = torch.autograd.grad(losses, [y for *_, y in calls], frame.weights)
+        used: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        for (layer, place, a, _), b in zip(calls, slopes, strict=True):
+            used.setdefault(layer, []).append((a.transpose(0, place), b.transpose(0, place)))
         return losses.detach(), [
-            (layer, a, b) for (layer, a, _), b in zip(kept, slopes, strict=True)
+            (layer, *composites.joined(times)) for layer, times in used.items()
         ]
 
 
@@ -135,13 +162,13 @@ def _layers(module: nn.Module) -> list[nn.Module]:
     parameters = [id(p) for leaf in leaves for p in leaf.parameters()]
     if len(set(parameters)) != len(parameters):
         raise ValueError("two layers share a parameter")
-    for changed in (module, *leaves):
+    for changed in (module, *(part for leaf in leaves for part in leaf.modules())):
         if any(getattr(changed, hooks) for hooks in _HOOKS) or "forward" in vars(changed):
             raise ValueError(f"{type(changed).__name__} has a hook or a replaced forward method")
     for leaf in leaves:
         if getattr(leaf, "inplace", False):
             raise ValueError(f"{type(leaf).__name__} overwrites tensors that book-keeping needs")
-        if type(leaf) not in _PLAIN and type(leaf) not in _RULES:
+        if type(leaf) not in _PLAIN and type(leaf) not in _RULES and type(leaf) not in COMPOSITES:
             raise ValueError(f"{type(leaf).__name__} has no rule")
         if not _SETTINGS.get(type(leaf), lambda _: True)(leaf):
             raise ValueError(f"{type(leaf).__name__} has settings without a rule")
@@ -158,12 +185,26 @@ def _linear(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Pati
         return RankOne(a[:, 0].double(), b[:, 0].double(), bias)
     if a.shape[1] <= _FEW or _products_are_smaller(a.shape[1], shape):
         return SumOfRankOne(a, b, bias, shape)
+    return _whole(layer, a, b)
+
+
+def _of_steps(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
+    """As ``_linear``, inside a composite: with many steps a small gradient is quicker whole."""
+    if math.prod(layer.weight.shape) > _SMALL:
+        return _linear(layer, a, b, patients)
+    a = a.reshape(patients, -1, layer.in_features)
+    return _whole(layer, a, b.reshape(patients, -1, layer.out_features))
+
+
+def _whole(layer: Any, a: torch.Tensor, b: torch.Tensor) -> Dense:
     weight = torch.bmm(b.transpose(1, 2), a)
-    return Dense([weight, b.sum(1)] if bias else [weight])
+    return Dense([weight] if layer.bias is None else [weight, b.sum(1)])
 
 
 def _conv(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
     """Treat a convolution as a Linear over its windows: a (N, d, T), b (N, o, T)."""
+    if layer.groups != 1 or isinstance(layer.padding, str):
+        return _by_opacus(layer, a, b, patients)
     settings = {
         name: getattr(layer, name) for name in ("kernel_size", "dilation", "padding", "stride")
     }
@@ -234,9 +275,8 @@ def _by_opacus(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> P
     return Dense([_of_patients(by_parameter[p].detach(), patients) for p in layer.parameters()])
 
 
-_RULES: dict[
-    type[nn.Module], Callable[[Any, torch.Tensor, torch.Tensor, int], PatientGradients]
-] = {
+Rule = Callable[[Any, torch.Tensor, torch.Tensor, int], PatientGradients]
+_RULES: dict[type[nn.Module], Rule] = {
     nn.Linear: _linear,
     nn.Conv1d: _conv,
     nn.Conv2d: _conv,
@@ -247,31 +287,27 @@ _RULES: dict[
     nn.InstanceNorm1d: _by_opacus,
     nn.InstanceNorm2d: _by_opacus,
     nn.InstanceNorm3d: _by_opacus,
+    nn.RMSNorm: _by_opacus,
 }
 _PLAIN = frozenset(
     {
         *(nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU),
         *(nn.Softplus, nn.Flatten, nn.Unflatten, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d),
         *(nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.MaxPool3d, nn.AvgPool3d),
-        nn.AdaptiveAvgPool3d,
+        *(nn.AdaptiveAvgPool3d, LastStep, MeanOfSteps),
     }
 )
 _SETTINGS: dict[type[nn.Module], Callable[[Any], bool]] = {
-    nn.Conv1d: lambda layer: _plain_convolution(layer),
-    nn.Conv2d: lambda layer: _plain_convolution(layer),
-    nn.Conv3d: lambda layer: _plain_convolution(layer),
+    nn.Conv1d: lambda layer: layer.padding_mode == "zeros",  # no rule knows another
+    nn.Conv2d: lambda layer: layer.padding_mode == "zeros",
+    nn.Conv3d: lambda layer: layer.padding_mode == "zeros",
     nn.InstanceNorm1d: lambda layer: layer.affine,
     nn.InstanceNorm2d: lambda layer: layer.affine,
     nn.InstanceNorm3d: lambda layer: layer.affine,
     nn.LayerNorm: lambda layer: layer.elementwise_affine,
+    nn.RMSNorm: lambda layer: layer.elementwise_affine,
     nn.GroupNorm: lambda layer: layer.affine,
     nn.Embedding: lambda layer: layer.max_norm is None and not layer.scale_grad_by_freq,
     nn.Flatten: lambda layer: layer.start_dim == 1,
     nn.Unflatten: lambda layer: layer.dim == 1,
 }
-
-
-def _plain_convolution(layer: Any) -> bool:
-    return (
-        layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    )

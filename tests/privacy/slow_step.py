@@ -19,12 +19,34 @@ from flo.privacy.gradients.per_sample import Looped, Vmapped
 from flo.privacy.gradients.step import PrivateStep, _views_of_one_vector
 from flo.privacy.patients.patients import Patients
 from flo.study import networks
+from flo.study.networks import Layer
 
 BATCH = 32
 NETWORKS: dict[str, tuple[list[networks.Layer], int]] = {
     "logistic": (networks.logistic(3), 3),
     "mlp": (networks.mlp(3, (16,)), 3),
     "cnn": (networks.cnn(1, 8, 8), 64),
+    "gru": (
+        [
+            *(Layer("Unflatten", (3, 2)), Layer("GRU", (2, 3)), Layer("LastStep")),
+            Layer("Linear", (3, 1)),
+        ],
+        6,
+    ),
+    "lstm": (
+        [
+            *(Layer("Unflatten", (3, 2)), Layer("LSTM", (2, 3)), Layer("MeanOfSteps")),
+            Layer("Linear", (3, 1)),
+        ],
+        6,
+    ),
+    "attention": (
+        [
+            *(Layer("Unflatten", (3, 4)), Layer("SelfAttention", (4, 2)), Layer("LayerNorm", (4,))),
+            *(Layer("MeanOfSteps"), Layer("Linear", (4, 1))),
+        ],
+        12,
+    ),
 }
 WAYS: dict[str, type[BookKeeping | Vmapped | Looped]] = {
     "book-keeping": BookKeeping,
@@ -32,8 +54,11 @@ WAYS: dict[str, type[BookKeeping | Vmapped | Looped]] = {
     "loop": Looped,
 }
 CASES = [
-    (kind, way) for kind in NETWORKS for way in WAYS if (kind, way) != ("cnn", "vmap")
-]  # a convolution by vmap is slow, and nothing in it is its own
+    (kind, way)
+    for kind in NETWORKS
+    for way in WAYS
+    if way == "book-keeping" or kind in ("logistic", "mlp") or (kind, way) == ("cnn", "loop")
+]  # the others are slow by vmap and by loop, and nothing in them is their own
 
 
 @lru_cache

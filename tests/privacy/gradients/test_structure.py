@@ -7,12 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from opacus.layers import DPGRU, DPLSTM, DPMultiheadAttention
+from opacus.layers.dp_rnn import DPGRUCell
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from flo.errors import StudyError
 from flo.privacy.gradients.bookkeeping import BookKeeping, Loss, binary_loss
 from flo.privacy.gradients.step import PrivateStep
+from flo.study.sequences import LastStep, Recurrent, SelfAttention
 from tests.privacy.slow_step import examples, file_of, seeded, slow_sum, summed, weights_of
 
 WIDTH = 4
@@ -56,6 +59,38 @@ def convolution(**changes: int | str) -> nn.Module:
     return nn.Sequential(nn.Unflatten(1, (2, 2)), conv, nn.Flatten())
 
 
+def recurrent(core: nn.Module, out: int = 3) -> nn.Module:
+    layer = Recurrent("GRU", 2, 3)
+    layer.core = core
+    return nn.Sequential(nn.Unflatten(1, (2, 2)), layer, LastStep(), linear(out))
+
+
+def attention(core: nn.Module) -> nn.Module:
+    layer = SelfAttention(2, 1)
+    layer.core = core
+    return nn.Sequential(nn.Unflatten(1, (2, 2)), layer, LastStep(), linear(2))
+
+
+class OwnCell(DPGRUCell):  # type: ignore[misc]
+    """Compares its records."""
+
+    def forward(self, input: torch.Tensor, *more: object) -> torch.Tensor:
+        found: torch.Tensor = super().forward(input - input.mean(0), *more)
+        return found
+
+
+def own_cell() -> nn.Module:
+    core = DPGRU(2, 3, batch_first=True)
+    core.l0.__class__ = OwnCell
+    return recurrent(core)
+
+
+def hooked_cell() -> nn.Module:
+    core = DPGRU(2, 3, batch_first=True)
+    core.l0.ih.register_forward_hook(lambda _, __, y: y - y.mean(0))
+    return recurrent(core)
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "not a Sequential": (linear, "Linear is not a plain Sequential"),
     "a subclass of Sequential": (lambda: OwnSequential(linear()), "OwnSequential is not a plain"),
@@ -79,12 +114,41 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: hooked("register_full_backward_hook"),
         "Linear has a hook",
     ),
-    "a grouped convolution": (lambda: convolution(groups=2, padding=1), "Conv1d has settings"),
     "a circular convolution": (
         lambda: convolution(padding=1, padding_mode="circular"),
         "Conv1d has settings",
     ),
-    "a convolution padded by name": (lambda: convolution(padding="same"), "Conv1d has settings"),
+    "a recurrent layer both ways": (
+        lambda: recurrent(DPGRU(2, 3, batch_first=True, bidirectional=True)),
+        "Recurrent has settings",
+    ),
+    "a recurrent layer of two": (
+        lambda: recurrent(DPLSTM(2, 3, num_layers=2, batch_first=True)),
+        "Recurrent has settings",
+    ),
+    "a recurrent layer over records": (lambda: recurrent(DPGRU(2, 3)), "Recurrent has settings"),
+    "torch's own recurrent layer": (
+        lambda: recurrent(nn.GRU(2, 3, batch_first=True)),
+        "Recurrent has settings",
+    ),
+    "a cell of one's own": (own_cell, "Recurrent has settings"),
+    "a hook inside a recurrent layer": (hooked_cell, "RNNLinear has a hook"),
+    "attention over records": (
+        lambda: attention(DPMultiheadAttention(2, 1, batch_first=True)),
+        "SelfAttention has settings",
+    ),
+    "attention with dropout": (
+        lambda: attention(DPMultiheadAttention(2, 1, dropout=0.1)),
+        "SelfAttention has settings",
+    ),
+    "attention with a bias of its own": (
+        lambda: attention(DPMultiheadAttention(2, 1, add_bias_kv=True)),
+        "SelfAttention has settings",
+    ),
+    "torch's own attention": (
+        lambda: attention(nn.MultiheadAttention(2, 1)),
+        "SelfAttention has settings",
+    ),
     "batch norm": (lambda: nn.Sequential(nn.BatchNorm1d(4), linear()), "BatchNorm1d has no rule"),
     "dropout": (lambda: nn.Sequential(nn.Dropout(0.0), linear()), "Dropout has no rule"),
     "softmax over the batch": (
@@ -220,13 +284,20 @@ CHOSEN: dict[str, tuple[Callable[[], nn.Module], Loss, set[str], str]] = {
         {"vmap", "loop"},
         "not book-keeping: two layers share a parameter",
     ),
-    "grouped convolution": (
+    "circular convolution": (
         lambda: nn.Sequential(
-            nn.Unflatten(1, (2, 2)), nn.Conv1d(2, 2, 2, groups=2), nn.Flatten(), linear(2)
+            *(nn.Unflatten(1, (2, 2)), nn.Conv1d(2, 2, 2, padding=1, padding_mode="circular")),
+            *(nn.Flatten(), linear(6)),
         ),
         binary_loss,
         {"vmap", "loop"},
         "not book-keeping: Conv1d has settings without a rule",
+    ),
+    "recurrent both ways": (
+        lambda: nn.Sequential(recurrent(DPGRU(2, 3, batch_first=True, bidirectional=True), out=6)),
+        binary_loss,
+        {"vmap", "loop"},
+        "not book-keeping: Recurrent has settings without a rule",
     ),
     "foreign loss": (
         lambda: nn.Sequential(linear()),
