@@ -68,8 +68,8 @@ class Layer:
             case (("RNN" | "GRU" | "LSTM"), (inputs, hidden)):
                 rows = _GATES[self.kind] * hidden
                 return {
-                    **{"weight_ih": (rows, inputs), "bias_ih": (rows,)},
-                    **{"weight_hh": (rows, hidden), "bias_hh": (rows,)},
+                    **{"weight_ih_l0": (rows, inputs), "bias_ih_l0": (rows,)},
+                    **{"weight_hh_l0": (rows, hidden), "bias_hh_l0": (rows,)},
                 }
             case "SelfAttention", (width, _):
                 return {

@@ -20,6 +20,18 @@ PACK: dict[str, Any] = {
     ],
 }
 
+SEQUENCE: dict[str, Any] = {
+    "kind": "pack",
+    "name": "over-steps",
+    "layers": [
+        {"kind": "Unflatten", "sizes": [5, 1]},
+        {"kind": "GRU", "sizes": [1, 4]},
+        {"kind": "SelfAttention", "sizes": [4, 2]},
+        {"kind": "LayerNorm", "sizes": [4]},
+        {"kind": "LastStep"},
+        {"kind": "Linear", "sizes": [4, 1]},
+    ],
+}
 
 IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 9, "minimum": 0, "maximum": 255}
 SURVEY = {"epsilon": 0.5, "columns": ["age", "ward"]}

@@ -18,6 +18,7 @@ from flo.study.parameters import Vector
 from flo.study.synthetic import made_up_inputs
 from flo.study.terms import Purpose
 from tests.builders import WHITENED, small_study, study_document
+from tests.flo.studies import SEQUENCE
 from tests.privacy.slow_step import without
 
 Call = tuple[str, float, int | None]
@@ -38,6 +39,7 @@ STUDIES: dict[str, Study] = {
         model={"kind": "mlp", "hidden": [8, 4]},
         mechanism=study_document()["mechanism"] | WHITENED,
     ),
+    "sequence": small_study(model=SEQUENCE, evaluation=ONCE),
     "survey": small_study().with_survey(epsilon=0.3, columns=["age", "ward"]),
 }
 SAMPLED = {name: STUDIES[name].with_mechanism(sampling=0.3) for name in ("logistic", "mlp", "cnn")}

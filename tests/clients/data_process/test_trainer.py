@@ -22,7 +22,7 @@ from flo.study.models import initial_weights, log_odds, parameter_count
 from flo.study.synthetic import made_up_inputs
 from flo.study.terms import Purpose
 from tests.builders import NoNoise, small_study, study_document
-from tests.flo.studies import PACK
+from tests.flo.studies import PACK, SEQUENCE
 
 WIDTH = parameter_count(small_study()) - 1
 IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 8, "minimum": 0, "maximum": 255}
@@ -31,6 +31,7 @@ MODELS: dict[str, Study] = {
     "mlp": small_study(model={"kind": "mlp", "hidden": [8]}),
     "cnn": small_study(model={"kind": "cnn"}, data=study_document()["data"] | {"columns": [IMAGE]}),
     "pack": small_study(model=PACK),
+    "sequence": small_study(model=SEQUENCE),
 }
 SURVEY = small_study().with_survey(epsilon=0.3, columns=["age", "ward"])
 
@@ -65,7 +66,7 @@ def test_removing_a_patient_moves_nobody_elses_score_by_a_bit(
     assert (log_odds(small_study(), weights, left) == alone).all()
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn", "pack"])
+@pytest.mark.parametrize("model", ["mlp", "cnn", "pack", "sequence"])
 def test_a_network_too_scores_each_record_as_if_it_were_alone(model: str) -> None:
     study = MODELS[model]
     weights, rows = initial_weights(study), made_up_inputs(study.data)[:60]
@@ -105,7 +106,7 @@ def test_a_release_is_the_clipped_sum_on_the_grid_plus_noise() -> None:
     assert (noisy != exact).all()
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn", "pack"])
+@pytest.mark.parametrize("model", ["mlp", "cnn", "pack", "sequence"])
 def test_a_networks_release_has_one_step_for_each_parameter(model: str) -> None:
     study = MODELS[model]
     some = patients(made_up_inputs(study.data)[:30])

@@ -26,6 +26,7 @@ from flo.study.document import Study
 from flo.study.models import initial_weights
 from flo.study.terms import Purpose
 from tests.builders import csv_text, small_study
+from tests.flo.studies import SEQUENCE
 
 STUDY = small_study()
 WEIGHTS = initial_weights(STUDY)
@@ -87,6 +88,18 @@ def test_a_release_has_the_shape_of_its_purpose(
     evaluation = worker.release(STUDY, path, digest, "evaluation", WEIGHTS, 3)
     assert (training.shape, training.dtype) == ((6,), np.dtype(np.int32))  # they all fit
     assert evaluation.shape == (130,)
+
+
+@pytest.mark.processes
+def test_opacus_layers_are_trained_in_the_confined_process(
+    worker: DataProcess, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    path, study = tmp_path / "s.npz", small_study(model=SEQUENCE)
+    digest = snapshot.write(path)
+    weights = initial_weights(study)
+    training = worker.release(study, path, digest, "training", weights, 3)
+    evaluation = worker.release(study, path, digest, "evaluation", weights, 3)
+    assert (training.shape, evaluation.shape) == (weights.shape, (130,))
 
 
 @pytest.mark.processes

@@ -19,7 +19,7 @@ from flo.study import models, networks
 from flo.study.document import Study, from_document
 from flo.study.features import input_names
 from tests.builders import WHITENED, small_study, study_document
-from tests.flo.studies import PACK
+from tests.flo.studies import PACK, SEQUENCE
 
 LOGISTIC = small_study()
 MLP = small_study(model={"kind": "mlp", "hidden": [7, 3]})
@@ -42,6 +42,7 @@ def image_study(height: int = 8, width: int = 8, channels: int = 1, **changes: A
 
 CNN = image_study(9, 8, 2)
 PACKED = small_study(model=PACK)
+OVER_STEPS = small_study(model=SEQUENCE)
 STUDIES = {
     "logistic": LOGISTIC,
     "mlp": MLP,
@@ -100,6 +101,31 @@ def test_named_tensors_are_the_flat_vector_and_load_into_the_module(study: Study
         theirs = module(torch.from_numpy(inputs).to(dtype))[:, 0].double().numpy()
     rtol = 1e-12 if dtype == torch.float64 else 1e-4
     np.testing.assert_allclose(models.log_odds(study, weights, inputs), theirs, rtol, atol=1e-5)
+
+
+def test_a_published_recurrent_layer_loads_into_torchs_own_by_name() -> None:
+    weights = some_weights(OVER_STEPS)
+    tensors, module = models.named(OVER_STEPS, weights), models.build(OVER_STEPS)
+    torch.nn.utils.vector_to_parameters(torch.from_numpy(weights).float(), module.parameters())
+    layer = torch.nn.GRU(1, 4, batch_first=True)
+    named = {name[2:]: torch.from_numpy(t) for name, t in tensors.items() if name[:2] == "1."}
+    layer.load_state_dict(named, strict=True)
+    inputs = torch.from_numpy(some_inputs(OVER_STEPS, 20)).float()
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(inputs[:, :, None])[0], module[:2](inputs))
+        theirs = module(inputs)[:, 0].double().numpy()
+    ours = models.log_odds(OVER_STEPS, weights, inputs.double().numpy())
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_over_steps_start_as_torch_starts_them() -> None:
+    tensors = models.named(OVER_STEPS, models.initial_weights(OVER_STEPS))
+    assert set(tensors["3.weight"].tolist()) == {1.0}
+    assert set(tensors["3.bias"].tolist()) == {0.0}
+    others = {name: t for name, t in tensors.items() if name[0] in "125"}
+    assert len(others) == 4 + 8 + 2
+    for name, tensor in others.items():
+        assert 0 < np.abs(tensor).max() <= 1 / math.sqrt(4), name
 
 
 @pytest.mark.processes

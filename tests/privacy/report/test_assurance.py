@@ -85,6 +85,11 @@ def test_a_patient_moves_each_release_of_a_whitened_study_by_no_more_than_the_se
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_a_patient_moves_a_network_over_steps_by_no_more_than_the_sensitivity(case: str) -> None:
+    assert_neighbours_stay_close(STUDIES["sequence"], "training", case)
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_patient_moves_a_network_on_whitened_inputs_by_no_more_than_the_sensitivity(
     case: str,
 ) -> None:
