@@ -16,6 +16,8 @@ from torch import nn
 
 from flo.study.sequences import Recurrent, SelfAttention
 
+# Kinds that Opacus' validator has an opinion on; asking it means importing Opacus.
+_VALIDATED = (nn.modules.batchnorm._NormBase, nn.RNNBase, nn.MultiheadAttention)
 # The dimension of a and y inside that counts records.
 COMPOSITES: dict[type[nn.Module], int] = {Recurrent: 0, SelfAttention: 1}
 
@@ -45,6 +47,23 @@ def linear_layers(composite: nn.Module) -> list[nn.Module]:
     if not right or not {type(module) for module in found} <= inner:
         raise ValueError(f"{type(composite).__name__} has settings without a rule")
     return [module for module in found if isinstance(module, nn.Linear)]
+
+
+def opacus_findings(module: nn.Module) -> list[str]:
+    """Return why Opacus' validator would not train these layers, each by name and kind.
+
+    Some may still be trained one patient at a time; those that mix patients are refused there.
+    """
+    asked = {n: part for n, part in module.named_modules() if isinstance(part, _VALIDATED)}
+    if not asked:
+        return []
+    from opacus.validators import ModuleValidator
+
+    return [
+        f"layer {name or 'itself'} ({type(part).__name__}): {str(finding).split('. ')[0]}"
+        for name, part in asked.items()
+        for finding in ModuleValidator.VALIDATORS.get(type(part), lambda _: [])(part)
+    ]
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from flo.arrays import Floats, Mask
 from flo.errors import StudyError
 from flo.privacy.gradients.batches import Batches, Frame
 from flo.privacy.gradients.bookkeeping import BookKeeping, Loss
+from flo.privacy.gradients.composites import opacus_findings
 from flo.privacy.gradients.independence import find_cross_patient_dependence
 from flo.privacy.gradients.per_sample import Looped, Vmapped
 from flo.privacy.patients.patients import Patients
@@ -103,8 +104,7 @@ class PrivateStep:
         return _joined([t for part in parts for t in part.total(factors)])
 
     def _choose(self, loss: Loss, examples: Floats) -> tuple[GradientMethod, list[str]]:
-        reasons: list[str] = []
-        given = self._flat.dtype
+        reasons, given = opacus_findings(self._module), self._flat.dtype
         tries: list[tuple[str, Callable[[], GradientMethod], torch.dtype]] = [
             ("book-keeping", lambda: BookKeeping(self._module, loss), given),
             ("book-keeping", lambda: BookKeeping(self._module, loss), torch.float64),

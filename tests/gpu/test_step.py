@@ -22,6 +22,7 @@ from flo.privacy.gradients.independence import find_cross_patient_dependence
 from flo.privacy.gradients.step import PrivateStep
 from flo.privacy.patients.patients import Patients
 from flo.study import networks
+from flo.study.networks import Layer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
 
@@ -48,6 +49,24 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         nn.AdaptiveAvgPool3d(2),
         nn.Flatten(1),
         nn.Linear(32, 1),
+    ),
+    "gru": lambda: networks.build(
+        [
+            *(Layer("Unflatten", (8, 8)), Layer("GRU", (8, 16)), Layer("LastStep")),
+            Layer("Linear", (16, 1)),
+        ]
+    ),
+    "lstm": lambda: networks.build(
+        [
+            *(Layer("Unflatten", (8, 8)), Layer("LSTM", (8, 16)), Layer("MeanOfSteps")),
+            Layer("Linear", (16, 1)),
+        ]
+    ),
+    "attention": lambda: networks.build(
+        [
+            *(Layer("Unflatten", (8, 8)), Layer("SelfAttention", (8, 2)), Layer("LayerNorm", (8,))),
+            *(Layer("MeanOfSteps"), Layer("Linear", (8, 1))),
+        ]
     ),
     "sequence": lambda: nn.Sequential(
         nn.Unflatten(1, (8, 8)), nn.Linear(8, 40), nn.ReLU(), nn.Flatten(1), nn.Linear(320, 1)
@@ -95,7 +114,8 @@ def opacus_sum(module: nn.Module, some: Patients) -> np.ndarray:
     return np.asarray((by_patient * np.minimum(1.0, CLIP / norms)).sum(0))
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Opacus' hooks take the first dimension for the records, which inside an attention counts steps.
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "attention"])
 def test_float64_gradients_equal_opacus_hooks(name: str) -> None:
     some = patients(1, 40, 90)
     torch.manual_seed(3)

@@ -337,4 +337,29 @@ def test_a_model_for_which_there_is_no_way_is_refused_with_every_reason() -> Non
         PrivateStep(module, binary_loss, 0.5, examples=examples(WIDTH), batch=8, many_records=True)
     for way in ("book-keeping: BatchNorm1d has no rule", "not vmap: ", "not loop: "):
         assert way in str(refused.value)
+    assert "layer 1 (BatchNorm1d): BatchNorm cannot support training with" in str(refused.value)
     assert "GroupNorm" in str(refused.value.hint)
+
+
+class Torchs(nn.Module):
+    """Torch's own recurrent layer, which only a loop can train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.out = nn.GRU(2, 3, batch_first=True), linear(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.out(self.cell(x.reshape(-1, 2, 2))[0][:, -1])
+        return found
+
+
+def test_torchs_own_recurrent_layer_is_trained_one_patient_at_a_time_and_named() -> None:
+    module, patients = seeded(Torchs().double()), file_of([1, 2, 3], WIDTH)
+    step = PrivateStep(
+        module, binary_loss, 0.5, examples=examples(WIDTH), batch=4, many_records=True
+    )
+    assert step.way.name in {"vmap", "loop"}
+    assert step.reasons[0].startswith("layer cell (GRU): We do not support nn.GRU")
+    wanted = slow_sum(seeded(Torchs().double()), binary_loss, patients, 0.5)
+    found = summed(step, weights_of(seeded(Torchs().double())), patients)
+    np.testing.assert_allclose(found, wanted, atol=1e-11)
