@@ -25,6 +25,7 @@ class StudyCheckedResult(CommandResult):
     digest: str
     epsilon: float
     epsilon_pld: float
+    epsilon_prv: float
     delta: float
     sigma: float
     steps: int

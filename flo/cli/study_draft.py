@@ -77,9 +77,11 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         unwritten = loaded.unwritten
         parts = sections(loaded)
         plan = Plan.of(loaded)
+        prv = plan.epsilon_prv
     if unwritten:
         say(f"[bold yellow]not finished:[/] still the draft's text: {' and '.join(unwritten)}")
     show_sheet(parts, console())
+    say(f"a third method, Opacus' PRV accountant, gives at most ε = {prv:.4f}")
     if plan.epsilon >= 1:
         say("\n[bold yellow]ε is 1 or more:[/] every site's policy must allow it.")
     with working("trying it on made-up patients") as status:
@@ -110,6 +112,7 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         digest=loaded.digest,
         epsilon=plan.epsilon,
         epsilon_pld=plan.epsilon_pld,
+        epsilon_prv=prv,
         delta=loaded.mechanism.delta,
         sigma=plan.purpose(of_training(plan.purposes)[-1]).mechanism.noise_multiplier,
         steps=loaded.mechanism.steps,

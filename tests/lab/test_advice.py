@@ -51,7 +51,10 @@ def test_where_too_few_patients_are_a_study_is_advised_against() -> None:
 def test_a_study_of_ten_people_is_advised_against() -> None:
     """However many records they have: the unit is the person."""
     watch = load(EXAMPLES / "watch" / "study.toml")
-    assert recommended(candidates(watch)).advised is False
+    found = recommended(candidates(watch))
+    # It loses .14 on average, and .017 more or less by chance; against is said from .09.
+    assert found.advised is not True
+    assert found.lost > 0.06
 
 
 def way(*lost: float, error: float = 0.0, share: float = 1.0, size: int = 4000) -> Candidate:
