@@ -223,7 +223,7 @@ def test_settings_that_do_not_belong_to_the_algorithm_are_refused(changes: Any, 
 def test_other_models_and_very_many_inputs_are_refused() -> None:
     document = study_document(model={"kind": "mlp", "hidden": [4]})
     document["mechanism"] |= ONE_ROUND
-    with pytest.raises(StudyError, match="trains a logistic model, not a mlp"):
+    with pytest.raises(StudyError, match="trains a model of kind logistic, not a mlp"):
         small_study(**document)
     codes = [f"c{i}" for i in range(MOST_SQUARED_INPUTS // 2)]
     document = study_document()
