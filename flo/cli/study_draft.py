@@ -172,8 +172,9 @@ def _advice(way: Candidate) -> str:
     worst, limit = way.worst, f"{way.limit:g}"
     if way.advised:
         return (
-            f"[bold green]advised:[/] even in the worst of these worlds it loses at most "
-            f"{max(0.0, worst.at_most_lost):.3f} AUC (limit {limit})"
+            f"[bold green]advised,[/] if one patient in ten or more has the label: even in the "
+            f"worst of these worlds it loses at most {max(0.0, worst.at_most_lost):.3f} AUC "
+            f"(limit {limit})"
         )
     if way.advised is None:
         return (

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
@@ -48,7 +48,7 @@ _FEW = 1000
 _FORBIDDEN = 3.0  # limits; made-up inputs are less alike than real ones, and lose more
 _AS_GOOD = 0.005  # AUC: settings are changed for more than this
 _WORLDS = ((0.5, 0.75), (0.2, 0.75), (0.1, 0.75), (0.2, 0.35))  # prevalence, t
-_FEWEST, _MOST = 3, 8  # made-up laws per world: more for small studies, whose results vary more
+_FEWEST, _MOST = 5, 8  # made-up laws per world: more for small studies, whose results vary more
 _MANY_PATIENTS, _MOST_PATIENTS = 30_000, 20_000
 _MOST_PARAMETERS = 20_000  # a larger network takes minutes to try
 _MOST_EXCHANGES = 5000  # hospitals × rounds; a longer study is not tried
@@ -58,17 +58,21 @@ _GOLDEN, _TINY = (math.sqrt(5) - 1) / 2, 1e-12
 
 @dataclass(frozen=True)
 class Trial:
-    """Mean AUC without privacy in a world, and how much less the study's is, ± standard error."""
+    """Mean AUC without privacy in a world, and how much less the study's is, ± standard error.
+
+    ``laws``: how many laws of that world were tried.
+    """
 
     prevalence: float
     without: float
     lost: float
     error: float
+    laws: int
 
     @property
     def at_most_lost(self) -> float:
-        """The loss and two standard errors."""
-        return self.lost + 2 * self.error
+        """Upper end of the loss's 95 % interval, by Student's t of the laws that were tried."""
+        return self.lost + float(stdtrit(max(1, self.laws - 1), 0.975)) * self.error
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,7 @@ def candidates(study: Study, progress: Progress = lambda text: None) -> list[Can
                     statistics.fmean(without),
                     statistics.fmean(lost),
                     statistics.stdev(lost) / math.sqrt(len(lost)),
+                    len(lost),
                 )
             )
     life = LifetimeBudget.create(study.mechanism.epsilon, study.mechanism.delta)

