@@ -31,8 +31,8 @@ _MANY, _SOME = 1800, 1000  # evaluated patients, for the promises below
 _BRIER, _BRIER_OF_FEW = 0.003, 0.008
 # With images whose scores differ little, hardly anything can be learnt from 290 patients.
 _BRIER_OF = {"lidc, wavelets": 0.03}
-# Of 3,900 patients 180 have the label, and six hospitals add noise of their own: the card stays near
-# the scores, which say .4 of the risk (docs/limits.md).
+# Of 3,900 patients 180 have the label, and six hospitals add noise of their own: the card stays
+# near the scores, which say .4 of the risk (docs/limits.md).
 _OTHERS_OF = {"nass": 0.7}
 _COVERED = (0.86, 0.94)  # over all sets
 _COVERED_LEAST = 0.84  # of each
