@@ -14,18 +14,18 @@ from flo.cli.terminal.results import CommandResult
 class StudyCheckedResult(CommandResult):
     """``digest``: of the unsigned study; a signed study contains keys and has another digest.
 
-    ``sigma``: noise multiplier of a training round, or of a survey. ``ways``: the study as it is
-    and as it would be drafted, tried on made-up patients; ``recommended``: changes to the
-    mechanism; ``advised``: whether the recommended way keeps enough AUC; null if made-up patients
-    cannot tell, if none were tried, or if only a logistic model, which has less noise, was tried in
-    place of a network.
+    ``epsilon_prv``: null where Opacus does not load. ``sigma``: noise multiplier of a training
+    round, or of a survey. ``ways``: the study as it is and as it would be drafted, tried on made-up
+    patients; ``recommended``: changes to the mechanism; ``advised``: whether the recommended way
+    keeps enough AUC; null if made-up patients cannot tell, if none were tried, or if only a
+    logistic model, which has less noise, was tried in place of a network.
     """
 
     study: str
     digest: str
     epsilon: float
     epsilon_pld: float
-    epsilon_prv: float
+    epsilon_prv: float | None
     delta: float
     sigma: float
     steps: int

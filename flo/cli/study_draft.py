@@ -15,6 +15,7 @@ from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
     from flo.lab.advice import Candidate
+    from flo.privacy.accounting.plan import Plan
     from flo.study.document import Study
 
 
@@ -77,11 +78,14 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         unwritten = loaded.unwritten
         parts = sections(loaded)
         plan = Plan.of(loaded)
-        prv = plan.epsilon_prv
+        prv = _third_opinion(plan)
     if unwritten:
         say(f"[bold yellow]not finished:[/] still the draft's text: {' and '.join(unwritten)}")
     show_sheet(parts, console())
-    say(f"a third method, Opacus' PRV accountant, gives at most ε = {prv:.4f}")
+    if prv is None:
+        say("no third opinion on ε: Opacus does not load on this system")
+    else:
+        say(f"a third method, Opacus' PRV accountant, gives at most ε = {prv:.4f}")
     if plan.epsilon >= 1:
         say("\n[bold yellow]ε is 1 or more:[/] every site's policy must allow it.")
     with working("trying it on made-up patients") as status:
@@ -127,6 +131,14 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         recommended=advice.recommended(found).changes(loaded) if found else None,
         advised=advised,
     )
+
+
+def _third_opinion(plan: Plan) -> float | None:
+    """Return ε by Opacus' accountant; None where its import fails, as parts of torch do."""
+    try:
+        return plan.epsilon_prv
+    except (ImportError, AttributeError):
+        return None
 
 
 def _show_ways(study: Study, found: list[Candidate]) -> None:
