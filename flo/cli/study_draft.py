@@ -134,11 +134,12 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
 
 
 def _third_opinion(plan: Plan) -> float | None:
-    """Return ε by Opacus' accountant; None where its import fails, as parts of torch do."""
+    """Return ε by Opacus' accountant; None where Opacus does not load."""
     try:
-        return plan.epsilon_prv
+        import opacus.accountants  # noqa: F401 - parts of torch need what some systems lack
     except (ImportError, AttributeError):
         return None
+    return plan.epsilon_prv
 
 
 def _show_ways(study: Study, found: list[Candidate]) -> None:

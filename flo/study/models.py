@@ -135,18 +135,18 @@ def _nearly_linear(study: Study, even: Vector) -> Vector:
     0. The model thus starts as a linear one of nearly 0, and its first steps are those of logistic
     regression (lazy training: Chizat, Oyallon, Bach 2019).
     """
-    layers_of_it = layers(study)
-    first = layers_of_it[0].sizes
+    network = layers(study)
+    first = network[0].sizes
     start = (first[0] + 1) * first[1]
     weights = np.zeros(len(even))
     weights[:start] = even[:start] * _FIRST_LAYER / math.sqrt(first[0] + 1)
-    for layer in layers_of_it[1:]:
+    for layer in network[1:]:
         for name, shape in layer.parameters.items():
             end = start + math.prod(shape)
             if name == "weight":
                 weights[start:end] = even[start:end] * math.sqrt(3 / shape[1])
             start = end
-    last = slice(-layers_of_it[-1].sizes[0] - 1, -1)
+    last = slice(-network[-1].sizes[0] - 1, -1)
     weights[last] *= OUTPUT_NORM / np.linalg.norm(weights[last])
     return weights
 

@@ -83,6 +83,7 @@ class BookKeeping:
             for layer in self._layers
             if type(layer) in COMPOSITES
         }
+        self._over_steps = {layer for layers in self._inside.values() for layer in layers}
         self._loss = loss
 
     def observables(self, frame: Frame) -> list[torch.Tensor]:
@@ -113,9 +114,10 @@ class BookKeeping:
         return out
 
     def _parts(self, frame: Frame, kept: list[SavedTensors]) -> list[PatientGradients]:
-        inside = {layer for layers in self._inside.values() for layer in layers}
         return [
-            (_of_steps if layer in inside else _RULES[type(layer)])(layer, a, b, frame.patients)
+            (_of_steps if layer in self._over_steps else _RULES[type(layer)])(
+                layer, a, b, frame.patients
+            )
             for layer, a, b in kept
         ]
 

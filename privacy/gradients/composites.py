@@ -35,7 +35,10 @@ def linear_layers(composite: nn.Module) -> list[nn.Module]:
     cells = {DPRNN: DPRNNCell, DPGRU: DPGRUCell, DPLSTM: DPLSTMCell}
     if type(composite) is Recurrent:
         right = type(core) in cells and (
-            core.batch_first and core.num_layers == 1 and not core.bidirectional
+            core.batch_first
+            and core.num_layers == 1
+            and not core.bidirectional
+            and core.cells == [core.l0]  # what it runs is what is looked at
         )
         inner = {cells.get(type(core)), RNNLinear}
     else:

@@ -139,10 +139,10 @@ class Consortium:
 
 @dataclass
 class History:
-    """What became of a consortium whose studies were carried out by one release and the other.
+    """A consortium and the reports of its studies, which two releases carried out.
 
-    ``reports``: of each study, in order. ``seen``: what each release said of north's life, after
-    the study of older installations and after that of newer ones.
+    ``reports``: by the study's name, in order. ``seen``: what the older and the newer release said
+    of north's life budget, after a study that every hospital ran with one release.
     """
 
     consortium: Consortium
@@ -209,6 +209,6 @@ def test_an_older_backup_is_restored_by_the_newer_release(
     site.rename(consortium.folder / "lost")
     with consortium.serving(newer):
         newer.done("site", "restore", history.backup, "--home", site)
-    (restored,), (_, (lost,)) = consortium.shares(newer, "north"), history.seen["newer"]
+    (restored,), (_, (lost,)) = consortium.shares(newer, "north"), history.seen["older"]
     for side, before in lost["sub_ledgers"].items():
         assert restored["sub_ledgers"][side]["free"] <= before["free"] + 1e-12, side

@@ -113,7 +113,7 @@ def _drafted() -> Iterator[Row]:
 
 
 def _rare(consortium: Consortium) -> bool:
-    """Whether fewer than a tenth have the label: advice for a study does not speak of these."""
+    """Whether fewer than a tenth have the label; ``flo study check`` advises no such study."""
     labels = np.concatenate([table.labels for table in consortium.hospitals.values()])
     return bool(labels.mean() < 0.1)
 

@@ -85,6 +85,12 @@ def own_cell() -> nn.Module:
     return recurrent(core)
 
 
+def hidden_cell() -> nn.Module:
+    core = DPGRU(2, 3, batch_first=True)
+    core.cells = [OwnCell(2, 3, bias=True)]
+    return recurrent(core)
+
+
 def hooked_cell() -> nn.Module:
     core = DPGRU(2, 3, batch_first=True)
     core.l0.ih.register_forward_hook(lambda _, __, y: y - y.mean(0))
@@ -132,6 +138,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "Recurrent has settings",
     ),
     "a cell of one's own": (own_cell, "Recurrent has settings"),
+    "a cell that hides another": (hidden_cell, "Recurrent has settings"),
     "a hook inside a recurrent layer": (hooked_cell, "RNNLinear has a hook"),
     "attention over records": (
         lambda: attention(DPMultiheadAttention(2, 1, batch_first=True)),
