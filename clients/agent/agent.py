@@ -70,6 +70,7 @@ class Agent:
             lambda code: home.record(
                 "process-restarted", program="flo.clients.data_process.child", code=code
             ),
+            processes=home.read_config().processes,
         )
         self._run_keys = RunKeys(home.open_identity())
         self._clock = CoordinatorClock()

@@ -1,22 +1,23 @@
 """Compute one release from a snapshot and a model: clip or count, round, add noise.
 
 ``flo.privacy`` decides what is summed and how much noise is added; this module runs it. The exact
-sum never leaves ``release``. The computation does not depend on how often, when or for whom it is
-called.
+sum never leaves ``release``; helpers give it theirs (``flo.clients.data_process.helpers``). The
+computation does not depend on how often, when or for whom it is called.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from flo.arrays import Floats
+from flo.arrays import Floats, Integers, Mask
+from flo.clients.data_process.helpers import Helpers, StudyHelpers
 from flo.clients.records.snapshot import Snapshot
 from flo.errors import UsageError
 from flo.privacy.accounting.plan import Plan, noise_shares
 from flo.privacy.gradients.augmentation import augmented, copies
+from flo.privacy.gradients.batches import EVERY_BLOCK, Slot
 from flo.privacy.gradients.bookkeeping import binary_loss
 from flo.privacy.gradients.step import PrivateStep
 from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
@@ -40,18 +41,31 @@ class Trainer:
         device: str = "cpu",
         noise: Noise | None = None,
         step: PrivateStep | None = None,
+        slot: Slot = EVERY_BLOCK,
+        others: StudyHelpers | None = None,
     ) -> None:
-        """``step``: a step of the same study to share; it holds no patient data."""
+        """Prepare the patients of this process.
+
+        Args:
+            study: an approved study.
+            snapshot: its frozen patients.
+            device: a name that torch knows.
+            noise: where noise is drawn; the operating system's generator if None.
+            step: a step of the same study to share; it holds no patient data.
+            slot: the blocks of patients whose gradients this process sums.
+            others: the helpers that sum all other blocks; none if None.
+        """
         self._study, self._snapshot = study, snapshot
         self._noise = noise or SystemNoise()
+        self._slot, self._others = slot, others or StudyHelpers(Helpers([]), "", "")
         self._plan = Plan.of(study)
         self._matrix: Floats | None = None  # W of the inputs in self._batches, if whitened
         if step := step or private_step(study, device):
             self._step = step
             if study.mechanism.algorithm != "whitened":
-                self._batches = step.batches(augmented(study, snapshot.training))
+                self._batches = step.batches(augmented(study, snapshot.training), slot)
 
-    def release(self, purpose: Purpose, weights: Vector, cohort_size: int) -> npt.NDArray[np.int64]:
+    def release(self, purpose: Purpose, weights: Vector, cohort_size: int) -> Integers:
         """Return the noisy sum on its grid, shape (length of the purpose's mechanism,)."""
         mechanism = self._plan.purpose(purpose).mechanism
         match purpose:
@@ -60,12 +74,9 @@ class Trainer:
             case "training" if self._study.mechanism.algorithm == "least-squares":
                 exact = least_squares.clipped_sum(self._study, self._snapshot.training)
             case "training":
-                if self._study.mechanism.algorithm == "whitened":
-                    weights = self._whiten(weights)
                 chosen = mechanism.choose(self._snapshot.training.count, self._noise)
-                with models.as_many_threads_as_help(self._study):
-                    exact = self._step.clipped_sum(weights, self._batches, chosen)
-                exact /= copies(self._study)
+                total = self._sum_of_all(weights, chosen)
+                exact = self._step.to_real(total) / copies(self._study)
             case "evaluation":
                 exact = evaluation.sums(self._study, weights, self._snapshot.held_out)
             case "survey":
@@ -75,12 +86,29 @@ class Trainer:
         limit = ring.clamp_bound(self._study.largest_size) if self._study.masked else None
         return mechanism.release(exact, self._noise, shares=shares, limit=limit)
 
+    def gradient_sum(self, weights: Vector, chosen: Mask | None) -> Integers:
+        """Return the exact sum over this process's blocks, integers (2, p); no noise is added."""
+        if self._study.mechanism.algorithm == "whitened":
+            weights = self._whiten(weights)
+        with models.as_many_threads_as_help(self._study):
+            return self._step.integer_sum(weights, self._batches, chosen)
+
+    def _sum_of_all(self, weights: Vector, chosen: Mask | None) -> Integers:
+        self._others.begin(weights, chosen)
+        try:
+            total = self.gradient_sum(weights, chosen)
+        finally:
+            others = self._others.sums()  # also after an error: each answer is read
+        for one in others:
+            total = total + one
+        return total
+
     def _whiten(self, asked: Vector) -> Vector:
         """Whiten the inputs, unless they already are by this W; return the weights on them."""
         weights, matrix = whitening.divided(self._study, asked)
         if self._matrix is None or not np.array_equal(matrix, self._matrix):
             patients = whitening.whitened(self._snapshot.training, matrix)
-            self._batches, self._matrix = self._step.batches(patients), matrix
+            self._batches, self._matrix = self._step.batches(patients, self._slot), matrix
         return weights
 
 
@@ -99,22 +127,22 @@ def private_step(study: Study, device: str) -> PrivateStep | None:
         binary_loss,
         Plan.of(study).purpose("training").mechanism.norm * copies(study),
         examples=examples,
-        batch=models.largest_batch(study, copies(study)),
-        many_records=study.data.records_per_patient == "many" or copies(study) > 1,
+        batch=models.largest_batch(study, copies(study), device),
+        most_records=models.most_records(study) * copies(study),
         device=device,
     )
 
 
-def choose_device(wanted: str) -> str:
-    """Resolve ``auto``, ``cpu`` or ``cuda`` to an available device.
+def choose_device(wanted: str, number: int = 0) -> str:
+    """Resolve ``auto``, ``cpu`` or ``cuda`` to a device, for a site's process of this number.
 
     Raises:
         UsageError: cuda is requested but not available, or the name is unknown.
     """
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device {wanted!r} is not one of auto, cpu, cuda")
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UsageError("device = cuda, but torch sees no CUDA device", hint="use device = auto")
-    if wanted not in ("cpu", "cuda"):
-        raise UsageError(f"device {wanted!r} is not one of auto, cpu, cuda")
-    return wanted
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{number % torch.cuda.device_count()}"

@@ -89,12 +89,22 @@ class DataProcess:
         forbidden: Path,
         required: Callable[[], Collection[str]],
         on_restart: Callable[[int], None] = lambda code: None,
+        *,
+        processes: int = 1,
     ) -> None:
-        """``snapshots``: folder of frozen patients, the only files of this site that the child may
-        read; ``forbidden``: a file to check that with; ``required``: returns the layers that must
-        hold; ``on_restart``: called with the return code of an ended child (negative: signal)."""
+        """Prepare a child, without starting it.
+
+        Args:
+            device: auto, cpu or cuda.
+            snapshots: folder of frozen patients, the only files of this site that it may read.
+            forbidden: a file to check that with.
+            required: returns the layers of confinement that must hold.
+            on_restart: called with the return code of an ended child (negative: signal).
+            processes: processes that share a training sum, the child included.
+        """
         self._required, self._on_restart = required, on_restart
-        self._device, self._places = device, (str(snapshots.resolve()), str(forbidden.resolve()))
+        self._places = (str(snapshots.resolve()), str(forbidden.resolve()))
+        self._how = (device, str(processes))
         self._child: subprocess.Popen[bytes] | None = None
         self._listener: threading.Thread | None = None
         self._loaded: dict[str, str] = {}  # study -> snapshot, as digests
@@ -108,7 +118,7 @@ class DataProcess:
             # -I: no code from the working directory, the user's folder or PYTHON* variables
             [
                 *(sys.executable, "-I", "-W", "ignore", "-m", "flo.clients.data_process.child"),
-                *(self._device, *self._places),
+                *(*self._how, *self._places),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

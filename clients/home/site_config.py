@@ -72,6 +72,7 @@ class Population(Document):
 class SiteConfig(Document):
     """``site.toml``.
 
+    ``processes``: processes that share a training sum; with GPUs, each process has one of them.
     ``notify``: a command that notifies the steward of a new study; it gets facts as JSON on its
     standard input, never as arguments.
     """
@@ -79,6 +80,7 @@ class SiteConfig(Document):
     schema_version: Literal[1] = 1
     hospital: Identifier
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
     populations: Annotated[tuple[Population, ...], Field(min_length=1)]
     keystore: KeyStoreConfig = KeyStoreConfig()
     notify: tuple[str, ...] = ()

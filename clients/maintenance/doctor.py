@@ -1,7 +1,7 @@
-"""``flo doctor``'s checks of a site: its folder, data, GPU, data process and certificate.
+"""``flo doctor``'s checks of a site: its folder, data, data process and certificate.
 
 Checks run in the order in which an agent needs the parts, so the first broken one is the one to
-repair. ``flo.clients.maintenance.doctor_network`` checks the connection to the coordinator.
+repair. ``doctor_devices`` checks where it trains, ``doctor_network`` the connection.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 from cryptography import x509
 
 from flo.clients.connection.enrolment import context_of
 from flo.clients.data_process.worker import DataProcess
 from flo.clients.home.emergency_stop import halted
-from flo.clients.home.site_config import Population
+from flo.clients.home.site_config import Population, SiteConfig
 from flo.clients.home.site_home import SiteHome
+from flo.clients.maintenance.doctor_devices import training
 from flo.clients.maintenance.doctor_network import check_network_path
 from flo.clients.patients.birth import refuse_changed_birth
 from flo.errors import DataError, FloError, TrustError
@@ -31,17 +31,16 @@ from flo.storage.database import refuse_damaged, unusable
 
 _RESTORE = "move the folder away, then: flo site restore"
 _WARN_DAYS = 30.0
-_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def site(home: SiteHome) -> Iterator[Finding]:
     """Check all that a round needs at this site."""
     try:
-        device = home.read_config().device
+        config = home.read_config()
     except FloError as error:
         yield Finding("configuration", "broken", str(error), error.hint or "edit site.toml")
         return
-    yield Finding("configuration", "ok", f"{home.read_config().hospital}, {home.config_path}")
+    yield Finding("configuration", "ok", f"{config.hospital}, {home.config_path}")
     keys = key_store(lambda: home.open_identity().fingerprint)
     yield keys
     if keys.state == "broken":
@@ -58,8 +57,8 @@ def site(home: SiteHome) -> Iterator[Finding]:
     yield agent(is_running=home.is_agent_running())
     yield _red_button(home)
     yield from _data(home)
-    yield _gpu(device)
-    yield _sandbox(home, device)
+    yield training(config.device, config.processes)
+    yield _sandbox(home, config)
     yield certificate(home, datetime.now(UTC))
     if home.coordinator_path.exists():
         yield from check_network_path(home)
@@ -134,35 +133,7 @@ def _opened(population: Population) -> str:
     return f"{population.place} can be read"
 
 
-def _gpu(device: str) -> Finding:
-    import torch
-
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        return Finding("gpu", "ok", f"{name}, torch {torch.__version__}; device = {device}")
-    return gpu(device, has_driver=_DRIVER.exists(), torch_version=str(torch.__version__))
-
-
-def gpu(device: str, *, has_driver: bool, torch_version: str) -> Finding:
-    """Report that torch sees no CUDA device. ``has_driver``: NVIDIA's driver is loaded."""
-    finding = partial(Finding, "gpu")
-    built = f"torch {torch_version} sees no CUDA device"
-    if has_driver:
-        return finding(
-            "broken" if device == "cuda" else "warning",
-            f"NVIDIA's driver is loaded, but {built}",
-            "install a torch that is built for CUDA: pip install --force-reinstall torch",
-        )
-    if device == "cuda":
-        return finding(
-            "broken",
-            f"device = cuda, but {built} and NVIDIA's driver is not loaded",
-            'install the driver (nvidia-smi shows it), or set device = "auto" in site.toml',
-        )
-    return finding("ok", f"none; device = {device} trains on the CPU")
-
-
-def _sandbox(home: SiteHome, device: str) -> Finding:
+def _sandbox(home: SiteHome, config: SiteConfig) -> Finding:
     """Start the process that would hold patients and report which layers confine it."""
     finding = partial(Finding, "sandbox")
     logging.getLogger("flo.clients.data_process.worker").setLevel(logging.CRITICAL)
@@ -171,7 +142,11 @@ def _sandbox(home: SiteHome, device: str) -> Finding:
     except FloError:
         required = ()  # the policy's own check reports this error
     worker = DataProcess(
-        device, home.directory / "snapshots", home.directory / "identity.key", lambda: required
+        config.device,
+        home.directory / "snapshots",
+        home.directory / "identity.key",
+        lambda: required,
+        processes=config.processes,
     )
     worker.start()
     try:

@@ -157,17 +157,21 @@ def build(study: Study) -> torch.nn.Sequential:
     return module.double() if precision(study) == np.float64 else module
 
 
-def largest_batch(study: Study, copies: int = 1) -> int:
+def most_records(study: Study) -> int:
+    """Return the most records that a patient may have."""
+    return study.data.most_records if study.data.records_per_patient == "many" else 1
+
+
+def largest_batch(study: Study, copies: int = 1, device: str = "cpu") -> int:
     """Return the number of records in a micro-batch.
 
     It is public and a power of two: no more than the largest partner needs, and never fewer than
-    one patient may have. ``copies``: copies of each record.
+    one patient may have; 8 times as many on a GPU as on a CPU. ``copies``: copies of each record.
     """
-    many = study.data.records_per_patient == "many"
     image = any(isinstance(column, ImageColumn) for column in study.data.columns)
-    wanted = min(128 if image else 512, study.largest_size * copies)
-    least = (study.data.most_records if many else 1) * copies
-    return 1 << (max(wanted, least) - 1).bit_length()
+    at_most = (128 if image else 512) * (1 if device == "cpu" else 8)
+    wanted = min(at_most, study.largest_size * copies)
+    return 1 << (max(wanted, most_records(study) * copies) - 1).bit_length()
 
 
 @contextmanager

@@ -1,14 +1,20 @@
 """Patients' records in micro-batches of fixed shapes, so that no patient affects another's result.
 
-A patient with r records is padded into a micro-batch of R = 2^⌈log2 r⌉ records per patient and
-``batch``/R patients. The shape in which a patient is computed depends on their own record count and
-the study, never on other patients. Padding is zeros with weight 0.
+A patient with r records is padded into a block of R = 2^⌈log2 r⌉ records per patient and
+``batch``/R patients. A block is computed at once, or in equal pieces if the device's memory is too
+small. The shape in which a patient is computed depends on their own record count, the study and the
+device, never on other patients. Padding is zeros with weight 0.
+
+Several processes may share a site's patients: each takes every n-th block (``Slot``). Which block
+holds a patient does not depend on a process's device or memory, so no patient is counted twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +24,17 @@ from flo.arrays import Mask
 from flo.privacy.patients.patients import Patients
 
 _KEPT_BYTES = 256 << 20  # larger data are split into frames on every pass
+_RESIDENT_SHARE = 0.5  # of a GPU's free memory, for the patients of one study
+
+
+class Slot(NamedTuple):
+    """One of ``processes`` processes that share the blocks: it takes those of its ``number``."""
+
+    number: int
+    processes: int
+
+
+EVERY_BLOCK = Slot(0, 1)
 
 
 @dataclass(frozen=True)
@@ -50,43 +67,71 @@ class Batches:
     """Some patients' records on a device, in frames."""
 
     def __init__(
-        self, patients: Patients, batch: int, device: str, dtype: torch.dtype = torch.float32
+        self,
+        patients: Patients,
+        batch: int,
+        device: str,
+        dtype: torch.dtype = torch.float32,
+        *,
+        at_once: int | None = None,
+        slot: Slot = EVERY_BLOCK,
     ) -> None:
-        """Prepare frames of ``batch`` records, a power of two; it bounds memory and must be public.
+        """Prepare blocks of ``batch`` records, a power of two; it bounds memory and must be public.
+
+        Args:
+            patients: their records.
+            batch: records in a block.
+            device: where frames are needed. A GPU keeps all records if they fit in half of its free
+                memory.
+            dtype: of inputs, labels and weights.
+            at_once: records in a frame, a power of two; ``batch`` if None.
+            slot: the blocks that this process computes.
 
         Raises:
-            ValueError: ``batch`` is no power of two, or a patient has more records than that.
+            ValueError: ``batch`` or ``at_once`` is no power of two, or a patient has more records.
         """
-        if batch < 1 or batch & (batch - 1):
-            raise ValueError(f"batch must be a power of two, got {batch}")
-        self._batch, self._count = batch, patients.count
-        self._device = device
+        self._batch, self.at_once, self._slot = batch, at_once or batch, slot
+        for records in (self._batch, self.at_once):
+            if records < 1 or records & (records - 1):
+                raise ValueError(f"batch must be a power of two, got {records}")
+        self._count, self._device = patients.count, device
         # Padding points to one additional record of zeros.
-        self._inputs = _with_zero_row(patients.inputs).to(dtype)
-        self._labels = _with_zero_row(patients.labels).to(dtype)
+        inputs = _with_zero_row(patients.inputs).to(dtype)
+        home = device if _fits(inputs, device) else "cpu"
+        self._inputs = inputs.to(home)
+        self._labels = _with_zero_row(patients.labels).to(home, dtype)
         self._padding = len(patients.inputs)
         self._order = np.argsort(patient := patients.patient, kind="stable")
         self._records = np.bincount(patient, minlength=patients.count)
-        if patients.count and self._records.max() > batch:
-            raise ValueError(f"a patient has more than the {batch} records of a micro-batch")
+        if patients.count and self._records.max() > self.at_once:
+            raise ValueError(f"a patient has more than the {self.at_once} records of a micro-batch")
         self._first = np.cumsum(self._records) - self._records
         small = self._inputs.numel() * self._inputs.element_size() <= _KEPT_BYTES
-        self._kept = [self._frame(rows) for rows in self._everyone()] if small else None
+        self._kept = list(self._made(np.arange(self._count))) if small else None
 
     def frames(self, chosen: Mask | None = None) -> Iterator[Frame]:
-        """Yield the frames of all patients, or of those that ``chosen`` selects."""
-        if chosen is None and self._kept is not None:
+        """Yield this process's frames of all patients, or of those that ``chosen`` selects."""
+        if chosen is not None:
+            yield from self._made(np.flatnonzero(chosen))
+        elif self._kept is not None:
             yield from self._kept
         else:
-            some = self._everyone() if chosen is None else self._rows(np.flatnonzero(chosen))
-            for rows in some:
-                yield self._frame(rows)
+            yield from self._made(np.arange(self._count))
 
-    def _everyone(self) -> Iterator[npt.NDArray[np.int64]]:
-        return self._rows(np.arange(self._count))
+    def shrink(self, at_once: int) -> None:
+        """Yield smaller frames from now on, of ``at_once`` records, and give memory back."""
+        self.at_once, self._kept = at_once, None
+        self._inputs, self._labels = self._inputs.cpu(), self._labels.cpu()
 
-    def _rows(self, patients: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield record numbers (P, R) of each frame, padded."""
+    def _made(self, patients: npt.NDArray[np.int64]) -> Iterator[Frame]:
+        number, processes = self._slot
+        for rows in islice(self._blocks(patients), number, None, processes):
+            pieces = rows.size // self.at_once
+            for piece in np.split(rows, pieces) if pieces > 1 else (rows,):
+                yield self._frame(piece)
+
+    def _blocks(self, patients: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield record numbers (P, R) of each block, padded."""
         width = 1
         while width <= self._batch:
             own = self._records[patients]
@@ -107,7 +152,7 @@ class Batches:
         return np.where(inside, self._order[rows], self._padding)
 
     def _frame(self, rows: npt.NDArray[np.int64]) -> Frame:
-        index = torch.from_numpy(rows.reshape(-1))
+        index = torch.from_numpy(rows.reshape(-1)).to(self._inputs.device)
         real = (index != self._padding).to(self._labels.dtype)
         return Frame(
             self._inputs[index].to(self._device),
@@ -115,6 +160,13 @@ class Batches:
             real.to(self._device),
             len(rows),
         )
+
+
+def _fits(values: torch.Tensor, device: str) -> bool:
+    if torch.device(device).type == "cpu":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return values.numel() * values.element_size() <= _RESIDENT_SHARE * free
 
 
 def _with_zero_row(values: npt.NDArray[np.float64]) -> torch.Tensor:

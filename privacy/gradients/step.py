@@ -10,8 +10,12 @@ most ``clip`` in L2 (plus float64 rounding, covered by the mechanism's slack of 
   gradient method is chosen from the module's structure and then tested on made-up patients
   (``flo.privacy.gradients.independence``): book-keeping, else vmap, else one patient at a time. A
   method is rejected if a patient's values change, by a single bit, with position or neighbours.
-* Norms, factors and sums are float64; TF32, autocast and algorithm search are off. There is no
-  sampling here, no early exit and no state between calls.
+* Norms, factors and sums of a micro-batch are float64, and micro-batches are added as integers
+  (``flo.privacy.gradients.exact_sums``), so that several processes may each sum some of them. TF32,
+  autocast and algorithm search are off. There is no sampling here, no early exit and no state
+  between calls.
+* A device without the memory for a micro-batch computes it in smaller ones. What fits depends on
+  shapes, and never on patients' values.
 """
 
 from __future__ import annotations
@@ -23,9 +27,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from flo.arrays import Floats, Mask
+from flo.arrays import Floats, Integers, Mask
 from flo.errors import StudyError
-from flo.privacy.gradients.batches import Batches, Frame
+from flo.privacy.gradients import exact_sums
+from flo.privacy.gradients.batches import EVERY_BLOCK, Batches, Frame, Slot
 from flo.privacy.gradients.bookkeeping import BookKeeping, Loss
 from flo.privacy.gradients.composites import opacus_findings
 from flo.privacy.gradients.independence import find_cross_patient_dependence
@@ -47,7 +52,7 @@ class PrivateStep:
         *,
         examples: Floats,
         batch: int = 256,
-        many_records: bool = False,
+        most_records: int = 1,
         device: str = "cpu",
     ) -> None:
         """Choose a gradient method and test it.
@@ -57,42 +62,98 @@ class PrivateStep:
             loss: maps outputs and labels (n,) to one loss per record, (n,).
             clip: L2 bound on a patient's gradient; positive and finite.
             examples: inputs of some records (m, …), made up and public, to test the module on.
-            batch: records in a micro-batch, a power of two; public.
-            many_records: whether a patient may have more than one record.
+            batch: records in a micro-batch, a power of two of at most 2^16; public.
+            most_records: the most records that a patient may have, at most ``batch``; public.
+            device: a name that torch knows, such as cpu or cuda:1.
 
         Raises:
             ValueError: clip or batch out of range.
-            StudyError: no method keeps patients independent.
+            StudyError: no method keeps patients independent, or the device's memory is too small.
         """
         if not (np.isfinite(clip) and clip > 0):
             raise ValueError(f"clip must be positive and finite, got {clip}")
+        limit = exact_sums.LARGEST_BATCH
+        if not most_records <= batch <= limit:
+            raise ValueError(f"batch must lie in {most_records}..{limit}, got {batch}")
         self._module = module.to(device).requires_grad_(False)
         self._clip, self._batch, self._device = clip, batch, device
-        self._many_records = many_records
+        self._at_once, self._least = batch, 1 << (most_records - 1).bit_length()
+        self._examples = examples
         self._flat = _views_of_one_vector(list(module.parameters()))
-        self.way, self.reasons = self._choose(loss, examples)
+        given = self._flat.dtype
+        while True:
+            try:
+                self.way, self.reasons = self._choose(loss, given)
+                return
+            except torch.OutOfMemoryError:
+                self._shrink()
 
-    def batches(self, patients: Patients) -> Batches:
-        """Return the patients' records in this step's frames."""
-        return Batches(patients, self._batch, self._device, self._flat.dtype)
+    def batches(self, patients: Patients, slot: Slot = EVERY_BLOCK) -> Batches:
+        """Return the patients' records in frames, those of this process's ``slot``."""
+        return Batches(
+            *(patients, self._batch, self._device, self._flat.dtype),
+            at_once=self._at_once,
+            slot=slot,
+        )
 
     def clipped_sum(self, weights: Vector, batches: Batches, chosen: Mask | None = None) -> Floats:
         """Return Σ over (chosen) patients of clip(∇ Σ_records loss, ``clip``) at ``weights``, (p,).
 
-        Float64; zeros if there are no patients. ``chosen``: (patients,) booleans.
+        Float64; zeros if there are no patients. ``chosen``: (patients,) booleans. Raises as
+        ``integer_sum`` does.
+        """
+        return self.to_real(self.integer_sum(weights, batches, chosen))
+
+    def integer_sum(
+        self, weights: Vector, batches: Batches, chosen: Mask | None = None
+    ) -> Integers:
+        """Return the same sum over the blocks of ``batches``, as integers (2, p).
+
+        Integers of all processes that share the patients are added; ``to_real`` converts the total.
 
         Raises:
             ValueError: ``weights`` is not (p,).
+            StudyError: the device's memory is too small for one patient's records.
         """
         if weights.shape != self._flat.shape:
             raise ValueError(f"{weights.size} weights for a model of {len(self._flat)} parameters")
         self._flat.copy_(torch.from_numpy(np.require(weights, requirements="W")))
-        total: torch.Tensor | None = None
+        while True:
+            try:
+                if batches.at_once > self._at_once:  # smaller frames have not been tried out
+                    self._try_smaller_frames(batches)
+                return self._integer_sum(batches, chosen)
+            except torch.OutOfMemoryError:  # another program has taken memory
+                self._shrink()
+
+    def to_real(self, total: Integers) -> Floats:
+        """Convert a sum of ``integer_sum`` to float64 (p,)."""
+        return exact_sums.to_real(total, self._clip, self._batch)
+
+    def _integer_sum(self, batches: Batches, chosen: Mask | None) -> Integers:
+        total = exact_sums.zeros(len(self._flat))
         with _reproducible(self._device):
             for frame in batches.frames(chosen):
-                part = self._of_frame(frame)
-                total = part if total is None else total.add_(part)
-        return np.zeros(len(weights)) if total is None else np.asarray(total.cpu().numpy())
+                part = self._of_frame(frame).cpu().numpy()
+                exact_sums.add(total, part, self._clip, self._batch)
+        return total
+
+    def _try_smaller_frames(self, batches: Batches) -> None:
+        if mixes := self._try_out(self.way):
+            raise StudyError(f"in micro-batches of {self._at_once} records {mixes}")
+        batches.shrink(self._at_once)
+
+    def _shrink(self) -> None:
+        """Halve the records computed at once, after the device ran out of memory."""
+        if self._at_once <= self._least:
+            raise StudyError(
+                f"{self._device} has too little free memory for {self._least} records at once, "
+                "which one patient may have",
+                hint="free memory on that device, use another one, or a smaller model",
+            )
+        self._at_once //= 2
+        if torch.device(self._device).type == "cuda":
+            torch.cuda.empty_cache()
 
     def _of_frame(self, frame: Frame) -> torch.Tensor:
         parts = self.way.contributions(frame)
@@ -103,8 +164,8 @@ class PrivateStep:
         factors = torch.nan_to_num(self._clip / squared.sqrt(), nan=0.0, posinf=1.0).clamp(max=1.0)
         return _joined([t for part in parts for t in part.total(factors)])
 
-    def _choose(self, loss: Loss, examples: Floats) -> tuple[GradientMethod, list[str]]:
-        reasons, given = opacus_findings(self._module), self._flat.dtype
+    def _choose(self, loss: Loss, given: torch.dtype) -> tuple[GradientMethod, list[str]]:
+        reasons = opacus_findings(self._module)
         tries: list[tuple[str, Callable[[], GradientMethod], torch.dtype]] = [
             ("book-keeping", lambda: BookKeeping(self._module, loss), given),
             ("book-keeping", lambda: BookKeeping(self._module, loss), torch.float64),
@@ -118,7 +179,9 @@ class PrivateStep:
                 self._flat = _views_of_one_vector(list(self._module.to(dtype).parameters()))
             try:
                 way = make()
-                mixes = self._try_out(way, examples)
+                mixes = self._try_out(way)
+            except torch.OutOfMemoryError:
+                raise
             except (ValueError, RuntimeError, TypeError, IndexError) as error:
                 mixes = str(error).splitlines()[0]
             if mixes is None:
@@ -130,13 +193,14 @@ class PrivateStep:
             hint="use layers that treat each record alone, such as GroupNorm instead of BatchNorm",
         )
 
-    def _try_out(self, way: GradientMethod, examples: Floats) -> str | None:
+    def _try_out(self, way: GradientMethod) -> str | None:
         """Test every shape that patients can have; return the first dependence found, or None."""
-        inputs = np.resize(examples, (self._batch, *examples.shape[1:])).astype(np.float64)
-        labels = np.arange(self._batch) % 2
+        size = self._at_once
+        inputs = np.resize(self._examples, (size, *self._examples.shape[1:])).astype(np.float64)
+        labels = np.arange(size) % 2
         records = 1
-        while records <= (self._batch if self._many_records else 1):
-            patient = np.arange(self._batch) // records
+        while records <= self._least:
+            patient = np.arange(size) // records
             made_up = Patients(inputs, labels.astype(np.float64), patient, patient[-1] + 1)
             with _reproducible(self._device):
                 mixes = find_cross_patient_dependence(

@@ -69,7 +69,7 @@ def step_of(
     layers, width = NETWORKS[kind]
     module, twin = (seeded(networks.build(layers).to(dtype)) for _ in range(2))
     step = PrivateStep(
-        module, binary_loss, clip, examples=examples(width), batch=BATCH, many_records=True
+        module, binary_loss, clip, examples=examples(width), batch=BATCH, most_records=BATCH
     )
     if way is not None:
         step.way = WAYS[way](module.to(dtype), binary_loss)

@@ -41,7 +41,7 @@ def stand_in(*, free: bool, nobody: bool) -> None:
     child.main()
 
 
-def _serve(_: str, layers: dict[str, bool]) -> None:
+def _serve(_: str, __: object, layers: dict[str, bool]) -> None:
     hello = json.dumps({"layers": layers, "status": "ok"}, separators=(",", ":")).encode()
     sys.stdout.buffer.write(len(hello).to_bytes(4, "big") + hello + bytes(8))
     sys.stdout.flush()

@@ -21,7 +21,7 @@ from flo.clients.home.policy import Policy
 from flo.clients.home.policy_file import sign, write_toml
 from flo.clients.home.site_home import SiteHome
 from flo.clients.maintenance import doctor as at_a_site
-from flo.clients.maintenance import doctor_network
+from flo.clients.maintenance import doctor_devices, doctor_network
 from flo.errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE
 from flo.host import diagnostics
 from flo.host.diagnostics import Finding
@@ -100,7 +100,7 @@ def test_a_site_in_order_is_said_to_be_ready_and_nothing_changes(clinic: Clinic)
     assert {what for what, finding in found.items() if finding.state != "ok"} == {"agent"}, shown
     assert found.keys() == {
         *("python", "libraries", "disk", "folder", "configuration", "key store", "ledger"),
-        *("settings", "policy", "agent", "red button", "data of main", "gpu", "sandbox"),
+        *("settings", "policy", "agent", "red button", "data of main", "training", "sandbox"),
         *("certificate", "coordinator", "clock", "versions", "coordinator's key", "newest ledger"),
     }
     assert "a round can run" in shown
@@ -197,7 +197,7 @@ def misspelt(site: SiteHome) -> None:
 @pytest.mark.parametrize(
     ("breaks", "what", "says", "mend"),
     [
-        (no_gpu, "gpu", "device = cuda, but torch", 'device = "auto" in site.toml'),
+        (no_gpu, "training", "device = cuda, but torch", 'device = "auto" in site.toml'),
         (open_to_all, "folder", "open to other users (755)", "chmod 700"),
         (unsigned_policy, "policy", "was edited", "flo site policy --sign"),
         (red_button, "red button", "everything is stopped here", "flo site resume"),
@@ -231,7 +231,7 @@ def test_a_layer_that_the_policy_asks_for_and_the_kernel_does_not_give(
 ) -> None:
     write_toml(readable_home.directory / "policy.toml", Policy(confinement=("landlock",)))
     sign(readable_home.directory, readable_home.open_identity())
-    found = at_a_site._sandbox(readable_home, "auto")
+    found = at_a_site._sandbox(readable_home, readable_home.read_config())
     assert found.state == "broken"
     assert "does not provide landlock" in found.message
     assert "kernel.unprivileged_userns_clone" in found.fix
@@ -477,14 +477,32 @@ def test_a_coordinator_of_another_release_and_with_another_time(tmp_path: Path) 
         (diagnostics.clock_beside(4), "ok", ""),
         (diagnostics.clock_alone(5), "warning", "timedatectl"),
         (diagnostics.clock_alone(0), "ok", ""),
-        (at_a_site.gpu("auto", has_driver=True, torch_version="2+cpu"), "warning", "CUDA"),
-        (at_a_site.gpu("cuda", has_driver=True, torch_version="2+cpu"), "broken", "CUDA"),
-        (at_a_site.gpu("cuda", has_driver=False, torch_version="2"), "broken", "driver"),
+        (doctor_devices.no_gpu("auto", has_driver=True, torch_version="2"), "warning", "CUDA"),
+        (doctor_devices.no_gpu("cuda", has_driver=True, torch_version="2"), "broken", "CUDA"),
+        (doctor_devices.no_gpu("cuda", has_driver=False, torch_version="2"), "broken", "driver"),
+        (doctor_devices.on_gpus("auto", 1, ["H100"]), "ok", ""),
+        (doctor_devices.on_gpus("cuda", 2, ["H100"]), "warning", "processes = 1 in site.toml"),
+        (doctor_devices.on_cpu("auto", 2, 2), "ok", ""),
+        (doctor_devices.on_cpu("auto", 9, 2), "warning", "processes = 2 or less"),
     ],
 )
 def test_the_rules(finding: Finding, state: str, mend: str) -> None:
     assert finding.state == state
     assert mend in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "said"),
+    [
+        ("cpu", 1, "device = cpu: on the CPU, and not on cuda:0 A; cuda:1 B"),
+        ("auto", 1, "1 process on cuda:0 A; cuda:1 B; 1 of them idle (processes = 2"),
+        ("cuda", 2, "2 processes on cuda:0 A; cuda:1 B"),
+    ],
+)
+def test_it_says_which_gpus_train(device: str, processes: int, said: str) -> None:
+    finding = doctor_devices.on_gpus(device, processes, ["A", "B"])
+    assert (finding.state, finding.fix) == ("ok", "")
+    assert finding.message.startswith(said)
 
 
 @pytest.mark.parametrize(

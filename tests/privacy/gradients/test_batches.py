@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flo.arrays import Mask
 from flo.privacy.gradients import batches as batches_module
-from flo.privacy.gradients.batches import Batches, Frame
+from flo.privacy.gradients.batches import Batches, Frame, Slot
 from flo.privacy.patients.patients import Patients
 from tests.privacy.slow_step import without
 
@@ -130,6 +130,38 @@ def test_the_chosen_come_once_and_nobody_else(
     chosen, patients = np.array(drawn), signed(fitting(records, batch))
     theirs = np.flatnonzero(chosen[patients.patient]) + 1.0
     assert records_in(everything(Batches(patients, batch, "cpu"), chosen)) == Counter(theirs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(counts, st.sampled_from([4, 8, 16]), st.integers(1, 5), st.data())
+def test_processes_share_the_patients_whatever_memory_each_of_them_has(
+    records: list[int], batch: int, processes: int, data: st.DataObject
+) -> None:
+    """Nobody is left out, and nobody is counted by two processes."""
+    patients = signed([min(own, 2) for own in records])
+    pieces = [size for size in (2, 4, 8, 16) if size <= batch]
+    shared = [
+        Batches(
+            patients,
+            *(batch, "cpu"),
+            at_once=data.draw(st.sampled_from(pieces)),
+            slot=Slot(number, processes),
+        )
+        for number in range(processes)
+    ]
+    chosen = np.array(data.draw(st.lists(st.booleans(), min_size=20, max_size=20)))[: len(records)]
+    everyone = Counter(np.arange(1.0, len(patients.inputs) + 1))
+    theirs = Counter(np.flatnonzero(chosen[patients.patient]) + 1.0)
+    assert sum((records_in(everything(one)) for one in shared), Counter()) == everyone
+    assert sum((records_in(everything(one, chosen)) for one in shared), Counter()) == theirs
+
+
+def test_smaller_frames_hold_the_same_records() -> None:
+    batches = Batches(signed([1, 1, 2, 3, 4, 4, 1]), 16, "cpu")
+    before = records_in(everything(batches))
+    batches.shrink(4)
+    assert {len(frame.weights) for frame in everything(batches)} == {4}
+    assert records_in(everything(batches)) == before
 
 
 def test_a_loop_left_early_starts_again_from_the_beginning() -> None:

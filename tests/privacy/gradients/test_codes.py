@@ -21,10 +21,12 @@ def codes(count: int) -> Floats:
     return np.random.default_rng(4).integers(0, CODES, (count, 2)).astype(np.float64)
 
 
-def looking_up(batch: int, *, many: bool = False) -> tuple[PrivateStep, Floats]:
+def looking_up(batch: int, most_records: int = 1) -> tuple[PrivateStep, Floats]:
     module = seeded(nn.Sequential(nn.Embedding(CODES, 3), nn.Flatten(), nn.Linear(6, 1)).double())
     weights = weights_of(module)
-    step = PrivateStep(module, binary_loss, 0.5, examples=codes(64), batch=batch, many_records=many)
+    step = PrivateStep(
+        *(module, binary_loss, 0.5), examples=codes(64), batch=batch, most_records=most_records
+    )
     return step, weights
 
 
@@ -40,7 +42,7 @@ def coded(inputs: Floats, labels: Floats) -> Patients:
 
 @pytest.mark.parametrize("batch", [1, 2, 8, 16])
 def test_a_model_of_codes_can_be_trained_in_micro_batches_of_any_size(batch: int) -> None:
-    step, weights = looking_up(batch, many=True)
+    step, weights = looking_up(batch, batch)
     assert np.linalg.norm(summed(step, weights, coded(codes(5), np.ones(5)))) > 0
 
 

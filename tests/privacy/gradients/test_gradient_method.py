@@ -44,7 +44,7 @@ def test_the_way_that_is_taken_is_one_on_which_place_and_neighbours_tell_nothing
     assert isinstance(first, nn.Linear)
     module, width = seeded(nn.Sequential(first, *others)), first.in_features
     made_up = examples(width, 256)
-    step = PrivateStep(module, loss, 0.5, examples=made_up, batch=batch, many_records=True)
+    step = PrivateStep(module, loss, 0.5, examples=made_up, batch=batch, most_records=batch)
     for frame in frames(step, width, batch):
         assert find_cross_patient_dependence(step.way.observables, frame) is None
 
@@ -61,7 +61,7 @@ def test_a_way_is_tried_out_on_every_shape_that_a_patient_can_have(
     monkeypatch.setattr(step_module, "find_cross_patient_dependence", noted)
     module = nn.Sequential(nn.Linear(3, 1)).double()
     made_up = examples(3)
-    PrivateStep(module, binary_loss, 0.5, examples=made_up, batch=64, many_records=True)
+    PrivateStep(module, binary_loss, 0.5, examples=made_up, batch=64, most_records=64)
     assert tried == {64, 32, 16, 8, 4, 2, 1}
     tried.clear()
     PrivateStep(module, binary_loss, 0.5, examples=made_up, batch=64)

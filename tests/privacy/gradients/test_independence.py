@@ -272,19 +272,17 @@ def test_the_step_refuses_a_model_that_mixes_or_keeps_everybody_alone_in_it(name
     weights, patients = weights_of(module), file_of([1, 1, 2, 3, 1, 8, 7], WIDTH)
     if name in REFUSED:
         with pytest.raises(StudyError, match="one patient at a time") as refused:
-            PrivateStep(module, loss, 0.5, examples=examples(WIDTH), batch=8, many_records=True)
+            PrivateStep(module, loss, 0.5, examples=examples(WIDTH), batch=8, most_records=8)
         assert REFUSED[name] in str(refused.value)
         return
-    step = PrivateStep(module, loss, 0.5, examples=examples(WIDTH), batch=8, many_records=True)
+    step = PrivateStep(module, loss, 0.5, examples=examples(WIDTH), batch=8, most_records=8)
     assert step.way.name in ("vmap", "loop")
     assert_everybody_is_alone(step, weights, patients)
 
 
 def test_the_check_above_would_notice_a_step_that_mixes() -> None:
     module = seeded(honest().double())
-    step = PrivateStep(
-        module, binary_loss, 0.5, examples=examples(WIDTH), batch=8, many_records=True
-    )
+    step = PrivateStep(module, binary_loss, 0.5, examples=examples(WIDTH), batch=8, most_records=8)
     parts = step.way.contributions
     step.way.contributions = lambda frame: parts(  # type: ignore[method-assign]
         replace(frame, inputs=frame.inputs - frame.inputs.mean(0))

@@ -332,7 +332,7 @@ def test_the_step_takes_another_way_says_why_and_finds_the_same_sum(name: str) -
     make, loss, ways, reason = CHOSEN[name]
     module, patients = seeded(make().double()), file_of([1, 2, 3, 1, 5, 8], WIDTH)
     weights, wanted = weights_of(module), slow_sum(module, loss, patients, 0.5)
-    step = PrivateStep(module, loss, 0.5, examples=examples(WIDTH), batch=8, many_records=True)
+    step = PrivateStep(module, loss, 0.5, examples=examples(WIDTH), batch=8, most_records=8)
     assert step.way.name in ways
     assert any(line.startswith(reason) for line in step.reasons)
     np.testing.assert_allclose(summed(step, weights, patients), wanted, atol=1e-11)
@@ -341,7 +341,7 @@ def test_the_step_takes_another_way_says_why_and_finds_the_same_sum(name: str) -
 def test_a_model_for_which_there_is_no_way_is_refused_with_every_reason() -> None:
     module = nn.Sequential(linear(4, 4), nn.BatchNorm1d(4), linear())
     with pytest.raises(StudyError) as refused:
-        PrivateStep(module, binary_loss, 0.5, examples=examples(WIDTH), batch=8, many_records=True)
+        PrivateStep(module, binary_loss, 0.5, examples=examples(WIDTH), batch=8, most_records=8)
     for way in ("book-keeping: BatchNorm1d has no rule", "not vmap: ", "not loop: "):
         assert way in str(refused.value)
     assert "layer 1 (BatchNorm1d): BatchNorm cannot support training with" in str(refused.value)
@@ -362,9 +362,7 @@ class Torchs(nn.Module):
 
 def test_torchs_own_recurrent_layer_is_trained_one_patient_at_a_time_and_named() -> None:
     module, patients = seeded(Torchs().double()), file_of([1, 2, 3], WIDTH)
-    step = PrivateStep(
-        module, binary_loss, 0.5, examples=examples(WIDTH), batch=4, many_records=True
-    )
+    step = PrivateStep(module, binary_loss, 0.5, examples=examples(WIDTH), batch=4, most_records=4)
     assert step.way.name in {"vmap", "loop"}
     assert step.reasons[0].startswith("layer cell (GRU): We do not support nn.GRU")
     wanted = slow_sum(seeded(Torchs().double()), binary_loss, patients, 0.5)
