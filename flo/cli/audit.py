@@ -33,12 +33,16 @@ def report(
     card: Annotated[
         Path | None, typer.Option(help="The model's card, for its risks on the page.")
     ] = None,
+    prv: Annotated[
+        bool, typer.Option("--prv", help="Also state ε by Opacus' accountant; takes seconds.")
+    ] = False,
 ) -> results.PagesWrittenResult:
     """Combine signed ledger extracts into report.json and a readable report.html."""
     from flo.cli.terminal.output import say, working
     from flo.errors import UsageError
+    from flo.privacy.accounting.plan import Plan
     from flo.privacy.report.page import render
-    from flo.privacy.report.report import build, read_heads
+    from flo.privacy.report.report import build, read_heads, study_of
     from flo.storage.files import write_public
 
     for path in extracts:
@@ -49,7 +53,10 @@ def report(
     kept = {h: head for _, found in heads if found for h, head in found.items()}
     with working("recomputing every ε"):
         document = build([data for data, found in heads if found is None], kept)
-        page = render(document, _calibration(card, document))
+        third = Plan.of(study_of(document)).epsilon_prv if prv else None
+        if prv and third is None:
+            raise UsageError("Opacus does not load on this system", hint="leave out --prv")
+        page = render(document, _calibration(card, document), prv=third)
     out.mkdir(parents=True, exist_ok=True)
     write_public(out / "report.json", document)
     write_public(out / "report.html", page.encode())

@@ -15,7 +15,6 @@ from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
     from flo.lab.advice import Candidate
-    from flo.privacy.accounting.plan import Plan
     from flo.study.document import Study
 
 
@@ -78,7 +77,7 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         unwritten = loaded.unwritten
         parts = sections(loaded)
         plan = Plan.of(loaded)
-        prv = _third_opinion(plan)
+        prv = plan.epsilon_prv
     if unwritten:
         say(f"[bold yellow]not finished:[/] still the draft's text: {' and '.join(unwritten)}")
     show_sheet(parts, console())
@@ -131,15 +130,6 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         recommended=advice.recommended(found).changes(loaded) if found else None,
         advised=advised,
     )
-
-
-def _third_opinion(plan: Plan) -> float | None:
-    """Return ε by Opacus' accountant; None where Opacus does not load."""
-    try:
-        import opacus.accountants  # noqa: F401 - parts of torch need what some systems lack
-    except (ImportError, AttributeError):
-        return None
-    return plan.epsilon_prv
 
 
 def _show_ways(study: Study, found: list[Candidate]) -> None:

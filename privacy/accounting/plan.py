@@ -105,8 +105,15 @@ class Plan:
         return spent(self.purposes, self.releases, self.delta, accounting.composed_pld_epsilon)
 
     @property
-    def epsilon_prv(self) -> float:
-        """The same by Opacus' PRV accountant, which takes seconds to import."""
+    def epsilon_prv(self) -> float | None:
+        """The same by Opacus' PRV accountant, which takes seconds to import; None if it does not.
+
+        Parts of PyTorch that Opacus imports do not exist on every system.
+        """
+        try:
+            import opacus.accountants  # noqa: F401
+        except (ImportError, AttributeError):
+            return None
         return spent(self.purposes, self.releases, self.delta, accounting.composed_prv_epsilon)
 
     @property

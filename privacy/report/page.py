@@ -15,10 +15,13 @@ from flo.privacy.report import risks
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 720, 300, 56, 44, 16, 130
 
 
-def render(report: bytes, calibration: Calibration | None = None) -> str:
+def render(
+    report: bytes, calibration: Calibration | None = None, *, prv: float | None = None
+) -> str:
     """Render a report made by ``flo.privacy.report.report.build`` as HTML.
 
-    ``calibration``: of the study's model card, which is not part of the report; shown with it.
+    Not part of the report, and shown with it: ``calibration`` of the study's model card, and
+    ``prv``, the study's ε by Opacus' accountant.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
@@ -26,6 +29,7 @@ def render(report: bytes, calibration: Calibration | None = None) -> str:
     facts = json.loads(report)["facts"]
     return environment.get_template("report.html.j2").render(
         facts=facts,
+        prv=prv,
         plot=plot(facts),
         digest=canonical.digest(report),
         level=calibration.level if calibration else None,

@@ -12,6 +12,7 @@ and that every ε follows from it. ``NOT_SHOWN`` lists what it cannot show.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,9 +20,10 @@ from flo.documents import canonical
 from flo.errors import MessageError, TrustError
 from flo.keys.claims import LedgerHead
 from flo.keys.identity import low_s
-from flo.privacy.report.extract import decided, hospital_of
+from flo.privacy.report.extract import decided, hospital_of, signed_body
 from flo.privacy.report.facts import facts_of
 from flo.privacy.report.versions import OF_HEADS, OF_STUDIES_3, as_version
+from flo.study.document import Study
 from flo.study.loading import from_canonical
 
 SCHEMA_VERSION = 6  # checks the hospitals' own rules, and states the last row that others saw
@@ -53,6 +55,12 @@ def build(extracts: list[bytes], heads: Mapping[str, LedgerHead] | None = None) 
     return _document(
         [_with_low_s(one) for one in evidence], {h: _with_low_s(one) for h, one in kept.items()}
     )
+
+
+def study_of(report: bytes) -> Study:
+    """Return the study of a report that ``build`` made."""
+    body = signed_body(json.loads(report)["evidence"][0])
+    return from_canonical(str(body["study"]).encode())
 
 
 def heads_document(heads: Mapping[str, LedgerHead]) -> bytes:

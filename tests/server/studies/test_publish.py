@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
 import os
+import re
 import secrets
 import stat
 import time
@@ -192,11 +195,15 @@ def test_a_card_says_the_risks_of_its_run_and_the_report_page_shows_them(
     for name, document in scene.extracts().items():
         extracts.append(tmp_path / f"{name}.json")
         extracts[-1].write_bytes(document)
-    done = flo("audit", "report", *extracts, "--out", tmp_path / "report", "--card", card)
+    shown = ("--out", tmp_path / "report", "--card", card, "--prv")
+    done = flo("audit", "report", *extracts, *shown)
     assert done.returncode == EXIT_OK, done.stderr
     page = (tmp_path / "report" / "report.html").read_text()
     assert "What the model's scores mean" in page
     assert "<td>6 to 25 %</td>" in page
+    (prv,) = re.findall(r"Opacus' PRV accountant: at most ε = (\d\.\d{4})", html.unescape(page))
+    facts = json.loads((tmp_path / "report" / "report.json").read_bytes())["facts"]["guarantee"]
+    assert facts["epsilon_pld"] <= float(prv) <= facts["epsilon"]
     foreign = made().write(tmp_path / "foreign")
     refused = flo("audit", "report", *extracts, "--out", tmp_path / "none", "--card", foreign)
     assert refused.returncode == EXIT_TRUST
