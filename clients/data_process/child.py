@@ -42,6 +42,7 @@ def serve(wanted: str, place: Place, layers: dict[str, bool]) -> None:
 
     from flo.clients.data_process.trainer import choose_device
     from flo.clients.data_process.worker import read_frame, write_frame
+    from flo.errors import StudyError
     from flo.host.logs import JsonFormatter
     from flo.host.memory import keep_freed_memory
     from flo.privacy.gradients.batches import Slot
@@ -66,6 +67,9 @@ def serve(wanted: str, place: Place, layers: dict[str, bool]) -> None:
             values = answer(*frame)
             head = {"status": "ok", "kind": values.dtype.str}
             write_frame(place.pipes.writer, head, values.tobytes())
+        except StudyError as error:  # its text is about the study and this device
+            log.error(f"{error}; {error.hint}")
+            write_frame(place.pipes.writer, {"status": "not-ready"})
         except Exception:  # of any kind: reply one code, log the place
             log.exception("the child could not answer")
             write_frame(place.pipes.writer, {"status": "not-ready"})

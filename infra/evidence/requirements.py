@@ -293,7 +293,11 @@ ROWS: tuple[Requirement, ...] = (
         "GDPR Art. 5(1)(f)",
         "integrity and confidentiality",
         "differential privacy for whatever leaves; the process that holds patients has no network",
-        ("tests/clients/data_process/test_confinement.py::test_every_layer_holds_on_this_machine",),
+        (
+            "tests/clients/data_process/test_confinement.py::test_every_layer_holds_on_this_machine",
+            "tests/clients/data_process/test_helpers.py::"
+            "test_helpers_are_confined_and_cannot_reach_the_agents_pipe",
+        ),
         _confined,
     ),
     Requirement(
