@@ -18,7 +18,8 @@ class StudyCheckedResult(CommandResult):
     round, or of a survey. ``ways``: the study as it is and as it would be drafted, tried on made-up
     patients; ``recommended``: changes to the mechanism; ``advised``: whether the recommended way
     keeps enough AUC; null if made-up patients cannot tell, if none were tried, or if only a
-    logistic model, which has less noise, was tried in place of a network.
+    logistic model was tried in place of a network. ``network``: whether the patients suffice for a
+    network that FedAvgM trains (``flo.lab.network_size``); null for other models.
     """
 
     study: str
@@ -32,6 +33,7 @@ class StudyCheckedResult(CommandResult):
     ways: list[dict[str, Any]]
     recommended: dict[str, Any] | None
     advised: bool | None
+    network: dict[str, Any] | None
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def candidates(study: Study, progress: Progress = lambda text: None) -> list[Can
 
 
 def logistic_surrogate(study: Study) -> Study:
-    """Return the study with a logistic model instead of its network, which would be noisier."""
+    """Return the study with a logistic model instead of its network, trained as drafted."""
     document = study.model_dump(mode="json")
     document["model"] = {"kind": "logistic"}
     document["mechanism"] |= {**usual.WIDE, "algorithm": "fedavgm", "augmentation": "none"}

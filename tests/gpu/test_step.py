@@ -1,6 +1,6 @@
 """The private step on the device that hospitals have: same numbers, same promises as on a CPU.
 
-    python3 -m pytest -m gpu tests/gpu -s
+    python3 -m pytest -m gpu tests/gpu -s --confcutdir=tests/gpu
 
 From a bare checkout, with torch, numpy, scipy, cryptography, opacus, dp-accounting and pytest only.
 Without a CUDA device the same tests run on the CPU, so that they stay alive; the table is printed.

@@ -11,6 +11,7 @@ import tomli_w
 
 from flo.lab import advice
 from flo.lab.advice import Candidate, Trial, candidates, recommended
+from flo.lab.network_size import network_size
 from flo.study import usual
 from flo.study.document import Study, from_document
 from flo.study.loading import load
@@ -175,11 +176,15 @@ def test_a_large_network_is_judged_by_the_logistic_model_that_has_less_noise(
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["advised"], told["ways"], told["recommended"]) == (advised, [], None)
-    assert "a network has more noise" in " ".join(done.stderr.split())
+    screen = " ".join(done.stderr.split())
+    assert "better than FedAvgM networks of any size" in screen
+    assert told["network"]["enough"] is (patients > 1000)
+    assert ("too few patients for a network" in screen) is (patients < 1000)
 
 
 @pytest.mark.parametrize("name", ["linear", "wavelets", "cnn"])
 def test_of_images_nothing_is_said_that_made_up_ones_cannot_show(name: str) -> None:
     study = load(EXAMPLES / "lidc" / f"{name}.toml")
     assert candidates(study) == []
+    assert (network_size(study) is None) is (name != "cnn")
     assert "made-up images" in str(advice.unsupported_reason(study))

@@ -22,6 +22,7 @@ from flo.arrays import Floats
 from flo.lab.advice import candidates
 from flo.lab.comparison import finished, pooled
 from flo.lab.folds import folds, tested
+from flo.lab.network_size import MOST_NOISE, network_size
 from flo.lab.simulation import run_once, simulate
 from flo.scores.metrics import Scores, difference, interval
 from flo.study import usual
@@ -42,6 +43,11 @@ _CHANCE = 0.0017 * 2  # with one seed
 _SEEDS_OF_QUICK = 8
 _QUICK_ROOM = {"hospitals": 0.34, "gain": 3.5 * _CHANCE / _SEEDS_OF_QUICK**0.5}
 _OF_A_NETWORK = -0.005  # AUC that it may lose
+_HIDDEN, _OF_NOISE = ([8], [128], [256, 256]), 0.02
+_FEDAVGM = {
+    **{"algorithm": "fedavgm", "clip": 0.3, "steps": 15, "learning_rate": 0.5, "momentum": 0.9},
+    "epsilon": 0.5,
+}
 _GENERAL_LEAST, _GENERAL_MARGIN = 0.9, 0.003
 # Set: margin in AUC and Brier score, least share of hospitals not worse, least mean gain.
 # The gain on heart is of its three hospitals with FEWEST of each class, else of all hospitals.
@@ -59,6 +65,7 @@ def rows(quick: bool) -> Iterator[Row]:
     if not quick:
         yield from _drafted()
         yield from _networks()
+        yield from _sizes()
     for name in _QUICK if quick else _PROMISED:
         began, (margin, least, gain) = time.monotonic(), _PROMISED[name]
         many = _SEEDS_OF_QUICK if quick else _SEEDS_OF_HEART
@@ -134,6 +141,47 @@ def _networks() -> Iterator[Row]:
         seconds = time.monotonic() - began
         at = f"{name}: AUC of a network above a logistic model's at ε = {_DRAFT:g}"
         yield Row(at, more, len(line), seconds, _OF_A_NETWORK - 2 * error)
+
+
+def _sizes() -> Iterator[Row]:
+    """What networks lose at the most noise that ``study check`` accepts, and to a smaller model."""
+    lost, better, began = list[Floats](), list[str](), time.monotonic()
+    for name, make in GENERAL.items():
+        consortium = make()
+        everyone = sum(hospital.declared_size for hospital in consortium.study.hospitals)
+        drafted = {**usual.whitened(everyone, _DRAFT), "epsilon": _DRAFT}
+        line = _losses(consortium.study.with_mechanism(**drafted), consortium, 1)
+        for hidden in _HIDDEN:
+            document = consortium.study.model_dump(mode="json")
+            document["model"] = {"kind": "mlp", "hidden": hidden}
+            document["mechanism"] |= _FEDAVGM
+            network = from_document(document)
+            noisiest, drafted_, quiet = (
+                _losses(one, consortium, 1)
+                for one in (
+                    _at_most_noise(network),
+                    network.with_mechanism(epsilon=_DRAFT),
+                    network.with_mechanism(epsilon=10.0),
+                )
+            )
+            lost.append(noisiest - quiet)
+            if drafted_.mean() < line.mean():
+                better.append(f"{name} {hidden}")
+    everything, seconds = np.concatenate(lost), time.monotonic() - began
+    at = "networks of FedAvgM: AUC lost to the most noise that is accepted"
+    yield Row(at, float(everything.mean()), len(everything), seconds, most=_OF_NOISE)
+    at = f"of them better than a logistic model at ε = {_DRAFT:g}: {', '.join(better) or 'none'}"
+    yield Row(at, len(better), len(lost), seconds, most=0)
+
+
+def _at_most_noise(network: Study) -> Study:
+    """The network's study at the ε at which ``study check`` just accepts it."""
+    for _ in range(4):
+        found = network_size(network)
+        assert found is not None
+        smaller = network.mechanism.epsilon * found.relative_noise / MOST_NOISE
+        network = network.with_mechanism(epsilon=max(smaller, 0.01))
+    return network
 
 
 def _losses(study: Study, consortium: Consortium, seeds: int) -> Floats:
