@@ -2,9 +2,11 @@
 
 1. The data process forks them before it confines itself, and each confines itself the same way.
 2. Each loads the same snapshot and takes its own blocks of patients (``Slot``).
-3. For a training release the data process sends the model and who takes part. Each process, the
+3. The data process checks that all compute in the same manner: device, records at once, method and
+   threads. Where one has less memory, all compute fewer records at once.
+4. For a training release the data process sends the model and who takes part. Each process, the
    data process included, computes the exact sum of its blocks, as integers.
-4. The data process adds the integers and draws noise once.
+5. The data process adds the integers and draws noise once.
 
 Exact sums travel only on pipes between these confined processes; the agent gets the noisy sum. A
 helper that ends, ends the data process, and the agent starts all of them again.
@@ -12,13 +14,16 @@ helper that ends, ends the data process, and the agent starts all of them again.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import select
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # numpy is imported only in a confined process
     from flo.arrays import Integers, Mask
@@ -27,6 +32,7 @@ if TYPE_CHECKING:  # numpy is imported only in a confined process
 _PR_SET_PDEATHSIG = 1
 
 Answer = tuple[dict[str, Any], memoryview]
+_Done = TypeVar("_Done")
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,21 @@ class Pipes:
 def end_with_parent() -> None:
     """Let the kernel kill this process when its parent dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_with_pipe(reader: IO[bytes]) -> None:
+    """End this process as soon as the other end of the pipe is closed, also in the middle of work.
+
+    For a helper: newer kernels let no signal of a confined parent reach it (Landlock's scope).
+    """
+
+    def wait() -> None:
+        ends = select.poll()
+        ends.register(reader.fileno(), 0)  # reports a closed pipe, and nothing else
+        ends.poll()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -91,11 +112,14 @@ class Helpers:
     def __init__(self, helpers: Sequence[Pipes]) -> None:
         self._helpers = helpers
 
-    def begin(self, header: dict[str, Any], body: bytes = b"") -> None:
-        """Send a request; the helpers work while the caller does. ``answers`` must follow.
+    def along(
+        self, header: dict[str, Any], work: Callable[[], _Done], body: bytes = b""
+    ) -> tuple[_Done, list[Answer]]:
+        """Do ``work`` here while every helper answers a request; return its result and theirs.
 
         Raises:
-            SystemExit: a helper has ended.
+            RuntimeError: a helper could not answer. SystemExit: a helper has ended. What ``work``
+                raises comes first.
         """
         from flo.clients.data_process.worker import write_frame
 
@@ -104,16 +128,22 @@ class Helpers:
                 write_frame(helper.writer, header, body)
             except OSError as error:
                 raise SystemExit(1) from error
+        try:
+            done = work()
+        except Exception:
+            with contextlib.suppress(RuntimeError):
+                self.answers()
+            raise
+        return done, self.answers()
 
     def answers(self) -> list[Answer]:
-        """Return every helper's answer.
-
-        Raises:
-            RuntimeError: a helper could not answer. SystemExit: a helper has ended.
-        """
+        """Return every helper's answer. Raises as ``along``."""
         from flo.clients.data_process.worker import read_frame
 
-        read = [read_frame(helper.reader) for helper in self._helpers]
+        try:
+            read = [read_frame(helper.reader) for helper in self._helpers]
+        except Exception as error:  # of any kind: pipes must not stay one answer behind
+            raise SystemExit(1) from error
         given = [answer for answer in read if answer is not None]
         if len(given) < len(read):
             raise SystemExit(1)
@@ -129,17 +159,15 @@ class StudyHelpers:
         """``study`` and ``snapshot``: digests, of what the helpers were asked to load."""
         self._helpers, self._known = helpers, {"study": study, "snapshot": snapshot}
 
-    def begin(self, weights: Vector, chosen: Mask | None) -> None:
-        """Ask for the sums at ``weights`` of the patients ``chosen``, or of all."""
-        who = b"" if chosen is None else chosen.tobytes()
-        header = {"do": "sum", "weights": weights.nbytes, "kind": weights.dtype.str, **self._known}
-        self._helpers.begin(header, weights.tobytes() + who)
+    def total(self, weights: Vector, chosen: Mask | None, work: Callable[[], Integers]) -> Integers:
+        """Return the sum of ``work`` and of each helper, at ``weights``; integers (2, p).
 
-    def sums(self) -> list[Integers]:
-        """Return each helper's sum, integers (2, p). Raises as ``Helpers.answers`` does."""
+        ``chosen``: the patients who take part; all if None. Raises as ``Helpers.along``.
+        """
         import numpy as np
 
-        return [
-            np.frombuffer(body, dtype=np.int64).reshape(2, -1)
-            for _, body in self._helpers.answers()
-        ]
+        who = b"" if chosen is None else chosen.tobytes()
+        header = {"do": "sum", "weights": weights.nbytes, "kind": weights.dtype.str, **self._known}
+        own, answers = self._helpers.along(header, work, weights.tobytes() + who)
+        others = [np.frombuffer(body, dtype=np.int64).reshape(own.shape) for _, body in answers]
+        return np.asarray(sum(others, start=own))

@@ -7,6 +7,8 @@ computation does not depend on how often, when or for whom it is called.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import nn
@@ -42,6 +44,7 @@ class Trainer:
         noise: Noise | None = None,
         step: PrivateStep | None = None,
         slot: Slot = EVERY_BLOCK,
+        at_once: int | None = None,
         others: StudyHelpers | None = None,
     ) -> None:
         """Prepare the patients of this process.
@@ -53,6 +56,7 @@ class Trainer:
             noise: where noise is drawn; the operating system's generator if None.
             step: a step of the same study to share; it holds no patient data.
             slot: the blocks of patients whose gradients this process sums.
+            at_once: the most records to compute at once; as memory allows if None.
             others: the helpers that sum all other blocks; none if None.
         """
         self._study, self._snapshot = study, snapshot
@@ -60,8 +64,9 @@ class Trainer:
         self._slot, self._others = slot, others or StudyHelpers(Helpers([]), "", "")
         self._plan = Plan.of(study)
         self._matrix: Floats | None = None  # W of the inputs in self._batches, if whitened
-        if step := step or private_step(study, device):
-            self._step = step
+        self.manner: dict[str, str | int] = {}  # of training by gradients
+        if step := step or private_step(study, device, at_once):
+            self._step, self.manner = step, step.manner
             if study.mechanism.algorithm != "whitened":
                 self._batches = step.batches(augmented(study, snapshot.training), slot)
 
@@ -75,7 +80,9 @@ class Trainer:
                 exact = least_squares.clipped_sum(self._study, self._snapshot.training)
             case "training":
                 chosen = mechanism.choose(self._snapshot.training.count, self._noise)
-                total = self._sum_of_all(weights, chosen)
+                total = self._others.total(
+                    weights, chosen, partial(self.gradient_sum, weights, chosen)
+                )
                 exact = self._step.to_real(total) / copies(self._study)
             case "evaluation":
                 exact = evaluation.sums(self._study, weights, self._snapshot.held_out)
@@ -93,16 +100,6 @@ class Trainer:
         with models.as_many_threads_as_help(self._study):
             return self._step.integer_sum(weights, self._batches, chosen)
 
-    def _sum_of_all(self, weights: Vector, chosen: Mask | None) -> Integers:
-        self._others.begin(weights, chosen)
-        try:
-            total = self.gradient_sum(weights, chosen)
-        finally:
-            others = self._others.sums()  # also after an error: each answer is read
-        for one in others:
-            total = total + one
-        return total
-
     def _whiten(self, asked: Vector) -> Vector:
         """Whiten the inputs, unless they already are by this W; return the weights on them."""
         weights, matrix = whitening.divided(self._study, asked)
@@ -112,7 +109,7 @@ class Trainer:
         return weights
 
 
-def private_step(study: Study, device: str) -> PrivateStep | None:
+def private_step(study: Study, device: str, at_once: int | None = None) -> PrivateStep | None:
     """Return the private step that a study trains with; None if it uses none."""
     if study.survey or study.mechanism.algorithm == "least-squares":
         return None
@@ -129,6 +126,7 @@ def private_step(study: Study, device: str) -> PrivateStep | None:
         examples=examples,
         batch=models.largest_batch(study, copies(study), device),
         most_records=models.most_records(study) * copies(study),
+        at_once=at_once,
         device=device,
     )
 
@@ -137,7 +135,8 @@ def choose_device(wanted: str, number: int = 0) -> str:
     """Resolve ``auto``, ``cpu`` or ``cuda`` to a device, for a site's process of this number.
 
     Raises:
-        UsageError: cuda is requested but not available, or the name is unknown.
+        UsageError: cuda is requested but not available, there are fewer GPUs than processes, or
+            the name is unknown.
     """
     if wanted not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device {wanted!r} is not one of auto, cpu, cuda")
@@ -145,4 +144,9 @@ def choose_device(wanted: str, number: int = 0) -> str:
         raise UsageError("device = cuda, but torch sees no CUDA device", hint="use device = auto")
     if wanted == "cpu" or not torch.cuda.is_available():
         return "cpu"
-    return f"cuda:{number % torch.cuda.device_count()}"
+    if number >= (count := torch.cuda.device_count()):
+        raise UsageError(
+            f"process {number + 1} has no GPU of its own: torch sees {count}",
+            hint=f"set processes = {count} or less in site.toml",
+        )
+    return f"cuda:{number}"

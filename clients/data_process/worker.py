@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -152,7 +152,7 @@ class DataProcess:
         if self._layers is None:
             child, hello = self._child, None
             if child is not None and child.stdout is not None:
-                with contextlib.suppress(MessageError):
+                with _ended_after(_LONGEST_SECONDS, child), contextlib.suppress(MessageError):
                     hello = read_frame(child.stdout)
             if hello is None or not isinstance(hello[0].get("layers"), dict):
                 raise RefusedError(
@@ -243,6 +243,7 @@ class DataProcess:
             log.error(f"the data process is not confined by {', '.join(self.missing)}")
             raise RefusedError("not ready")
         if self._loaded.get(study.digest) != snapshot_digest:
+            self._loaded.pop(study.digest, None)
             self._ask(
                 {
                     "do": "load",
@@ -257,7 +258,8 @@ class DataProcess:
     def unload(self, study: str) -> None:
         """Remove a study's patients from the child's memory."""
         with self._one_at_a_time:
-            if self._loaded.pop(study, None) is None:
+            self._loaded.pop(study, None)
+            if self._child is None:
                 return
             try:
                 self._ask({"do": "forget", "study": study})
@@ -273,15 +275,12 @@ class DataProcess:
         child = self._child
         if child is None or child.stdin is None or child.stdout is None:
             raise RefusedError("not ready")
-        too_late = threading.Timer(seconds, _end, (child,))
-        too_late.start()
         try:
-            write_frame(child.stdin, header, body)
-            answer = read_frame(child.stdout)
+            with _ended_after(seconds, child):
+                write_frame(child.stdin, header, body)
+                answer = read_frame(child.stdout)
         except (OSError, MessageError) as error:
             raise RefusedError("not ready") from error
-        finally:
-            too_late.cancel()
         if answer is None or answer[0].get("status") != "ok":
             raise RefusedError("not ready")
         return answer
@@ -290,6 +289,17 @@ class DataProcess:
 def _patience(study: Study) -> float:
     """Return the seconds allowed for an answer."""
     return max(_LONGEST_SECONDS, _DEADLINES * study.limits.deadline_seconds)
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float, child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the child, and all in its session, if the work takes longer."""
+    too_late = threading.Timer(seconds, _end, (child,))
+    too_late.start()
+    try:
+        yield
+    finally:
+        too_late.cancel()
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -18,31 +18,44 @@ def training(device: str, processes: int) -> Finding:
     import torch
 
     if torch.cuda.is_available():
-        found = [_gpu(number) for number in range(torch.cuda.device_count())]
-        return on_gpus(device, processes, found)
+        count = torch.cuda.device_count()
+        names = [torch.cuda.get_device_name(number) for number in range(count)]
+        return on_gpus(device, processes, names, [_memory(number) for number in range(count)])
     version = str(torch.__version__)
     lacking = no_gpu(device, has_driver=_DRIVER.exists(), torch_version=version)
     return lacking or on_cpu(device, processes, os.cpu_count() or 1)
 
 
-def _gpu(number: int) -> str:
+def _memory(number: int) -> str:
     import torch
 
     free, total = (size / (1 << 30) for size in torch.cuda.mem_get_info(number))
-    return f"{torch.cuda.get_device_name(number)} ({free:.0f} of {total:.0f} GiB free)"
+    return f"{free:.0f} of {total:.0f} GiB free"
 
 
-def on_gpus(device: str, processes: int, found: Sequence[str]) -> Finding:
-    """Report which of the GPUs ``found`` train."""
-    listed = "; ".join(f"cuda:{number} {gpu}" for number, gpu in enumerate(found))
+def on_gpus(
+    device: str, processes: int, names: Sequence[str], memory: Sequence[str] = ()
+) -> Finding:
+    """Report which GPUs of these names, with so much memory, train."""
+    free = [f" ({text})" for text in memory] or [""] * len(names)
+    listed = "; ".join(
+        f"cuda:{number} {name}{text}"
+        for number, (name, text) in enumerate(zip(names, free, strict=True))
+    )
     if device == "cpu":
         return _finding("ok", f"device = cpu: on the CPU, and not on {listed}")
     where = f"{_counted(processes)} on {listed}"
-    advice = f"processes = {len(found)} in site.toml gives each GPU one process"
-    if processes > len(found):
-        return _finding("warning", f"{where}, so that processes share a GPU", advice)
-    if processes < len(found):
-        return _finding("ok", f"{where}; {len(found) - processes} of them idle ({advice})")
+    advice = f"processes = {len(names)} in site.toml gives each GPU one process"
+    if processes > len(names):
+        return _finding("broken", f"{where}, and a process needs a GPU of its own", advice)
+    if len(set(names[:processes])) > 1:
+        return _finding(
+            "broken",
+            f"{where}: processes need GPUs of one model",
+            "choose equal ones with CUDA_VISIBLE_DEVICES, or set processes = 1 in site.toml",
+        )
+    if processes < len(names):
+        return _finding("ok", f"{where}; {len(names) - processes} of them idle ({advice})")
     return _finding("ok", where)
 
 

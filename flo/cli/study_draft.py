@@ -66,6 +66,7 @@ def new(
 def check(study: StudyFile) -> results.StudyCheckedResult:
     """Explain a study in plain language: data that leave, σ, ε, budget shares, expected quality."""
     from flo.cli.terminal.output import console, say, show_sheet, working
+    from flo.clients.data_process.trainer import private_step
     from flo.lab import advice
     from flo.lab.network_size import network_size
     from flo.privacy.accounting.plan import Plan
@@ -89,6 +90,10 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         say(f"a third method, Opacus' PRV accountant, gives at most ε = {prv:.4f}")
     if plan.epsilon >= 1:
         say("\n[bold yellow]ε is 1 or more:[/] every site's policy must allow it.")
+    with working("trying how patients are kept apart"):
+        step = private_step(loaded, "cpu")
+    if step:
+        say(f"gradients on this machine's CPU: {'; '.join([step.way.name, *step.reasons])}")
     with working("trying it on made-up patients") as status:
         found = advice.candidates(loaded, status.update)
         twin = (

@@ -1,16 +1,18 @@
 """Patients' records in micro-batches of fixed shapes, so that no patient affects another's result.
 
 A patient with r records is padded into a block of R = 2^⌈log2 r⌉ records per patient and
-``batch``/R patients. A block is computed at once, or in equal pieces if the device's memory is too
-small. The shape in which a patient is computed depends on their own record count, the study and the
-device, never on other patients. Padding is zeros with weight 0.
+``batch``/R patients. A block is computed at once, or in equal pieces of ``at_once`` records if the
+device's memory is too small. The shape in which a patient is computed depends on their own record
+count, the study and the device, never on other patients. Padding is zeros with weight 0.
 
-Several processes may share a site's patients: each takes every n-th block (``Slot``). Which block
-holds a patient does not depend on a process's device or memory, so no patient is counted twice.
+Several processes may share a site's patients: each takes every n-th block (``Slot``). A patient who
+leaves moves others to other blocks, and so to other processes: all of them must compute alike.
 """
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -35,6 +37,7 @@ class Slot(NamedTuple):
 
 
 EVERY_BLOCK = Slot(0, 1)
+_ON_DEVICE = weakref.WeakSet["Batches"]()  # those whose patients are in a GPU's memory
 
 
 @dataclass(frozen=True)
@@ -90,24 +93,29 @@ class Batches:
         Raises:
             ValueError: ``batch`` or ``at_once`` is no power of two, or a patient has more records.
         """
-        self._batch, self.at_once, self._slot = batch, at_once or batch, slot
-        for records in (self._batch, self.at_once):
+        self._batch, self._at_once, self._slot = batch, at_once or batch, slot
+        for records in (self._batch, self._at_once):
             if records < 1 or records & (records - 1):
                 raise ValueError(f"batch must be a power of two, got {records}")
         self._count, self._device = patients.count, device
         # Padding points to one additional record of zeros.
-        inputs = _with_zero_row(patients.inputs).to(dtype)
-        home = device if _fits(inputs, device) else "cpu"
-        self._inputs = inputs.to(home)
-        self._labels = _with_zero_row(patients.labels).to(home, dtype)
+        self._inputs = _with_zero_row(patients.inputs).to(dtype)
+        self._labels = _with_zero_row(patients.labels).to(dtype)
         self._padding = len(patients.inputs)
         self._order = np.argsort(patient := patients.patient, kind="stable")
         self._records = np.bincount(patient, minlength=patients.count)
-        if patients.count and self._records.max() > self.at_once:
-            raise ValueError(f"a patient has more than the {self.at_once} records of a micro-batch")
+        if patients.count and self._records.max() > self._at_once:
+            raise ValueError(
+                f"a patient has more than the {self._at_once} records of a micro-batch"
+            )
         self._first = np.cumsum(self._records) - self._records
+        on_cpu = torch.device(device).type == "cpu"
         small = self._inputs.numel() * self._inputs.element_size() <= _KEPT_BYTES
-        self._kept = list(self._made(np.arange(self._count))) if small else None
+        self._kept = list(self._made(np.arange(self._count))) if on_cpu and small else None
+        if not on_cpu and _fits(self._inputs, device):
+            with contextlib.suppress(torch.OutOfMemoryError):  # then they stay where they are
+                self._inputs, self._labels = self._inputs.to(device), self._labels.to(device)
+                _ON_DEVICE.add(self)
 
     def frames(self, chosen: Mask | None = None) -> Iterator[Frame]:
         """Yield this process's frames of all patients, or of those that ``chosen`` selects."""
@@ -118,15 +126,14 @@ class Batches:
         else:
             yield from self._made(np.arange(self._count))
 
-    def shrink(self, at_once: int) -> None:
-        """Yield smaller frames from now on, of ``at_once`` records, and give memory back."""
-        self.at_once, self._kept = at_once, None
+    def leave_device(self) -> None:
+        """Keep the records in the host's memory from now on."""
         self._inputs, self._labels = self._inputs.cpu(), self._labels.cpu()
 
     def _made(self, patients: npt.NDArray[np.int64]) -> Iterator[Frame]:
         number, processes = self._slot
         for rows in islice(self._blocks(patients), number, None, processes):
-            pieces = rows.size // self.at_once
+            pieces = rows.size // self._at_once
             for piece in np.split(rows, pieces) if pieces > 1 else (rows,):
                 yield self._frame(piece)
 
@@ -162,9 +169,21 @@ class Batches:
         )
 
 
+def clear_devices() -> bool:
+    """Move the patients of all studies to the host's memory; return whether any were elsewhere.
+
+    What then fits on a device depends on the study, and not on how many patients a site has.
+    """
+    moved = list(_ON_DEVICE)
+    for batches in moved:
+        batches.leave_device()
+    _ON_DEVICE.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return bool(moved)
+
+
 def _fits(values: torch.Tensor, device: str) -> bool:
-    if torch.device(device).type == "cpu":
-        return True
     free, _ = torch.cuda.mem_get_info(device)
     return values.numel() * values.element_size() <= _RESIDENT_SHARE * free
 

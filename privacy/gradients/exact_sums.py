@@ -3,12 +3,12 @@
 Float64 addition depends on its order; integer addition does not. Each micro-batch's float64 sum is
 rounded to steps of clip · ``batch`` / 2^62, and the integers are added. A patient moves a
 coordinate by at most the clip and a micro-batch has at most ``batch`` patients, so 63 bits hold its
-sum. Totals are kept as two integers, the upper bits and the lower 30 of every summand, which 2^31
+sum. Totals are kept as two integers, the upper bits and the lower 30 of every summand, which 2^30
 micro-batches cannot overflow.
 
-Rounding: a coordinate of a micro-batch moves by at most half a step, beside float64's 2^-52. With
-the largest ``batch``, 2^16, 10^7 micro-batches of 4·10^6 parameters together move by less than
-2^-12 of the clip in L2, which the mechanism's slack of 2^-10 covers
+Rounding: between adjacent data each micro-batch's coordinate may differ by one step more, beside
+float64's 2^-52. With the largest ``batch``, 2^12, 10^7 micro-batches of 4·10^6 parameters together
+differ by less than 2^-15 of the clip in L2. The mechanism's slack for float64 errors is 2^-10
 (``flo.privacy.mechanisms.mechanisms``).
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from flo.arrays import Floats, Integers
 
-LARGEST_BATCH = 1 << 16
+LARGEST_BATCH = 1 << 12
 _REACH = 1 << 62
 _LOW_BITS = 30
 

@@ -13,15 +13,16 @@ most ``clip`` in L2 (plus float64 rounding, covered by the mechanism's slack of 
 * Norms, factors and sums of a micro-batch are float64, and micro-batches are added as integers
   (``flo.privacy.gradients.exact_sums``), so that several processes may each sum some of them. TF32,
   autocast and algorithm search are off. There is no sampling here, no early exit and no state
-  between calls.
-* A device without the memory for a micro-batch computes it in smaller ones. What fits depends on
-  shapes, and never on patients' values.
+  between calls. Processes must compute in the same ``manner``.
+* A device without the memory for a micro-batch computes it in smaller ones, of a size that is found
+  when the step is made, with no patient in the device's memory. It never changes afterwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from torch import nn
 from flo.arrays import Floats, Integers, Mask
 from flo.errors import StudyError
 from flo.privacy.gradients import exact_sums
-from flo.privacy.gradients.batches import EVERY_BLOCK, Batches, Frame, Slot
+from flo.privacy.gradients.batches import EVERY_BLOCK, Batches, Frame, Slot, clear_devices
 from flo.privacy.gradients.bookkeeping import BookKeeping, Loss
 from flo.privacy.gradients.composites import opacus_findings
 from flo.privacy.gradients.independence import find_cross_patient_dependence
@@ -39,6 +40,7 @@ from flo.privacy.patients.patients import Patients
 from flo.study.parameters import Vector
 
 GradientMethod = BookKeeping | Vmapped | Looped
+_Done = TypeVar("_Done")
 
 
 class PrivateStep:
@@ -53,6 +55,7 @@ class PrivateStep:
         examples: Floats,
         batch: int = 256,
         most_records: int = 1,
+        at_once: int | None = None,
         device: str = "cpu",
     ) -> None:
         """Choose a gradient method and test it.
@@ -62,8 +65,9 @@ class PrivateStep:
             loss: maps outputs and labels (n,) to one loss per record, (n,).
             clip: L2 bound on a patient's gradient; positive and finite.
             examples: inputs of some records (m, …), made up and public, to test the module on.
-            batch: records in a micro-batch, a power of two of at most 2^16; public.
+            batch: records in a block, a power of two of at most 2^12; public.
             most_records: the most records that a patient may have, at most ``batch``; public.
+            at_once: records in a micro-batch, ``batch`` if None; fewer if memory is short.
             device: a name that torch knows, such as cpu or cuda:1.
 
         Raises:
@@ -77,16 +81,30 @@ class PrivateStep:
             raise ValueError(f"batch must lie in {most_records}..{limit}, got {batch}")
         self._module = module.to(device).requires_grad_(False)
         self._clip, self._batch, self._device = clip, batch, device
-        self._at_once, self._least = batch, 1 << (most_records - 1).bit_length()
+        self._at_once, self._least = at_once or batch, 1 << (most_records - 1).bit_length()
         self._examples = examples
         self._flat = _views_of_one_vector(list(module.parameters()))
         given = self._flat.dtype
         while True:
             try:
-                self.way, self.reasons = self._choose(loss, given)
+                self.way, self.reasons = _with_room(lambda: self._choose(loss, given))
                 return
             except torch.OutOfMemoryError:
                 self._shrink()
+
+    @property
+    def manner(self) -> dict[str, str | int]:
+        """All on which the bits of a patient's gradient depend, beside their values and the study.
+
+        Device, records at once, gradient method and precision, and threads.
+        """
+        on_gpu = torch.device(self._device).type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self._device) if on_gpu else self._device,
+            "at_once": self._at_once,
+            "method": f"{self.way.name}, {self._flat.dtype}, after {len(self.reasons)} others",
+            "threads": torch.get_num_threads(),
+        }
 
     def batches(self, patients: Patients, slot: Slot = EVERY_BLOCK) -> Batches:
         """Return the patients' records in frames, those of this process's ``slot``."""
@@ -113,18 +131,15 @@ class PrivateStep:
 
         Raises:
             ValueError: ``weights`` is not (p,).
-            StudyError: the device's memory is too small for one patient's records.
+            StudyError: the device has less memory left than when the step was made.
         """
         if weights.shape != self._flat.shape:
             raise ValueError(f"{weights.size} weights for a model of {len(self._flat)} parameters")
         self._flat.copy_(torch.from_numpy(np.require(weights, requirements="W")))
-        while True:
-            try:
-                if batches.at_once > self._at_once:  # smaller frames have not been tried out
-                    self._try_smaller_frames(batches)
-                return self._integer_sum(batches, chosen)
-            except torch.OutOfMemoryError:  # another program has taken memory
-                self._shrink()
+        try:
+            return _with_room(lambda: self._integer_sum(batches, chosen))
+        except torch.OutOfMemoryError as error:  # another program has taken memory
+            raise self._too_small(self._at_once) from error
 
     def to_real(self, total: Integers) -> Floats:
         """Convert a sum of ``integer_sum`` to float64 (p,)."""
@@ -138,22 +153,17 @@ class PrivateStep:
                 exact_sums.add(total, part, self._clip, self._batch)
         return total
 
-    def _try_smaller_frames(self, batches: Batches) -> None:
-        if mixes := self._try_out(self.way):
-            raise StudyError(f"in micro-batches of {self._at_once} records {mixes}")
-        batches.shrink(self._at_once)
-
     def _shrink(self) -> None:
         """Halve the records computed at once, after the device ran out of memory."""
         if self._at_once <= self._least:
-            raise StudyError(
-                f"{self._device} has too little free memory for {self._least} records at once, "
-                "which one patient may have",
-                hint="free memory on that device, use another one, or a smaller model",
-            )
+            raise self._too_small(self._least)
         self._at_once //= 2
-        if torch.device(self._device).type == "cuda":
-            torch.cuda.empty_cache()
+
+    def _too_small(self, records: int) -> StudyError:
+        return StudyError(
+            f"{self._device} has too little free memory for {records} records at once",
+            hint="free memory on that device, use another one, or a smaller model",
+        )
 
     def _of_frame(self, frame: Frame) -> torch.Tensor:
         parts = self.way.contributions(frame)
@@ -183,6 +193,8 @@ class PrivateStep:
             except torch.OutOfMemoryError:
                 raise
             except (ValueError, RuntimeError, TypeError, IndexError) as error:
+                if "ALLOC_FAILED" in str(error):  # as CUDA's libraries say it
+                    raise torch.OutOfMemoryError(str(error)) from error
                 mixes = str(error).splitlines()[0]
             if mixes is None:
                 return way, reasons
@@ -210,6 +222,16 @@ class PrivateStep:
                 return mixes
             records *= 2
         return None
+
+
+def _with_room(work: Callable[[], _Done]) -> _Done:
+    """Do the work; if the device runs out of memory, again without patients in its memory."""
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        if not clear_devices():
+            raise
+    return work()
 
 
 def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:

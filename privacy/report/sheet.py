@@ -203,6 +203,11 @@ def _training_leaves(study: Study) -> dict[str, str]:
             "coordinator computes how training scales the inputs"
         )
     lines |= {"training": noisy(sums, trained), "clipping": _clipping(study)}
+    if study.mechanism.algorithm != "least-squares":
+        lines["runs on"] = (
+            "the hospital's CPU, or its NVIDIA GPUs if site.toml and `flo doctor` say so; noise is "
+            "always drawn on the CPU"
+        )
     if (count := copies(study)) > 1:
         lines["augmentation"] = (
             f"a contribution is the mean over {count} flips and turns of each image, then clipped"

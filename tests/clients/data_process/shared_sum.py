@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from flo.clients.data_process.child import serve
 from flo.clients.data_process.confinement import confine
-from flo.clients.data_process.helpers import StudyHelpers, fork
+from flo.clients.data_process.helpers import fork
 
 
 def main() -> None:
@@ -29,29 +29,30 @@ def main() -> None:
     if place.number:
         serve("cpu", place, confine(Path(folder), Path(folder), gpu=False))
         return
-    from flo.clients.data_process.trainer import Trainer
-    from flo.clients.records.snapshot import Snapshot
+    import torch
+
+    from flo.clients.data_process.loaded_studies import LoadedStudies
     from flo.privacy.gradients.batches import Slot
     from flo.study.loading import from_canonical
     from tests.privacy.frozen import requests
 
     place.helpers.answers()  # their first words
+    torch.set_num_threads(1)
+    lead = LoadedStudies("cpu", Slot(0, place.processes), place.helpers)
     for file in studies:
         study = from_canonical(Path(file).read_bytes())
         path = Path(file).with_suffix(".npz")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        wish = {"do": "load", "path": str(path), "digest": digest}
-        place.helpers.begin({**wish, "study": study.canonical_bytes.decode()})
-        noise = Recording()
-        trainer = Trainer(
-            study,
-            Snapshot.read(path, digest),
-            noise=noise,
-            slot=Slot(0, int(processes)),
-            others=StudyHelpers(place.helpers, study.digest, digest),
-        )
-        place.helpers.answers()
-        sums = [trainer.release("training", w, 3) for w in requests(study, "training")]
+        asked = {"study": study.canonical_bytes.decode(), "path": str(path), "digest": digest}
+        lead.answer_agent({"do": "load", **asked}, memoryview(b""))
+        noise = lead._loaded[study.digest].trainer._noise = Recording()
+        sums = []
+        for weights in requests(study, "training"):
+            wish = {
+                **{"do": "release", "study": study.digest, "purpose": "training"},
+                **{"cohort_size": 3, "kind": weights.dtype.str},
+            }
+            sums.append(lead.answer_agent(wish, memoryview(weights.tobytes()))[1].astype(np.int64))
         released = hashlib.sha256(b"".join(one.tobytes() for one in sums)).hexdigest()
         found = {"released": released, "drawn": noise.drawn, "size": len(sums[0])}
         sys.stdout.write(json.dumps(found) + "\n")

@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,12 +19,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from flo.arrays import Integers
-from flo.clients.data_process.worker import DataProcess
+from flo.clients.data_process.helpers import Helpers, Pipes, StudyHelpers
+from flo.clients.data_process.loaded_studies import LoadedStudies
+from flo.clients.data_process.worker import DataProcess, write_frame
 from flo.clients.records.snapshot import Snapshot
 from flo.errors import RefusedError
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.gradients.batches import Slot
 from flo.privacy.patients.patients import Patients
 from flo.privacy.secure_sum.ring import Int32Array
 from flo.study.document import Study
@@ -119,11 +124,13 @@ def test_the_noise_of_a_release_is_that_of_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may look into a confined process")
 def test_helpers_are_confined_and_cannot_reach_the_agents_pipe(tmp_path: Path) -> None:
     with started(tmp_path) as worker:
         child, helpers = worker._child, helpers_of(worker)
         assert child is not None
         assert len(helpers) == 2
+        errors, theirs = {Path(f"/proc/{child.pid}/fd/2").readlink(), Path(os.devnull)}, set[Path]()
         lead = {Path(f"/proc/{child.pid}/fd/{number}").readlink() for number in (0, 1)}
         for pid in helpers:
             status = Path(f"/proc/{pid}/status").read_text()
@@ -131,6 +138,8 @@ def test_helpers_are_confined_and_cannot_reach_the_agents_pipe(tmp_path: Path) -
             assert "NoNewPrivs:\t1" in status
             opened = {path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir()}
             assert not opened & lead
+            assert not (opened & theirs) - errors  # no pipe of another helper
+            theirs |= opened
             assert Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
 
 
@@ -174,56 +183,157 @@ def test_no_helper_outlives_the_data_process(tmp_path: Path, how: str) -> None:
             os.close(handle)
 
 
-@pytest.mark.processes
-def test_a_study_that_was_unloaded_is_in_no_process_and_can_be_loaded_again(tmp_path: Path) -> None:
-    digest = frozen_patients(STUDY, 1100).write(tmp_path / "s.npz")
-    asked = partial(release, digest, tmp_path / "s.npz")
-    with started(tmp_path) as worker:
-        asked(worker)
-        worker.unload(STUDY.digest)
-        worker._loaded[STUDY.digest] = digest  # as if the agent were mistaken
-        with pytest.raises(RefusedError, match=r"^not ready$"):
-            asked(worker)
-        worker._loaded.clear()
-        assert asked(worker).shape == WEIGHTS.shape
+@contextmanager
+def one_helper() -> Iterator[tuple[Helpers, LoadedStudies, subprocess.Popen[bytes]]]:
+    """A data process, played here, with one real helper, which is a process of the test's own."""
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from flo.clients.data_process.child import serve\n"
+        "from flo.clients.data_process.helpers import Helpers, Pipes, Place\n"
+        "pipes = Pipes(sys.stdin.buffer, os.fdopen(os.dup(1), 'wb'))\n"
+        "serve('cpu', Place(1, 2, pipes, Helpers([])), {})\n"
+    )
+    helper = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
+    assert helper.stdin is not None
+    assert helper.stdout is not None
+    helpers = Helpers([Pipes(helper.stdout, helper.stdin)])
+    threads = torch.get_num_threads()
+    try:
+        helpers.answers()  # its first words
+        torch.set_num_threads(1)  # as a helper of two processes has, of two threads
+        yield helpers, LoadedStudies("cpu", Slot(0, 2), helpers), helper
+    finally:
+        torch.set_num_threads(threads)
+        helper.kill()
+        helper.communicate()
+
+
+def asked_to_load(folder: Path, name: str, snapshot: Snapshot) -> dict[str, Any]:
+    path = folder / name
+    digest = snapshot.write(path)
+    study = STUDY.canonical_bytes.decode()
+    return {"do": "load", "study": study, "path": str(path), "digest": digest}
+
+
+NOTHING = memoryview(b"")
 
 
 @pytest.mark.processes
-def test_after_an_opt_out_no_process_counts_the_patients_of_before(tmp_path: Path) -> None:
+def test_a_helper_ends_with_its_pipe_in_the_middle_of_work(tmp_path: Path) -> None:
+    """No signal of a confined parent may reach it, and it does not look at the pipe meanwhile."""
+    with one_helper() as (_, lead, helper):
+        load = asked_to_load(tmp_path, "s.npz", frozen_patients(STUDY, 40_000))
+        lead.answer_agent(load, NOTHING)
+        known = {"study": STUDY.digest, "snapshot": load["digest"]}
+        body = np.resize(WEIGHTS, WEIGHTS.shape).tobytes()
+        header = {"do": "sum", "weights": len(body), "kind": WEIGHTS.dtype.str, **known}
+        assert helper.stdin is not None
+        write_frame(helper.stdin, header, body)
+        began = time.monotonic()
+        helper.stdin.close()
+        helper.stdin = None
+        assert helper.wait(timeout=30) == 1  # not 0, which is the end of its loop
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.processes
+def test_after_a_study_is_forgotten_neither_process_has_it(tmp_path: Path) -> None:
+    with one_helper() as (helpers, lead, _):
+        load = asked_to_load(tmp_path, "s.npz", frozen_patients(STUDY, 1100))
+        lead.answer_agent(load, NOTHING)
+        known = {"study": STUDY.digest, "snapshot": load["digest"]}
+        body = WEIGHTS.tobytes()
+        header = {"do": "sum", "weights": len(body), "kind": WEIGHTS.dtype.str, **known}
+        assert len(helpers.along(header, dict, body)[1]) == 1
+        lead.answer_agent({"do": "forget", "study": STUDY.digest}, NOTHING)
+        assert not lead._loaded
+        with pytest.raises(RuntimeError, match="a helper could not answer"):
+            helpers.along(header, dict, body)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("fails", ["lead", "helper"])
+def test_a_study_that_one_process_cannot_load_is_in_none(
+    tmp_path: Path, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with one_helper() as (helpers, lead, _):
+        load = asked_to_load(tmp_path, "s.npz", frozen_patients(STUDY, 1100))
+        lead.answer_agent(load, NOTHING)
+        later = asked_to_load(tmp_path, "later.npz", frozen_patients(STUDY, 1099, seed=2))
+        if fails == "lead":
+            monkeypatch.setattr(lead, "_load", lambda header: 1 / 0)
+        else:
+            read = Path(later["path"]).read_bytes()
+            Path(later["path"]).unlink()
+            monkeypatch.setattr(lead, "_load", lambda header: {})
+        with pytest.raises((ZeroDivisionError, RuntimeError)):
+            lead.answer_agent(later, NOTHING)
+        if fails == "helper":
+            Path(later["path"]).write_bytes(read)
+        assert not lead._loaded
+        for digest in (load["digest"], later["digest"]):
+            known = {"study": STUDY.digest, "snapshot": digest}
+            header = {"do": "sum", "weights": 4, "kind": "<f4", **known}
+            with pytest.raises(RuntimeError, match="a helper could not answer"):
+                helpers.along(header, dict, b"    ")
+
+
+@pytest.mark.processes
+def test_a_sum_for_other_patients_than_the_helpers_is_refused(tmp_path: Path) -> None:
     """Blocks move when a patient leaves: old and new ones in one sum would count some twice."""
-    before, after = frozen_patients(STUDY, 1100), frozen_patients(STUDY, 1099, seed=2)
-    digests = [one.write(tmp_path / f"{k}.npz") for k, one in enumerate((before, after))]
-    with started(tmp_path) as worker:
-        for k, digest in enumerate(digests):
-            release(digest, tmp_path / f"{k}.npz", worker)
-        (tmp_path / "0.npz").write_bytes(b"changed")
-        with pytest.raises(RefusedError, match=r"^not ready$"):
-            release(digests[0], tmp_path / "0.npz", worker)
-        worker._loaded[STUDY.digest] = digests[1]
-        with pytest.raises(RefusedError, match=r"^not ready$"):  # loading failed: nothing is kept
-            release(digests[1], tmp_path / "1.npz", worker)
+    with one_helper() as (helpers, lead, _):
+        load = asked_to_load(tmp_path, "s.npz", frozen_patients(STUDY, 1100))
+        lead.answer_agent(load, NOTHING)
+        others = StudyHelpers(helpers, STUDY.digest, hashlib.sha256(b"other").hexdigest())
+        with pytest.raises(RuntimeError, match="a helper could not answer"):
+            others.total(WEIGHTS, None, lambda: np.zeros((2, len(WEIGHTS)), dtype=np.int64))
 
 
-def test_a_snapshot_that_a_helper_does_not_have_is_refused() -> None:
-    from flo.clients.data_process.child import _Studies
-    from flo.clients.data_process.helpers import Helpers
-    from flo.privacy.gradients.batches import Slot
+@pytest.mark.processes
+@pytest.mark.parametrize(("fact", "value"), [("threads", 7), ("device", "A100"), ("method", "x")])
+def test_processes_that_would_compute_differently_release_nothing(
+    tmp_path: Path, fact: str, value: str | int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A patient who leaves moves others to another process; none of their bits may change."""
+    with one_helper() as (_, lead, _):
+        load = asked_to_load(tmp_path, "s.npz", frozen_patients(STUDY, 1100))
+        own = lead._load
 
-    helper = _Studies("cpu", Slot(1, 2), Helpers([]))
-    helper._loaded["a study"] = ("one snapshot", None)  # type: ignore[assignment]
-    with pytest.raises(RuntimeError, match="other patients than the data process"):
-        helper.answer_data_process(
-            {"do": "sum", "study": "a study", "snapshot": hashlib.sha256().hexdigest()},
-            memoryview(b""),
-        )
+        def elsewhere(header: dict[str, Any]) -> dict[str, str | int]:
+            return own(header) | {fact: value}
+
+        monkeypatch.setattr(lead, "_load", elsewhere)
+        with pytest.raises(RuntimeError, match="processes would compute differently"):
+            lead.answer_agent(load, NOTHING)
+        assert not lead._loaded
+
+
+@pytest.mark.processes
+def test_where_one_process_has_less_memory_all_compute_fewer_records_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with one_helper() as (_, lead, _):
+        load = asked_to_load(tmp_path, "s.npz", frozen_patients(STUDY, 1100))
+        own, asked = lead._load, list[int | None]()
+
+        def cramped(header: dict[str, Any]) -> dict[str, str | int]:
+            asked.append(header["at_once"])
+            return own(header | {"at_once": 8})
+
+        monkeypatch.setattr(lead, "_load", cramped)
+        lead.answer_agent(load, NOTHING)
+        assert asked == [None, 8]
+        assert lead._loaded[STUDY.digest].trainer.manner["at_once"] == 8
 
 
 @pytest.mark.parametrize("asked", ["sum", "release ", "exec"])
 def test_the_agent_cannot_ask_for_an_exact_sum(asked: str) -> None:
-    from flo.clients.data_process.child import _Studies
-    from flo.clients.data_process.helpers import Helpers
-    from flo.privacy.gradients.batches import Slot
-
-    lead = _Studies("cpu", Slot(0, 2), Helpers([]))
+    lead = LoadedStudies("cpu", Slot(0, 2), Helpers([]))
     with pytest.raises(ValueError, match="unknown request"):
-        lead.answer_agent({"do": asked, "study": "a study"}, memoryview(b""))
+        lead.answer_agent({"do": asked, "study": "a study"}, NOTHING)

@@ -481,7 +481,9 @@ def test_a_coordinator_of_another_release_and_with_another_time(tmp_path: Path) 
         (doctor_devices.no_gpu("cuda", has_driver=True, torch_version="2"), "broken", "CUDA"),
         (doctor_devices.no_gpu("cuda", has_driver=False, torch_version="2"), "broken", "driver"),
         (doctor_devices.on_gpus("auto", 1, ["H100"]), "ok", ""),
-        (doctor_devices.on_gpus("cuda", 2, ["H100"]), "warning", "processes = 1 in site.toml"),
+        (doctor_devices.on_gpus("cuda", 2, ["H100"]), "broken", "processes = 1 in site.toml"),
+        (doctor_devices.on_gpus("cuda", 2, ["H100", "A100"]), "broken", "CUDA_VISIBLE_DEVICES"),
+        (doctor_devices.on_gpus("cuda", 1, ["H100", "A100"]), "ok", ""),
         (doctor_devices.on_cpu("auto", 2, 2), "ok", ""),
         (doctor_devices.on_cpu("auto", 9, 2), "warning", "processes = 2 or less"),
     ],
@@ -494,13 +496,14 @@ def test_the_rules(finding: Finding, state: str, mend: str) -> None:
 @pytest.mark.parametrize(
     ("device", "processes", "said"),
     [
-        ("cpu", 1, "device = cpu: on the CPU, and not on cuda:0 A; cuda:1 B"),
-        ("auto", 1, "1 process on cuda:0 A; cuda:1 B; 1 of them idle (processes = 2"),
-        ("cuda", 2, "2 processes on cuda:0 A; cuda:1 B"),
+        ("cpu", 1, "device = cpu: on the CPU, and not on cuda:0 A (1 of 2); cuda:1 A (2 of 2)"),
+        ("auto", 1, "1 process on cuda:0 A (1 of 2); cuda:1 A (2 of 2); 1 of them idle"),
+        ("cuda", 2, "2 processes on cuda:0 A (1 of 2); cuda:1 A (2 of 2)"),
     ],
 )
 def test_it_says_which_gpus_train(device: str, processes: int, said: str) -> None:
-    finding = doctor_devices.on_gpus(device, processes, ["A", "B"])
+    memory = ["1 of 2", "2 of 2"]
+    finding = doctor_devices.on_gpus(device, processes, ["A", "A"], memory)
     assert (finding.state, finding.fix) == ("ok", "")
     assert finding.message.startswith(said)
 

@@ -157,11 +157,10 @@ def test_processes_share_the_patients_whatever_memory_each_of_them_has(
 
 
 def test_smaller_frames_hold_the_same_records() -> None:
-    batches = Batches(signed([1, 1, 2, 3, 4, 4, 1]), 16, "cpu")
-    before = records_in(everything(batches))
-    batches.shrink(4)
-    assert {len(frame.weights) for frame in everything(batches)} == {4}
-    assert records_in(everything(batches)) == before
+    patients = signed([1, 1, 2, 3, 4, 4, 1])
+    small = everything(Batches(patients, 16, "cpu", at_once=4))
+    assert {len(frame.weights) for frame in small} == {4}
+    assert records_in(small) == records_in(everything(Batches(patients, 16, "cpu")))
 
 
 def test_a_loop_left_early_starts_again_from_the_beginning() -> None:

@@ -13,8 +13,18 @@ from hypothesis import strategies as st
 from flo.arrays import Floats, Integers
 from flo.privacy.gradients import exact_sums
 from flo.privacy.gradients.exact_sums import LARGEST_BATCH
+from flo.study.models import largest_batch
+from flo.study.networks import MOST_PARAMETERS
+from flo.study.schema import LARGEST_RECORDS
+from tests.builders import small_study, study_document
 
 CLIP = 0.37
+_IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 8, "minimum": 0, "maximum": 255}
+MANY_IMAGES = small_study(
+    model={"kind": "cnn"},
+    data=study_document()["data"]
+    | {"columns": [_IMAGE], "records_per_patient": "many", "most_records": LARGEST_RECORDS},
+)
 
 
 def integers(part: Floats, batch: int = 512, clip: float = CLIP) -> Integers:
@@ -70,8 +80,12 @@ def test_patients_who_all_pull_one_way_do_not_overflow(
     assert exact_sums.to_real(many, clip, batch) == pytest.approx(10_000 * full, rel=1e-12)
 
 
-def test_the_rounding_that_the_proof_allows_is_never_reached() -> None:
-    """The most micro-batches and parameters that FLO takes; L2, in units of the clip."""
-    most_frames, most_parameters = 10_000_000, 4_000_000
-    of_one = 0.5 * LARGEST_BATCH / 2**62
-    assert most_frames * of_one * math.sqrt(most_parameters) < 2**-12
+def test_adjacent_data_differ_by_less_than_the_proof_allows() -> None:
+    """By one step more in each block and coordinate, at the most that FLO takes; in clips, L2."""
+    most_blocks = 10_000_000  # of one patient each
+    assert most_blocks * LARGEST_BATCH / 2**62 * math.sqrt(MOST_PARAMETERS) < 2**-15
+    assert all(
+        largest_batch(study, 8, device) <= LARGEST_BATCH
+        for study in (small_study(), MANY_IMAGES)
+        for device in ("cpu", "cuda:0")
+    )
