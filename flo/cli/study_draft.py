@@ -73,6 +73,7 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
     from flo.privacy.accounting.spending import of_training
     from flo.privacy.report.sheet import sections
     from flo.study.loading import load
+    from flo.study.models import as_many_threads_as_help
 
     with working("calibrating noise"):
         loaded = load(study)
@@ -90,7 +91,7 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         say(f"a third method, Opacus' PRV accountant, gives at most ε = {prv:.4f}")
     if plan.epsilon >= 1:
         say("\n[bold yellow]ε is 1 or more:[/] every site's policy must allow it.")
-    with working("trying how patients are kept apart"):
+    with working("trying how patients are kept apart"), as_many_threads_as_help(loaded):
         step = private_step(loaded, "cpu")
     if step:
         say(f"gradients on this machine's CPU: {'; '.join([step.way.name, *step.reasons])}")
