@@ -11,6 +11,7 @@ import numpy as np
 from flo.arrays import Integers, Mask
 from flo.clients.data_process.trainer import Trainer
 from flo.clients.records.snapshot import Snapshot
+from flo.privacy.gradients import exact_sums
 from flo.privacy.gradients.batches import Batches
 from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
 from flo.study.document import Study
@@ -94,16 +95,19 @@ def _one_layer_unclipped(study: Study, snapshot: Snapshot, **known: Any) -> Trai
     """The last number, a bias, is summed as it is."""
     trainer = Trainer(study, snapshot, **known)
     trainer._step = step = copy.copy(trainer._step)
-    clipped_sum, clip = step.clipped_sum, step._clip
+    integer_sum, clip = step.integer_sum, step._clip
 
     def half(weights: Vector, batches: Batches, chosen: Mask | None = None) -> Any:
-        clipped = clipped_sum(weights, batches, chosen)
+        clipped = integer_sum(weights, batches, chosen)
         step._clip = 1e9
-        clipped[-1] = clipped_sum(weights, batches, chosen)[-1]
+        whole = step.to_real(integer_sum(weights, batches, chosen))
         step._clip = clip
+        unclipped = exact_sums.zeros(len(whole))
+        exact_sums.add(unclipped, whole, clip, step._batch)
+        clipped[:, -1] = unclipped[:, -1]
         return clipped
 
-    step.clipped_sum = half  # type: ignore[method-assign]
+    step.integer_sum = half  # type: ignore[method-assign]
     return trainer
 
 
