@@ -78,7 +78,7 @@ class KeyedWorker:
 
 def main(directory: str) -> None:
     home = SiteHome.open(Path(directory))
-    vars(agent)["DataProcess"] = lambda *_: KeyedWorker(home.read_config().hospital)
+    vars(agent)["DataProcess"] = lambda *_, **__: KeyedWorker(home.read_config().hospital)
     agent.Agent(home, "cpu").run()
 
 
