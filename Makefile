@@ -39,7 +39,7 @@ test-processes: $(READY)
 	$(PYTEST) 2 -m "processes and not slow and not gpu"
 
 test-full: $(AWS)
-	$(PYTEST) 4 --no-loadscope-reorder -m "(slow or gpu) and not examples"
+	$(PYTEST) 3 --no-loadscope-reorder -m "(slow or gpu) and not examples"
 
 examples: $(READY)
 	$(PYTEST) 2 -m examples

@@ -46,7 +46,7 @@ def offered(coordinator: RealCoordinator, *arguments: str | Path) -> subprocess.
 
 def approved(homes: list[SiteHome]) -> None:
     for home in homes:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while flo("site", "review", "--home", home.directory).returncode:
             assert time.monotonic() < end, "nothing was offered"
         done = flo("site", "approve", "--yes", "--wait", "20", "--home", home.directory)
