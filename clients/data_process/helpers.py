@@ -8,8 +8,8 @@
    data process included, computes the exact sum of its blocks, as integers.
 5. The data process adds the integers and draws noise once.
 
-Exact sums travel only on pipes between these confined processes; the agent gets the noisy sum. A
-helper that ends, ends the data process, and the agent starts all of them again.
+Exact sums travel only on pipes between these confined processes; the agent gets the noisy sum. If a
+helper has ended, the data process ends at its next request to it, and the agent starts all again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _Done = TypeVar("_Done")
 
 @dataclass(frozen=True)
 class Pipes:
-    """What a process reads from another one, and writes to it."""
+    """A pipe from another process, and a pipe to it."""
 
     reader: IO[bytes]
     writer: IO[bytes]
@@ -130,7 +130,7 @@ class Helpers:
                 raise SystemExit(1) from error
         try:
             done = work()
-        except Exception:
+        except Exception:  # of any kind: it is raised again once the pipes are empty
             with contextlib.suppress(RuntimeError):
                 self.answers()
             raise

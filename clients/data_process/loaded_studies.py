@@ -39,7 +39,7 @@ class _Loaded:
 
 
 class LoadedStudies:
-    """Those of one process."""
+    """The studies that are loaded in one process."""
 
     def __init__(self, device: str, slot: Slot, helpers: Helpers) -> None:
         self._device, self._slot, self._helpers = device, slot, helpers
@@ -100,7 +100,7 @@ class LoadedStudies:
                     log.error(f"this site's processes would compute differently: {manners}")
                     raise RuntimeError("processes would compute differently")
                 asked = header | {"at_once": smallest}
-        except Exception:
+        except Exception:  # of any kind: it is raised again once no process has the study
             with contextlib.suppress(RuntimeError):
                 self._forget_everywhere(from_canonical(header["study"].encode()).digest)
             raise

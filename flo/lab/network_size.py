@@ -1,4 +1,4 @@
-"""Whether a federation has the patients for a network at its ε; its size hardly matters.
+"""Whether a federation has enough patients for a network at its ε; its size hardly matters.
 
 A round's step on the mean of clipped gradients moves a patient's log odds by step × clip × ‖∇‖ ×
 (mean cosine to the others' gradients), and noise moves them by step × clip × ‖∇‖ × a normal number.
@@ -33,7 +33,7 @@ LARGEST_TRIED = 75_000  # parameters; of images 44,000
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """What a federation's patients allow.
+    """Whether a federation's patients suffice for its network, and how many would.
 
     ``relative_noise``: r; ``patients``: who are expected to train, at all hospitals, and
     ``patients_needed``: for r = ``MOST_NOISE``; ``of_a_table``: its inputs are no images.

@@ -106,9 +106,9 @@ class Plan:
 
     @property
     def epsilon_prv(self) -> float | None:
-        """The same by Opacus' PRV accountant, which takes seconds to import; None if it does not.
+        """The same by Opacus' PRV accountant, which takes seconds to import.
 
-        Parts of PyTorch that Opacus imports do not exist on every system.
+        None where Opacus does not load: some systems lack parts of PyTorch that it imports.
         """
         try:
             import opacus.accountants  # noqa: F401

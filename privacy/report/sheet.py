@@ -205,8 +205,8 @@ def _training_leaves(study: Study) -> dict[str, str]:
     lines |= {"training": noisy(sums, trained), "clipping": _clipping(study)}
     if study.mechanism.algorithm != "least-squares":
         lines["runs on"] = (
-            "the hospital's CPU, or its NVIDIA GPUs if site.toml and `flo doctor` say so; noise is "
-            "always drawn on the CPU"
+            "the hospital's CPU or NVIDIA GPUs, as its site.toml says; `flo doctor` there shows "
+            "which. Noise is always drawn on the CPU"
         )
     if (count := copies(study)) > 1:
         lines["augmentation"] = (

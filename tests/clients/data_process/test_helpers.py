@@ -224,17 +224,20 @@ def asked_to_load(folder: Path, name: str, snapshot: Snapshot) -> dict[str, Any]
 NOTHING = memoryview(b"")
 
 
+def asked_for_sum(snapshot: str) -> tuple[dict[str, Any], bytes]:
+    body = WEIGHTS.tobytes()
+    known = {"study": STUDY.digest, "snapshot": snapshot}
+    return {"do": "sum", "weights": len(body), "kind": WEIGHTS.dtype.str, **known}, body
+
+
 @pytest.mark.processes
 def test_a_helper_ends_with_its_pipe_in_the_middle_of_work(tmp_path: Path) -> None:
     """No signal of a confined parent may reach it, and it does not look at the pipe meanwhile."""
     with one_helper() as (_, lead, helper):
         load = asked_to_load(tmp_path, "s.npz", frozen_patients(STUDY, 40_000))
         lead.answer_agent(load, NOTHING)
-        known = {"study": STUDY.digest, "snapshot": load["digest"]}
-        body = np.resize(WEIGHTS, WEIGHTS.shape).tobytes()
-        header = {"do": "sum", "weights": len(body), "kind": WEIGHTS.dtype.str, **known}
         assert helper.stdin is not None
-        write_frame(helper.stdin, header, body)
+        write_frame(helper.stdin, *asked_for_sum(load["digest"]))
         began = time.monotonic()
         helper.stdin.close()
         helper.stdin = None
@@ -247,9 +250,7 @@ def test_after_a_study_is_forgotten_neither_process_has_it(tmp_path: Path) -> No
     with one_helper() as (helpers, lead, _):
         load = asked_to_load(tmp_path, "s.npz", frozen_patients(STUDY, 1100))
         lead.answer_agent(load, NOTHING)
-        known = {"study": STUDY.digest, "snapshot": load["digest"]}
-        body = WEIGHTS.tobytes()
-        header = {"do": "sum", "weights": len(body), "kind": WEIGHTS.dtype.str, **known}
+        header, body = asked_for_sum(load["digest"])
         assert len(helpers.along(header, dict, body)[1]) == 1
         lead.answer_agent({"do": "forget", "study": STUDY.digest}, NOTHING)
         assert not lead._loaded
@@ -278,10 +279,9 @@ def test_a_study_that_one_process_cannot_load_is_in_none(
             Path(later["path"]).write_bytes(read)
         assert not lead._loaded
         for digest in (load["digest"], later["digest"]):
-            known = {"study": STUDY.digest, "snapshot": digest}
-            header = {"do": "sum", "weights": 4, "kind": "<f4", **known}
+            header, body = asked_for_sum(digest)
             with pytest.raises(RuntimeError, match="a helper could not answer"):
-                helpers.along(header, dict, b"    ")
+                helpers.along(header, dict, body)
 
 
 @pytest.mark.processes
