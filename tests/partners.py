@@ -24,14 +24,15 @@ from flo.protocol.messages import (
     Values,
     decode_reply,
     model_digest,
-    request_parts,
+    request_body,
+    request_head,
 )
 from flo.study.document import Study
 
 
 def encode_request(request: Request) -> bytes:
     """The whole of it, as a site gets it."""
-    return b"".join(request_parts(request))
+    return b"".join((request_head(request.header), request_body(request.weights)))
 
 
 @cache

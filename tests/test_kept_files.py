@@ -362,8 +362,8 @@ def test_a_changed_byte_of_a_model_or_its_card_is_found(home: SiteHome, name: st
 
 
 def test_a_study_of_a_later_schema_is_refused(kept: Path) -> None:
-    with pytest.raises(StudyError, match=r"schema_version 4 is not supported.*reads 1 to 3"):
-        from_canonical(changed_json(kept / "study.json", schema_version=4))
+    with pytest.raises(StudyError, match=r"schema_version 5 is not supported.*reads 1 to 4"):
+        from_canonical(changed_json(kept / "study.json", schema_version=5))
 
 
 def test_a_ledger_of_a_later_schema_is_refused_and_left_alone(home: SiteHome) -> None:

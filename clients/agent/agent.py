@@ -196,7 +196,7 @@ class Agent:
                 if reply is not None:
                     kind = decode_reply(reply).header.kind
                     look = kind == "refused"
-                    if kind in ("release", "joined"):
+                    if kind in ("release", "joined", "signed", "revealed"):
                         link.reply(incoming, reply, lambda: refuse_halted(self._home))
                     else:
                         link.reply(incoming, reply)

@@ -14,7 +14,9 @@
        same round on the same model gets the same noisy bits under new pads, at charge 0;
     7. else: compute, mask, write and flush the encrypted reply, commit the ledger row, then answer.
        If a patient opted out meanwhile, discard the result and compute it again. With distributed
-       noise each attempt draws its share of the noise again and is charged.
+       noise each attempt draws its share of the noise again and is charged;
+    8. ``sign`` and ``reveal``: open the sum of the attempt that was answered last, where sums
+       survive dropouts (``flo.clients.agent.dealing``).
 
 5 to 7 are step 6 of the protocol in ``flo.privacy.secure_sum.masking``.
 
@@ -31,7 +33,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from flo.arrays import Integers
-from flo.clients.agent.masking import mask
+from flo.clients.agent.masking import attempt_at, mask
 from flo.clients.agent.message_log import MessageLog
 from flo.clients.agent.partners import PartnerChecks, PartnerRefused, refused_as
 from flo.clients.agent.request_facts import cohort_of, request_key, row_facts
@@ -147,12 +149,23 @@ class Handler:
             case "join":
                 self._prepare(approved, study)
                 key, vouchers = self._partners.join(header, study)
+                dealt = self._partners.deal(header, study)
                 self._refuse_halted()
-                return self._reply(header, "joined", key=key, vouchers=vouchers)
+                return self._reply(header, "joined", key=key, vouchers=vouchers, deal=dealt)
             case "release":
                 values = self._release(request, approved, study)
+                dealt = self._partners.deal(header, study)
                 self._refuse_halted()  # a reply charged meanwhile is not sent
-                return self._reply(header, "release", values, cohort=cohort_of(header))
+                cohort = cohort_of(header)
+                return self._reply(header, "release", values, cohort=cohort, deal=dealt)
+            case "sign":
+                signature = self._partners.sign(header, study)
+                self._refuse_halted()
+                return self._reply(header, "signed", signature=signature)
+            case "reveal":
+                shares = self._partners.reveal(header, study)
+                self._refuse_halted()
+                return self._reply(header, "revealed", shares=shares)
             case "finish":
                 settle(self._ledger, self._replies, self._home, approved, study)
                 self._on_settled(study)
@@ -233,9 +246,10 @@ class Handler:
         if request.weights.dtype != precision(study) and len(request.weights):
             raise PartnerRefused("malformed", "the model does not have the study's precision")
         self._refuse_spent(approved, header.purpose)
+        ready = self._partners.prepare(header, study, own)
         while True:
             noisy = self._compute(request, approved, study)
-            values = mask(study, header, own, noisy)
+            values = mask(study, header, own, noisy, ready)
             with self._home.snapshot_lock():
                 newest = approval.load(self._home, study.digest)
                 self._refuse_halted()
@@ -248,6 +262,9 @@ class Handler:
                     facts = row_facts(header, reply, sent)
                     with refused_as("over-budget", BudgetError):
                         self._ledger.charge(approved.reservation, header.purpose, key, facts)
+                    if ready is not None:
+                        attempt = attempt_at(study, header, len(values))
+                        own.dealing.uploaded(header, attempt, ready)
                     return values
             approved = newest  # a patient opted out meanwhile: discard the result
 

@@ -1,6 +1,6 @@
 """Mask the values of one release with the pads of its attempt.
 
-Steps 4 and 5 of the protocol in ``flo.privacy.secure_sum.masking``.
+Step 5 of the protocol in ``flo.privacy.secure_sum.masking``.
 """
 
 from __future__ import annotations
@@ -8,34 +8,41 @@ from __future__ import annotations
 import numpy as np
 
 from flo.arrays import Integers
-from flo.clients.agent.request_facts import cohort_of
+from flo.clients.agent.dealing import Ready
 from flo.clients.agent.run_keys import OwnKey
-from flo.privacy.accounting.plan import Plan, ring_of
-from flo.privacy.secure_sum.masking import Attempt, masked
+from flo.privacy.accounting.plan import Plan, components_of, ring_of
+from flo.privacy.secure_sum.components import with_components
+from flo.privacy.secure_sum.masking import Attempt, attempt_of, masked
 from flo.privacy.secure_sum.ring import Int32Array
 from flo.protocol.messages import RequestHeader, Values
 from flo.study.document import Study
 
 
-def mask(study: Study, header: RequestHeader, own: OwnKey, noisy: Integers | Int32Array) -> Values:
+def attempt_at(study: Study, header: RequestHeader, length: int) -> Attempt:
+    """Return the attempt of a request for a masked release of ``length`` numbers."""
+    part = Plan.of(study).purpose(header.purpose)
+    return attempt_of(header, ring_of(study, part, len(header.cohort)), length)
+
+
+def mask(
+    study: Study,
+    header: RequestHeader,
+    own: OwnKey,
+    noisy: Integers | Int32Array,
+    ready: Ready | None = None,
+) -> Values:
     """Return ``noisy`` under this attempt's pads, or unchanged if the study is not masked.
 
+    ``ready``: our part in a sum that survives dropouts; removable noise and a self mask are added.
     The caller has checked every key in ``header``.
     """
-    ring = ring_of(study, Plan.of(study).purpose(header.purpose), len(header.cohort))
-    if ring == 0:
+    if not study.masked:
         return noisy.astype(np.int64, copy=False)
-    attempt = Attempt(
-        study=header.study,
-        run=header.run,
-        purpose=header.purpose,
-        round=header.round,
-        attempt=header.attempt,
-        cohort=cohort_of(header),
-        model=header.model,
-        ring=ring,
-        length=len(noisy),
-    )
-    mine = own.public.fingerprint
-    partners = [key for key in header.keys.values() if key.fingerprint != mine]
-    return masked(noisy, mine, own.secrets(partners), attempt)
+    attempt, mine = attempt_at(study, header, len(noisy)), own.public.fingerprint
+    if ready is None:
+        partners = [key for key in header.keys.values() if key.fingerprint != mine]
+        return masked(noisy, mine, own.secrets(partners), attempt)
+    part = Plan.of(study).purpose(header.purpose)
+    added = components_of(study, part, len(header.cohort))
+    noisy = with_components(noisy, ready.seeds, attempt, added)
+    return masked(noisy, mine, ready.secrets, attempt, ready.seeds[-1])

@@ -15,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from flo.clients.agent.dealing import Dealing, NotOurs, Ready
 from flo.clients.agent.run_keys import OwnKey, RunKeys
 from flo.errors import TrustError
-from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
+from flo.keys.claims import HeadAttestation, LedgerHead, ListSignature, RunKey
 from flo.keys.identity import Identity
 from flo.privacy.ledger.ledger import Ledger
+from flo.protocol.deals import Deal
 from flo.protocol.messages import RefusalCode, RequestHeader
 from flo.study.document import Study
 
@@ -85,6 +87,53 @@ class PartnerChecks:
             if hospital != self._hospital
         }
         return own.public, vouchers
+
+    def deal(self, header: RequestHeader, study: Study) -> Deal | None:
+        """Return our deal for the next attempt; None if the study's sums survive no dropout. [3]
+
+        It is the pending one, unless that was named in an attempt or was not dealt to all whose run
+        keys the request relays. None, too, if this process has not joined the run.
+        """
+        own = self._run_keys.current(study.digest, header.run)
+        if own is None or study.tolerance is None:
+            return None
+        partners = {name: key for name, key in header.keys.items() if name != self._hospital}
+        pending = own.dealing.pending
+        used = header.kind == "join" and header.deals.get(self._hospital)
+        if pending and pending.public != used and pending.covers(partners.values()):
+            return pending
+        with refused_as("malformed", TrustError):
+            secrets = own.secrets(list(partners.values()))
+        return own.dealing.deal(study, header.run, self._hospital, own.public, partners, secrets)
+
+    def prepare(self, header: RequestHeader, study: Study, own: OwnKey) -> Ready | None:
+        """Read the deals of an admitted attempt; None if its sum survives no dropout. [5]"""
+        if study.tolerance is None:
+            return None
+        partners = [key for name, key in header.keys.items() if name != self._hospital]
+        try:
+            with refused_as("malformed", TrustError):
+                return own.dealing.prepare(
+                    study, header, self._hospital, own.public, own.secrets(partners)
+                )
+        except NotOurs as error:
+            raise PartnerRefused("stale-key", str(error), own.public) from error
+
+    def sign(self, header: RequestHeader, study: Study) -> ListSignature:
+        """Sign the list of survivors of the attempt that we uploaded to last. [6]"""
+        with refused_as("conflict", NotOurs):
+            return self._dealing(header, study).sign(study, header, self._hospital, self._identity)
+
+    def reveal(self, header: RequestHeader, study: Study) -> dict[str, str]:
+        """Reveal our shares under a certified list of survivors. [7]"""
+        with refused_as("conflict", NotOurs), refused_as("malformed", TrustError):
+            return self._dealing(header, study).reveal(study, header, self._hospital)
+
+    def _dealing(self, header: RequestHeader, study: Study) -> Dealing:
+        own = self._run_keys.current(study.digest, header.run)
+        if own is None:
+            raise NotOurs("this process has not joined the run")
+        return own.dealing
 
     def refuse_incomplete(self, header: RequestHeader, study: Study) -> None:
         """Refuse an attempt with too few members, or without a key and a head for each of them."""

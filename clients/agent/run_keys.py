@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from flo.clients.agent.dealing import Dealing
 from flo.keys.claims import LedgerHead, RunKey
 from flo.keys.identity import Identity
 from flo.privacy.secure_sum.masking import new_run_key, pair_secret
@@ -29,12 +30,14 @@ class OwnKey:
 
     ``confirmed``: a partner agreed that our ledger is the newest. ``seen``: fingerprint -> the
     highest ledger head of a partner, known when the key was made or shown in this run since.
+    ``dealing``: our deals for sums that survive dropouts.
     """
 
     private: X25519PrivateKey = field(repr=False)
     public: RunKey
     seen: dict[str, LedgerHead]
     confirmed: bool = False
+    dealing: Dealing = field(default_factory=Dealing, repr=False)
     _secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     def secrets(self, partners: list[RunKey]) -> dict[str, bytes]:
@@ -76,3 +79,7 @@ class RunKeys:
         while len(self._keys) > _MOST_RUNS:
             self._keys.popitem(last=False)
         return kept
+
+    def current(self, study: str, run: str) -> OwnKey | None:
+        """Return our key for a run that we joined in this process, or None."""
+        return self._keys.get((study, run))

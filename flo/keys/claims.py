@@ -1,4 +1,4 @@
-"""Signed claims of a site: ledger head, run key, and head attestation (voucher).
+"""Signed claims of a site: ledger head, run key, head attestation (voucher), list of survivors.
 
 Each claim carries the signer's public key. A receiver that knows the signer's fingerprint from the
 study can verify the claim, whichever party delivered it. A claim contains no patient data.
@@ -103,6 +103,19 @@ class HeadAttestation(Claim):
             self.head.check(self.hospital)
         statement = _voucher_statement(study, run, self.hospital, self.key, self.head)
         self._check(signer, "voucher", statement)
+
+
+class ListSignature(Claim):
+    """A hospital's signature under a list of the survivors of one attempt."""
+
+    @classmethod
+    def signed(cls, identity: Identity, statement: bytes) -> ListSignature:
+        """Sign the statement of ``flo.privacy.secure_sum.survivors``."""
+        return cls(public=identity.public.hex(), signature=identity.sign("survivors", statement))
+
+    def check(self, signer: str, statement: bytes) -> None:
+        """Raise TrustError unless the key of fingerprint ``signer`` signed this statement."""
+        self._check(signer, "survivors", statement)
 
 
 def row_statement(sequence: int, row_hash: str) -> bytes:

@@ -34,9 +34,14 @@ class SiteKeys:
 
 @lru_cache(maxsize=8)
 def enrol(study: Study) -> tuple[Study, dict[str, Identity]]:
-    """Return the study with the fingerprints of generated hospital keys, and these keys."""
+    """Return the study with the fingerprints of generated hospital keys, and these keys.
+
+    No simulated hospital drops out. So its sums are in the form that survives no dropout, with the
+    noise that is left once nobody is missing: the same.
+    """
     keys = {hospital.id: Identity.new() for hospital in study.hospitals}
     document = study.model_dump(mode="json")
+    document["schema_version"] = min(3, study.schema_version)
     for hospital in document["hospitals"]:
         hospital["fingerprint"] = keys[hospital["id"]].fingerprint
     return from_document(document), keys

@@ -20,7 +20,7 @@ import secrets
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -120,10 +120,11 @@ class _Exchange:
             self._nodes[name.decode()] = node
 
     def ask(
-        self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
+        self, heads: Mapping[str, bytes], body: memoryview, deadline_seconds: float
     ) -> Iterator[tuple[str, bytes]]:
-        data, names = b"".join(request), {self._nodes[name]: name for name in hospitals}
-        for node, reply in self._answers(dict.fromkeys(names, data)):
+        names = {self._nodes[name]: name for name in heads}
+        bodies = {node: b"".join((heads[name], body)) for node, name in names.items()}
+        for node, reply in self._answers(bodies):
             yield names[node], reply
 
     def connected(self) -> set[str]:

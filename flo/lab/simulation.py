@@ -7,7 +7,7 @@ patients at once and prints exact numbers, so its results are *not private* and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -158,11 +158,10 @@ class _InProcess:
         self._sites = sites
 
     def ask(
-        self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
+        self, heads: Mapping[str, bytes], body: memoryview, deadline_seconds: float
     ) -> Iterator[tuple[str, bytes]]:
-        data = b"".join(request)
-        for hospital in hospitals:
-            yield hospital, self._sites.answer(hospital, data)
+        for hospital, head in heads.items():
+            yield hospital, self._sites.answer(hospital, b"".join((head, body)))
 
     def connected(self) -> set[str]:
         return self._sites.hospitals

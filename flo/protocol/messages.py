@@ -22,7 +22,8 @@ from flo.documents import canonical
 from flo.documents.document import Document, problems
 from flo.documents.framing import framed, split
 from flo.errors import MessageError
-from flo.keys.claims import Digest, HeadAttestation, LedgerHead, RunKey
+from flo.keys.claims import Digest, HeadAttestation, LedgerHead, ListSignature, RunKey
+from flo.protocol.deals import Deal, DealtKey, Sealed, Share
 from flo.study.parameters import Vector
 from flo.study.terms import Identifier, Purpose
 
@@ -38,15 +39,19 @@ HeaderT = TypeVar("HeaderT", bound=Document)
 
 
 class RequestHeader(Document):
-    """A request to join a run, to make one attempt at one round, or to end a run.
+    """A request to join a run, to make or open one attempt at one round, or to end a run.
 
     ``cohort``: the hospitals that are asked, sorted. The other maps are relayed between hospitals,
     each claim signed by one of them: ``heads``, the highest ledger head seen of each hospital;
     ``keys``, the latest run key of each; ``vouchers``, for each, what a partner last saw of its
     ledger. ``bits``: size of each of the model's floats.
+
+    Where sums survive dropouts (``flo.privacy.secure_sum.masking``): ``deals``, what each member
+    dealt for this attempt; ``sealed``, the asked hospital's shares of each; ``survivors``, the list
+    to sign, or to reveal shares under; ``signatures``, its certificate, by hospital.
     """
 
-    kind: Literal["join", "release", "finish"] = "release"
+    kind: Literal["join", "release", "sign", "reveal", "finish"] = "release"
     study: Digest
     run: Identifier
     purpose: Purpose
@@ -58,14 +63,18 @@ class RequestHeader(Document):
     heads: dict[Identifier, LedgerHead] = Field(default_factory=dict)
     keys: dict[Identifier, RunKey] = Field(default_factory=dict)
     vouchers: dict[Identifier, HeadAttestation] = Field(default_factory=dict)
+    deals: dict[Identifier, DealtKey] = Field(default_factory=dict)
+    sealed: dict[Identifier, Sealed] = Field(default_factory=dict)
+    survivors: tuple[Identifier, ...] = ()
+    signatures: dict[Identifier, ListSignature] = Field(default_factory=dict)
 
-    def members(self) -> list[tuple[RunKey, LedgerHead]]:
-        """Return run key and ledger head of each hospital of the cohort.
+    def members(self) -> list[tuple[RunKey, LedgerHead, DealtKey | None]]:
+        """Return run key, ledger head, and deal if there is one, of each hospital of the cohort.
 
         Raises:
-            KeyError: one is missing.
+            KeyError: a run key or a head is missing.
         """
-        return [(self.keys[name], self.heads[name]) for name in self.cohort]
+        return [(self.keys[name], self.heads[name], self.deals.get(name)) for name in self.cohort]
 
 
 RefusalCode = Literal[
@@ -86,10 +95,12 @@ class ReplyHeader(Document):
 
     ``cohort``: digest of the cohort that a release is for. ``ring``: 32 or 64 if it is masked.
     ``key``: our current run key, when joining or if the request names another one.
-    ``vouchers``: when joining, what we last saw of each partner's ledger.
+    ``vouchers``: when joining, what we last saw of each partner's ledger. ``deal``: what we deal
+    for the next attempt, when joining and with a release. ``signature``: under the list of
+    survivors. ``shares``: of a certified list, of one secret of each hospital of the cohort.
     """
 
-    kind: Literal["joined", "release", "settled", "refused"]
+    kind: Literal["joined", "release", "signed", "revealed", "settled", "refused"]
     hospital: Identifier
     study: Digest
     run: Identifier
@@ -103,6 +114,9 @@ class ReplyHeader(Document):
     ring: Literal[0, 32, 64] = 0
     key: RunKey | None = None
     vouchers: dict[Identifier, HeadAttestation] = Field(default_factory=dict)
+    deal: Deal | None = None
+    signature: ListSignature | None = None
+    shares: dict[Identifier, Share] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,9 +147,14 @@ def model_digest(weights: Vector) -> str:
     return canonical.digest(_little(weights))
 
 
-def request_parts(request: Request) -> tuple[bytes, memoryview]:
-    """Return length and header, and the body, which shares the model's memory."""
-    return _head(request.header), _little(request.weights)
+def request_head(header: RequestHeader) -> bytes:
+    """Return the first part of a request: length and header. The body follows."""
+    return _head(header)
+
+
+def request_body(weights: Vector) -> memoryview:
+    """Return the second part of a request, which shares the model's memory."""
+    return _little(weights)
 
 
 def decode_request(data: canonical.Bytes) -> Request:

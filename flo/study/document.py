@@ -36,8 +36,10 @@ from flo.study.terms import (
     Survey,
     largest_delta,
 )
+from flo.study.tolerance import Tolerance, most_dropouts, usual_dropouts
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+_USUAL_VERSION: Literal[3] = 3  # of a study that does not state one
 MAX_STUDY_BYTES = 256 * 1024
 MOST_SQUARED_INPUTS = 1000
 PLACEHOLDER = "Write here"  # prefix of texts still to be written; never signed
@@ -47,7 +49,7 @@ UNDER_WAY = ("offered", "running", "paused")  # statuses that may still spend bu
 class Study(Document):
     """A whole study. Equal studies have equal ``canonical_bytes`` and so equal ``digest``."""
 
-    schema_version: Literal[1, 2, 3] = 3
+    schema_version: Literal[1, 2, 3, 4] = _USUAL_VERSION
     name: Identifier
     version: Annotated[int, Field(ge=1)]
     purpose: Text
@@ -156,6 +158,12 @@ class Study(Document):
                     f"distributed noise needs hospitals - dropouts > colluders, got "
                     f"{len(ids)} - {self.dropouts} > {self.colluders}"
                 )
+            most = most_dropouts(len(ids), self.colluders)
+            if self.schema_version >= 4 and self.dropouts > most:
+                raise ValueError(
+                    f"dropouts = {self.dropouts}, limit {most}: sums of {len(ids)} hospitals, of "
+                    f"which {self.colluders} may collude, survive no more dropouts"
+                )
 
     def _refuse_columns_that_do_not_fit(self) -> None:
         images = [column for column in self.data.columns if isinstance(column, ImageColumn)]
@@ -215,9 +223,24 @@ class Study(Document):
 
     @property
     def dropouts(self) -> int:
-        """d: how many hospitals may be missing from a cohort under distributed noise."""
-        chosen = self.mechanism.dropouts
-        return (1 if len(self.hospitals) >= 4 else 0) if chosen is None else chosen
+        """d: how many hospitals may be missing from a sum under distributed noise.
+
+        Usually one in five where sums survive dropouts, else one; none of fewer than four.
+        """
+        chosen, hospitals = self.mechanism.dropouts, len(self.hospitals)
+        if chosen is not None:
+            return chosen
+        if self.schema_version >= 4:
+            return usual_dropouts(hospitals)
+        return 1 if hospitals >= 4 else 0
+
+    @property
+    def tolerance(self) -> Tolerance | None:
+        """The dropouts that the study's secure sums survive; None if they survive none."""
+        missing = len(self.hospitals) - self.cohort_floor
+        if self.schema_version < 4 or self.mechanism.noise == "local" or not missing:
+            return None
+        return Tolerance(len(self.hospitals), self.colluders, missing)
 
     @property
     def masked(self) -> bool:
@@ -340,7 +363,7 @@ def from_document(document: Any, *, what: str = "study") -> Study:
     Raises:
         StudyError: one line per problem, with the field's path.
     """
-    usual = SCHEMA_VERSION
+    usual = _USUAL_VERSION
     version = document.get("schema_version", usual) if isinstance(document, dict) else usual
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise StudyError(

@@ -16,9 +16,10 @@ from typing import Any
 import tomli_w
 
 from flo.errors import UsageError
-from flo.study.document import MOST_SQUARED_INPUTS, PLACEHOLDER, from_document
+from flo.study.document import MOST_SQUARED_INPUTS, PLACEHOLDER, SCHEMA_VERSION, from_document
 from flo.study.features import input_names
 from flo.study.terms import largest_delta, round_size
+from flo.study.tolerance import usual_dropouts
 from flo.study.usual import WIDE, whitened
 
 _LONGEST_HEADER = 1 << 20
@@ -77,8 +78,10 @@ def scaffold(
     if not partners:
         raise UsageError("a study needs at least one hospital", hint="--hospital HOSPITAL:SIZE")
     size = max(int(partner["declared_size"]) for partner in partners)
+    shared = len(partners) >= _SHARED_FROM
+    dropouts = usual_dropouts(len(partners)) if shared else 0  # that cost no attempt
     document: dict[str, Any] = {
-        "schema_version": 3,
+        "schema_version": SCHEMA_VERSION,
         "name": name,
         "version": 1,
         "purpose": f"{PLACEHOLDER}, in plain language, what the model is for.",
@@ -93,15 +96,15 @@ def scaffold(
         },
         "model": {"kind": "logistic"},
         "mechanism": {
-            "noise": "distributed" if len(partners) >= _SHARED_FROM else "local",
+            "noise": "distributed" if shared else "local",
             "masking": "on" if len(partners) > 1 else "off",
             "epsilon": _EPSILON,
             "delta": largest_delta(size),
             **WIDE,
-            "retry_allowance": 2,
+            "retry_allowance": 1 if dropouts else 2,
         },
-        "evaluation": {"epsilon": _EPSILON, "retry_allowance": 1},
-        "limits": {"deadline_seconds": 60, "minimum_cohort": _smallest(len(partners))},
+        "evaluation": {"epsilon": _EPSILON, "retry_allowance": 0 if dropouts else 1},
+        "limits": {"deadline_seconds": 60, "minimum_cohort": _smallest(len(partners), dropouts)},
     }
     draft = from_document(document, what="the draft")
     draft.refuse_identifying()
@@ -119,9 +122,9 @@ def some(names: list[str]) -> str:
     return shown + (f", ... ({len(names)})" if len(names) > _NAMES_SHOWN else "")
 
 
-def _smallest(partners: int) -> int:
-    """Return all partners but one, and at least two if there are two: masks need a partner."""
-    return max(min(2, partners), partners - 1)
+def _smallest(partners: int, dropouts: int) -> int:
+    """Return all partners but the dropouts, or one; at least two if there are two, for masks."""
+    return max(min(2, partners), partners - max(1, dropouts))
 
 
 def _header(csv: Path) -> list[str]:

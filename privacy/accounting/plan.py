@@ -24,6 +24,7 @@ from flo.privacy.mechanisms.mechanisms import (
 )
 from flo.privacy.releases import evaluation, least_squares, second_moments, survey, whitening
 from flo.privacy.secure_sum import ring
+from flo.privacy.secure_sum.components import Component, components
 from flo.study.document import Study
 from flo.study.models import parameter_count
 
@@ -215,7 +216,8 @@ def _whitened_parts(study: Study) -> dict[str, PlannedPurpose]:
     """Return second moments and training, which together have the study's ε.
 
     One Gaussian of σ with that ε has Rényi cost α/(2σ²). n releases of σ·√(n/w) cost w of it, and
-    the purposes' w add up to 1. A study with retries may repeat the second moments once.
+    the purposes' w add up to 1. A study with retries may repeat the second moments once, unless
+    its sums survive dropouts.
     """
     training, made = study.mechanism, second_moments.length(study)
 
@@ -229,7 +231,7 @@ def _whitened_parts(study: Study) -> dict[str, PlannedPurpose]:
         mechanism = FullBatchSum(length, sigma, clip)
         return PlannedPurpose(mechanism, planned, retries, training.delta)
 
-    retry = min(1, training.retry_allowance)
+    retry = 0 if study.tolerance else min(1, training.retry_allowance)
     clip = training.clip * math.sqrt(second_moments.width(study)) * whitening.steepness(study)
     return {
         "moments": part(made, second_moments.MOST, _OF_MOMENTS, 1, retry),
@@ -254,18 +256,32 @@ def noise_shares(study: Study, cohort_size: int) -> int:
     """Return the number of shares of the noise: |cohort| - b for a masked sum, otherwise 1.
 
     A share protects only inside a sum. A study of FLO 0.1 with distributed noise has no masks, so
-    each hospital adds the whole noise.
+    each hospital adds the whole noise. A study whose sums survive dropouts has shares for levels of
+    missing hospitals (``flo.study.tolerance``); ``cohort_size`` may be of a cohort or of survivors.
     """
     if study.mechanism.noise == "local" or not study.masked:
         return 1
+    if tolerance := study.tolerance:
+        return tolerance.shares(tolerance.level(cohort_size))
     return cohort_size - study.colluders
 
 
 def ring_of(study: Study, part: PlannedPurpose, cohort_size: int) -> int:
-    """Return the bits of the ring of a cohort's masked sum; 0 without masks."""
+    """Return the bits of the ring of a cohort's masked sum; 0 without masks.
+
+    It also holds the noise of survivors, which is largest if as many are missing as may be.
+    """
     if not study.masked:
         return 0
-    return ring.bits(cohort_size, study.largest_size, _variance_steps(study, part, cohort_size))
+    fewest = study.cohort_floor if study.tolerance else cohort_size
+    each = part.mechanism.variance_steps(noise_shares(study, fewest))
+    return ring.bits(cohort_size, study.largest_size, each * cohort_size)
+
+
+def components_of(study: Study, part: PlannedPurpose, cohort_size: int) -> list[Component]:
+    """Return the removable parts of each hospital's noise; none if sums survive no dropout."""
+    tolerance = study.tolerance
+    return components(part.mechanism, tolerance, cohort_size) if tolerance else []
 
 
 def reach_of(study: Study, part: PlannedPurpose, cohort_size: int) -> int:

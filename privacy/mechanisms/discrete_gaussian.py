@@ -21,6 +21,11 @@ for the tail, add up to 2^16; K is the largest integer for which they can.
        K·1024·2^(2j+1)·f(x), by the exact comparison of 3.
 
 So every x is proposed and accepted with probability K·f(x)/(w·2^17): proportional to f(x).
+
+The samples are a function of the words alone, the same on every machine: W_i and K come from
+correctly rounded decimal arithmetic, and floats decide only where exact arithmetic would decide the
+same. A secure sum needs that, to remove noise that a hospital added
+(``flo.privacy.secure_sum.components``).
 """
 
 from __future__ import annotations
@@ -41,6 +46,8 @@ from flo.privacy.mechanisms.entropy import SystemStream, Words
 _BLOCKS = 1024
 _TOTAL = 1 << 16
 _MARGIN = 2.0**-30
+_HEIGHT_BITS = 46  # of heights: the largest K times the largest height fits 64 bits
+_DIGITS = 60  # of the arithmetic that computes heights
 _AT_ONCE = 1 << 14  # samples per step, so that all intermediate arrays fit the cache
 
 
@@ -105,15 +112,14 @@ class _Staircase:
 
 @lru_cache(maxsize=16)
 def _staircase(variance: int) -> _Staircase:
-    deviation = math.sqrt(variance)
-    width_bits = max(0, math.floor(math.log2(deviation)) - 6)
+    width_bits = max(0, (variance.bit_length() - 1) // 2 - 6)
     width = 1 << width_bits
     starts = np.arange(_BLOCKS, dtype=np.float64) * width
     doubled = float(2 * variance)
-    heights = np.exp(-(starts**2) / doubled)
+    heights = _heights(variance, width)
 
     def weights(scale: int) -> Integers:
-        return np.maximum(1, np.ceil(scale * heights * (1 + _MARGIN))).astype(np.int64)
+        return -(-scale * heights >> _HEIGHT_BITS)
 
     low, high = 1, _TOTAL
     while high - low > 1:  # the largest scale whose weights, with 1 for the tail, fit
@@ -131,6 +137,21 @@ def _staircase(variance: int) -> _Staircase:
         np.repeat(np.arange(_BLOCKS + 1, dtype=np.uint16), np.append(chosen, 1)),
         np.append(floors.astype(np.uint64), np.uint64(0)),
     )
+
+
+def _heights(variance: int, width: int) -> Integers:
+    """Return f(i·w)·2^46 for each block i, rounded up to a whole number, so at least 1.
+
+    f((i+1)·w) = f(i·w)·r^(2i+1), with r = exp(-w²/(2·variance)).
+    """
+    context = Context(prec=_DIGITS)
+    step = context.exp(context.divide(Decimal(-width * width), Decimal(2 * variance)))
+    squared = context.multiply(step, step)
+    height, made = Decimal(1 << _HEIGHT_BITS), np.empty(_BLOCKS, dtype=np.int64)
+    for i in range(_BLOCKS):
+        made[i] = math.floor(height) + 1
+        height, step = context.multiply(height, step), context.multiply(step, squared)
+    return made
 
 
 def _candidates(stairs: _Staircase, count: int, source: WordSource) -> Integers:

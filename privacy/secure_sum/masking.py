@@ -41,8 +41,9 @@ no data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
@@ -58,6 +59,8 @@ from flo.errors import TrustError
 from flo.keys.claims import LedgerHead, RunKey
 from flo.keys.identity import Identity
 from flo.privacy.secure_sum.ring import Int32Array, Masked, to_ring
+from flo.protocol.deals import DealtKey
+from flo.protocol.messages import RequestHeader
 
 _BLOCK_BYTES = 1 << 18  # of a pad per step, so that all arrays fit the cache
 
@@ -72,23 +75,52 @@ def new_run_key(
 
 
 def pair_secret(own: X25519PrivateKey, other: RunKey) -> bytes:
-    """Return the secret of a pair. [3] Raises TrustError for a key of low order."""
+    """Return the secret of a pair of run keys. [3] Raises TrustError as ``exchange``."""
+    return exchange(own, other.key)
+
+
+def exchange(own: X25519PrivateKey, public: str) -> bytes:
+    """Return the X25519 secret with a public key (hexadecimal).
+
+    Raises:
+        TrustError: the key is of low order, so the secret would be known to all.
+    """
     try:
-        return own.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(other.key)))
+        return own.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(public)))
     except ValueError as error:
-        raise TrustError("a run key is not a usable X25519 key") from error
+        raise TrustError("a key is not a usable X25519 key") from error
 
 
-def cohort_digest(members: Iterable[tuple[RunKey, LedgerHead]]) -> str:
-    """Hash an attempt's sorted members (fingerprint, run key, epoch, ledger head) with SHA-256.
+def cohort_digest(members: Iterable[tuple[RunKey, LedgerHead, DealtKey | None]]) -> str:
+    """Hash an attempt's sorted members with SHA-256: fingerprint, run key, epoch, head, and deal.
 
     Heads are included to prevent showing a hospital an old one: pads cancel only if every hospital
-    was shown the same heads, and each hospital checks that its own is current.
+    was shown the same heads, and each hospital checks that its own is current. Deals are left out
+    where there are none.
     """
     named = sorted(
-        [key.fingerprint, key.key, key.epoch, head.sequence, head.hash] for key, head in members
+        [
+            *(key.fingerprint, key.key, key.epoch, head.sequence, head.hash),
+            *((dealt.number, dealt.key) if dealt else ()),
+        ]
+        for key, head, dealt in members
     )
     return canonical.digest(canonical.encode(named))
+
+
+def attempt_of(header: RequestHeader, ring: int, length: int) -> Attempt:
+    """Return the attempt that a request for a release asks for. Raises KeyError as ``members``."""
+    return Attempt(
+        study=header.study,
+        run=header.run,
+        purpose=header.purpose,
+        round=header.round,
+        attempt=header.attempt,
+        cohort=cohort_digest(header.members()),
+        model=header.model,
+        ring=ring,
+        length=length,
+    )
 
 
 @dataclass(frozen=True)
@@ -105,11 +137,20 @@ class Attempt:
     ring: int
     length: int
 
+    def derive(self, label: bytes, context: Mapping[str, Any], secret: bytes) -> bytes:
+        """Return 32 bytes for one use in this attempt: HKDF-SHA256 (RFC 5869) of a secret."""
+        info = label + canonical.encode(asdict(self) | dict(context))
+        return HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(secret)
+
 
 def masked(
-    values: Integers | Int32Array, own: str, secrets: dict[str, bytes], attempt: Attempt
+    values: Integers | Int32Array,
+    own: str,
+    secrets: dict[str, bytes],
+    attempt: Attempt,
+    seed: bytes | None = None,
 ) -> Masked:
-    """Return ``values`` (length,) under the pads with every partner. [4, 5]
+    """Return ``values`` (length,) under the pads with every partner, and the mask of ``seed``.
 
     ``own`` and the keys of ``secrets`` are identity fingerprints.
 
@@ -121,19 +162,40 @@ def masked(
     if not secrets or own in secrets:
         raise ValueError("a mask needs the secrets of one or more partners, and not our own")
     total = to_ring(values, attempt.ring)
-    pads = {other: _pad(secret, attempt, own, other) for other, secret in secrets.items()}
+    streams = pads(own, secrets, attempt)
+    if seed is not None:
+        streams.append((self_mask(seed, attempt), True))
+    add(total, streams)
+    return total
+
+
+Stream = tuple[CipherContext, bool]  # and whether it is added; else it is subtracted
+
+
+def pads(own: str, secrets: Mapping[str, bytes], attempt: Attempt) -> list[Stream]:
+    """Return what ``own`` masks with: a pad for each partner of whom it knows the secret."""
+    return [(_pad(secret, attempt, own, other), own < other) for other, secret in secrets.items()]
+
+
+def self_mask(seed: bytes, attempt: Attempt) -> CipherContext:
+    """Return the stream of a hospital's own mask, from the last seed of its chain."""
+    return key_stream(attempt.derive(b"flo self mask ", {}, seed))
+
+
+def add(total: Masked, streams: Iterable[Stream]) -> None:
+    """Add streams to ``total``, or subtract them, in place and in its ring."""
+    streams = list(streams)
     step = _BLOCK_BYTES // total.itemsize
     zeros, buffer = bytes(_BLOCK_BYTES), bytearray(_BLOCK_BYTES + 64)
     for start in range(0, len(total), step):
         block = total[start : start + step]
-        for other, pad in pads.items():
-            pad.update_into(zeros[: block.nbytes], buffer)
-            stream = np.frombuffer(buffer, dtype=total.dtype, count=len(block))
-            if own < other:
-                block += stream
+        for stream, added in streams:
+            stream.update_into(zeros[: block.nbytes], buffer)
+            words = np.frombuffer(buffer, dtype=total.dtype, count=len(block))
+            if added:
+                block += words
             else:
-                block -= stream
-    return total
+                block -= words
 
 
 def _pad(secret: bytes, attempt: Attempt, own: str, other: str) -> CipherContext:
@@ -141,8 +203,9 @@ def _pad(secret: bytes, attempt: Attempt, own: str, other: str) -> CipherContext
 
     A hospital that presents another's run key as its own therefore shares no pad with any partner.
     """
-    context = asdict(attempt) | {"pair": sorted([own, other])}
-    derived = HKDF(
-        hashes.SHA256(), 32, salt=None, info=b"flo pad " + canonical.encode(context)
-    ).derive(secret)
-    return Cipher(ChaCha20(derived, bytes(16)), mode=None).encryptor()
+    return key_stream(attempt.derive(b"flo pad ", {"pair": sorted([own, other])}, secret))
+
+
+def key_stream(key: bytes) -> CipherContext:
+    """Return the ChaCha20 stream of a key that is used once."""
+    return Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import httpx
@@ -65,16 +65,16 @@ class GridExchange:
             time.sleep(0.1)
 
     def ask(
-        self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
+        self, heads: Mapping[str, bytes], body: memoryview, deadline_seconds: float
     ) -> Iterator[tuple[str, Bytes]]:
-        """Send a request and yield replies as they arrive.
+        """Send each hospital its head and the same body; yield replies as they arrive.
 
         No reply is yielded for a hospital that is offline, late or in error. Flower never delivers
         a message again that an agent pulled and lost. So the same bytes are sent again when the
         agent has reconnected, and half way to the deadline; a site answers repeats with the same
         bits. Waiting for a hospital ends soon after it goes offline.
         """
-        asking = _PendingRequest(hospitals, request, self._connections(), deadline_seconds)
+        asking = _PendingRequest(heads, body, self._connections(), deadline_seconds)
         self._push(asking, asking.hospitals)
         while asking.waiting and not asking.is_over():
             nothing = True
@@ -110,21 +110,20 @@ class GridExchange:
         asked = [hospital for hospital in hospitals if hospital in nodes]
         if not asked:
             return
-        record = self._record(asking, nodes)
-        messages = [_message(record, nodes[hospital], asking.seconds) for hospital in asked]
+        self._put_body(asking, nodes)
+        messages = [
+            _message(_record(asking, hospital), nodes[hospital], asking.seconds)
+            for hospital in asked
+        ]
         pushed = self._grid.push_messages(messages)
         asking.sent |= {i: hospital for i, hospital in zip(pushed, asked, strict=True) if i}
 
-    def _record(self, asking: _PendingRequest, nodes: dict[str, int]) -> ConfigRecord:
-        """Build the record that Flower carries; a large body is stored separately, once for all."""
-        head, body = asking.request
-        if len(body) <= MAX_INLINE_BYTES:
-            return ConfigRecord({_BODY: b"".join((head, body))})
-        if not asking.parcel:
+    def _put_body(self, asking: _PendingRequest, nodes: dict[str, int]) -> None:
+        """Store a large body separately, once for all hospitals."""
+        if len(asking.body) > MAX_INLINE_BYTES and not asking.parcel:
             asking.parcel = secrets.token_hex(16)
             of_all = [nodes[h] for h in asking.hospitals if h in nodes]
-            self._large_bodies.put(asking.parcel, of_all, body)
-        return ConfigRecord({_BODY: head, _PARCEL: asking.parcel, _SIZE: len(body)})
+            self._large_bodies.put(asking.parcel, of_all, asking.body)
 
     def _whole(self, node: int, record: ConfigRecord | None, seconds: float) -> Bytes | None:
         """Return a hospital's reply: empty if it is invalid, None if its body did not arrive."""
@@ -249,12 +248,12 @@ class _PendingRequest:
 
     def __init__(
         self,
-        hospitals: Collection[str],
-        request: tuple[bytes, memoryview],
+        heads: Mapping[str, bytes],
+        body: memoryview,
         connections: dict[str, int],
         seconds: float,
     ) -> None:
-        self.hospitals, self.request = list(hospitals), request
+        self.hospitals, self.heads, self.body = list(heads), heads, body
         self.connections, self.seconds = connections, seconds
         self.sent: dict[str, str] = {}
         self.answered: set[str] = set()
@@ -321,6 +320,14 @@ def server_app(main: Callable[[Grid, str], None]) -> ServerApp:
         main(grid, str(context.run_config["run"]))
 
     return app
+
+
+def _record(asking: _PendingRequest, hospital: str) -> ConfigRecord:
+    """Return the record that Flower carries to a hospital, which names a large body."""
+    head = asking.heads[hospital]
+    if asking.parcel:
+        return ConfigRecord({_BODY: head, _PARCEL: asking.parcel, _SIZE: len(asking.body)})
+    return ConfigRecord({_BODY: b"".join((head, asking.body))})
 
 
 def _message(record: ConfigRecord, node: int, deadline_seconds: float) -> Message:

@@ -6,7 +6,7 @@ the study compares vectors (``flo.server.rounds.robust``) or counts per hospital
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class StreamingSum:
             study.survey is not None or study.mechanism.aggregation != "sum"
         )
         self._total: Values | None = None
+        self.is_open = study.tolerance is None
         self.hospitals: set[str] = set()
         self.each: dict[str, Values] = {}
 
@@ -49,6 +50,13 @@ class StreamingSum:
             self._total = values if values.flags.writeable else values.copy()
         else:
             np.add(self._total, values, out=self._total)
+
+    def open(self, remove: Callable[[Values], None]) -> None:
+        """Let ``remove`` take from the sum, in place, what else the survivors' uploads contain."""
+        if self._total is None or self.is_open:
+            raise ValueError("no hospital has answered, or the sum is open")
+        remove(self._total)
+        self.is_open = True
 
     def scratch_buffer(self, like: Vector) -> Vector:
         """Return a buffer for a vector like this one: the sum's own memory, if the sizes match.

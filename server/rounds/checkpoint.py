@@ -21,11 +21,12 @@ from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.score_waves import Estimate
 from flo.privacy.releases.survey import Counted
+from flo.protocol.deals import Deal, DealtKey
 from flo.server.rounds.state import RunState
 from flo.study.parameters import Vector
 
-SCHEMA_VERSION = 6
-_READ = (5, 6)  # a state of schema 5 has no calibration
+SCHEMA_VERSION = 7
+_READ = (5, 6, 7)  # a state of schema 5 has no calibration; before 7 there were no deals
 _LIMIT = 64 << 20
 _VECTORS = ("weights", "velocity", "tail_sum", "whitening")
 _KINDS: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
@@ -52,6 +53,9 @@ def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
             "heads": {h: head.model_dump(mode="json") for h, head in state.heads.items()},
             "keys": {h: key.model_dump(mode="json") for h, key in state.keys.items()},
             "vouchers": {h: given.model_dump(mode="json") for h, given in state.vouchers.items()},
+            "deals": {h: dealt.model_dump(mode="json") for h, dealt in state.deals.items()},
+            "used": {h: dealt.model_dump(mode="json") for h, dealt in state.used.items()},
+            "survivors": list(state.survivors),
             "vectors": {name: _document(name, getattr(state, name), keep) for name in _VECTORS},
             "estimate": asdict(state.estimate) if state.estimate else None,
             "subgroups": {name: asdict(found) for name, found in state.subgroups.items()},
@@ -68,13 +72,13 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
     """Parse a state. ``load`` returns a vector that ``keep`` stored: name, key, type, length.
 
     Raises:
-        TrustError: this is not a checkpoint of schema 5 or 6, or ``load`` does not find a vector.
+        TrustError: this is not a checkpoint of schema 5 to 7, or ``load`` does not find a vector.
     """
     document: dict[str, Any] = canonical.decode(data, limit=_LIMIT, what="checkpoint")
     if document.get("schema_version") not in _READ:
         raise TrustError(
             f"checkpoint schema {document.get('schema_version')!r} cannot be read; this version of "
-            f"FLO reads {' and '.join(map(str, _READ))}"
+            f"FLO reads {_READ[0]} to {_READ[-1]}"
         )
     estimate, risks = document["estimate"], document.get("calibration")
     return RunState(
@@ -90,6 +94,9 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
         vouchers={
             h: HeadAttestation.model_validate(given) for h, given in document["vouchers"].items()
         },
+        deals={h: Deal.model_validate(dealt) for h, dealt in document.get("deals", {}).items()},
+        used={h: DealtKey.model_validate(dealt) for h, dealt in document.get("used", {}).items()},
+        survivors=tuple(document.get("survivors", ())),
         estimate=Estimate(**estimate) if estimate else None,
         subgroups={name: Estimate(**found) for name, found in document["subgroups"].items()},
         calibration=Calibration.model_validate(risks) if risks else None,

@@ -18,49 +18,37 @@ passes its own implementations.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Literal, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from flo.documents.canonical import Bytes
-from flo.errors import FloError, MessageError, TrustError
+from flo.errors import MessageError, TrustError
 from flo.keys.claims import HeadAttestation, LedgerHead
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.secure_sum.masking import pair_secret
-from flo.protocol.messages import ReplyHeader, Request, Values, decode_reply, request_parts
+from flo.protocol.deals import Deal
+from flo.protocol.messages import Reply, ReplyHeader, RequestHeader
 from flo.server.rounds.aggregation import StreamingSum
+from flo.server.rounds.conversation import Conversation, Exchange, Take
 from flo.server.rounds.deadline import AdaptiveDeadline
-from flo.server.rounds.participation import JOIN_AGAIN, ParticipationPolicy
+from flo.server.rounds.opening import Opening
+from flo.server.rounds.participation import JOIN_AGAIN, ExpectedReturns, ParticipationPolicy
 from flo.server.rounds.state import (
-    NO_WEIGHTS,
     RunState,
     advance,
-    check_reply,
+    check_deal,
     is_complete,
     request_header,
     retried,
+    sealed_for,
+    with_deals,
 )
 from flo.study.document import Study
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 RunEnding = Literal["done", "stopped", "paused", "ended"]
-
-
-class Exchange(Protocol):
-    """Transport of a run's requests and replies; it does not check their content."""
-
-    def ask(
-        self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
-    ) -> Iterator[tuple[str, Bytes]]:
-        """Send hospitals a request, head and body; yield each reply that arrives in time, once."""
-
-    def connected(self) -> Collection[str]:
-        """Return the hospitals whose agents are connected now."""
-
-    def reconnected(self) -> Collection[str]:
-        """Return the hospitals whose agents have reconnected since their last answer."""
 
 
 class RunStore(Protocol):
@@ -107,6 +95,12 @@ class StudyRun:
         self.exchange, self.store = exchange, store
         self.attendance = ParticipationPolicy(study)
         self.patience = AdaptiveDeadline(study.limits.deadline_seconds)
+        self.conversation = Conversation(study, exchange, store)
+        self.returns = ExpectedReturns(time.monotonic)
+        # Of the last attempt: whether anyone released; who did not; what was dealt for the next.
+        self.drawn = False
+        self.absent: dict[str, ReplyHeader | None] = {}
+        self.dealt: dict[str, Deal] = {}
 
     def as_far_as_it_goes(self) -> tuple[RunState, RunEnding]:
         """Run as ``run_study`` does."""
@@ -125,21 +119,22 @@ class StudyRun:
             if not self.state.cohort and not self._choose_cohort():
                 return "stopped" if self.store.stop_requested() else "paused"
             phase, number = self.state.phase, self.state.round
-            gathered = self._ask_cohort()
-            advanced = self._advanced(gathered)
+            cohort = self.state.cohort
+            advanced = self._ask_cohort()
             if advanced is None:
-                again = retried(self.study, self.state, drawn=bool(gathered))
+                again = retried(self.study, self.state, drawn=self.drawn)
                 if again is None:
                     return "ended"
-                self.state = again
+                self.state = self._after_attempt(again, failed=True)
                 time.sleep(min(_FIRST_PAUSE * 2**again.attempt, _LONGEST_PAUSE))
                 continue
-            self.state, cohort = advanced, sorted(gathered.hospitals)
-            del gathered, advanced  # they may be large, and a save needs memory
+            there = sorted(set(cohort) - set(self.absent))
+            self.state = self._after_attempt(advanced, failed=False)
+            del advanced  # it may be large, and a save needs memory
             self.attendance.next_round()
             seconds = time.monotonic() - began
             self.store.save_round(
-                self.state, phase=phase, round=number, cohort=cohort, seconds=seconds
+                self.state, phase=phase, round=number, cohort=there, seconds=seconds
             )
             self.patience.observe(phase, seconds)
         return "done"
@@ -152,7 +147,10 @@ class StudyRun:
         while True:
             self._let_join()
             cohort = sorted(filter(self._has_joined, self._present()))
-            if len(cohort) >= self.study.cohort_floor:
+            if self._must_deal_again(cohort):
+                continue
+            waits = self._waits_for_return(cohort) and time.monotonic() < end
+            if len(cohort) >= self.study.cohort_floor and not waits:
                 heads = {name: head for name, head in self.store.heads().items() if name in cohort}
                 self.state = replace(self.state, cohort=tuple(cohort), heads=heads)
                 self.store.save(self.state)
@@ -173,6 +171,7 @@ class StudyRun:
         joined = []
         for hospital, reply in self._ask("join", newcomers).items():
             self._keep_key(hospital, reply)
+            self._keep_deal(hospital, reply)
             if reply.kind == "joined" and hospital in self.state.keys:
                 joined.append(hospital)
         present = self._present()
@@ -184,6 +183,7 @@ class StudyRun:
             if len(newcomers) > 1 or not partners:
                 partners += newcomers
             for partner, reply in self._ask("join", partners).items():
+                self._keep_deal(partner, reply)
                 for hospital in newcomers:
                     voucher = reply.vouchers.get(hospital)
                     if voucher is not None and hospital != partner:
@@ -192,7 +192,28 @@ class StudyRun:
     def _present(self) -> list[str]:
         return self.attendance.present(self.exchange.connected())
 
+    def _waits_for_return(self, cohort: list[str]) -> bool:
+        """Return whether to wait: one more dropout would cost an attempt, and one was just here."""
+        if self.study.tolerance is None or len(cohort) > self.study.cohort_floor:
+            return False
+        named = [hospital.id for hospital in self.study.hospitals]
+        return self.returns.are_expected([name for name in named if name not in cohort])
+
+    def _must_deal_again(self, cohort: list[str]) -> bool:
+        """Drop the deals that do not cover the cohort; return whether there were any."""
+        keys, deals = [self.state.keys[name] for name in cohort], self.state.deals
+        short = [
+            name
+            for name in cohort
+            if name in deals and not deals[name].covers(set(keys) - {self.state.keys[name]})
+        ]
+        kept = {name: dealt for name, dealt in deals.items() if name not in short}
+        self.state = replace(self.state, deals=kept)
+        return bool(short)
+
     def _has_joined(self, hospital: str) -> bool:
+        if self.study.tolerance and hospital not in self.state.deals:
+            return False
         if len(self.study.hospitals) == 1:
             return hospital in self.state.keys
         return hospital in self.state.vouchers
@@ -209,8 +230,26 @@ class StudyRun:
         except TrustError as error:
             self.store.event("bad-reply", hospital=hospital, why=str(error))
             return
-        self.state = replace(self.state, keys=self.state.keys | {hospital: key})
+        deals = {name: dealt for name, dealt in self.state.deals.items() if name != hospital}
+        self.state = replace(self.state, keys=self.state.keys | {hospital: key}, deals=deals)
         self._void_voucher(hospital)
+
+    def _keep_deal(self, hospital: str, reply: ReplyHeader) -> None:
+        """Store what a hospital that joins deals for the next attempt."""
+        deals = dict(self.state.deals)
+        self._take_deal(hospital, reply, deals)
+        self.state = replace(self.state, deals=deals)
+
+    def _take_deal(self, hospital: str, reply: ReplyHeader, deals: dict[str, Deal]) -> None:
+        """Put a hospital's new deal among ``deals``, if it is one with which sums can be opened."""
+        if reply.deal is None or self.study.tolerance is None:
+            return
+        try:
+            check_deal(self.study.tolerance, reply.deal)
+        except TrustError as error:
+            self.store.event("bad-reply", hospital=hospital, why=str(error))
+            return
+        deals[hospital] = reply.deal
 
     def _void_voucher(self, hospital: str) -> None:
         """Remove a hospital's voucher, so that it joins again: its run key may have changed."""
@@ -236,35 +275,93 @@ class StudyRun:
 
     # 3, 4 ---------------------------------------------------------------------------------------
 
-    def _ask_cohort(self) -> StreamingSum:
-        """Gather the cohort's releases.
+    def _ask_cohort(self) -> RunState | None:
+        """Gather the cohort's releases; return the state after the attempt, None if it failed."""
+        part = Plan.of(self.study).purpose(self.state.purpose)
+        gathered = StreamingSum(self.study, part, len(self.state.cohort))
+        header = request_header(self.study, self.run, self.state, "release", self.state.cohort)
+        opening = Opening.of(self.study, header, self.state.deals)
+
+        def take(hospital: str, reply: Reply) -> bool:
+            if reply.header.kind == "release":
+                gathered.add(hospital, reply.values)
+            return False
+
+        asked = self.state.survivors or self.state.cohort
+        replies = self.conversation.ask(
+            header,
+            asked,
+            self.patience.timeout(self.state.phase),
+            take,
+            weights=self.state.asked,
+            sealed=lambda hospital: sealed_for(self.state, hospital),
+        )
+        self._note_uploads(asked, replies)
+        return self._advanced(gathered, opening)
+
+    def _note_uploads(self, asked: Collection[str], replies: Mapping[str, ReplyHeader]) -> None:
+        """Record who did not release, new keys, and what was dealt for the next attempt.
 
         A hospital must join again if it gave no valid reply or refused with a ``JOIN_AGAIN`` code.
         """
-        part = Plan.of(self.study).purpose(self.state.purpose)
-        gathered = StreamingSum(self.study, part, len(self.state.cohort))
-        replies = self._ask("release", self.state.cohort, gathered.add)
-        for hospital, header in replies.items():
-            if header.kind != "release" and header.code in JOIN_AGAIN:
+        self.drawn, self.dealt, self.absent = False, {}, {}
+        for hospital in asked:
+            reply = replies.get(hospital)
+            if reply is not None and reply.kind == "release":
+                self.drawn = True
+                self._take_deal(hospital, reply, self.dealt)
+                continue
+            self.absent[hospital] = reply
+            if reply is None or reply.code in JOIN_AGAIN:
                 self._void_voucher(hospital)
-                self._keep_key(hospital, header)
-        for hospital in set(self.state.cohort) - set(replies):
-            self._void_voucher(hospital)
-        return gathered
+            if reply is not None and reply.code in JOIN_AGAIN:
+                self._keep_key(hospital, reply)
+        if self.study.tolerance is None:
+            self._miss_absent()
 
-    def _advanced(self, gathered: StreamingSum) -> RunState | None:
+    def _miss_absent(self) -> None:
+        """Record as missed or refused what has cost an attempt; a survived dropout cost none."""
+        for hospital, reply in self.absent.items():
+            self._take_note(hospital, reply)
+
+    def _advanced(self, gathered: StreamingSum, opening: Opening | None) -> RunState | None:
         missing = sorted(set(self.state.cohort) - gathered.hospitals)
         try:
+            if opening is not None and len(gathered.hospitals) >= self.study.cohort_floor:
+                opening.open(self._listed(gathered), gathered, self._ask_survivors)
             if is_complete(self.study, self.state, gathered):
                 return advance(self.study, self.state, gathered)
             why = "not all hospitals of the cohort replied"
-        except MessageError as error:
+        except (MessageError, TrustError) as error:
             why = str(error)
         now = self.state
         where = {"phase": now.phase, "round": now.round, "attempt": now.attempt}
         cohort = list(now.cohort)
         self.store.event("attempt-failed", **where, cohort=cohort, missing=missing, why=why)
         return None
+
+    def _listed(self, gathered: StreamingSum) -> tuple[str, ...]:
+        """Return the list of survivors. It is saved before it is named: a restart names it again.
+
+        The list of the whole cohort need not be: it says only what was asked.
+        """
+        survivors = self.state.survivors or tuple(sorted(gathered.hospitals))
+        if survivors not in (self.state.cohort, self.state.survivors):
+            self.state = replace(self.state, survivors=survivors)
+            self.store.save(self.state)
+        return survivors
+
+    def _ask_survivors(self, header: RequestHeader, hospitals: Collection[str], take: Take) -> None:
+        self.conversation.ask(header, hospitals, self.patience.timeout(self.state.phase), take)
+
+    def _after_attempt(self, following: RunState, *, failed: bool) -> RunState:
+        """Return the state that follows an attempt, with what was dealt in it."""
+        if self.study.tolerance is None:
+            return following
+        if failed:
+            self._miss_absent()
+        self.returns.left(self.absent)
+        return with_deals(following, self.state.cohort, self.dealt)
 
     def _finish(self) -> None:
         """Notify connected hospitals of the run's end; they settle and free unused reservations.
@@ -278,37 +375,14 @@ class StudyRun:
         self._ask("finish", [h.id for h in self.study.hospitals if h.id in connected])
         self.store.save(self.state)
 
-    def _ask(
-        self,
-        kind: str,
-        hospitals: Collection[str],
-        take: Callable[[str, Values], None] = lambda hospital, values: None,
-    ) -> dict[str, ReplyHeader]:
-        """Send one request to these hospitals; return the headers of their valid replies.
-
-        ``take`` is called with each release as it arrives. Absence and refusal are recorded.
-        """
-        if not hospitals:
-            return {}
+    def _ask(self, kind: str, hospitals: Collection[str]) -> dict[str, ReplyHeader]:
+        """Send a request that carries no model; record absence and refusals."""
         named = tuple(sorted(hospitals))
+        if not named:
+            return {}
         header = request_header(self.study, self.run, self.state, kind, named)
-        weights = self.state.asked if kind == "release" else NO_WEIGHTS
-        request = request_parts(Request(header, weights))
-        deadline = self.study.limits.deadline_seconds  # a join includes loading the data
-        if kind == "release":
-            deadline = self.patience.timeout(self.state.phase)
-        replies: dict[str, ReplyHeader] = {}
-        for hospital, data in self.exchange.ask(named, request, deadline):
-            try:
-                reply = decode_reply(data)
-                check_reply(self.study, header, hospital, reply)
-                self.store.keep_head(hospital, reply.header.head)
-            except FloError as error:
-                self.store.event("bad-reply", hospital=hospital, why=str(error))
-                continue
-            replies[hospital] = reply.header
-            if reply.header.kind == "release":
-                take(hospital, reply.values)
+        # A join includes loading the data.
+        replies = self.conversation.ask(header, named, self.study.limits.deadline_seconds)
         for hospital in named:
             self._take_note(hospital, replies.get(hospital))
         return replies

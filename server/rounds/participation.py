@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from flo.study.document import Study
 
@@ -21,6 +21,7 @@ GONE_FOR_GOOD = frozenset({"not-approved", "over-budget", "rolled-back"})
 JOIN_AGAIN = frozenset({"stale-key", "unconfirmed"})
 FORGIVEN_ONCE = JOIN_AGAIN | {"conflict"}
 MOST_MISSES = 2  # each failure costs all hospitals a retry
+RETURN_SECONDS = 20.0
 
 
 class ParticipationPolicy:
@@ -72,3 +73,23 @@ class ParticipationPolicy:
         """Readmit hospitals that were out; misses of earlier rounds stay counted."""
         self._out.clear()
         self._forgiven.clear()
+
+
+class ExpectedReturns:
+    """Hospitals that were missing from a sum a moment ago, and are waited for before the next one.
+
+    A killed agent is back within seconds. So the coordinator waits that long where one more dropout
+    would cost an attempt, and no longer: the next round does without the hospital.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._left = clock, dict[str, float]()
+
+    def left(self, hospitals: Collection[str]) -> None:
+        """Record that these hospitals were missing now."""
+        self._left |= dict.fromkeys(hospitals, self._clock())
+
+    def are_expected(self, absent: Collection[str]) -> bool:
+        """Return whether one of those who are absent was missing for the first time just now."""
+        since = self._clock() - RETURN_SECONDS
+        return any(self._left.get(hospital, since) > since for hospital in absent)

@@ -17,6 +17,7 @@ from flo.clients.home.site_home import SiteHome
 from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
 from flo.keys.identity import Identity
 from flo.privacy.ledger.ledger import Ledger
+from flo.protocol.deals import Deal
 from flo.protocol.messages import Reply, Request, RequestHeader, Values, decode_reply, model_digest
 from flo.study.document import Study
 from flo.study.models import initial_weights
@@ -49,6 +50,9 @@ class RealCompany:
     heads: dict[str, LedgerHead] = field(default_factory=dict)
     vouchers: dict[str, HeadAttestation] = field(default_factory=dict)
     said: dict[tuple[str, str], HeadAttestation] = field(default_factory=dict)  # by whom, of whom
+    deals: dict[str, Deal] = field(default_factory=dict)  # each one's newest
+    dealt: dict[tuple[str, int], Deal] = field(default_factory=dict)  # by whom, its number
+    replies: list[bytes] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -115,6 +119,7 @@ class RealCompany:
                 "keys": {name: self.keys[name] for name in named if name in self.keys},
                 "heads": {name: self.heads[name] for name in everyone if name in self.heads},
                 "vouchers": {n: self.vouchers[n] for n in everyone if n in self.vouchers},
+                "deals": {n: self.deals[n].public for n in everyone if asked and n in self.deals},
                 **changes,
             }
         )
@@ -122,11 +127,28 @@ class RealCompany:
     def say(self, name: str, header: RequestHeader) -> Reply:
         """One hospital's answer; its head is remembered, to be relayed."""
         weights = initial_weights(self.study) if header.kind == "release" else np.zeros(0)
+        if header.kind == "release" and not header.sealed:
+            header = header.model_copy(update={"sealed": self.sealed_for(name, header)})
         answer = self.members[name].handler.answer(encode_request(Request(header, weights)))
         assert answer is not None
+        self.replies.append(answer)
         reply = decode_reply(answer)
         self.heads[name] = reply.header.head
+        if reply.header.deal is not None:
+            self.deals[name] = self.dealt[name, reply.header.deal.number] = reply.header.deal
         return reply
+
+    def sealed_for(self, name: str, header: RequestHeader) -> dict[str, str]:
+        """The shares that this hospital holds of each deal that the request names."""
+        key, dealt = header.keys[name].key, header.deals
+        named = {other: self.dealt[other, dealt[other].number] for other in dealt if other != name}
+        return {other: deal.sealed[key] for other, deal in named.items()}
+
+    def listed(self, header: RequestHeader, *survivors: str, **changes: Any) -> RequestHeader:
+        """A request to sign a list of survivors of the attempt of ``header``, or as changed."""
+        nothing = {"model": model_digest(np.zeros(0)), "keys": {}, "heads": {}, "deals": {}}
+        asked = {"kind": "sign", "survivors": tuple(sorted(survivors)), "vouchers": {}}
+        return header.model_copy(update=nothing | asked | changes)
 
     def ask(self, name: str, header: RequestHeader) -> Values:
         """One hospital's release."""

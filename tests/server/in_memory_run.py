@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast
@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 
 from flo.arrays import Integers
-from flo.clients.agent.masking import mask
+from flo.clients.agent.masking import attempt_at, mask
 from flo.clients.agent.partners import PartnerChecks, PartnerRefused
 from flo.clients.agent.run_keys import RunKeys
 from flo.documents import canonical
@@ -65,7 +65,8 @@ def company_study(
 ) -> Study:
     """The small study among hospitals with known keys; each of ``MODES`` has a floor of 2."""
     named = [{"id": name, "declared_size": 40} for name in hospitals]
-    study = Study.model_validate(study_document(hospitals=named))
+    version = mechanism.pop("schema_version", 3)
+    study = Study.model_validate(study_document(hospitals=named, schema_version=version))
     study = study.with_fingerprints({name: partner(name).fingerprint for name in hospitals})
     return study.with_mechanism(**{**(MODES | WHITENED_MODE)[mode], **mechanism})
 
@@ -178,9 +179,16 @@ class Site:
             match header.kind:
                 case "join":
                     key, vouchers = self._partners.join(header, self.study)
-                    return self.reply(header, "joined", key=key, vouchers=vouchers)
+                    dealt = self._partners.deal(header, self.study)
+                    return self.reply(header, "joined", key=key, vouchers=vouchers, deal=dealt)
                 case "release":
                     return self._release(header)
+                case "sign":
+                    signature = self._partners.sign(header, self.study)
+                    return self.reply(header, "signed", signature=signature)
+                case "reveal":
+                    shares = self._partners.reveal(header, self.study)
+                    return self.reply(header, "revealed", shares=shares)
                 case "finish":
                     return self.reply(header, "settled")
         except PartnerRefused as refusal:
@@ -197,14 +205,20 @@ class Site:
         return encode_reply(Reply(made, values))
 
     def masked(self, header: RequestHeader, values: Integers) -> Values:
-        return mask(self.study, header, self._partners.admit(header, self.study), values)
+        own = self._partners.admit(header, self.study)
+        ready = self._partners.prepare(header, self.study, own)
+        masked = mask(self.study, header, own, values, ready)
+        if ready is not None:
+            own.dealing.uploaded(header, attempt_at(self.study, header, len(values)), ready)
+        return masked
 
     def _release(self, header: RequestHeader) -> bytes:
         asked, cohort = (header.purpose, header.round, header.attempt), cohort_of(header)
         if asked not in self._answered:
             values = self.masked(header, numbers(self.study, self.id, *asked))
             self.ledger.release()
-            self._answered[asked] = self.reply(header, "release", values, cohort=cohort)
+            dealt = self._partners.deal(header, self.study)
+            self._answered[asked] = self.reply(header, "release", values, cohort=cohort, deal=dealt)
         if f'"cohort":"{cohort}"'.encode() not in self._answered[asked]:
             raise PartnerRefused("conflict", "this attempt was answered for another cohort")
         return self._answered[asked]
@@ -314,13 +328,14 @@ class Stage:
     # -- Exchange ----------------------------------------------------------------------------------
 
     def ask(
-        self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
+        self, heads: Mapping[str, bytes], body: memoryview, deadline_seconds: float
     ) -> Iterator[tuple[str, bytes]]:
-        asked = decode_request(b"".join(request))
-        assert tuple(hospitals) == asked.header.cohort
-        self.history.append(asked)
-        replies = {}
-        for hospital in hospitals:
+        replies: dict[str, bytes] = {}
+        for hospital, head in heads.items():
+            asked = decode_request(b"".join((head, body)))
+            assert set(heads) <= set(asked.header.cohort)
+            if not replies and hospital == next(iter(heads)):
+                self.history.append(asked)
             reply = self.answers.get(hospital, honest)(self.sites[hospital], asked)
             if reply is not None:
                 replies[hospital] = reply

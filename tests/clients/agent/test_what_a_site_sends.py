@@ -19,6 +19,8 @@ from cryptography import x509
 import flo.clients
 from flo.privacy.ledger.ledger import Ledger
 from flo.protocol.messages import RefusalCode, ReplyHeader, decode_reply
+from tests.builders import CountingReleaser
+from tests.clients.real_partners import RealCompany
 from tests.clients.site_lifecycle import WholeLife
 
 PUBLIC = "public: the coordinator said it or knows it"
@@ -56,6 +58,14 @@ ACCOUNTED = {
     **{f"reply.vouchers.*.{name}": KEY for name in ("hospital", "key", "public", "signature")},
     "reply.vouchers.*.head": "null: nothing was seen of that partner",
     **{f"reply.vouchers.*.head.{name}": "a partner's head" for name in HEADS},
+    "reply.deal": "null: sums of this study survive no dropout, or no deal is due",
+    **{f"reply.deal.{name}": KEY for name in ("key", "commitments[]", "sealed.*")},
+    "reply.deal.number": PUBLIC,
+    "reply.deal.checks.*": "hashes of random shares",
+    "reply.signature": "null: no list is signed",
+    **{f"reply.signature.{name}": KEY for name in ("public", "signature")},
+    "reply.shares": "none: nothing is revealed",
+    "reply.shares.*": "of random secrets that hide releases, each charged when it was sent",
     "reply values": CHARGED,
     # Calls of the site's own.
     "enrol.request": "a key and the hospital's id, signed",
@@ -190,7 +200,14 @@ FLEET = {
     "PullObjectRequest": {"node", "run_id", "object_id"},
     "SendNodeHeartbeatRequest": {"node", "heartbeat_interval"},
 }
-KEYED_BY_NAME = ("witnessed", "parts", "vouchers")  # their keys are hospitals and purposes
+KEYED_BY_NAME = (
+    "witnessed",
+    "parts",
+    "vouchers",
+    "checks",
+    "sealed",
+    "shares",
+)  # their keys are hospitals and purposes
 WRITTEN_IN_TEXT = ("approvals.document", "reports.extract")
 
 
@@ -224,7 +241,27 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> WholeLife:
     with pytest.MonkeyPatch.context() as monkeypatch:
         lived = WholeLife(tmp_path_factory.mktemp("life"), monkeypatch)
         lived.live()
+    lived.replies += opened_sum(tmp_path_factory.mktemp("company"))
     return lived
+
+
+def opened_sum(folder: Path) -> list[bytes]:
+    """What four hospitals reply until the sum of three of them can be opened."""
+    names = ("east", "north", "south", "west")
+    one = RealCompany.of(
+        folder, names, lambda *_: CountingReleaser(6), schema_version=4, mechanism={"dropouts": 1}
+    )
+    company = next(one)  # its ledgers are closed with it
+    asked = company.header()
+    company.ask_all(asked)
+    signatures = {}
+    for name in names[:3]:
+        reply = company.say(name, company.listed(asked, *names[:3])).header
+        assert reply.signature is not None
+        signatures[name] = reply.signature
+    revealed = company.listed(asked, *names[:3], kind="reveal", signatures=signatures)
+    assert company.say("north", revealed).header.shares
+    return company.replies
 
 
 # -- what it said ---------------------------------------------------------------------------------
@@ -235,7 +272,7 @@ def test_every_field_that_a_site_sends_is_accounted_for(life: WholeLife) -> None
     assert found - set(ACCOUNTED) == set(), "a new field: say why it may leave, or do not send it"
     assert set(ACCOUNTED) - found == set(), "accounted for, and never sent"
     kinds = {decode_reply(data).header.kind for data in life.replies}
-    assert kinds == {"joined", "release", "settled", "refused"}
+    assert kinds == {"joined", "release", "signed", "revealed", "settled", "refused"}
 
 
 def test_every_call_in_the_source_was_made_here(life: WholeLife) -> None:

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flo.errors import MessageError, TrustError
-from flo.keys.claims import HeadAttestation, LedgerHead, RunKey, row_statement
+from flo.keys.claims import HeadAttestation, LedgerHead, ListSignature, RunKey, row_statement
 from flo.keys.identity import Identity
 from flo.protocol import messages
+from flo.protocol.deals import Deal
 from flo.protocol.messages import (
     Reply,
     ReplyHeader,
@@ -30,6 +31,7 @@ from flo.protocol.messages import (
 )
 from tests.partners import encode_request
 
+DEALT = {"number": 1, "key": "c" * 64}
 WEIGHTS = np.array([0.5, -1.25, 3e-300])
 HEAD = {"sequence": 3, "hash": "b" * 64, "signature": "cd", "public": "ef"}
 KEY = {"epoch": 1, "key": "c" * 64, "signature": "cd", "public": "ef"}
@@ -53,6 +55,10 @@ def request_header(**changes: Any) -> dict[str, Any]:
         "heads": {"north": HEAD},
         "keys": {"north": KEY},
         "vouchers": {"north": VOUCHER},
+        "deals": {"north": DEALT},
+        "sealed": {"north": "ab" * 20},
+        "survivors": [],
+        "signatures": {"north": {"signature": "cd", "public": "ef"}},
     }
     return {**header, **changes}
 
@@ -328,8 +334,10 @@ def test_a_site_can_send_these_fields_and_nothing_else() -> None:
     # say in docs what it tells about patients, and what it costs, before changing this list.
     assert set(ReplyHeader.model_fields) == {
         *("kind", "hospital", "study", "run", "purpose", "round", "attempt", "model", "head"),
-        *("code", "cohort", "ring", "key", "vouchers"),
+        *("code", "cohort", "ring", "key", "vouchers", "deal", "signature", "shares"),
     }
+    assert set(Deal.model_fields) == {"number", "key", "commitments", "checks", "sealed"}
+    assert set(ListSignature.model_fields) == {"signature", "public"}
     assert set(LedgerHead.model_fields) == {"sequence", "hash", "signature", "public"}
     assert set(RunKey.model_fields) == {"epoch", "key", "signature", "public"}
     assert set(HeadAttestation.model_fields) == {

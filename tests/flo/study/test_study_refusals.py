@@ -81,7 +81,7 @@ def two_columns(name: str) -> list[dict[str, Any]]:
         pytest.param("legal_basis", GONE, "legal_basis", id="no legal basis"),
         pytest.param("surprise", 1, "surprise", id="unknown key"),
         pytest.param("schema_version", 0, "schema_version 0", id="schema version 0"),
-        pytest.param("schema_version", 4, "schema_version 4", id="later schema version"),
+        pytest.param("schema_version", 5, "schema_version 5", id="later schema version"),
         pytest.param("schema_version", "2", "schema_version '2'", id="schema version as text"),
         pytest.param("schema_version", [2], "schema_version [2]", id="schema version in a list"),
         pytest.param("schema_version", None, "schema_version None", id="no schema version"),

@@ -28,7 +28,7 @@ SECRETS = {
 
 def reply_of(who: int, values: Integers, cohort: list[int], number: int, bits: int) -> Masked:
     """What a hospital sends in one attempt of this cohort."""
-    named = cohort_digest([(MADE[member][1], HEAD) for member in cohort])
+    named = cohort_digest([(MADE[member][1], HEAD, None) for member in cohort])
     attempt = Attempt(STUDY, RUN, "training", 1, number, named, MODEL, bits, len(values))
     secrets = {MADE[o][1].fingerprint: SECRETS[who, o] for o in cohort if o != who}
     return masked(values, MADE[who][1].fingerprint, secrets, attempt)

@@ -17,6 +17,7 @@ from flo.errors import TrustError
 from flo.keys.identity import Identity
 from flo.privacy.secure_sum.masking import Attempt, cohort_digest, masked, new_run_key, pair_secret
 from flo.privacy.secure_sum.ring import Masked
+from flo.protocol.deals import DealtKey
 from tests.partners import signed
 from tests.secure_sums import unmasked_sum
 
@@ -27,7 +28,7 @@ MADE = [new_run_key(identity, STUDY, RUN, 1) for identity in IDENTITIES]
 
 
 def attempt_of(members: int, length: int, ring: int = 64, **changes: Any) -> Attempt:
-    cohort = cohort_digest([(key, HEAD) for _, key in MADE[:members]])
+    cohort = cohort_digest([(key, HEAD, None) for _, key in MADE[:members]])
     base = Attempt(STUDY, RUN, "training", 1, 1, cohort, "b" * 64, ring, length)
     return replace(base, **changes)
 
@@ -88,16 +89,19 @@ def test_a_pad_serves_one_attempt_only(name: str) -> None:
 
 
 def test_the_cohort_digest_names_who_with_which_key_and_head_and_not_their_order() -> None:
-    members = [(key, HEAD) for _, key in MADE[:3]]
-    digest, (last, _) = cohort_digest(members), members[2]
+    members = [(key, HEAD, None) for _, key in MADE[:3]]
+    digest, (last, *_) = cohort_digest(members), members[2]
     assert cohort_digest(members[::-1]) == digest
     fresh = new_run_key(IDENTITIES[2], STUDY, RUN, 1)[1]
     others = [
-        (last.model_copy(update={"epoch": 2}), HEAD),
-        (fresh, HEAD),
-        (MADE[3][1], HEAD),
-        (last, signed(IDENTITIES[0], 6)),
-        (last, signed(IDENTITIES[0], 5, "d" * 64)),
+        (last.model_copy(update={"epoch": 2}), HEAD, None),
+        (fresh, HEAD, None),
+        (MADE[3][1], HEAD, None),
+        (last, signed(IDENTITIES[0], 6), None),
+        (last, signed(IDENTITIES[0], 5, "d" * 64), None),
+        (last, HEAD, DealtKey(number=1, key="e" * 64)),
+        (last, HEAD, DealtKey(number=2, key="e" * 64)),
+        (last, HEAD, DealtKey(number=1, key="f" * 64)),
     ]
     digests = {cohort_digest([*members[:2], other]) for other in others}
     assert len({digest, cohort_digest(members[:2]), *digests}) == 2 + len(others)

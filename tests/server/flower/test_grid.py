@@ -135,8 +135,8 @@ class World:
         self.connections[hospital] += 1
 
     def ask(self, *hospitals: str, what: bytes = b"hello") -> dict[str, bytes]:
-        request = what[:10], memoryview(what)[10:]
-        replies = self.exchange.ask(hospitals or tuple(NODES), request, DEADLINE)
+        heads = dict.fromkeys(hospitals or NODES, what[:10])
+        replies = self.exchange.ask(heads, memoryview(what)[10:], DEADLINE)
         return {hospital: bytes(data) for hospital, data in replies}
 
 
@@ -296,7 +296,7 @@ def test_a_message_that_flower_does_not_take_is_not_waited_for(world: World) -> 
 
 
 def test_nobody_to_ask_is_no_question(world: World) -> None:
-    assert list(world.exchange.ask([], (b"", memoryview(b"")), DEADLINE)) == []
+    assert list(world.exchange.ask({}, memoryview(b""), DEADLINE)) == []
     assert world.grid.pushed == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -50,10 +50,10 @@ def test_a_run_asks_with_the_patience_that_it_has_learned() -> None:
     ask = run.ask
 
     def asking(
-        hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
+        heads: Mapping[str, bytes], body: memoryview, deadline_seconds: float
     ) -> Iterator[tuple[str, bytes]]:
         asked.append(deadline_seconds)
-        return ask(hospitals, request, deadline_seconds)
+        return ask(heads, body, deadline_seconds)
 
     run.ask = asking  # type: ignore[method-assign]
     object.__setattr__(run.study.limits, "deadline_seconds", 60.0)

@@ -1,0 +1,98 @@
+"""Parts of a hospital's noise that can be made again from a seed, and so removed from a sum.
+
+Steps 4 and 8 of the protocol in ``flo.privacy.secure_sum.masking``. The base share of the noise
+comes from the operating system and cannot be made again. A component is exact discrete Gaussian
+noise from a ChaCha20 stream (RFC 8439) whose key is HKDF-SHA256 (RFC 5869) of a seed, the attempt
+and the component's place: two parties with the seed make the same integers
+(``flo.privacy.mechanisms.discrete_gaussian``).
+
+The seeds of a hospital form a chain: each is the hash of the one before. The first makes the
+component of level 1, and so on; the last one makes the self mask. So who knows the seed of a level
+can remove the components from that level on and the self mask, and no component below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flo.arrays import Integers
+from flo.privacy.mechanisms import discrete_gaussian
+from flo.privacy.mechanisms.entropy import KeyedStream
+from flo.privacy.mechanisms.mechanisms import Mechanism
+from flo.privacy.secure_sum.masking import Attempt
+from flo.privacy.secure_sum.ring import Int32Array
+from flo.privacy.secure_sum.sharing import PRIME
+from flo.study.tolerance import Tolerance
+
+SEED_BYTES = 32
+_SMALLEST_COMPONENT = 100  # grid steps², as for a share of noise
+
+
+@dataclass(frozen=True)
+class Component:
+    """One removable part of each hospital's noise: its place in the levels, and its variance."""
+
+    level: int
+    variance: int
+
+
+def components(mechanism: Mechanism, tolerance: Tolerance, cohort: int) -> list[Component]:
+    """Return the components that each of ``cohort`` hospitals adds to its base share.
+
+    With the base share for the cohort's level, those up to a level add up to exactly the share of
+    that level.
+
+    Raises:
+        ValueError: more than d hospitals are missing from the cohort, or a component would have a
+            variance below 100 grid steps².
+    """
+    first, shares = (
+        tolerance.level(cohort),
+        [
+            mechanism.variance_steps(tolerance.shares(level))
+            for level in range(len(tolerance.levels))
+        ],
+    )
+    found = [
+        Component(level, shares[level] - shares[level - 1])
+        for level in range(first + 1, len(shares))
+    ]
+    for component in found:
+        if component.variance < _SMALLEST_COMPONENT:
+            raise ValueError(
+                f"a component of the noise needs a variance of at least {_SMALLEST_COMPONENT} grid "
+                f"steps², got {component.variance}"
+            )
+    return found
+
+
+def seed_after(seed: bytes, steps: int = 1) -> bytes:
+    """Return the seed ``steps`` later in the chain, a number below PRIME in 32 bytes."""
+    for _ in range(steps):
+        hashed = hashlib.sha256(b"flo seed" + seed).digest()
+        seed = (int.from_bytes(hashed) % PRIME).to_bytes(SEED_BYTES)
+    return seed
+
+
+def noise(seed: bytes, attempt: Attempt, component: Component) -> Integers:
+    """Return the component's exact noise, shape (attempt.length,), from its seed."""
+    info = {"level": component.level, "variance": component.variance}
+    key = attempt.derive(b"flo noise ", info, seed)
+    return discrete_gaussian.sample(component.variance, attempt.length, KeyedStream(key))
+
+
+def with_components(
+    values: Integers | Int32Array,
+    seeds: Sequence[bytes],
+    attempt: Attempt,
+    added: Sequence[Component],
+) -> Integers:
+    """Return ``values`` (length,), which have their base share of noise, with these components."""
+    noisy = values.astype(np.int64)
+    for component in added:
+        noisy += noise(seeds[component.level - 1], attempt, component)
+    return noisy

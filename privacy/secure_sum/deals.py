@@ -1,0 +1,189 @@
+"""Deals: a hospital's secrets for one attempt, shared out among all hospitals before it.
+
+Step 3 of the protocol in ``flo.privacy.secure_sum.masking``. The secrets are a fresh X25519 key,
+for the pads of this attempt only, and the first seed of a chain
+(``flo.privacy.secure_sum.components``). They are held in memory only. Each of them is split with
+the study's threshold; a holder gets one share of each, encrypted with ChaCha20-Poly1305 (RFC 8439).
+
+The key of that encryption is HKDF-SHA256 of the secret of the two run keys and of all that
+identifies the deal: study, run, its number, the dealer's and then the holder's run key. It is used
+for one message. So what decrypts was dealt by the hospital of that run key, to this holder, under
+this number; shares of another deal, or sent in the other direction, do not decrypt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from flo.documents import canonical
+from flo.errors import TrustError
+from flo.keys.claims import RunKey
+from flo.privacy.secure_sum.components import SEED_BYTES, seed_after
+from flo.privacy.secure_sum.sharing import PRIME, combine, split
+from flo.protocol.deals import CHECK_BYTES, Deal, DealtKey
+
+_NONCE = bytes(12)  # a key encrypts one message
+_BYTES = 32  # of a key, a seed or a share
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What a dealer knows: the private key of its pads, and its chain of seeds."""
+
+    private: bytes = field(repr=False)
+    seeds: tuple[bytes, ...] = field(repr=False)
+
+    @classmethod
+    def new(cls, seeds: int) -> Secrets:
+        """Draw a key and the first seed from the operating system; derive the other seeds."""
+        private, first = _number(), _number()
+        return cls(private, tuple(seed_after(first, steps) for steps in range(seeds)))
+
+    @property
+    def key(self) -> X25519PrivateKey:
+        """The private key."""
+        return X25519PrivateKey.from_private_bytes(self.private)
+
+    @property
+    def public(self) -> str:
+        """The public half of the key, hexadecimal."""
+        return public_half(self.private)
+
+    def all(self) -> tuple[bytes, ...]:
+        """Return the key, then the seeds: the order of all shares."""
+        return (self.private, *self.seeds)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A hospital that gets shares: its number, its run key, and what encrypts them for it."""
+
+    number: int
+    run_key: str
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class HeldShares:
+    """A holder's shares of one deal: of the private key, and of each seed; 32 bytes each."""
+
+    dealt: DealtKey
+    of_key: bytes = field(repr=False)
+    of_seeds: tuple[bytes, ...] = field(repr=False)
+
+
+def sealing_key(secret: bytes, study: str, run: str, number: int, by: RunKey, to: RunKey) -> bytes:
+    """Return the key that encrypts the shares of deal ``number`` from ``by`` to ``to``.
+
+    ``secret``: of the pair of run keys (``flo.privacy.secure_sum.masking.pair_secret``).
+    """
+    context = {
+        "study": study,
+        "run": run,
+        "number": number,
+        "by": [by.fingerprint, by.key],
+        "to": [to.fingerprint, to.key],
+    }
+    info = b"flo deal " + canonical.encode(context)
+    return HKDF(hashes.SHA256(), _BYTES, salt=None, info=info).derive(secret)
+
+
+def deal(
+    number: int, made: Secrets, threshold: int, own: tuple[str, int], holders: Mapping[str, Holder]
+) -> tuple[Deal, HeldShares]:
+    """Share ``made`` out; return the deal to send, and the dealer's own shares.
+
+    ``number`` must be new for the run key. ``own``: name and number of the dealer, who is not among
+    the ``holders``.
+    """
+    numbers = dict([own]) | {name: holder.number for name, holder in holders.items()}
+    split_up = [split(int.from_bytes(one), threshold, numbers.values()) for one in made.all()]
+    shares = {
+        name: [part[holder].to_bytes(_BYTES) for part in split_up]
+        for name, holder in numbers.items()
+    }
+    checks = {
+        name: "".join(check(numbers[name], place, one).hex() for place, one in enumerate(each))
+        for name, each in shares.items()
+    }
+    sealed = {}
+    for name, holder in holders.items():
+        plain = bytes.fromhex(made.public) + b"".join(shares[name])
+        sealed[holder.run_key] = ChaCha20Poly1305(holder.key).encrypt(_NONCE, plain, None).hex()
+    dealt = Deal(
+        number=number,
+        key=made.public,
+        commitments=tuple(commitment(seed) for seed in made.seeds),
+        checks=checks,
+        sealed=sealed,
+    )
+    of_key, *of_seeds = shares[own[0]]
+    return dealt, HeldShares(dealt.public, of_key, tuple(of_seeds))
+
+
+def unseal(dealt: DealtKey, key: bytes, sealed: str, seeds: int) -> HeldShares:
+    """Decrypt one's own shares of a deal; the dealer confirms its public key in them.
+
+    Raises:
+        TrustError: they were not dealt to us under this number, or for another key.
+    """
+    try:
+        plain = ChaCha20Poly1305(key).decrypt(_NONCE, bytes.fromhex(sealed), None)
+    except InvalidTag as error:
+        raise TrustError(f"the shares of deal {dealt.number} do not decrypt") from error
+    parts = [plain[start : start + _BYTES] for start in range(0, len(plain), _BYTES)]
+    if len(plain) != _BYTES * (2 + seeds):
+        raise TrustError(f"deal {dealt.number} does not have {seeds} seeds")
+    if parts[0].hex() != dealt.key:
+        raise TrustError(f"deal {dealt.number} is relayed with another key than it was dealt with")
+    return HeldShares(dealt, parts[1], tuple(parts[2:]))
+
+
+def check(holder: int, place: int, share: bytes) -> bytes:
+    """Return the hash by which the coordinator tells a right share: of the key (place 0), a seed.
+
+    A share is uniform among 2^255 numbers, so its hash gives it away to nobody.
+    """
+    head = b"flo share " + holder.to_bytes(4) + place.to_bytes(4)
+    return hashlib.sha256(head + share).digest()[:CHECK_BYTES]
+
+
+def commitment(seed: bytes) -> str:
+    """Return the hash that a deal shows of a seed."""
+    return hashlib.sha256(b"flo commitment " + seed).hexdigest()
+
+
+def public_half(private: bytes) -> str:
+    """Return the public half of an X25519 key, hexadecimal."""
+    key = X25519PrivateKey.from_private_bytes(private).public_key()
+    return key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+
+
+def opened(dealt: Deal, place: int, shares: Mapping[int, bytes], threshold: int) -> bytes:
+    """Return a dealt secret (place 0: the key; from 1 on: seeds) from right shares.
+
+    Raises:
+        TrustError: fewer than ``threshold`` shares, or the dealer did not deal what it shows.
+    """
+    if len(shares) < threshold:
+        raise TrustError(f"{len(shares)} shares, {threshold} needed")
+    chosen = {number: int.from_bytes(shares[number]) for number in sorted(shares)[:threshold]}
+    secret = combine(chosen).to_bytes(_BYTES)
+    shown = dealt.key if place == 0 else dealt.commitments[place - 1]
+    if (public_half(secret) if place == 0 else commitment(secret)) != shown:
+        raise TrustError(f"deal {dealt.number} was not dealt as it shows")
+    return secret
+
+
+def _number() -> bytes:
+    return secrets.randbelow(PRIME).to_bytes(SEED_BYTES)

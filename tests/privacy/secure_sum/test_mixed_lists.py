@@ -1,0 +1,118 @@
+"""A coordinator that shows other lists to other hospitals reads no sum with too little noise."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+import pytest
+
+from flo.keys.claims import ListSignature
+from tests.privacy.secure_sum.light_company import LightCompany
+
+SIZES = [(4, 1, 1), (5, 1, 1), (6, 1, 2), (7, 2, 2), (9, 2, 3), (10, 3, 3)]
+Lists = dict[str, tuple[str, ...]]
+
+
+@pytest.fixture
+def no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hospitals reveal under any list that they are asked for, once."""
+    monkeypatch.setattr("flo.clients.agent.dealing.check_certificate", lambda *_: None)
+
+
+def attack(company: LightCompany, shown: Lists) -> None:
+    """Show each honest hospital its list; use every signature, and ask everyone to reveal."""
+    asked = company.upload()
+    signed = defaultdict[tuple[str, ...], dict[str, ListSignature]](dict)
+    for name, listed in shown.items():
+        signature = company.sign(asked, name, listed)
+        if signature is not None:
+            signed[listed][name] = signature
+    for listed, signatures in signed.items():
+        for name in set(company.colluders) & set(listed):
+            signature = company.sign(asked, name, listed)
+            assert signature is not None
+            signatures[name] = signature
+    for name, listed in shown.items():
+        company.reveal(asked, name, listed, signed[listed])
+        for other, signatures in signed.items():
+            company.reveal(asked, name, other, signatures)
+
+
+def random_lists(company: LightCompany, chance: random.Random) -> Lists:
+    """A few lists, each hospital shown one of those that it is on."""
+    everyone = [*company.honest, *company.colluders]
+    most = company.tolerance.dropouts
+    lists = [
+        tuple(sorted(chance.sample(everyone, len(everyone) - chance.randint(0, most))))
+        for _ in range(chance.randint(1, 3))
+    ]
+    shown = {}
+    for name in company.honest:
+        fitting = [listed for listed in lists if name in listed]
+        if fitting:
+            shown[name] = chance.choice(fitting)
+    return shown
+
+
+@pytest.mark.parametrize(("hospitals", "colluders", "dropouts"), SIZES)
+def test_no_lists_whatever_give_a_sum_with_too_little_noise(
+    hospitals: int, colluders: int, dropouts: int
+) -> None:
+    read = 0
+    for seed in range(6):
+        company = LightCompany.of_size(hospitals, colluders, dropouts)
+        attack(company, random_lists(company, random.Random(seed)))
+        for name in company.honest:
+            assert len(company.known(name)) <= 1
+        thinnest = company.thinnest()
+        assert thinnest is None or thinnest >= 1
+        read += thinnest is not None
+    assert read, "where all are shown one list, its sum is read"
+
+
+def three_lists(company: LightCompany) -> Lists:
+    """Three honest hospitals, each left out of two lists of three: two are missing from each."""
+    everyone = [*company.honest, *company.colluders]
+    one, two, three, *others = company.honest
+    without = {
+        kept: tuple(sorted(set(everyone) - ({one, two, three} - {kept})))
+        for kept in (one, two, three)
+    }
+    return without | dict(zip(others, (without[three], without[two]), strict=True))
+
+
+def test_three_lists_open_a_thin_sum_where_no_certificate_is_asked_for(
+    no_certificates: None,
+) -> None:
+    """The attack for which hospitals sign first: .67 of the noise that was promised."""
+    company = LightCompany.of_size(7, 2, 2)
+    attack(company, three_lists(company))
+    thinnest = company.thinnest()
+    assert thinnest is not None
+    assert thinnest < 1
+
+
+def test_three_lists_open_nothing_at_all() -> None:
+    company = LightCompany.of_size(7, 2, 2)
+    attack(company, three_lists(company))
+    assert company.thinnest() is None
+    assert not any(company.known(name) for name in company.honest)
+
+
+@pytest.mark.parametrize("split", [1, 2, 3])
+def test_the_whole_cohort_and_a_shorter_list_are_never_both_opened(split: int) -> None:
+    """Under the list of the whole cohort nobody asks for a certificate: the seeds open first."""
+    company = LightCompany.of_size(4, 1, 1)
+    everyone = tuple(sorted([*company.honest, *company.colluders]))
+    shorter = tuple(name for name in everyone if name != company.honest[0])
+    shown = {
+        name: everyone if place < split else shorter
+        for place, name in enumerate(company.honest)
+        if place < split or name in shorter
+    }
+    attack(company, shown)
+    for name in company.honest:
+        assert len(company.known(name)) <= 1
+    thinnest = company.thinnest()
+    assert thinnest is None or thinnest >= 1
