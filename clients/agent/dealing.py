@@ -3,24 +3,53 @@
 Steps 3 and 5 to 7 of the protocol in ``flo.privacy.secure_sum.masking``. All of it is in memory
 only and belongs to one run key. So only the process that uploaded can sign a list of survivors or
 reveal shares, and a process that restarted knows no earlier secret or share.
+
+A deal is for one turn, and the ledger lets us take part in a turn once. So we reveal at most one
+share of any hospital's secrets for a turn, and the same secrets never serve two turns.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flo.clients.agent.request_facts import request_key
 from flo.errors import TrustError
 from flo.keys.claims import ListSignature, RunKey
 from flo.keys.identity import Identity
-from flo.privacy.secure_sum.deals import HeldShares, Holder, Secrets, deal, sealing_key, unseal
-from flo.privacy.secure_sum.masking import Attempt, exchange
+from flo.privacy.secure_sum.deals import (
+    HeldShares,
+    Holder,
+    Secrets,
+    Turn,
+    check_signature,
+    deal,
+    sealing_key,
+    turn_of,
+    unseal,
+)
+from flo.privacy.secure_sum.masking import Attempt, deal_signer, exchange
 from flo.privacy.secure_sum.survivors import check_certificate, statement
 from flo.protocol.deals import Deal
 from flo.protocol.messages import RequestHeader
 from flo.study.document import Study
 from flo.study.tolerance import Tolerance
+
+log = logging.getLogger("flo.clients.agent")
+
+
+class OwnHalves(Protocol):
+    """Our run key, as ``flo.clients.agent.run_keys.OwnKey`` has it."""
+
+    private: X25519PrivateKey
+    public: RunKey
+
+    def secrets(self, partners: list[RunKey]) -> dict[str, bytes]:
+        """Return fingerprint -> the secret shared with that partner. Raises TrustError."""
 
 
 class NotOurs(Exception):
@@ -29,6 +58,7 @@ class NotOurs(Exception):
 
 @dataclass(frozen=True)
 class _Dealt:
+    turn: Turn
     secrets: Secrets
     deal: Deal
     own: HeldShares
@@ -58,81 +88,87 @@ class Dealing:
     def __init__(self) -> None:
         self._number = 0
         self._pending: _Dealt | None = None
-        self._accepted: dict[str, int] = {}  # a dealer's run key -> its last deal in an upload
         self._last: _Upload | None = None
 
     def deal(
         self,
         study: Study,
-        run: str,
+        turn: Turn,
         hospital: str,
-        own: RunKey,
+        own: OwnHalves,
         partners: Mapping[str, RunKey],
-        secrets: Mapping[str, bytes],
-    ) -> Deal | None:
-        """Return a new deal for the next attempt, shared out among ``partners``. [3]
-
-        ``secrets``: of the pairs of run keys, by fingerprint. None if the study's sums survive no
-        dropout.
-        """
-        if (tolerance := study.tolerance) is None:
-            return None
-        self._number += 1
-        made, numbers = Secrets.new(len(tolerance.levels)), numbers_of(study)
-        holders = {}
-        for name, key in partners.items():
-            shared = secrets[key.fingerprint]
-            sealing = sealing_key(shared, study.digest, run, self._number, own, key)
-            holders[name] = Holder(numbers[name], key.key, sealing)
-        mine = (hospital, numbers[hospital])
-        dealt, kept = deal(self._number, made, tolerance.threshold, mine, holders)
-        self._pending = _Dealt(made, dealt, kept)
-        return dealt
-
-    @property
-    def pending(self) -> Deal | None:
-        """The deal that the next attempt must name."""
-        return self._pending.deal if self._pending else None
-
-    def prepare(
-        self,
-        study: Study,
-        header: RequestHeader,
-        hospital: str,
-        own: RunKey,
-        secrets: Mapping[str, bytes],
-    ) -> Ready:
-        """Read our shares of every member's deal. [5]
+    ) -> Deal:
+        """Return a new deal for a turn, shared out among ``partners``, by hospital. [3]
 
         Raises:
-            NotOurs: the attempt does not name our last deal. TrustError: a member's deal was used
-                before, or does not decrypt; the message names the member.
+            NotOurs: the study's sums survive no dropout. TrustError: a partner's run key is not
+                usable.
         """
-        tolerance, pending = _tolerance(study), self._pending
-        if pending is None or header.deals.get(hospital) != pending.deal.public:
-            raise NotOurs("the attempt does not name our last deal")
+        tolerance, numbers = _tolerance(study), numbers_of(study)
+        secrets = own.secrets(list(partners.values()))
+        self._number += 1
+        made, holders = Secrets.new(len(tolerance.levels)), {}
+        for name, key in partners.items():
+            sealing = sealing_key(secrets[key.fingerprint], turn, self._number, own.public, key)
+            holders[name] = Holder(numbers[name], key.key, sealing)
+        mine, signer = (hospital, numbers[hospital]), deal_signer(own.private)
+        dealt, kept = deal(turn, self._number, made, tolerance.threshold, mine, holders, signer)
+        self._pending = _Dealt(turn, made, dealt, kept)
+        return dealt
+
+    def pending(self, turn: Turn) -> Deal | None:
+        """Return the unused deal that we dealt for this turn, if it is our last one."""
+        pending = self._pending
+        return pending.deal if pending and pending.turn == turn else None
+
+    def has_uploaded(self, header: RequestHeader) -> bool:
+        """Return whether this process uploaded to this request, and to no other since."""
+        return self._last is not None and self._last.request == request_key(header)
+
+    def prepare(self, study: Study, header: RequestHeader, hospital: str, own: OwnHalves) -> Ready:
+        """Check every member's deal for this turn, and read our shares of it. [5]
+
+        Shares that do not decrypt are noted and left out: others reveal theirs.
+
+        Raises:
+            NotOurs: the attempt does not name our own deal for it. TrustError: a member's deal is
+                missing, or not signed for this turn; the message names the member.
+        """
+        tolerance, pending, turn = _tolerance(study), self._pending, turn_of(header)
+        if pending is None or (pending.turn, pending.deal.public) != (
+            turn,
+            header.deals.get(hospital),
+        ):
+            raise NotOurs("the attempt does not name our deal for it")
+        if set(header.deals) != set(header.cohort):
+            raise TrustError("the attempt does not name exactly one deal for each member")
+        partners = {name: header.keys[name] for name in header.cohort if name != hospital}
+        secrets = own.secrets(list(partners.values()))
         pads, held = {}, {hospital: pending.own}
-        for name, key in header.keys.items():
-            if name == hospital:
-                continue
-            dealt = header.deals.get(name)
-            if dealt is None or dealt.number <= self._accepted.get(key.key, 0):
-                raise TrustError(f"{name}: the attempt names no new deal")
-            sealing = sealing_key(
-                secrets[key.fingerprint], study.digest, header.run, dealt.number, key, own
-            )
+        for name, key in partners.items():
+            dealt = header.deals[name]
             try:
-                sealed = header.sealed.get(name, "")
-                held[name] = unseal(dealt, sealing, sealed, len(tolerance.levels))
+                check_signature(turn, dealt, key)
                 pads[key.fingerprint] = exchange(pending.secrets.key, dealt.key)
             except TrustError as error:
                 raise TrustError(f"{name}: {error}") from error
+            sealing = sealing_key(secrets[key.fingerprint], turn, dealt.number, key, own.public)
+            try:
+                sealed = header.sealed.get(name, "")
+                held[name] = unseal(sealing, sealed, len(tolerance.levels))
+            except TrustError as error:
+                log.warning(f"deal {dealt.number} of {name}: {error}")
         return Ready(pads, pending.secrets.seeds, held)
 
+    def use_up(self) -> None:
+        """Forget our deal, and the attempt before, whatever becomes of the upload. [5]
+
+        So a deal is in one upload at most, and we act on no attempt that we did not upload to.
+        """
+        self._pending = self._last = None
+
     def uploaded(self, header: RequestHeader, attempt: Attempt, ready: Ready) -> None:
-        """Note that our upload to this attempt is charged: its deals are used up. [5]"""
-        self._accepted |= {header.keys[name].key: d.number for name, d in header.deals.items()}
-        self._pending = None
+        """Note that our upload to this attempt is charged. [5]"""
         self._last = _Upload(request_key(header), header.cohort, attempt, ready.held)
 
     def sign(

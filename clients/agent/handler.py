@@ -260,10 +260,11 @@ class Handler:
                             study.digest, noisy.astype(np.int64, copy=False)
                         )
                     facts = row_facts(header, reply, sent)
+                    attempt = attempt_at(study, header, len(values)) if ready else None
+                    own.dealing.use_up()  # before the row: a deal must not outlive it unused
                     with refused_as("over-budget", BudgetError):
                         self._ledger.charge(approved.reservation, header.purpose, key, facts)
-                    if ready is not None:
-                        attempt = attempt_at(study, header, len(values))
+                    if ready and attempt:
                         own.dealing.uploaded(header, attempt, ready)
                     return values
             approved = newest  # a patient opted out meanwhile: discard the result

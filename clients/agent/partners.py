@@ -21,6 +21,7 @@ from flo.errors import TrustError
 from flo.keys.claims import HeadAttestation, LedgerHead, ListSignature, RunKey
 from flo.keys.identity import Identity
 from flo.privacy.ledger.ledger import Ledger
+from flo.privacy.secure_sum.deals import turn_after, turn_of
 from flo.protocol.deals import Deal
 from flo.protocol.messages import RefusalCode, RequestHeader
 from flo.study.document import Study
@@ -89,33 +90,33 @@ class PartnerChecks:
         return own.public, vouchers
 
     def deal(self, header: RequestHeader, study: Study) -> Deal | None:
-        """Return our deal for the next attempt; None if the study's sums survive no dropout. [3]
+        """Return our deal: when joining, for the turn of the request; else for the one after. [3]
 
-        It is the pending one, unless that was named in an attempt or was not dealt to all whose run
-        keys the request relays. None, too, if this process has not joined the run.
+        It is the pending one if that was dealt to all whose run keys the request relays. None if
+        the study's sums survive no dropout, nothing follows, or this process did not make the
+        release itself: then we must join again.
         """
         own = self._run_keys.current(study.digest, header.run)
-        if own is None or study.tolerance is None:
+        joining = header.kind == "join"
+        turn = turn_of(header) if joining else turn_after(study, header)
+        if own is None or study.tolerance is None or turn is None:
             return None
         partners = {name: key for name, key in header.keys.items() if name != self._hospital}
-        pending = own.dealing.pending
-        used = header.kind == "join" and header.deals.get(self._hospital)
-        if pending and pending.public != used and pending.covers(partners.values()):
+        pending = own.dealing.pending(turn)
+        if pending and (not joining or pending.covers(partners.values())):
             return pending
+        if not joining and not own.dealing.has_uploaded(header):
+            return None
         with refused_as("malformed", TrustError):
-            secrets = own.secrets(list(partners.values()))
-        return own.dealing.deal(study, header.run, self._hospital, own.public, partners, secrets)
+            return own.dealing.deal(study, turn, self._hospital, own, partners)
 
     def prepare(self, header: RequestHeader, study: Study, own: OwnKey) -> Ready | None:
         """Read the deals of an admitted attempt; None if its sum survives no dropout. [5]"""
         if study.tolerance is None:
             return None
-        partners = [key for name, key in header.keys.items() if name != self._hospital]
         try:
             with refused_as("malformed", TrustError):
-                return own.dealing.prepare(
-                    study, header, self._hospital, own.public, own.secrets(partners)
-                )
+                return own.dealing.prepare(study, header, self._hospital, own)
         except NotOurs as error:
             raise PartnerRefused("stale-key", str(error), own.public) from error
 

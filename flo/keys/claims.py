@@ -51,23 +51,36 @@ class LedgerHead(Claim):
 
 
 class RunKey(Claim):
-    """A hospital's signed key (X25519, hexadecimal) for one run, in use from ``epoch`` on.
+    """A hospital's signed keys for one run, in use from ``epoch`` on; hexadecimal.
 
-    Epochs increase: of two keys of one hospital for one run, the later one has the larger epoch.
+    ``key``: X25519. ``deals``: Ed25519, which signs what the hospital deals; None in runs that were
+    begun by a FLO without deals. Epochs increase: of two keys of one hospital for one run, the
+    later one has the larger epoch.
     """
 
     epoch: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
     key: Digest
+    deals: Digest | None = None
 
     @classmethod
-    def signed(cls, identity: Identity, study: str, run: str, epoch: int, key: str) -> RunKey:
-        """Sign the public half ``key`` for this run and epoch."""
-        signature = identity.sign("run-key", _run_key_statement(study, run, epoch, key))
-        return cls(epoch=epoch, key=key, public=identity.public.hex(), signature=signature)
+    def signed(
+        cls,
+        identity: Identity,
+        study: str,
+        run: str,
+        epoch: int,
+        key: str,
+        deals: str | None = None,
+    ) -> RunKey:
+        """Sign the public halves for this run and epoch."""
+        signature = identity.sign("run-key", _run_key_statement(study, run, epoch, key, deals))
+        public = identity.public.hex()
+        return cls(epoch=epoch, key=key, deals=deals, public=public, signature=signature)
 
     def check(self, study: str, run: str, signer: str) -> None:
         """Raise TrustError unless the key of fingerprint ``signer`` signed it for this run."""
-        self._check(signer, "run-key", _run_key_statement(study, run, self.epoch, self.key))
+        statement = _run_key_statement(study, run, self.epoch, self.key, self.deals)
+        self._check(signer, "run-key", statement)
 
 
 class HeadAttestation(Claim):
@@ -123,8 +136,9 @@ def row_statement(sequence: int, row_hash: str) -> bytes:
     return f"{sequence} {row_hash}".encode()
 
 
-def _run_key_statement(study: str, run: str, epoch: int, key: str) -> bytes:
-    return canonical.encode({"study": study, "run": run, "epoch": epoch, "key": key})
+def _run_key_statement(study: str, run: str, epoch: int, key: str, deals: str | None) -> bytes:
+    named = {"study": study, "run": run, "epoch": epoch, "key": key}
+    return canonical.encode(named if deals is None else named | {"deals": deals})
 
 
 def _voucher_statement(

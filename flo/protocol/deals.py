@@ -23,13 +23,14 @@ _Checks = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{32}){1,6}$")]
 
 
 class DealtKey(Document):
-    """What everyone learns of a deal: its number and its X25519 key (hexadecimal).
+    """What everyone learns of a deal: its number, its X25519 key, and the dealer's signature.
 
-    Numbers of one run key increase with each deal.
+    Numbers of one run key increase with each deal. The signature is by the run key's Ed25519 half.
     """
 
     number: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
     key: Digest
+    signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 
 
 class Deal(DealtKey):
@@ -51,4 +52,4 @@ class Deal(DealtKey):
     @property
     def public(self) -> DealtKey:
         """The part that all hospitals learn."""
-        return DealtKey(number=self.number, key=self.key)
+        return DealtKey(number=self.number, key=self.key, signature=self.signature)

@@ -1,14 +1,16 @@
-"""Deals: a hospital's secrets for one attempt, shared out among all hospitals before it.
+"""Deals: a hospital's secrets for one request, shared out among all hospitals before it.
 
-Step 3 of the protocol in ``flo.privacy.secure_sum.masking``. The secrets are a fresh X25519 key,
-for the pads of this attempt only, and the first seed of a chain
-(``flo.privacy.secure_sum.components``). They are held in memory only. Each of them is split with
-the study's threshold; a holder gets one share of each, encrypted with ChaCha20-Poly1305 (RFC 8439).
+Step 3 of the protocol in ``flo.privacy.secure_sum.masking``. A deal is for one ``Turn``: a purpose,
+round and attempt, in which a hospital takes part once. The secrets are a fresh X25519 key, for the
+pads of this turn only, and the first seed of a chain (``flo.privacy.secure_sum.components``). They
+are held in memory only. Each of them is split with the study's threshold; a holder gets one share
+of each, encrypted with ChaCha20-Poly1305 (RFC 8439).
 
 The key of that encryption is HKDF-SHA256 of the secret of the two run keys and of all that
-identifies the deal: study, run, its number, the dealer's and then the holder's run key. It is used
-for one message. So what decrypts was dealt by the hospital of that run key, to this holder, under
-this number; shares of another deal, or sent in the other direction, do not decrypt.
+identifies the deal: study, run, turn, its number, the dealer's and then the holder's run key. It is
+used for one message. So what decrypts was dealt by the hospital of that run key, to this holder, in
+this direction, for this turn. The dealer signs the public half of the fresh key for the turn with
+the Ed25519 half of its run key, so that shares which do not decrypt cost the holder nothing else.
 """
 
 from __future__ import annotations
@@ -16,10 +18,14 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -31,9 +37,39 @@ from flo.keys.claims import RunKey
 from flo.privacy.secure_sum.components import SEED_BYTES, seed_after
 from flo.privacy.secure_sum.sharing import PRIME, combine, split
 from flo.protocol.deals import CHECK_BYTES, Deal, DealtKey
+from flo.protocol.messages import RequestHeader
+from flo.study.document import Study
 
 _NONCE = bytes(12)  # a key encrypts one message
 _BYTES = 32  # of a key, a seed or a share
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The request that a deal is for. A hospital takes part in it once, or not at all."""
+
+    study: str
+    run: str
+    purpose: str
+    round: int
+    attempt: int
+
+
+def turn_of(header: RequestHeader) -> Turn:
+    """Return the turn that a request is about: a join, the next one."""
+    return Turn(header.study, header.run, header.purpose, header.round, header.attempt)
+
+
+def turn_after(study: Study, header: RequestHeader) -> Turn | None:
+    """Return the turn that follows a release if its attempt does not fail; None after the last."""
+    if header.purpose == "training" and header.round < study.mechanism.steps:
+        following: tuple[str, int] = ("training", header.round + 1)
+    else:
+        later = study.purposes[study.purposes.index(header.purpose) + 1 :]
+        if not later:
+            return None
+        following = (later[0], 1)
+    return Turn(header.study, header.run, *following, 1)
 
 
 @dataclass(frozen=True)
@@ -77,19 +113,16 @@ class Holder:
 class HeldShares:
     """A holder's shares of one deal: of the private key, and of each seed; 32 bytes each."""
 
-    dealt: DealtKey
     of_key: bytes = field(repr=False)
     of_seeds: tuple[bytes, ...] = field(repr=False)
 
 
-def sealing_key(secret: bytes, study: str, run: str, number: int, by: RunKey, to: RunKey) -> bytes:
+def sealing_key(secret: bytes, turn: Turn, number: int, by: RunKey, to: RunKey) -> bytes:
     """Return the key that encrypts the shares of deal ``number`` from ``by`` to ``to``.
 
     ``secret``: of the pair of run keys (``flo.privacy.secure_sum.masking.pair_secret``).
     """
-    context = {
-        "study": study,
-        "run": run,
+    context = asdict(turn) | {
         "number": number,
         "by": [by.fingerprint, by.key],
         "to": [to.fingerprint, to.key],
@@ -99,7 +132,13 @@ def sealing_key(secret: bytes, study: str, run: str, number: int, by: RunKey, to
 
 
 def deal(
-    number: int, made: Secrets, threshold: int, own: tuple[str, int], holders: Mapping[str, Holder]
+    turn: Turn,
+    number: int,
+    made: Secrets,
+    threshold: int,
+    own: tuple[str, int],
+    holders: Mapping[str, Holder],
+    signer: Ed25519PrivateKey,
 ) -> tuple[Deal, HeldShares]:
     """Share ``made`` out; return the deal to send, and the dealer's own shares.
 
@@ -116,37 +155,58 @@ def deal(
         name: "".join(check(numbers[name], place, one).hex() for place, one in enumerate(each))
         for name, each in shares.items()
     }
-    sealed = {}
-    for name, holder in holders.items():
-        plain = bytes.fromhex(made.public) + b"".join(shares[name])
-        sealed[holder.run_key] = ChaCha20Poly1305(holder.key).encrypt(_NONCE, plain, None).hex()
+    sealed = {
+        holder.run_key: ChaCha20Poly1305(holder.key)
+        .encrypt(_NONCE, b"".join(shares[name]), None)
+        .hex()
+        for name, holder in holders.items()
+    }
     dealt = Deal(
         number=number,
         key=made.public,
+        signature=signer.sign(_statement(turn, number, made.public)).hex(),
         commitments=tuple(commitment(seed) for seed in made.seeds),
         checks=checks,
         sealed=sealed,
     )
     of_key, *of_seeds = shares[own[0]]
-    return dealt, HeldShares(dealt.public, of_key, tuple(of_seeds))
+    return dealt, HeldShares(of_key, tuple(of_seeds))
 
 
-def unseal(dealt: DealtKey, key: bytes, sealed: str, seeds: int) -> HeldShares:
-    """Decrypt one's own shares of a deal; the dealer confirms its public key in them.
+def check_signature(turn: Turn, dealt: DealtKey, by: RunKey) -> None:
+    """Refuse a dealt key that the hospital of this run key did not sign for this turn.
 
     Raises:
-        TrustError: they were not dealt to us under this number, or for another key.
+        TrustError: the signature does not match, or the run key signs no deals.
+    """
+    try:
+        if by.deals is None:
+            raise TrustError("this run key signs no deals")
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(by.deals))
+        statement = _statement(turn, dealt.number, dealt.key)
+        key.verify(bytes.fromhex(dealt.signature), statement)
+    except (InvalidSignature, ValueError) as error:
+        raise TrustError(f"deal {dealt.number} is not signed for this request") from error
+
+
+def _statement(turn: Turn, number: int, key: str) -> bytes:
+    return b"flo deal " + canonical.encode(asdict(turn) | {"number": number, "key": key})
+
+
+def unseal(key: bytes, sealed: str, seeds: int) -> HeldShares:
+    """Decrypt one's own shares of a deal. ``key``: see ``sealing_key``.
+
+    Raises:
+        TrustError: they do not decrypt, or are not of a key and ``seeds`` seeds.
     """
     try:
         plain = ChaCha20Poly1305(key).decrypt(_NONCE, bytes.fromhex(sealed), None)
-    except InvalidTag as error:
-        raise TrustError(f"the shares of deal {dealt.number} do not decrypt") from error
-    parts = [plain[start : start + _BYTES] for start in range(0, len(plain), _BYTES)]
-    if len(plain) != _BYTES * (2 + seeds):
-        raise TrustError(f"deal {dealt.number} does not have {seeds} seeds")
-    if parts[0].hex() != dealt.key:
-        raise TrustError(f"deal {dealt.number} is relayed with another key than it was dealt with")
-    return HeldShares(dealt, parts[1], tuple(parts[2:]))
+    except (InvalidTag, ValueError) as error:
+        raise TrustError("the shares do not decrypt") from error
+    if len(plain) != _BYTES * (1 + seeds):
+        raise TrustError(f"the deal does not have {seeds} seeds")
+    of_key, *of_seeds = (plain[start : start + _BYTES] for start in range(0, len(plain), _BYTES))
+    return HeldShares(of_key, tuple(of_seeds))
 
 
 def check(holder: int, place: int, share: bytes) -> bytes:

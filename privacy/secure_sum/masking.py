@@ -47,11 +47,11 @@ from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from flo.arrays import Integers
 from flo.documents import canonical
@@ -70,8 +70,19 @@ def new_run_key(
 ) -> tuple[X25519PrivateKey, RunKey]:
     """Generate a key for one run; return it with the signed public half to send. [1]"""
     private = X25519PrivateKey.generate()
-    key = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
-    return private, RunKey.signed(identity, study, run, epoch, key)
+    key, deals = (_public(one) for one in (private, deal_signer(private)))
+    return private, RunKey.signed(identity, study, run, epoch, key, deals)
+
+
+def deal_signer(private: X25519PrivateKey) -> Ed25519PrivateKey:
+    """Return the key that signs deals, derived from the private half of a run key."""
+    raw = private.private_bytes_raw()
+    derive = HKDF(hashes.SHA256(), 32, salt=None, info=b"flo deal signer").derive
+    return Ed25519PrivateKey.from_private_bytes(derive(raw))
+
+
+def _public(private: X25519PrivateKey | Ed25519PrivateKey) -> str:
+    return private.public_key().public_bytes_raw().hex()
 
 
 def pair_secret(own: X25519PrivateKey, other: RunKey) -> bytes:

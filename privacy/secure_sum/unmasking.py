@@ -31,6 +31,14 @@ class Member:
     deal: Deal
 
 
+class BadDeal(TrustError):
+    """A hospital did not deal what its deal shows, so its secret cannot be opened."""
+
+    def __init__(self, dealer: str, why: str) -> None:
+        super().__init__(f"{dealer}: {why}")
+        self.dealer = dealer
+
+
 @dataclass(frozen=True)
 class Opened:
     """Secrets of one attempt: a seed of each survivor, the private key of each missing hospital."""
@@ -71,16 +79,20 @@ class Shares:
         """Recover the secrets.
 
         Raises:
-            TrustError: fewer than ``threshold`` right shares of a secret, or a hospital that did
-                not deal what it shows; the message names the dealer.
+            TrustError: fewer than ``threshold`` right shares of a secret. BadDeal: a hospital that
+                did not deal what it shows. Both name the dealer.
         """
         secrets = {}
         for dealer, shares in self._right.items():
             dealt, place = self._members[dealer].deal, self._place_of(dealer)
+            if len(shares) < self._tolerance.threshold:
+                raise TrustError(
+                    f"{dealer}: {len(shares)} right shares, {self._tolerance.threshold} needed"
+                )
             try:
                 secrets[dealer] = opened(dealt, place, shares, self._tolerance.threshold)
             except TrustError as error:
-                raise TrustError(f"{dealer}: {error}") from error
+                raise BadDeal(dealer, str(error)) from error
         seeds = {name: secrets[name] for name in secrets if name in self._survivors}
         return Opened(seeds, {name: secrets[name] for name in secrets if name not in seeds})
 

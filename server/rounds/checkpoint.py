@@ -21,7 +21,7 @@ from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.score_waves import Estimate
 from flo.privacy.releases.survey import Counted
-from flo.protocol.deals import Deal, DealtKey
+from flo.protocol.deals import Deal
 from flo.server.rounds.state import RunState
 from flo.study.parameters import Vector
 
@@ -54,7 +54,6 @@ def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
             "keys": {h: key.model_dump(mode="json") for h, key in state.keys.items()},
             "vouchers": {h: given.model_dump(mode="json") for h, given in state.vouchers.items()},
             "deals": {h: dealt.model_dump(mode="json") for h, dealt in state.deals.items()},
-            "used": {h: dealt.model_dump(mode="json") for h, dealt in state.used.items()},
             "survivors": list(state.survivors),
             "vectors": {name: _document(name, getattr(state, name), keep) for name in _VECTORS},
             "estimate": asdict(state.estimate) if state.estimate else None,
@@ -95,7 +94,6 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
             h: HeadAttestation.model_validate(given) for h, given in document["vouchers"].items()
         },
         deals={h: Deal.model_validate(dealt) for h, dealt in document.get("deals", {}).items()},
-        used={h: DealtKey.model_validate(dealt) for h, dealt in document.get("used", {}).items()},
         survivors=tuple(document.get("survivors", ())),
         estimate=Estimate(**estimate) if estimate else None,
         subgroups={name: Estimate(**found) for name, found in document["subgroups"].items()},

@@ -18,33 +18,37 @@ passes its own implementations.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Literal, Protocol
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
 from flo.errors import MessageError, TrustError
-from flo.keys.claims import HeadAttestation, LedgerHead
+from flo.keys.claims import LedgerHead, RunKey
 from flo.privacy.accounting.plan import Plan
-from flo.privacy.secure_sum.masking import pair_secret
+from flo.privacy.secure_sum.deals import Turn, turn_after, turn_of
+from flo.privacy.secure_sum.unmasking import BadDeal
 from flo.protocol.deals import Deal
 from flo.protocol.messages import Reply, ReplyHeader, RequestHeader
 from flo.server.rounds.aggregation import StreamingSum
 from flo.server.rounds.conversation import Conversation, Exchange, Take
 from flo.server.rounds.deadline import AdaptiveDeadline
 from flo.server.rounds.opening import Opening
-from flo.server.rounds.participation import JOIN_AGAIN, ExpectedReturns, ParticipationPolicy
-from flo.server.rounds.state import (
-    RunState,
-    advance,
-    check_deal,
-    is_complete,
-    request_header,
-    retried,
-    sealed_for,
-    with_deals,
+from flo.server.rounds.participation import (
+    GONE_FOR_GOOD,
+    JOIN_AGAIN,
+    ExpectedReturns,
+    ParticipationPolicy,
 )
+from flo.server.rounds.relayed import (
+    check_deal,
+    sealed_for,
+    short_deals,
+    with_key,
+    with_voucher,
+    without,
+    without_voucher,
+)
+from flo.server.rounds.state import RunState, advance, is_complete, request_header, retried
 from flo.study.document import Study
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
@@ -123,13 +127,13 @@ class StudyRun:
             advanced = self._ask_cohort()
             if advanced is None:
                 again = retried(self.study, self.state, drawn=self.drawn)
+                self._after_attempt(again or self.state, failed=True)
                 if again is None:
                     return "ended"
-                self.state = self._after_attempt(again, failed=True)
                 time.sleep(min(_FIRST_PAUSE * 2**again.attempt, _LONGEST_PAUSE))
                 continue
             there = sorted(set(cohort) - set(self.absent))
-            self.state = self._after_attempt(advanced, failed=False)
+            self._after_attempt(advanced, failed=False)
             del advanced  # it may be large, and a save needs memory
             self.attendance.next_round()
             seconds = time.monotonic() - began
@@ -147,9 +151,10 @@ class StudyRun:
         while True:
             self._let_join()
             cohort = sorted(filter(self._has_joined, self._present()))
-            if self._must_deal_again(cohort):
-                continue
-            waits = self._waits_for_return(cohort) and time.monotonic() < end
+            short = short_deals(self.state, cohort) if self.study.tolerance else []
+            self.state = replace(self.state, deals=without(self.state.deals, short))
+            waits = (short or self._waits_for_return(cohort)) and time.monotonic() < end
+            cohort = [hospital for hospital in cohort if hospital not in short]
             if len(cohort) >= self.study.cohort_floor and not waits:
                 heads = {name: head for name, head in self.store.heads().items() if name in cohort}
                 self.state = replace(self.state, cohort=tuple(cohort), heads=heads)
@@ -164,30 +169,42 @@ class StudyRun:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _let_join(self) -> None:
-        """Get new and returning hospitals' run keys, and partners' vouchers for their ledgers."""
+        """Get run keys and deals, and partners' vouchers for newcomers' ledgers."""
         for hospital in self.exchange.reconnected():
-            self._void_voucher(hospital)
-        newcomers = [hospital for hospital in self._present() if not self._has_joined(hospital)]
-        joined = []
-        for hospital, reply in self._ask("join", newcomers).items():
-            self._keep_key(hospital, reply)
-            self._keep_deal(hospital, reply)
-            if reply.kind == "joined" and hospital in self.state.keys:
-                joined.append(hospital)
+            self.state = without_voucher(self.state, hospital)
+        wanted = [hospital for hospital in self._present() if not self._has_joined(hospital)]
+        joined = self._join(wanted)
         present = self._present()
-        newcomers = [hospital for hospital in joined if hospital in present]
+        newcomers = [h for h in joined if h in present and h not in self.state.vouchers]
         if newcomers:
             self.store.save(self.state)  # before their keys are sent to partners
         if newcomers and len(self.study.hospitals) > 1:
-            partners = list(filter(self._has_joined, present))
+            partners = [h for h in present if self._has_joined(h) and h not in newcomers]
             if len(newcomers) > 1 or not partners:
                 partners += newcomers
-            for partner, reply in self._ask("join", partners).items():
-                self._keep_deal(partner, reply)
-                for hospital in newcomers:
-                    voucher = reply.vouchers.get(hospital)
-                    if voucher is not None and hospital != partner:
-                        self._keep_voucher(partner, hospital, voucher)
+            for partner, reply in self._join(partners).items():
+                for hospital, voucher in reply.vouchers.items():
+                    if hospital in newcomers and hospital != partner:
+                        self._keep(partner, with_voucher, partner, hospital, voucher)
+
+    def _join(self, hospitals: Collection[str]) -> dict[str, ReplyHeader]:
+        """Ask hospitals to join; keep their keys and deals. Return the replies of those who did."""
+        if not hospitals:
+            return {}
+        header, joined = self._header("join", hospitals), dict[str, ReplyHeader]()
+        turn, deals = turn_of(header), dict[str, Deal]()
+        for hospital, reply in self._ask(header).items():
+            if reply.key is not None:
+                self._keep(hospital, with_key, hospital, reply.key)
+            if reply.kind == "joined" and hospital in self.state.keys:
+                joined[hospital] = reply
+                self._take_deal(hospital, reply, turn, header.keys, deals)
+        self.state = replace(self.state, deals=self.state.deals | deals)
+        return joined
+
+    def _header(self, kind: str, hospitals: Collection[str]) -> RequestHeader:
+        named = tuple(sorted(hospitals))
+        return request_header(self.study, self.run, self.state, kind, named)
 
     def _present(self) -> list[str]:
         return self.attendance.present(self.exchange.connected())
@@ -199,18 +216,6 @@ class StudyRun:
         named = [hospital.id for hospital in self.study.hospitals]
         return self.returns.are_expected([name for name in named if name not in cohort])
 
-    def _must_deal_again(self, cohort: list[str]) -> bool:
-        """Drop the deals that do not cover the cohort; return whether there were any."""
-        keys, deals = [self.state.keys[name] for name in cohort], self.state.deals
-        short = [
-            name
-            for name in cohort
-            if name in deals and not deals[name].covers(set(keys) - {self.state.keys[name]})
-        ]
-        kept = {name: dealt for name, dealt in deals.items() if name not in short}
-        self.state = replace(self.state, deals=kept)
-        return bool(short)
-
     def _has_joined(self, hospital: str) -> bool:
         if self.study.tolerance and hospital not in self.state.deals:
             return False
@@ -218,60 +223,33 @@ class StudyRun:
             return hospital in self.state.keys
         return hospital in self.state.vouchers
 
-    def _keep_key(self, hospital: str, reply: ReplyHeader) -> None:
-        """Store a hospital's run key if it is newer, and void the voucher for the older key."""
-        key, known = reply.key, self.state.keys.get(hospital)
-        if key is None or (known is not None and key.epoch <= known.epoch):
-            return
+    def _keep(self, claimant: str, rule: Callable[..., RunState], *claim: object) -> None:
+        """Keep a claim by its rule, or record why not."""
         try:
-            key.check(self.study.digest, self.run, self.study.hospital(hospital).fingerprint)
-            # Partners would fail on a key of low order.
-            pair_secret(X25519PrivateKey.generate(), key)
+            self.state = rule(self.study, self.run, self.state, *claim)
         except TrustError as error:
-            self.store.event("bad-reply", hospital=hospital, why=str(error))
-            return
-        deals = {name: dealt for name, dealt in self.state.deals.items() if name != hospital}
-        self.state = replace(self.state, keys=self.state.keys | {hospital: key}, deals=deals)
-        self._void_voucher(hospital)
+            self.store.event("bad-reply", hospital=claimant, why=str(error))
 
-    def _keep_deal(self, hospital: str, reply: ReplyHeader) -> None:
-        """Store what a hospital that joins deals for the next attempt."""
-        deals = dict(self.state.deals)
-        self._take_deal(hospital, reply, deals)
-        self.state = replace(self.state, deals=deals)
+    def _take_deal(
+        self,
+        hospital: str,
+        reply: ReplyHeader,
+        turn: Turn | None,
+        keys: Mapping[str, RunKey],
+        deals: dict[str, Deal],
+    ) -> None:
+        """Put a hospital's deal for a turn among ``deals``, or record why not.
 
-    def _take_deal(self, hospital: str, reply: ReplyHeader, deals: dict[str, Deal]) -> None:
-        """Put a hospital's new deal among ``deals``, if it is one with which sums can be opened."""
-        if reply.deal is None or self.study.tolerance is None:
-            return
-        try:
-            check_deal(self.study.tolerance, reply.deal)
-        except TrustError as error:
-            self.store.event("bad-reply", hospital=hospital, why=str(error))
-            return
-        deals[hospital] = reply.deal
-
-    def _void_voucher(self, hospital: str) -> None:
-        """Remove a hospital's voucher, so that it joins again: its run key may have changed."""
-        kept = {name: v for name, v in self.state.vouchers.items() if name != hospital}
-        self.state = replace(self.state, vouchers=kept)
-
-    def _keep_voucher(self, partner: str, hospital: str, voucher: HeadAttestation) -> None:
-        """Store a partner's voucher if it covers the most ledger rows of the hospital.
-
-        The more rows a voucher covers, the fewer the hospital could omit unnoticed.
+        ``keys``: the run keys that the request relayed.
         """
-        kept, key = self.state.vouchers.get(hospital), self.state.keys.get(hospital)
-        if key is None or (voucher.hospital, voucher.key) != (key.fingerprint, key.key):
+        if reply.deal is None or turn is None:
             return
         try:
-            signer = self.study.hospital(partner).fingerprint
-            voucher.check(self.study.digest, self.run, signer)
+            own = {hospital: self.state.keys[hospital]}
+            check_deal(self.study, turn, hospital, reply.deal, {**keys, **own})
+            deals[hospital] = reply.deal
         except TrustError as error:
-            self.store.event("bad-reply", hospital=partner, why=str(error))
-            return
-        if kept is None or _rows(voucher) > _rows(kept):
-            self.state = replace(self.state, vouchers=self.state.vouchers | {hospital: voucher})
+            self.store.event("bad-reply", hospital=hospital, why=str(error))
 
     # 3, 4 ---------------------------------------------------------------------------------------
 
@@ -279,7 +257,7 @@ class StudyRun:
         """Gather the cohort's releases; return the state after the attempt, None if it failed."""
         part = Plan.of(self.study).purpose(self.state.purpose)
         gathered = StreamingSum(self.study, part, len(self.state.cohort))
-        header = request_header(self.study, self.run, self.state, "release", self.state.cohort)
+        header = self._header("release", self.state.cohort)
         opening = Opening.of(self.study, header, self.state.deals)
 
         def take(hospital: str, reply: Reply) -> bool:
@@ -296,33 +274,22 @@ class StudyRun:
             weights=self.state.asked,
             sealed=lambda hospital: sealed_for(self.state, hospital),
         )
-        self._note_uploads(asked, replies)
+        self._note_uploads(header, asked, replies)
         return self._advanced(gathered, opening)
 
-    def _note_uploads(self, asked: Collection[str], replies: Mapping[str, ReplyHeader]) -> None:
-        """Record who did not release, new keys, and what was dealt for the next attempt.
-
-        A hospital must join again if it gave no valid reply or refused with a ``JOIN_AGAIN`` code.
-        """
+    def _note_uploads(
+        self, header: RequestHeader, asked: Collection[str], replies: Mapping[str, ReplyHeader]
+    ) -> None:
+        """Record who did not release, and what was dealt for the turn after."""
         self.drawn, self.dealt, self.absent = False, {}, {}
+        turn = turn_after(self.study, header)
         for hospital in asked:
             reply = replies.get(hospital)
-            if reply is not None and reply.kind == "release":
-                self.drawn = True
-                self._take_deal(hospital, reply, self.dealt)
+            if reply is None or reply.kind != "release":
+                self.absent[hospital] = reply
                 continue
-            self.absent[hospital] = reply
-            if reply is None or reply.code in JOIN_AGAIN:
-                self._void_voucher(hospital)
-            if reply is not None and reply.code in JOIN_AGAIN:
-                self._keep_key(hospital, reply)
-        if self.study.tolerance is None:
-            self._miss_absent()
-
-    def _miss_absent(self) -> None:
-        """Record as missed or refused what has cost an attempt; a survived dropout cost none."""
-        for hospital, reply in self.absent.items():
-            self._take_note(hospital, reply)
+            self.drawn = True
+            self._take_deal(hospital, reply, turn, header.keys, self.dealt)
 
     def _advanced(self, gathered: StreamingSum, opening: Opening | None) -> RunState | None:
         missing = sorted(set(self.state.cohort) - gathered.hospitals)
@@ -332,6 +299,9 @@ class StudyRun:
             if is_complete(self.study, self.state, gathered):
                 return advance(self.study, self.state, gathered)
             why = "not all hospitals of the cohort replied"
+        except BadDeal as error:
+            self.absent.setdefault(error.dealer, None)
+            why = str(error)
         except (MessageError, TrustError) as error:
             why = str(error)
         now = self.state
@@ -354,14 +324,26 @@ class StudyRun:
     def _ask_survivors(self, header: RequestHeader, hospitals: Collection[str], take: Take) -> None:
         self.conversation.ask(header, hospitals, self.patience.timeout(self.state.phase), take)
 
-    def _after_attempt(self, following: RunState, *, failed: bool) -> RunState:
-        """Return the state that follows an attempt, with what was dealt in it."""
-        if self.study.tolerance is None:
-            return following
-        if failed:
-            self._miss_absent()
-        self.returns.left(self.absent)
-        return with_deals(following, self.state.cohort, self.dealt)
+    def _after_attempt(self, following: RunState, *, failed: bool) -> None:
+        """Go on to the state that follows an attempt; record absences, and take up new keys.
+
+        Absence counts as missed where it cost an attempt. A hospital must join again if it gave no
+        valid reply or refused with a ``JOIN_AGAIN`` code; all must if they have to deal for another
+        turn than the one that they dealt for.
+        """
+        survived = self.study.tolerance is not None and not failed
+        for hospital, reply in self.absent.items():
+            self._take_note(hospital, reply, survived=survived)
+        if survived:
+            self.attendance.survived(set(self.state.cohort), set(self.absent))
+            self.returns.left(self.absent)
+        deals = self.dealt if survived else {}
+        self.state = replace(following, deals=deals, survivors=())
+        for hospital, reply in self.absent.items():
+            if reply is None or reply.code in JOIN_AGAIN:
+                self.state = without_voucher(self.state, hospital)
+            if reply is not None and reply.key and reply.code in JOIN_AGAIN:
+                self._keep(hospital, with_key, hospital, reply.key)
 
     def _finish(self) -> None:
         """Notify connected hospitals of the run's end; they settle and free unused reservations.
@@ -372,33 +354,31 @@ class StudyRun:
         """
         self.state = replace(self.state, heads=self.store.heads())
         connected = self.exchange.connected()
-        self._ask("finish", [h.id for h in self.study.hospitals if h.id in connected])
+        there = [h.id for h in self.study.hospitals if h.id in connected]
+        if there:
+            self._ask(self._header("finish", there))
         self.store.save(self.state)
 
-    def _ask(self, kind: str, hospitals: Collection[str]) -> dict[str, ReplyHeader]:
-        """Send a request that carries no model; record absence and refusals."""
-        named = tuple(sorted(hospitals))
-        if not named:
-            return {}
-        header = request_header(self.study, self.run, self.state, kind, named)
+    def _ask(self, header: RequestHeader) -> dict[str, ReplyHeader]:
+        """Send its cohort a request that carries no model; record absence and refusals."""
         # A join includes loading the data.
-        replies = self.conversation.ask(header, named, self.study.limits.deadline_seconds)
-        for hospital in named:
+        seconds = self.study.limits.deadline_seconds
+        replies = self.conversation.ask(header, header.cohort, seconds)
+        for hospital in header.cohort:
             self._take_note(hospital, replies.get(hospital))
         return replies
 
-    def _take_note(self, hospital: str, reply: ReplyHeader | None) -> None:
-        """Record a hospital's absence or refusal."""
+    def _take_note(
+        self, hospital: str, reply: ReplyHeader | None, *, survived: bool = False
+    ) -> None:
+        """Record a hospital's absence or refusal, and whether the sum survived it."""
         before = self.attendance.is_gone(hospital)
-        if reply is None:
-            self.attendance.missed(hospital)
-        elif reply.kind == "refused":
+        if reply is not None and reply.kind == "refused":
             code = reply.code or "not-ready"
             self.store.event("refused", hospital=hospital, code=code)
-            self.attendance.refused(hospital, code)
+            if not survived or code in GONE_FOR_GOOD:
+                self.attendance.refused(hospital, code)
+        elif reply is None and not survived:
+            self.attendance.missed(hospital)
         if self.attendance.is_gone(hospital) and not before:
             self.store.event("excluded", hospital=hospital)
-
-
-def _rows(voucher: HeadAttestation) -> int:
-    return voucher.head.sequence if voucher.head else 0

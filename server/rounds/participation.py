@@ -8,6 +8,9 @@
 | has a newer run key, or saw newer heads | joins again; a second time in a round is a miss |
 | answered the attempt before our restore | no consequence; a second time in a round is a miss |
 | is not connected | not asked until it is |
+
+Where sums survive dropouts, an absence that cost no attempt is not a miss, unless there are
+``MOST_SURVIVED`` in a row.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ GONE_FOR_GOOD = frozenset({"not-approved", "over-budget", "rolled-back"})
 JOIN_AGAIN = frozenset({"stale-key", "unconfirmed"})
 FORGIVEN_ONCE = JOIN_AGAIN | {"conflict"}
 MOST_MISSES = 2  # each failure costs all hospitals a retry
+MOST_SURVIVED = 5  # absences in a row that cost only time
 RETURN_SECONDS = 20.0
 
 
@@ -34,6 +38,7 @@ class ParticipationPolicy:
         self._out: set[str] = set()
         self._forgiven: set[str] = set()
         self._misses: Counter[str] = Counter()
+        self._in_a_row: Counter[str] = Counter()
 
     def present(self, connected: Collection[str]) -> list[str]:
         """Return the hospitals to ask: those that are out are included only if needed."""
@@ -69,6 +74,17 @@ class ParticipationPolicy:
         if self._misses[hospital] >= MOST_MISSES and left >= self._floor:
             self._gone.add(hospital)
 
+    def survived(self, cohort: Collection[str], absent: Collection[str]) -> None:
+        """Record who was missing from a sum that survived it.
+
+        Whoever is missing from ``MOST_SURVIVED`` sums in a row makes all others wait each time, so
+        the next absences count as missed.
+        """
+        for hospital in cohort:
+            self._in_a_row[hospital] = self._in_a_row[hospital] + 1 if hospital in absent else 0
+            if self._in_a_row[hospital] >= MOST_SURVIVED:
+                self.missed(hospital)
+
     def next_round(self) -> None:
         """Readmit hospitals that were out; misses of earlier rounds stay counted."""
         self._out.clear()
@@ -90,6 +106,6 @@ class ExpectedReturns:
         self._left |= dict.fromkeys(hospitals, self._clock())
 
     def are_expected(self, absent: Collection[str]) -> bool:
-        """Return whether one of those who are absent was missing for the first time just now."""
+        """Return whether one of those who are absent was asked for a sum just now."""
         since = self._clock() - RETURN_SECONDS
         return any(self._left.get(hospital, since) > since for hospital in absent)

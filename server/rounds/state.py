@@ -9,22 +9,21 @@ round is solved. All of it is post-processing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flo.arrays import Floats
-from flo.errors import MessageError, TrustError
+from flo.errors import MessageError
 from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
 from flo.privacy.accounting.plan import Plan, PlannedPurpose, combined_variance, reach_of, ring_of
 from flo.privacy.releases import calibration, evaluation, least_squares, survey, whitening
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.score_waves import Estimate
-from flo.privacy.secure_sum.masking import cohort_digest, exchange
-from flo.protocol.deals import Deal, DealtKey
+from flo.privacy.secure_sum.masking import cohort_digest
+from flo.protocol.deals import Deal
 from flo.protocol.messages import (
     LARGEST_WEIGHT,
     MAX_ATTEMPTS,
@@ -38,7 +37,6 @@ from flo.study.document import Study
 from flo.study.models import initial_weights
 from flo.study.parameters import Vector
 from flo.study.terms import Purpose
-from flo.study.tolerance import Tolerance
 
 NO_WEIGHTS: Vector = np.zeros(0)
 _ANSWERS = {
@@ -58,8 +56,8 @@ class RunState:
     the ledger head of the hospital with that key. ``whitening``: W, (d²,), while a study trains on
     whitened inputs; ``weights`` and ``tail_sum`` are then of z = xW.
 
-    Where sums survive dropouts: ``deals``, what each hospital dealt for the next attempt; ``used``,
-    the deals that earlier attempts named last; ``survivors``, once their list was named to anybody.
+    Where sums survive dropouts: ``deals``, what each hospital dealt for the next request;
+    ``survivors``, once their list was named to anybody.
     """
 
     phase: Phase
@@ -80,7 +78,6 @@ class RunState:
     counted: dict[str, list[survey.Counted]] = field(default_factory=dict)
     whitening: Vector = field(default_factory=lambda: NO_WEIGHTS)
     deals: dict[str, Deal] = field(default_factory=dict)
-    used: dict[str, DealtKey] = field(default_factory=dict)
     survivors: tuple[str, ...] = ()
 
     @classmethod
@@ -118,10 +115,7 @@ class RunState:
 def request_header(
     study: Study, run: str, state: RunState, kind: str, hospitals: tuple[str, ...]
 ) -> RequestHeader:
-    """Return the header of a request; every kind but ``join`` relays the state's heads.
-
-    A join tells each hospital which of its deals is used.
-    """
+    """Return the header of a request; every kind but ``join`` relays the state's heads."""
     among = hospitals if kind == "release" else tuple(state.keys)
     deals = {name: state.deals[name].public for name in hospitals if name in state.deals}
     model = state.asked if kind == "release" else NO_WEIGHTS
@@ -141,35 +135,9 @@ def request_header(
             "vouchers": {name: state.vouchers[name] for name in hospitals if name in state.vouchers}
             if kind == "release"
             else {},
-            "deals": {"release": deals, "join": state.used}.get(kind, {}),
+            "deals": deals if kind == "release" else {},
         }
     )
-
-
-def sealed_for(state: RunState, hospital: str) -> dict[str, str]:
-    """Return the encrypted shares that the other members of the cohort dealt this hospital."""
-    key = state.keys[hospital].key
-    return {
-        name: state.deals[name].sealed[key]
-        for name in state.cohort
-        if name != hospital and name in state.deals
-    }
-
-
-def with_deals(state: RunState, cohort: Collection[str], new: Mapping[str, Deal]) -> RunState:
-    """Return the state after an attempt of ``cohort``, whose deals are used up."""
-    used = {name: state.deals[name].public for name in cohort if name in state.deals}
-    kept = {name: deal for name, deal in state.deals.items() if name not in used}
-    return replace(state, deals=kept | dict(new), used=state.used | used, survivors=())
-
-
-def check_deal(tolerance: Tolerance, dealt: Deal) -> None:
-    """Refuse a deal with which partners or the opening would fail. Raises TrustError."""
-    if len(dealt.commitments) != len(tolerance.levels):
-        raise TrustError(
-            f"a deal of {len(dealt.commitments)} seeds, {len(tolerance.levels)} expected"
-        )
-    exchange(X25519PrivateKey.generate(), dealt.key)  # refuses a key of low order
 
 
 def retried(study: Study, state: RunState, *, drawn: bool) -> RunState | None:

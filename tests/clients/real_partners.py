@@ -90,11 +90,16 @@ class RealCompany:
         for member in members.values():
             member.ledger.close()
 
-    def join(self) -> None:
-        """Ask everyone for its key, then everyone for vouchers for these keys."""
+    def join(self, **turn: Any) -> None:
+        """Ask everyone for its key, then everyone for vouchers for these keys.
+
+        ``turn``: purpose, round and attempt of the next request, if not the first.
+        """
         for kind in ("keys", "vouchers"):
             for name in self.members:
-                header = self.say(name, self.header(kind="join", heads={}, vouchers={})).header
+                header = self.say(
+                    name, self.header(kind="join", heads={}, vouchers={}, **turn)
+                ).header
                 assert header.key is not None
                 self.keys[name] = header.key
                 if kind == "vouchers":

@@ -38,12 +38,15 @@ def launch(
     epsilon: float = 0.9,
     on: str = "here",
     model: dict[str, Any] | None = None,
+    schema: int = 3,
     **mechanism: Any,
 ) -> str:
     """The digest of a study that all of these hospitals have approved."""
     hospitals = [{"id": home.read_config().hospital, "declared_size": 40} for home in homes]
     limits = {"deadline_seconds": deadline, "minimum_cohort": 2}
-    document = study_document(hospitals=hospitals, version=version, limits=limits)
+    document = study_document(
+        hospitals=hospitals, version=version, limits=limits, schema_version=schema
+    )
     document["model"] = model or document["model"]
     document["mechanism"] |= {**MODES[mode], **mechanism}
     study = small_study(**document).with_epsilon(epsilon)

@@ -31,10 +31,10 @@ from flo.protocol.messages import (
 )
 from tests.partners import encode_request
 
-DEALT = {"number": 1, "key": "c" * 64}
+DEALT = {"number": 1, "key": "c" * 64, "signature": "0" * 128}
 WEIGHTS = np.array([0.5, -1.25, 3e-300])
 HEAD = {"sequence": 3, "hash": "b" * 64, "signature": "cd", "public": "ef"}
-KEY = {"epoch": 1, "key": "c" * 64, "signature": "cd", "public": "ef"}
+KEY = {"epoch": 1, "key": "c" * 64, "deals": None, "signature": "cd", "public": "ef"}
 VOUCHER = {
     **{"hospital": "d" * 64, "key": "c" * 64, "head": HEAD},
     **{"signature": "cd", "public": "ef"},
@@ -336,10 +336,12 @@ def test_a_site_can_send_these_fields_and_nothing_else() -> None:
         *("kind", "hospital", "study", "run", "purpose", "round", "attempt", "model", "head"),
         *("code", "cohort", "ring", "key", "vouchers", "deal", "signature", "shares"),
     }
-    assert set(Deal.model_fields) == {"number", "key", "commitments", "checks", "sealed"}
+    assert set(Deal.model_fields) == {
+        *("number", "key", "signature", "commitments", "checks", "sealed"),
+    }
     assert set(ListSignature.model_fields) == {"signature", "public"}
     assert set(LedgerHead.model_fields) == {"sequence", "hash", "signature", "public"}
-    assert set(RunKey.model_fields) == {"epoch", "key", "signature", "public"}
+    assert set(RunKey.model_fields) == {"epoch", "key", "deals", "signature", "public"}
     assert set(HeadAttestation.model_fields) == {
         *("hospital", "key", "head", "signature", "public"),
     }

@@ -12,16 +12,22 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, cast
 
-from flo.clients.agent.dealing import Dealing
+from flo.clients.agent.masking import attempt_at
 from flo.keys.claims import ListSignature
+from flo.privacy.accounting.plan import Plan
 from flo.privacy.secure_sum.survivors import statement
 from flo.protocol.messages import RequestHeader, decode_request
+from flo.study.document import Study
 from flo.study.tolerance import Tolerance
 from tests.clients.real_partners import Member, RealCompany
 from tests.partners import partner
-from tests.server.in_memory_run import RUN, Site, company_study
+from tests.server.in_memory_run import Site, company_study
 
 _NAMES = ("ash", "bay", "cedar", "doe", "elm", "fir", "gum", "hay", "ivy", "jay", "kea")
+
+
+def _length(study: Study, asked: RequestHeader) -> int:
+    return Plan.of(study).purpose(asked.purpose).mechanism.length
 
 
 def _sets() -> defaultdict[int, set[str]]:
@@ -50,6 +56,7 @@ class LightCompany(RealCompany):
         self.colluders = names[len(self.honest) :]
         # dealer -> which of its secrets -> who revealed a share of it
         self.revealed: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(_sets)
+        self.uploads: dict[str, RequestHeader] = {}  # what each honest hospital uploaded to
 
     @classmethod
     def of_size(cls, hospitals: int, colluders: int, dropouts: int) -> LightCompany:
@@ -69,25 +76,20 @@ class LightCompany(RealCompany):
         company.join()
         return company
 
-    def dealing(self, name: str) -> Dealing:
-        answering = cast(_Answering, self.members[name].handler)
-        own = answering.site.keys.current(self.study.digest, RUN)
-        assert own is not None
-        return own.dealing
-
     # -- what a lying coordinator may do ----------------------------------------------------------
 
-    def upload(self, cohort: Collection[str] = ()) -> RequestHeader:
-        asked = self.header(*cohort)
-        self.ask_all(asked)
-        return asked
+    def upload(self, asked: RequestHeader, only: Collection[str] | None = None) -> None:
+        """Ask the cohort to upload, or ``only`` some of it; colluders do whatever is useful."""
+        for name in asked.cohort if only is None else only:
+            if self.say(name, asked).header.kind == "release" and name in self.honest:
+                self.uploads[name] = asked
 
     def sign(
         self, asked: RequestHeader, name: str, listed: Collection[str]
     ) -> ListSignature | None:
         """An honest hospital signs if it agrees; a colluder signs whatever it is given."""
         if name in self.colluders:
-            attempt = self.dealing(name)._last.attempt  # type: ignore[union-attr]
+            attempt = attempt_at(self.study, asked, _length(self.study, asked))
             return ListSignature.signed(partner(name), statement(attempt, listed))
         return self.say(name, self.listed(asked, *listed)).header.signature
 
@@ -116,15 +118,19 @@ class LightCompany(RealCompany):
     def thinnest(self) -> Fraction | None:
         """The least honest noise of any sum that it can read, in units of σ*²; None if of none.
 
-        A sum over some of the honest hospitals is readable if their self masks are open, and with
-        them every pad that they share with the other honest hospitals.
+        A sum over some of the honest hospitals is readable if they uploaded to the same attempt,
+        their self masks are open, and so is every pad that they share with the other honest members
+        of its cohort: by the key of either.
         """
         keys = {name for name in self.honest if 0 in self.known(name)}
         seeds = {n: min(self.known(n) - {0}) for n in self.honest if self.known(n) - {0}}
         found = []
         for size in range(1, len(seeds) + 1):
             for chosen in itertools.combinations(seeds, size):
-                rest = set(self.honest) - set(chosen)
+                attempts = [self.uploads.get(name) for name in chosen]
+                if attempts[0] is None or any(other != attempts[0] for other in attempts):
+                    continue
+                rest = set(self.honest) & set(attempts[0].cohort) - set(chosen)
                 if all(name in keys or other in keys for name in chosen for other in rest):
                     noise = sum(Fraction(1, self.tolerance.shares(seeds[n] - 1)) for n in chosen)
                     found.append(Fraction(noise))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from flo.errors import TrustError
@@ -9,8 +12,17 @@ from flo.keys.claims import RunKey
 from flo.keys.identity import Identity
 from flo.privacy.secure_sum import deals
 from flo.privacy.secure_sum.components import seed_after
-from flo.privacy.secure_sum.deals import HeldShares, Holder, Secrets, opened, sealing_key, unseal
-from flo.privacy.secure_sum.masking import new_run_key, pair_secret
+from flo.privacy.secure_sum.deals import (
+    HeldShares,
+    Holder,
+    Secrets,
+    Turn,
+    check_signature,
+    opened,
+    sealing_key,
+    unseal,
+)
+from flo.privacy.secure_sum.masking import deal_signer, new_run_key, pair_secret
 from flo.privacy.secure_sum.sharing import PRIME
 from flo.protocol.deals import Deal
 
@@ -20,10 +32,13 @@ MADE = {name: new_run_key(Identity.new(), STUDY, RUN, 1) for name in NAMES}
 SEEDS, THRESHOLD = 3, 3
 
 
-def key(by: str, to: str, number: int = 1, *, study: str = STUDY, run: str = RUN) -> bytes:
+TURN = Turn(STUDY, RUN, "training", 3, 1)
+
+
+def key(by: str, to: str, number: int = 1, **turn: Any) -> bytes:
     """What encrypts for ``to``, as either of the two computes it."""
     secret = pair_secret(MADE[by][0], MADE[to][1])
-    return sealing_key(secret, study, run, number, MADE[by][1], MADE[to][1])
+    return sealing_key(secret, replace(TURN, **turn), number, MADE[by][1], MADE[to][1])
 
 
 def dealt(by: str = "east", number: int = 1) -> tuple[Deal, Secrets, dict[str, HeldShares]]:
@@ -33,13 +48,14 @@ def dealt(by: str = "east", number: int = 1) -> tuple[Deal, Secrets, dict[str, H
         for place, name in enumerate(NAMES, start=1)
         if name != by
     }
-    deal, own = deals.deal(number, made, THRESHOLD, (by, NAMES.index(by) + 1), holders)
+    mine, signer = (by, NAMES.index(by) + 1), deal_signer(MADE[by][0])
+    deal, own = deals.deal(TURN, number, made, THRESHOLD, mine, holders, signer)
     held = {name: read(deal, by, name, number) for name in holders}
     return deal, made, held | {by: own}
 
 
 def read(deal: Deal, by: str, to: str, number: int) -> HeldShares:
-    return unseal(deal.public, key(by, to, number), deal.sealed[run_key(to).key], SEEDS)
+    return unseal(key(by, to, number), deal.sealed[run_key(to).key], SEEDS)
 
 
 def run_key(name: str) -> RunKey:
@@ -84,27 +100,55 @@ def test_each_seed_is_the_hash_of_the_one_before() -> None:
         lambda: key("east", "north", 2),  # of another deal
         lambda: key("east", "north", study="b" * 64),
         lambda: key("east", "north", run="run-2"),
+        lambda: key("east", "north", purpose="evaluation"),
+        lambda: key("east", "north", round=4),
+        lambda: key("east", "north", attempt=2),
     ],
-    ids=["direction", "holder", "dealer", "number", "study", "run"],
+    ids=[
+        *("direction", "holder", "dealer", "number", "study", "run"),
+        *("purpose", "round", "attempt"),
+    ],
 )
 def test_what_was_dealt_otherwise_does_not_decrypt(wrong: object) -> None:
     deal, _, _ = dealt()
     assert callable(wrong)
     with pytest.raises(TrustError, match="do not decrypt"):
-        unseal(deal.public, wrong(), deal.sealed[run_key("north").key], SEEDS)
+        unseal(wrong(), deal.sealed[run_key("north").key], SEEDS)
 
 
-def test_a_key_that_the_coordinator_exchanged_is_noticed() -> None:
+@pytest.mark.parametrize(
+    ("turn", "change", "by"),
+    [
+        ({"round": 4}, {}, "east"),
+        ({"attempt": 2}, {}, "east"),
+        ({"purpose": "evaluation"}, {}, "east"),
+        ({"study": "b" * 64}, {}, "east"),
+        ({"run": "run-2"}, {}, "east"),
+        ({}, {"key": "e" * 64}, "east"),
+        ({}, {"number": 2}, "east"),
+        ({}, {"signature": "0" * 128}, "east"),
+        ({}, {}, "west"),
+    ],
+)
+def test_a_dealt_key_is_signed_by_its_dealer_for_one_turn(
+    turn: dict[str, Any], change: dict[str, Any], by: str
+) -> None:
     deal, _, _ = dealt()
-    other = deal.public.model_copy(update={"key": "e" * 64})
-    with pytest.raises(TrustError, match="another key than it was dealt with"):
-        unseal(other, key("east", "north"), deal.sealed[run_key("north").key], SEEDS)
+    check_signature(TURN, deal.public, run_key("east"))
+    with pytest.raises(TrustError, match="is not signed for this request"):
+        check_signature(replace(TURN, **turn), deal.public.model_copy(update=change), run_key(by))
+
+
+def test_a_run_key_of_a_flo_without_deals_signs_none() -> None:
+    old = run_key("east").model_copy(update={"deals": None})
+    with pytest.raises(TrustError, match="signs no deals"):
+        check_signature(TURN, dealt()[0].public, old)
 
 
 def test_a_deal_with_another_number_of_seeds_is_refused() -> None:
     deal, _, _ = dealt()
     with pytest.raises(TrustError, match="does not have 2 seeds"):
-        unseal(deal.public, key("east", "north"), deal.sealed[run_key("north").key], 2)
+        unseal(key("east", "north"), deal.sealed[run_key("north").key], 2)
 
 
 def test_no_secret_is_shown_when_it_is_printed() -> None:

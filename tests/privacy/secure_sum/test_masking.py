@@ -99,9 +99,10 @@ def test_the_cohort_digest_names_who_with_which_key_and_head_and_not_their_order
         (MADE[3][1], HEAD, None),
         (last, signed(IDENTITIES[0], 6), None),
         (last, signed(IDENTITIES[0], 5, "d" * 64), None),
-        (last, HEAD, DealtKey(number=1, key="e" * 64)),
-        (last, HEAD, DealtKey(number=2, key="e" * 64)),
-        (last, HEAD, DealtKey(number=1, key="f" * 64)),
+        *[
+            (last, HEAD, DealtKey(number=number, key=key * 64, signature="0" * 128))
+            for number, key in ((1, "e"), (2, "e"), (1, "f"))
+        ],
     ]
     digests = {cohort_digest([*members[:2], other]) for other in others}
     assert len({digest, cohort_digest(members[:2]), *digests}) == 2 + len(others)

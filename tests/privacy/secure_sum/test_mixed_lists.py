@@ -22,7 +22,8 @@ def no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def attack(company: LightCompany, shown: Lists) -> None:
     """Show each honest hospital its list; use every signature, and ask everyone to reveal."""
-    asked = company.upload()
+    asked = company.header()
+    company.upload(asked)
     signed = defaultdict[tuple[str, ...], dict[str, ListSignature]](dict)
     for name, listed in shown.items():
         signature = company.sign(asked, name, listed)
@@ -116,3 +117,71 @@ def test_the_whole_cohort_and_a_shorter_list_are_never_both_opened(split: int) -
         assert len(company.known(name)) <= 1
     thinnest = company.thinnest()
     assert thinnest is None or thinnest >= 1
+
+
+# -- several attempts -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hospitals", "colluders", "dropouts"), SIZES[2:])
+def test_two_cohorts_of_one_turn_give_no_thin_sum_either(
+    hospitals: int, colluders: int, dropouts: int
+) -> None:
+    """Each honest hospital is shown one of two cohorts, and signs and reveals what it can."""
+    for seed in range(4):
+        chance = random.Random(seed)
+        company = LightCompany.of_size(hospitals, colluders, dropouts)
+        everyone = [*company.honest, *company.colluders]
+        cohorts = [
+            sorted(chance.sample(everyone, hospitals - chance.randint(0, dropouts)))
+            for _ in range(2)
+        ]
+        told = {name: chance.choice([c for c in cohorts if name in c] or [[]]) for name in everyone}
+        asked = [company.header(*cohort) for cohort in cohorts]
+        for cohort, header in zip(cohorts, asked, strict=True):
+            company.upload(header, only=[n for n in company.honest if told[n] is cohort])
+        for cohort, header in zip(cohorts, asked, strict=True):
+            least = hospitals - dropouts
+            listed = tuple(sorted(chance.sample(cohort, chance.randint(least, len(cohort)))))
+            signatures = {
+                name: signature
+                for name in listed
+                if (name in company.colluders or company.uploads.get(name) is header)
+                and (signature := company.sign(header, name, listed)) is not None
+            }
+            for name in company.honest:
+                if company.uploads.get(name) is header:
+                    company.reveal(header, name, listed, signatures)
+        for name in company.honest:
+            assert len(company.known(name)) <= 1
+        thinnest = company.thinnest()
+        assert thinnest is None or thinnest >= 1
+
+
+def test_a_hospital_that_was_left_out_takes_no_part_with_what_the_others_have_opened() -> None:
+    """An attempt for each partner opens its key; then one hospital alone is shown those deals.
+
+    A deal is for one turn, so that hospital refuses them, and has uploaded nothing.
+    """
+    company = LightCompany.of_size(6, 1, 1)
+    victim, *others = company.honest
+    spent = {}
+    for attempt, target in enumerate(others, start=1):
+        asked = company.header(attempt=attempt)
+        spent[target] = company.deals[target]
+        for name in others:
+            company.say(name, asked)
+        listed = tuple(name for name in asked.cohort if name != target)
+        signatures = {}
+        for name in set(listed) - {victim}:
+            signature = company.sign(asked, name, listed)
+            if signature is not None:
+                signatures[name] = signature
+        for name in set(others) - {target}:
+            company.reveal(asked, name, listed, signatures)
+        company.join(attempt=attempt + 1)
+    assert all(company.revealed[target] for target in others), "their keys are open, or nearly"
+    asked = company.header(attempt=len(others) + 1)
+    old = {name: deal.public for name, deal in spent.items()}
+    reply = company.say(victim, asked.model_copy(update={"deals": asked.deals | old}))
+    assert reply.header.code == "malformed"
+    assert victim not in company.uploads
