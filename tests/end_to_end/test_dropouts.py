@@ -20,7 +20,7 @@ FOUR, KILLS, LONGEST_WAIT = ("east", "north", "south", "west"), 10, 120.0
 
 def connections(site: SiteHome) -> int:
     """How often its agents have connected."""
-    return (site.directory / "agent.txt").read_text().count("connected {")
+    return (site.directory / "agent.txt").read_text().count(" connected\n")
 
 
 @pytest.mark.slow
