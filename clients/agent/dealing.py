@@ -1,6 +1,6 @@
 """Our part in secure sums that survive dropouts: our deals, and opening the sum of an attempt.
 
-Steps 3 and 5 to 7 of the protocol in ``flo.privacy.secure_sum.masking``. All of it is in memory
+Steps 9 to 13 of the protocol in ``flo.privacy.secure_sum.masking``. All of it is in memory
 only and belongs to one run key. So only the process that uploaded can sign a list of survivors or
 reveal shares, and a process that restarted knows no earlier secret or share.
 
@@ -98,7 +98,7 @@ class Dealing:
         own: OwnHalves,
         partners: Mapping[str, RunKey],
     ) -> Deal:
-        """Return a new deal for a turn, shared out among ``partners``, by hospital. [3]
+        """Return a new deal for a turn, shared out among ``partners``, by hospital. [9]
 
         Raises:
             NotOurs: the study's sums survive no dropout. TrustError: a partner's run key is not
@@ -126,7 +126,7 @@ class Dealing:
         return self._last is not None and self._last.request == request_key(header)
 
     def prepare(self, study: Study, header: RequestHeader, hospital: str, own: OwnHalves) -> Ready:
-        """Check every member's deal for this turn, and read our shares of it. [5]
+        """Check every member's deal for this turn, and read our shares of it. [10]
 
         Shares that do not decrypt are noted and left out: others reveal theirs.
 
@@ -161,20 +161,20 @@ class Dealing:
         return Ready(pads, pending.secrets.seeds, held)
 
     def use_up(self) -> None:
-        """Forget our deal, and the attempt before, whatever becomes of the upload. [5]
+        """Forget our deal, and the attempt before, whatever becomes of the upload. [10]
 
         So a deal is in one upload at most, and we act on no attempt that we did not upload to.
         """
         self._pending = self._last = None
 
     def uploaded(self, header: RequestHeader, attempt: Attempt, ready: Ready) -> None:
-        """Note that our upload to this attempt is charged. [5]"""
+        """Note that our upload to this attempt is charged. [10]"""
         self._last = _Upload(request_key(header), header.cohort, attempt, ready.held)
 
     def sign(
         self, study: Study, header: RequestHeader, hospital: str, identity: Identity
     ) -> ListSignature:
-        """Sign the list of survivors that the request names. [6]
+        """Sign the list of survivors that the request names. [11]
 
         Raises:
             NotOurs: see ``_act_on``.
@@ -184,7 +184,7 @@ class Dealing:
         return ListSignature.signed(identity, statement(last.attempt, header.survivors))
 
     def reveal(self, study: Study, header: RequestHeader, hospital: str) -> dict[str, str]:
-        """Return our share of one secret of each member: a seed of a survivor, else its key. [7]
+        """Return our share of one secret of each member: a seed of a survivor, else its key. [13]
 
         Raises:
             NotOurs: see ``_act_on``. TrustError: the list has no certificate; the list of the whole

@@ -1,6 +1,6 @@
 """Mask the values of one release with the pads of its attempt.
 
-Step 5 of the protocol in ``flo.privacy.secure_sum.masking``.
+Steps 5 and 10 of the protocol in ``flo.privacy.secure_sum.masking``.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class PartnerChecks:
         return own.public, vouchers
 
     def deal(self, header: RequestHeader, study: Study) -> Deal | None:
-        """Return our deal: when joining, for the turn of the request; else for the one after. [3]
+        """Return our deal: when joining, for the turn of the request; else for the one after. [9]
 
         It is the pending one if that was dealt to all whose run keys the request relays. None if
         the study's sums survive no dropout, nothing follows, or this process did not make the
@@ -111,7 +111,7 @@ class PartnerChecks:
             return own.dealing.deal(study, turn, self._hospital, own, partners)
 
     def prepare(self, header: RequestHeader, study: Study, own: OwnKey) -> Ready | None:
-        """Read the deals of an admitted attempt; None if its sum survives no dropout. [5]"""
+        """Read the deals of an admitted attempt; None if its sum survives no dropout. [10]"""
         if study.tolerance is None:
             return None
         try:
@@ -121,12 +121,12 @@ class PartnerChecks:
             raise PartnerRefused("stale-key", str(error), own.public) from error
 
     def sign(self, header: RequestHeader, study: Study) -> ListSignature:
-        """Sign the list of survivors of the attempt that we uploaded to last. [6]"""
+        """Sign the list of survivors of the attempt that we uploaded to last. [11]"""
         with refused_as("conflict", NotOurs):
             return self._dealing(header, study).sign(study, header, self._hospital, self._identity)
 
     def reveal(self, header: RequestHeader, study: Study) -> dict[str, str]:
-        """Reveal our shares under a certified list of survivors. [7]"""
+        """Reveal our shares under a certified list of survivors. [13]"""
         with refused_as("conflict", NotOurs), refused_as("malformed", TrustError):
             return self._dealing(header, study).reveal(study, header, self._hospital)
 

@@ -36,7 +36,7 @@ from flo.study.terms import (
     Survey,
     largest_delta,
 )
-from flo.study.tolerance import Tolerance, most_dropouts, usual_dropouts
+from flo.study.tolerance import MOST_THAT_SURVIVE, Tolerance, most_dropouts, usual_dropouts
 
 SCHEMA_VERSION = 4
 _USUAL_VERSION: Literal[3] = 3  # of a study that does not state one
@@ -237,10 +237,12 @@ class Study(Document):
     @property
     def tolerance(self) -> Tolerance | None:
         """The dropouts that the study's secure sums survive; None if they survive none."""
-        missing = len(self.hospitals) - self.cohort_floor
+        hospitals, missing = len(self.hospitals), len(self.hospitals) - self.cohort_floor
         if self.schema_version < 4 or self.mechanism.noise == "local" or not missing:
             return None
-        return Tolerance(len(self.hospitals), self.colluders, missing)
+        if hospitals > MOST_THAT_SURVIVE:  # shares are hospitals² in each round
+            return None
+        return Tolerance(hospitals, self.colluders, missing)
 
     @property
     def masked(self) -> bool:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_SURVIVE_FROM = 4  # hospitals
+MOST_THAT_SURVIVE = 128  # hospitals; sums of more survive no dropout
+_SURVIVE_FROM = 4
 _EVERY_LEVEL = 3  # with more dropouts than that, levels are 1/5, 1/2 and all of them
 
 

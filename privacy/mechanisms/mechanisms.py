@@ -34,6 +34,13 @@ A share of variance below 100 is refused, so τ < 10^-420 for up to 1000 hospita
 which variances are rounded up covers τ·length/2 for every length and any σ below 10^100. Shares of
 more than n honest hospitals only add independent noise. So the sum is (α, α/(2σ²))-RDP as well.
 
+Unequal shares. Where sums survive dropouts, a hospital's share is itself a sum of components
+(``flo.privacy.secure_sum.components``). So m <= 4n variances v_1 .. v_m, each at least 100, add up
+to V >= (σ·Δ)². Adding one more to a partial sum of variance S changes the logarithm of each
+probability, against the discrete Gaussian of variance S + v, by at most 5·e^(-2π²·S·v/(S + v)) (the
+same paper, Theorem 11), and S·v/(S + v) >= 50. So the bound above holds with V for n·v and
+τ = 10·m·e^(-100π²) < 10^-420.
+
 Edges: clip 0, negative, infinite or NaN, σ < 0.001 or NaN, length or groups < 1, q outside [0.001,
 1): refused with ValueError. An unknown mechanism is refused; no mechanism is without noise.
 """

@@ -277,6 +277,11 @@ def _cost(study: Study, life: LifetimeBudget | None) -> Section:
             "evaluation uses others"
         )
     at_two = plan.epsilon_at_two_hospitals(study.mechanism.noise)
+    survived = study.tolerance.dropouts if study.tolerance else 0
+    if survived:
+        releases += (
+            f"; a sum survives that {survived} of {len(study.hospitals)} hospitals are missing"
+        )
     lines = {
         "the study's own ε": f"{plan.epsilon:.4f} at δ = {delta:g}: the smaller ε is, the less the "
         "published results can reveal about any one patient",

@@ -1,6 +1,6 @@
 """Parts of a hospital's noise that can be made again from a seed, and so removed from a sum.
 
-Steps 4 and 8 of the protocol in ``flo.privacy.secure_sum.masking``. The base share of the noise
+Steps 10 and 14 of the protocol in ``flo.privacy.secure_sum.masking``. The base share of the noise
 comes from the operating system and cannot be made again. A component is exact discrete Gaussian
 noise from a ChaCha20 stream (RFC 8439) whose key is HKDF-SHA256 (RFC 5869) of a seed, the attempt
 and the component's place: two parties with the seed make the same integers

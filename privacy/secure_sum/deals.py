@@ -1,6 +1,6 @@
 """Deals: a hospital's secrets for one request, shared out among all hospitals before it.
 
-Step 3 of the protocol in ``flo.privacy.secure_sum.masking``. A deal is for one ``Turn``: a purpose,
+Step 9 of the protocol in ``flo.privacy.secure_sum.masking``. A deal is for one ``Turn``: a purpose,
 round and attempt, in which a hospital takes part once. The secrets are a fresh X25519 key, for the
 pads of this turn only, and the first seed of a chain (``flo.privacy.secure_sum.components``). They
 are held in memory only. Each of them is split with the study's threshold; a holder gets one share

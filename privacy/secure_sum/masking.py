@@ -29,6 +29,36 @@ Docstrings here and in the modules named below cite these step numbers.
        With distributed noise every attempt draws fresh noise and is charged; with local noise the
        same noisy vector is sent under the new attempt's pads, at charge 0.
 
+Where a study's sums survive dropouts (``flo.study.tolerance``), a *turn* is one purpose, round and
+attempt, and these steps take the place of 3 to 5, 7 and 8:
+
+    9. Before a turn, a hospital draws an X25519 key and a chain of seeds for it. It signs the
+       public key for this turn, and deals shares of key and seeds to all hospitals whose run keys
+       it was shown (``flo.privacy.secure_sum.deals``). They are held in memory only.
+    10. An attempt names one deal of each member in its cohort digest. Pads are those of 4, from the
+       dealt keys. Besides its base share of the noise a hospital adds one component for each higher
+       level of missing hospitals (``components``), and a self mask from the last seed. It uses its
+       deal up, and goes on with 6. It takes part in a turn once.
+    11. The coordinator saves the list of those whose upload arrived, and names it. A hospital acts
+       on one list of an attempt, in the process that uploaded, and only if it is on the list and at
+       most d hospitals are missing from it. Under the list of the whole cohort it goes on with 13;
+       any other list it signs (``survivors``).
+    12. The signatures of q = ⌊(N + b)/2⌋ + 1 survivors under one list are its certificate.
+    13. Under the list of the whole cohort, or a certified list, a hospital reveals its share of one
+       secret of each member: of a survivor the seed of the list's level, of a missing hospital the
+       key (``flo.clients.agent.dealing``).
+    14. From q right shares of each secret the coordinator removes the self masks, the pads between
+       survivors and missing hospitals, and the components above the level (``unmasking``). If more
+       than d hospitals are missing, or too few answer, all deal again for a new attempt.
+
+Why 9 to 14 open one sum at most. Two sets of q hospitals share an honest one. It signs one list,
+and reveals one share of each member's secrets in a turn: so one list is certified or the whole
+cohort is opened, never both; and of a hospital's secrets for a turn one is opened, the key or a
+seed. What a hospital uploads is hidden by its self mask unless its seed is opened, and then by its
+pads with all other honest survivors. So only their sum is read, with the noise of the level. A
+hospital that was told of another cohort in the same turn stays hidden: to read its upload, q
+hospitals would have to be missing or colluding, and d + b < q.
+
 Guarantee: computational (X25519, HKDF, ChaCha20), against the coordinator and any hospitals that
 collude with it, for the sum of the others. A hospital cannot detect a false dropout, or two cohorts
 shown to two hospitals. But pads of different attempts or cohorts never cancel, so the joint view is

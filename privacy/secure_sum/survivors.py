@@ -1,8 +1,8 @@
 """The list of an attempt's survivors, and the certificate that one list has the threshold.
 
-Steps 6 and 7 of the protocol in ``flo.privacy.secure_sum.masking``. A hospital signs one list of an
-attempt. Two lists that each have ``Tolerance.threshold`` signatures would need an honest hospital
-that signed both, so at most one list gets a certificate.
+Steps 11 and 12 of the protocol in ``flo.privacy.secure_sum.masking``. A hospital signs one list of
+an attempt. Two lists that each have ``Tolerance.threshold`` signatures would need an honest
+hospital that signed both, so at most one list gets a certificate.
 """
 
 from __future__ import annotations

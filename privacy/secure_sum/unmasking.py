@@ -1,6 +1,6 @@
 """Open a sum that hospitals are missing from: recover secrets from shares, remove what they hide.
 
-The coordinator's side of steps 7 and 8 of the protocol in ``flo.privacy.secure_sum.masking``. The
+The coordinator's side of steps 13 and 14 of the protocol in ``flo.privacy.secure_sum.masking``. The
 sum of the survivors' uploads contains, besides what is wanted, each survivor's self mask, the pads
 between survivors and missing hospitals, and more noise than is needed. Shares that do not match the
 hashes of their deal are left out; ``threshold`` right ones are enough.

@@ -1,4 +1,5 @@
-"""Sum of the replies to one attempt, as they arrive: step 7 of ``flo.privacy.secure_sum.masking``.
+"""Sum of the replies to one attempt, as they arrive: steps 7 and 14 of
+``flo.privacy.secure_sum.masking``.
 
 Only the running sum is stored. Each hospital's own vector is stored only where masking is off and
 the study compares vectors (``flo.server.rounds.robust``) or counts per hospital (surveys).

@@ -1,6 +1,6 @@
 """Open the sum of an attempt's survivors: list, certificate, shares, and what they hide removed.
 
-Steps 6 to 8 of the protocol in ``flo.privacy.secure_sum.masking``, from the coordinator. Nothing
+Steps 11 to 14 of the protocol in ``flo.privacy.secure_sum.masking``, from the coordinator. Nothing
 is opened of a list that is not certified, and nobody is asked to sign two lists of one attempt.
 """
 
@@ -78,7 +78,7 @@ class Opening:
         )
 
     def _certificate(self, listed: RequestHeader, ask: Ask) -> dict[str, ListSignature]:
-        """Return ``threshold`` survivors' signatures under the list. [6]"""
+        """Return ``threshold`` survivors' signatures under the list. [12]"""
         signed, signatures = statement(self._attempt, listed.survivors), {}
 
         def take(hospital: str, reply: Reply) -> bool:
@@ -102,7 +102,7 @@ class Opening:
     def _shares(
         self, listed: RequestHeader, signatures: dict[str, ListSignature], ask: Ask
     ) -> Shares:
-        """Return the survivors' shares, of each secret as many as are needed. [7]"""
+        """Return the survivors' shares, of each secret as many as are needed. [13]"""
         shares = Shares(self._members, listed.survivors, self._tolerance)
 
         def take(hospital: str, reply: Reply) -> bool:

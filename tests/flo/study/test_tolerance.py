@@ -80,6 +80,10 @@ def test_older_studies_small_ones_and_local_noise_survive_none() -> None:
     for one in (study(4, 3), study(3), study(4, noise="local"), study(4, dropouts=0)):
         assert one.tolerance is None
     assert study(4, least=4).tolerance is None
+    assert (study(128, least=100).tolerance is None, study(129, least=100).tolerance) == (
+        False,
+        None,
+    )
 
 
 def test_more_dropouts_than_can_be_survived_are_refused_by_number() -> None:
