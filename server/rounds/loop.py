@@ -335,7 +335,7 @@ class StudyRun:
         for hospital, reply in self.absent.items():
             self._take_note(hospital, reply, survived=survived)
         if survived:
-            self.attendance.survived(set(self.state.cohort), set(self.absent))
+            self.attendance.took_part(set(self.state.cohort) - set(self.absent))
             self.returns.left(self.absent)
         deals = self.dealt if survived else {}
         self.state = replace(following, deals=deals, survivors=())
@@ -365,20 +365,24 @@ class StudyRun:
         seconds = self.study.limits.deadline_seconds
         replies = self.conversation.ask(header, header.cohort, seconds)
         for hospital in header.cohort:
-            self._take_note(hospital, replies.get(hospital))
+            survived = self.study.tolerance is not None
+            self._take_note(hospital, replies.get(hospital), survived=survived)
         return replies
 
     def _take_note(
         self, hospital: str, reply: ReplyHeader | None, *, survived: bool = False
     ) -> None:
-        """Record a hospital's absence or refusal, and whether the sum survived it."""
-        before = self.attendance.is_gone(hospital)
+        """Record a hospital's absence or refusal. ``survived``: it cost no attempt."""
+        before, code = self.attendance.is_gone(hospital), None
         if reply is not None and reply.kind == "refused":
             code = reply.code or "not-ready"
             self.store.event("refused", hospital=hospital, code=code)
-            if not survived or code in GONE_FOR_GOOD:
+        if reply is None or code:
+            if survived and code not in GONE_FOR_GOOD:
+                self.attendance.absent(hospital)
+            elif code:
                 self.attendance.refused(hospital, code)
-        elif reply is None and not survived:
-            self.attendance.missed(hospital)
+            else:
+                self.attendance.missed(hospital)
         if self.attendance.is_gone(hospital) and not before:
             self.store.event("excluded", hospital=hospital)

@@ -9,8 +9,8 @@
 | answered the attempt before our restore | no consequence; a second time in a round is a miss |
 | is not connected | not asked until it is |
 
-Where sums survive dropouts, an absence that cost no attempt is not a miss, unless there are
-``MOST_SURVIVED`` in a row.
+Where sums survive dropouts, an absence that cost no attempt is not a miss, unless it follows
+``MOST_ABSENCES`` in a row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GONE_FOR_GOOD = frozenset({"not-approved", "over-budget", "rolled-back"})
 JOIN_AGAIN = frozenset({"stale-key", "unconfirmed"})
 FORGIVEN_ONCE = JOIN_AGAIN | {"conflict"}
 MOST_MISSES = 2  # each failure costs all hospitals a retry
-MOST_SURVIVED = 5  # absences in a row that cost only time
+MOST_ABSENCES = 5  # in a row that cost only time
 RETURN_SECONDS = 20.0
 
 
@@ -74,16 +74,21 @@ class ParticipationPolicy:
         if self._misses[hospital] >= MOST_MISSES and left >= self._floor:
             self._gone.add(hospital)
 
-    def survived(self, cohort: Collection[str], absent: Collection[str]) -> None:
-        """Record who was missing from a sum that survived it.
+    def absent(self, hospital: str) -> None:
+        """Record an absence that cost no attempt: out for the round, and no miss.
 
-        Whoever is missing from ``MOST_SURVIVED`` sums in a row makes all others wait each time, so
-        the next absences count as missed.
+        Whoever is absent ``MOST_ABSENCES`` times in a row makes all others wait each time, so
+        further ones count as missed.
         """
-        for hospital in cohort:
-            self._in_a_row[hospital] = self._in_a_row[hospital] + 1 if hospital in absent else 0
-            if self._in_a_row[hospital] >= MOST_SURVIVED:
-                self.missed(hospital)
+        self._in_a_row[hospital] += 1
+        if self._in_a_row[hospital] > MOST_ABSENCES:
+            self.missed(hospital)
+        self._out.add(hospital)
+
+    def took_part(self, hospitals: Collection[str]) -> None:
+        """Record who took part in a sum; their absences before are forgotten."""
+        for hospital in hospitals:
+            self._in_a_row[hospital] = 0
 
     def next_round(self) -> None:
         """Readmit hospitals that were out; misses of earlier rounds stay counted."""

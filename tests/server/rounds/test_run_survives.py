@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from flo.arrays import Integers
+from flo.keys.claims import RunKey
 from flo.privacy.accounting.plan import Plan, ring_of
 from flo.privacy.secure_sum.ring import to_ring
 from flo.protocol.messages import Request, decode_reply, encode_reply
@@ -20,6 +21,8 @@ from flo.server.rounds import state as rules
 from flo.server.rounds.aggregation import StreamingSum
 from flo.server.rounds.state import RunState
 from tests.server.in_memory_run import (
+    NOTHING,
+    RUN,
     WHITENED_MODE,
     Answer,
     Killed,
@@ -202,3 +205,75 @@ def test_twenty_hospitals_each_absent_from_one_round_in_ten() -> None:
     ends_exactly(run, run.run())
     assert len(missing) > 15
     assert run.of_kind("attempt-failed") == []
+
+
+def test_who_never_uploads_is_left_out_after_a_while_and_nothing_is_lost() -> None:
+    run = stage({"west": only(lambda header: header.kind == "release", silent)}, steps=10)
+    ends_exactly(run, run.run())
+    assert run.of_kind("attempt-failed") == []
+    (gone,) = run.of_kind("excluded")
+    assert gone == {"hospital": "west"}
+    asked = [header for header in run.releases if "west" in header.cohort]
+    assert len(asked) == 7, "five times in a row, and two more that count"
+
+
+def changed_deal(change: dict[str, Any]) -> Answer:
+    """Whatever this hospital deals, with changes that no partner can use."""
+
+    def answer(site: Site, request: Request) -> bytes | None:
+        data = site.answer(request)
+        assert data is not None
+        reply = decode_reply(data)
+        if reply.header.deal is None:
+            return data
+        deal = reply.header.deal.model_copy(update=change)
+        return encode_reply(type(reply)(reply.header.model_copy(update={"deal": deal}), NOTHING))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"sealed": {}}, "a deal to other run keys"),
+        ({"checks": {}}, "a deal with hashes for other hospitals"),
+        ({"commitments": ("a" * 64,)}, "a deal of 1 seeds, 2 expected"),
+        ({"signature": "0" * 128}, "is not signed for this request"),
+        ({"number": 77}, "is not signed for this request"),
+        ({"key": "0" * 64}, "not a usable X25519 key"),
+    ],
+    ids=["sealed", "checks", "commitments", "signature", "number", "low order"],
+)
+def test_a_hospital_that_deals_badly_is_done_without_by_name(
+    change: dict[str, Any], why: str
+) -> None:
+    run = stage({"west": changed_deal(change)})
+    ends_exactly(run, run.run())
+    assert run.of_kind("attempt-failed") == []
+    assert {found["hospital"] for found in run.of_kind("bad-reply")} == {"west"}
+    assert any(why in found["why"] for found in run.of_kind("bad-reply"))
+    assert all("west" not in header.cohort for header in run.releases)
+
+
+def test_a_hospital_that_shows_anothers_run_key_is_done_without() -> None:
+    def copying(site: Site, request: Request) -> bytes | None:
+        data = site.answer(request)
+        assert data is not None
+        reply = decode_reply(data)
+        stolen = request.header.keys.get("east")
+        if reply.header.key is None or stolen is None:
+            return None
+        key = RunKey.signed(site.identity, site.study.digest, RUN, 10**6, stolen.key, stolen.deals)
+        return encode_reply(type(reply)(reply.header.model_copy(update={"key": key}), NOTHING))
+
+    late = [False]
+
+    def is_away(hospital: str) -> bool:
+        return hospital == "west" and not late[0]
+
+    run = stage({"west": copying})
+    run.is_away = is_away
+    run.after_round = lambda rounds: late.__setitem__(0, True)
+    ends_exactly(run, run.run())
+    assert any("the same run key" in found["why"] for found in run.of_kind("bad-reply"))
+    assert all("west" not in header.cohort for header in run.releases)
