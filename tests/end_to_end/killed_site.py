@@ -2,8 +2,9 @@
 
 Handler, ledger, run keys, masks and kept replies are the real ones. The releaser draws anew each
 time it is asked, so a release that was computed twice would show. Requests and replies go to a
-file, flushed, one record each: round (4 bytes, plus REQUEST for a request), length (4 bytes),
-bytes; a request before it is answered, its reply after.
+file, flushed, one record each: round (4 bytes, plus REQUEST for a request and OPENING for what it
+signs or reveals of the round), length (4 bytes), bytes; a request before it is answered, its reply
+after.
 
     python -m tests.end_to_end.killed_site SITE STUDY PARTNERS SENT FIRST_ROUND
 """
@@ -23,10 +24,11 @@ from flo.clients.home.site_home import SiteHome
 from flo.keys.identity import Identity
 from flo.protocol.messages import Request, RequestHeader, model_digest
 from flo.study.loading import from_canonical
+from tests.end_to_end.dealing_partners import surviving_request
 from tests.partners import claims, encode_request, handler_of
 
 LENGTH = 6  # parameters of the small study
-REQUEST = 1 << 24
+REQUEST, OPENING = 1 << 24, 2 << 24
 COHORT = ("north", "south", "west")
 
 
@@ -75,13 +77,25 @@ def main(site: str, study_file: str, partners: str, sent: str, first: str) -> No
         os.write(file, round_.to_bytes(4, "big") + len(data).to_bytes(4, "big") + data)
         os.fsync(file)
 
-    for round_ in range(int(first), 10_001):
-        relayed = claims(handler, ledger, study, COHORT, identities=identities, epoch=started)
-        asked = request(study.digest, round_, relayed)
-        write_down(REQUEST + round_, asked)
+    def answer(round_: int, asked: bytes, kind: int = 0) -> bytes:
         reply = handler.answer(asked)
         assert reply is not None
-        write_down(round_, reply)
+        write_down(kind + round_, reply)
+        return reply
+
+    for round_ in range(int(first), 10_001):
+        if study.tolerance is None:
+            relayed = claims(handler, ledger, study, COHORT, identities=identities, epoch=started)
+            asked = request(study.digest, round_, relayed)
+            write_down(REQUEST + round_, asked)
+            answer(round_, asked)
+        else:
+            asked, sign, reveal = surviving_request(
+                handler, ledger, study, round_, identities=identities, epoch=started
+            )
+            write_down(REQUEST + round_, asked)
+            answer(round_, asked)
+            answer(round_, reveal(answer(round_, sign, OPENING)), OPENING)
 
 
 if __name__ == "__main__":

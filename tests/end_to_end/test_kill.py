@@ -29,11 +29,11 @@ from flo.clients.records.approval import load
 from flo.clients.records.reply_store import ReplyStore
 from flo.clients.records.settlement import settle
 from flo.keys.identity import Identity
-from flo.protocol.messages import Reply, Values, decode_reply, decode_request
+from flo.protocol.messages import Reply, ReplyHeader, Values, decode_reply, decode_request
 from flo.storage.files import write_private
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
 from tests.builders import study_document as document_of
-from tests.end_to_end.killed_site import COHORT, REQUEST, FreshReleaser, request
+from tests.end_to_end.killed_site import COHORT, OPENING, REQUEST, FreshReleaser, request
 from tests.partners import claims, handler_of, partner
 from tests.paths import ROOT
 
@@ -70,6 +70,8 @@ class Site:
     files_a_release: int  # kept: with local noise the noisy vector too, to be masked anew
     checked: int = 0
     asked: dict[int, bytes] = field(default_factory=dict)
+    dealt: dict[str, int] = field(default_factory=dict)  # the site's own dealt keys -> round
+    opened: dict[int, list[ReplyHeader]] = field(default_factory=dict)
     expected: dict[int, Values] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
@@ -139,12 +141,22 @@ class Site:
             end = start + int.from_bytes(data[start - 4 : start], "big")
             round_ = int.from_bytes(data[self.checked : self.checked + 4], "big")
             whole = start <= len(data) and end <= len(data)
-            if round_ < REQUEST:
+            kind, round_ = divmod(round_, REQUEST)
+            if kind == 0:
                 found.append((round_, decode_reply(data[start:end]) if whole else None))
+            elif whole and kind * REQUEST == OPENING:
+                self.opened.setdefault(round_, []).append(decode_reply(data[start:end]).header)
             elif whole:
-                self.asked[round_ - REQUEST] = data[start:end]
+                self.asked[round_] = data[start:end]
+                self._note_deal(round_)
             self.checked = end if whole else len(data)
         return found
+
+    def _note_deal(self, round_: int) -> None:
+        """A key that the site dealt for a round serves no other, in none of its lives."""
+        dealt = decode_request(self.asked[round_]).header.deals.get("north")
+        if dealt is not None:
+            assert self.dealt.setdefault(dealt.key, round_) == round_, "a dealt key served twice"
 
 
 def _announced(handle: int) -> float:
@@ -153,13 +165,14 @@ def _announced(handle: int) -> float:
     return time.perf_counter()
 
 
-@pytest.fixture(params=["local", "distributed"])
+@pytest.fixture(params=["local", "distributed", "survives dropouts"])
 def site(tmp_path: Path, request: pytest.FixtureRequest) -> Site:
-    noise = request.param
+    noise = "local" if request.param == "local" else "distributed"
+    survives = request.param == "survives dropouts"
     coordinator = Identity.new()
     home = make_site(tmp_path)
     pretend_enrolled(home, coordinator)
-    document = document_of()
+    document = document_of(**(SURVIVING if survives else {}))
     document["mechanism"]["steps"] = 10_000
     document["mechanism"] |= {"masking": "on", "noise": noise}
     offer = offered(small_study(**document), [home], coordinator)
@@ -172,6 +185,12 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Site:
         write_private(tmp_path / "partners" / f"{name}.key", partner(name).pem())
     files = (tmp_path / "study", tmp_path / "partners")
     return Site(home, offer.study.digest, files, tmp_path / "sent", 2 if noise == "local" else 1)
+
+
+SURVIVING: dict[str, Any] = {
+    "schema_version": 4,
+    "hospitals": [{"id": name, "declared_size": 40} for name in ("east", "north", "south", "west")],
+}
 
 
 def kill_often(site: Site, points: int) -> Tally:
@@ -196,6 +215,8 @@ def test_a_site_killed_sixty_times_never_under_counts(site: Site) -> None:
     tally = kill_often(site, 60)
     assert (tally.kills, tally.under_counted) == (60, 0)
     assert tally.sent >= 60
+    for replies in site.opened.values():
+        assert [reply.kind for reply in replies] in (["signed"], ["signed", "revealed"])
 
 
 def test_nothing_of_a_reply_whose_writing_was_cut_off_outlives_its_study(
