@@ -13,7 +13,15 @@ import pytest
 from pydantic import ValidationError
 
 from flo.errors import TrustError
-from flo.keys.claims import LARGEST_COUNT, Claim, HeadAttestation, LedgerHead, RunKey, row_statement
+from flo.keys.claims import (
+    LARGEST_COUNT,
+    Claim,
+    HeadAttestation,
+    LedgerHead,
+    ListSignature,
+    RunKey,
+    row_statement,
+)
 from flo.keys.identity import Identity
 
 SIGNER, OTHER = Identity.new(), Identity.new()
@@ -30,7 +38,15 @@ def head(by: Identity = SIGNER) -> LedgerHead:
 
 
 def key(by: Identity = SIGNER) -> RunKey:
+    return RunKey.signed(by, STUDY, RUN, 7, "c" * 64, "d" * 64)
+
+
+def key_without_deals(by: Identity = SIGNER) -> RunKey:
     return RunKey.signed(by, STUDY, RUN, 7, "c" * 64)
+
+
+def survivors(by: Identity = SIGNER) -> ListSignature:
+    return ListSignature.signed(by, f"{STUDY} {RUN}".encode())
 
 
 def voucher(by: Identity = SIGNER, seen: LedgerHead | None = head(OTHER)) -> HeadAttestation:  # noqa: B008
@@ -42,9 +58,14 @@ def check(claim: Claim, study: str = STUDY, run: str = RUN, signer: Identity = S
         claim.check(signer.fingerprint)
     elif isinstance(claim, RunKey | HeadAttestation):
         claim.check(study, run, signer.fingerprint)
+    elif isinstance(claim, ListSignature):
+        claim.check(signer.fingerprint, f"{study} {run}".encode())
 
 
-CLAIMS: dict[str, Callable[[], Claim]] = {"head": head, "run key": key, "voucher": voucher}
+CLAIMS: dict[str, Callable[[], Claim]] = {
+    **{"head": head, "run key": key, "run key without deals": key_without_deals},
+    **{"voucher": voucher, "survivors": survivors},
+}
 every_claim = pytest.mark.parametrize("make", CLAIMS.values(), ids=CLAIMS.keys())
 
 
@@ -62,6 +83,8 @@ def changed(value: Any) -> list[Any]:
     """Other values of the same shape, as near as can be."""
     if isinstance(value, LedgerHead):
         return [None, value.model_copy(update={"sequence": 2}), head(), head_of(OTHER, 4)]
+    if value is None:
+        return ["c" * 64]
     if isinstance(value, int):
         return [value + 1, value - 1]
     last, first = ("0" if end != "0" else "1" for end in (value[-1], value[0]))
@@ -84,7 +107,7 @@ def test_a_claim_with_anything_changed_is_nobodys(make: Callable[[], Claim], nam
             check(claim.model_copy(update={name: value}))
 
 
-@pytest.mark.parametrize("make", [key, voucher])
+@pytest.mark.parametrize("make", [key, key_without_deals, voucher, survivors])
 def test_run_keys_and_vouchers_count_for_one_study_and_run(make: Callable[[], Claim]) -> None:
     for study, run in (("d" * 64, RUN), (STUDY, "run-2"), (RUN, STUDY)):
         with pytest.raises(TrustError, match="does not match"):
