@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from fractions import Fraction
 
 import pytest
 
@@ -92,6 +93,32 @@ def test_three_lists_open_a_thin_sum_where_no_certificate_is_asked_for(
     thinnest = company.thinnest()
     assert thinnest is not None
     assert thinnest < 1
+
+
+def two_lists(company: LightCompany) -> Lists:
+    """Two honest hospitals, each left out of one of two lists."""
+    everyone = sorted([*company.honest, *company.colluders])
+    one, two, three, four, five = company.honest
+    first, second = (tuple(n for n in everyone if n != left_out) for left_out in (one, two))
+    return {two: first, three: first, five: first, one: second, four: second}
+
+
+def test_with_one_signature_fewer_two_lists_are_certified_and_an_upload_is_read_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flo.study.tolerance._threshold", lambda n, b: (n + b) // 2)
+    company = LightCompany.of_size(7, 2, 1)
+    attack(company, two_lists(company))
+    assert len(company.known(company.honest[0])) == 2
+    assert company.thinnest() == Fraction(1, 4)
+
+
+def test_with_all_signatures_one_of_two_lists_is_certified_at_most() -> None:
+    company = LightCompany.of_size(7, 2, 1)
+    attack(company, two_lists(company))
+    assert all(len(company.known(name)) <= 1 for name in company.honest)
+    thinnest = company.thinnest()
+    assert thinnest is None or thinnest >= 1
 
 
 def test_three_lists_open_nothing_at_all() -> None:
