@@ -112,7 +112,9 @@ class Dealing:
             sealing = sealing_key(secrets[key.fingerprint], turn, self._number, own.public, key)
             holders[name] = Holder(numbers[name], key.key, sealing)
         mine, signer = (hospital, numbers[hospital]), deal_signer(own.private)
-        dealt, kept = deal(turn, self._number, made, tolerance.threshold, mine, holders, signer)
+        dealt, kept = deal(
+            turn, self._number, made, tolerance.threshold, mine, holders, own.public, signer
+        )
         self._pending = _Dealt(turn, made, dealt, kept)
         return dealt
 
@@ -120,6 +122,11 @@ class Dealing:
         """Return the unused deal that we dealt for this turn, if it is our last one."""
         pending = self._pending
         return pending.deal if pending and pending.turn == turn else None
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether a deal of ours is unused, for whatever turn."""
+        return self._pending is not None
 
     def has_uploaded(self, header: RequestHeader) -> bool:
         """Return whether this process uploaded to this request, and to no other since."""

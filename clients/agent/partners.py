@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flo.clients.agent.dealing import Dealing, NotOurs, Ready
+from flo.clients.agent.request_facts import request_key
 from flo.clients.agent.run_keys import OwnKey, RunKeys
 from flo.errors import TrustError
 from flo.keys.claims import HeadAttestation, LedgerHead, ListSignature, RunKey
@@ -38,12 +39,14 @@ class PartnerRefused(Exception):
 
 
 @contextmanager
-def refused_as(code: RefusalCode, *errors: type[Exception], about: str = "") -> Iterator[None]:
+def refused_as(
+    code: RefusalCode, *errors: type[Exception], about: str = "", key: RunKey | None = None
+) -> Iterator[None]:
     """Turn one of ``errors`` into a PartnerRefused with ``code``; ``about`` precedes its text."""
     try:
         yield
     except errors as error:
-        raise PartnerRefused(code, f"{about}{error}") from error
+        raise PartnerRefused(code, f"{about}{error}", key) from error
 
 
 class PartnerChecks:
@@ -92,9 +95,10 @@ class PartnerChecks:
     def deal(self, header: RequestHeader, study: Study) -> Deal | None:
         """Return our deal: when joining, for the turn of the request; else for the one after. [9]
 
-        It is the pending one if that was dealt to all whose run keys the request relays. None if
-        the study's sums survive no dropout, nothing follows, or this process did not make the
-        release itself: then we must join again.
+        It is the pending one if that was dealt to just those whose run keys the request relays.
+        None if the study's sums survive no dropout or nothing follows; and for a late request,
+        which must not replace a newer deal: a join of a turn that we have answered, or a release
+        that this process did not make, or that it has dealt after.
         """
         own = self._run_keys.current(study.digest, header.run)
         joining = header.kind == "join"
@@ -103,9 +107,13 @@ class PartnerChecks:
             return None
         partners = {name: key for name, key in header.keys.items() if name != self._hospital}
         pending = own.dealing.pending(turn)
-        if pending and (not joining or pending.covers(partners.values())):
+        if pending and (not joining or pending.was_dealt_to(partners.values())):
             return pending
-        if not joining and not own.dealing.has_uploaded(header):
+        if joining:
+            late = self._ledger.find_release(request_key(header)) is not None
+        else:
+            late = own.dealing.has_pending or not own.dealing.has_uploaded(header)
+        if late:
             return None
         with refused_as("malformed", TrustError):
             return own.dealing.deal(study, turn, self._hospital, own, partners)
@@ -203,9 +211,15 @@ class PartnerChecks:
                 )
 
     def _check_keys(self, header: RequestHeader, study: Study) -> None:
+        """Refuse keys that are not signed, or older than we have seen.
+
+        The refusal names our own key: a coordinator that lost newer keys gets them back so.
+        """
+        own = self._run_keys.current(study.digest, header.run)
+        mine = own.public if own else None
         for hospital, key in header.keys.items():
             claim = (study.digest, header.run, _fingerprint(study, hospital), key)
-            with refused_as("malformed", TrustError, about=f"{hospital}: "):
+            with refused_as("malformed", TrustError, about=f"{hospital}: ", key=mine):
                 if claim not in self._checked_keys:
                     key.check(*claim[:3])
                     if len(self._checked_keys) >= _MAX_CHECKED_KEYS:

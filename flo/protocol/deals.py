@@ -45,6 +45,10 @@ class Deal(DealtKey):
     checks: Annotated[dict[Identifier, _Checks], Field(max_length=1000)]
     sealed: Annotated[dict[Digest, Sealed], Field(max_length=1000)]
 
+    def was_dealt_to(self, keys: Iterable[RunKey]) -> bool:
+        """Return whether just these run keys got shares."""
+        return {key.key for key in keys} == set(self.sealed)
+
     def covers(self, keys: Iterable[RunKey]) -> bool:
         """Return whether each of these run keys got shares."""
         return all(key.key in self.sealed for key in keys)

@@ -138,12 +138,13 @@ def deal(
     threshold: int,
     own: tuple[str, int],
     holders: Mapping[str, Holder],
+    by: RunKey,
     signer: Ed25519PrivateKey,
 ) -> tuple[Deal, HeldShares]:
     """Share ``made`` out; return the deal to send, and the dealer's own shares.
 
-    ``number`` must be new for the run key. ``own``: name and number of the dealer, who is not among
-    the ``holders``.
+    ``number`` must be new for the run key ``by``, of which ``signer`` is the Ed25519 half. ``own``:
+    name and number of the dealer, who is not among the ``holders``.
     """
     numbers = dict([own]) | {name: holder.number for name, holder in holders.items()}
     split_up = [split(int.from_bytes(one), threshold, numbers.values()) for one in made.all()]
@@ -164,7 +165,7 @@ def deal(
     dealt = Deal(
         number=number,
         key=made.public,
-        signature=signer.sign(_statement(turn, number, made.public)).hex(),
+        signature=signer.sign(_statement(turn, number, made.public, by)).hex(),
         commitments=tuple(commitment(seed) for seed in made.seeds),
         checks=checks,
         sealed=sealed,
@@ -183,14 +184,15 @@ def check_signature(turn: Turn, dealt: DealtKey, by: RunKey) -> None:
         if by.deals is None:
             raise TrustError("this run key signs no deals")
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(by.deals))
-        statement = _statement(turn, dealt.number, dealt.key)
+        statement = _statement(turn, dealt.number, dealt.key, by)
         key.verify(bytes.fromhex(dealt.signature), statement)
     except (InvalidSignature, ValueError) as error:
         raise TrustError(f"deal {dealt.number} is not signed for this request") from error
 
 
-def _statement(turn: Turn, number: int, key: str) -> bytes:
-    return b"flo deal " + canonical.encode(asdict(turn) | {"number": number, "key": key})
+def _statement(turn: Turn, number: int, key: str, by: RunKey) -> bytes:
+    dealt = {"number": number, "key": key, "by": by.fingerprint}
+    return b"flo deal " + canonical.encode(asdict(turn) | dealt)
 
 
 def unseal(key: bytes, sealed: str, seeds: int) -> HeldShares:

@@ -56,10 +56,12 @@ class Shares:
         self._members, self._survivors, self._tolerance = members, survivors, tolerance
         self._place = 1 + tolerance.level(len(survivors))
         self._right: dict[str, dict[int, bytes]] = {dealer: {} for dealer in members}
+        self._holders: set[str] = set()
 
     def add(self, holder: str, revealed: Mapping[str, bytes]) -> list[str]:
         """Add what ``holder`` revealed, by dealer; return the dealers whose share is wrong."""
         number, wrong = self._members[holder].number, []
+        self._holders.add(holder)
         for dealer, member in self._members.items():
             share, place = revealed.get(dealer), self._place_of(dealer)
             shown = bytes.fromhex(member.deal.checks.get(holder, ""))
@@ -79,12 +81,15 @@ class Shares:
         """Recover the secrets.
 
         Raises:
-            TrustError: fewer than ``threshold`` right shares of a secret. BadDeal: a hospital that
-                did not deal what it shows. Both name the dealer.
+            BadDeal: a hospital did not deal what it shows: what its right shares open is something
+                else, or more than b hospitals have no right share. TrustError: otherwise fewer than
+                ``threshold`` right shares of a secret. Both name the dealer.
         """
         secrets = {}
         for dealer, shares in self._right.items():
             dealt, place = self._members[dealer].deal, self._place_of(dealer)
+            if len(self._holders) - len(shares) > self._tolerance.colluders:
+                raise BadDeal(dealer, "more hospitals have no right share of it than may lie")
             if len(shares) < self._tolerance.threshold:
                 raise TrustError(
                     f"{dealer}: {len(shares)} right shares, {self._tolerance.threshold} needed"

@@ -96,6 +96,9 @@ class StudyRun:
         self, study: Study, run: str, state: RunState, exchange: Exchange, store: RunStore
     ) -> None:
         self.study, self.run, self.state = study, run, state
+        self.saved_keys = state.keys
+        if not state.cohort:  # agents may have started anew since it was saved
+            self.state = replace(state, vouchers={})
         self.exchange, self.store = exchange, store
         self.attendance = ParticipationPolicy(study)
         self.patience = AdaptiveDeadline(study.limits.deadline_seconds)
@@ -110,7 +113,7 @@ class StudyRun:
         """Run as ``run_study`` does."""
         end = self._rounds()
         if end == "paused":
-            self.store.save(self.state)
+            self._save()
         else:
             self._finish()
         return self.state, end
@@ -140,8 +143,13 @@ class StudyRun:
             self.store.save_round(
                 self.state, phase=phase, round=number, cohort=there, seconds=seconds
             )
+            self.saved_keys = self.state.keys
             self.patience.observe(phase, seconds)
         return "done"
+
+    def _save(self) -> None:
+        self.store.save(self.state)
+        self.saved_keys = self.state.keys
 
     # 1, 2 ---------------------------------------------------------------------------------------
 
@@ -158,7 +166,7 @@ class StudyRun:
             if len(cohort) >= self.study.cohort_floor and not waits:
                 heads = {name: head for name, head in self.store.heads().items() if name in cohort}
                 self.state = replace(self.state, cohort=tuple(cohort), heads=heads)
-                self.store.save(self.state)
+                self._save()
                 return True
             if not self.attendance.can_reach_the_floor or time.monotonic() > end:
                 self.store.event("too-few", there=cohort, floor=self.study.cohort_floor)
@@ -176,8 +184,6 @@ class StudyRun:
         joined = self._join(wanted)
         present = self._present()
         newcomers = [h for h in joined if h in present and h not in self.state.vouchers]
-        if newcomers:
-            self.store.save(self.state)  # before their keys are sent to partners
         if newcomers and len(self.study.hospitals) > 1:
             partners = [h for h in present if self._has_joined(h) and h not in newcomers]
             if len(newcomers) > 1 or not partners:
@@ -191,6 +197,8 @@ class StudyRun:
         """Ask hospitals to join; keep their keys and deals. Return the replies of those who did."""
         if not hospitals:
             return {}
+        if self.state.keys != self.saved_keys:
+            self._save()  # before new keys are sent to partners, who then refuse older ones
         header, joined = self._header("join", hospitals), dict[str, ReplyHeader]()
         turn, deals = turn_of(header), dict[str, Deal]()
         for hospital, reply in self._ask(header).items():
@@ -300,7 +308,8 @@ class StudyRun:
                 return advance(self.study, self.state, gathered)
             why = "not all hospitals of the cohort replied"
         except BadDeal as error:
-            self.absent.setdefault(error.dealer, None)
+            if self.attendance.exclude(error.dealer):
+                self.store.event("excluded", hospital=error.dealer)
             why = str(error)
         except (MessageError, TrustError) as error:
             why = str(error)
@@ -318,7 +327,7 @@ class StudyRun:
         survivors = self.state.survivors or tuple(sorted(gathered.hospitals))
         if survivors not in (self.state.cohort, self.state.survivors):
             self.state = replace(self.state, survivors=survivors)
-            self.store.save(self.state)
+            self._save()
         return survivors
 
     def _ask_survivors(self, header: RequestHeader, hospitals: Collection[str], take: Take) -> None:
@@ -357,7 +366,7 @@ class StudyRun:
         there = [h.id for h in self.study.hospitals if h.id in connected]
         if there:
             self._ask(self._header("finish", there))
-        self.store.save(self.state)
+        self._save()
 
     def _ask(self, header: RequestHeader) -> dict[str, ReplyHeader]:
         """Send its cohort a request that carries no model; record absence and refusals."""

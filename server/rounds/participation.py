@@ -74,6 +74,13 @@ class ParticipationPolicy:
         if self._misses[hospital] >= MOST_MISSES and left >= self._floor:
             self._gone.add(hospital)
 
+    def exclude(self, hospital: str) -> bool:
+        """Exclude a hospital that has been proven wrong; return False if the floor forbids it."""
+        if len(self._hospitals) - len(self._gone | {hospital}) < self._floor:
+            return False
+        self._gone.add(hospital)
+        return True
+
     def absent(self, hospital: str) -> None:
         """Record an absence that cost no attempt: out for the round, and no miss.
 

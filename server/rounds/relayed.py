@@ -30,7 +30,8 @@ def with_key(study: Study, run: str, state: RunState, hospital: str, key: RunKey
         return state
     key.check(study.digest, run, study.hospital(hospital).fingerprint)
     pair_secret(X25519PrivateKey.generate(), key)  # partners would fail on a key of low order
-    if any(other.key == key.key for name, other in state.keys.items() if name != hospital):
+    others = [other for name, other in state.keys.items() if name != hospital]
+    if any(key.key == other.key or (key.deals and key.deals == other.deals) for other in others):
         raise TrustError("another hospital has the same run key")
     kept = replace(state, keys=state.keys | {hospital: key}, deals=without(state.deals, [hospital]))
     return without_voucher(kept, hospital)

@@ -49,7 +49,7 @@ def dealt(by: str = "east", number: int = 1) -> tuple[Deal, Secrets, dict[str, H
         if name != by
     }
     mine, signer = (by, NAMES.index(by) + 1), deal_signer(MADE[by][0])
-    deal, own = deals.deal(TURN, number, made, THRESHOLD, mine, holders, signer)
+    deal, own = deals.deal(TURN, number, made, THRESHOLD, mine, holders, MADE[by][1], signer)
     held = {name: read(deal, by, name, number) for name in holders}
     return deal, made, held | {by: own}
 

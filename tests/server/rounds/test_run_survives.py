@@ -277,3 +277,66 @@ def test_a_hospital_that_shows_anothers_run_key_is_done_without() -> None:
     ends_exactly(run, run.run())
     assert any("the same run key" in found["why"] for found in run.of_kind("bad-reply"))
     assert all("west" not in header.cohort for header in run.releases)
+
+
+def garbage(site: Site, request: Request) -> bytes | None:
+    """Deals whose shares decrypt to nobody."""
+    data = site.answer(request)
+    assert data is not None
+    reply = decode_reply(data)
+    if reply.header.deal is None:
+        return data
+    sealed = dict.fromkeys(reply.header.deal.sealed, "ab" * 100)
+    deal = reply.header.deal.model_copy(update={"sealed": sealed})
+    header = reply.header.model_copy(update={"deal": deal})
+    return encode_reply(type(reply)(header, reply.values))
+
+
+@pytest.mark.parametrize("hospitals", [FOUR, SEVEN], ids=["four", "seven"])
+def test_a_hospital_whose_shares_nobody_can_read_is_excluded_by_name(
+    hospitals: tuple[str, ...],
+) -> None:
+    liar = hospitals[-1]
+    run = stage({liar: garbage}, hospitals)
+    ends_exactly(run, run.run())
+    assert run.of_kind("excluded") == [{"hospital": liar}]
+    (failed,) = run.of_kind("attempt-failed")
+    assert failed["why"].startswith(f"{liar}: more hospitals have no right share")
+
+
+@pytest.mark.parametrize("after", [2, 4], ids=["in training", "before the evaluation"])
+def test_agents_that_started_anew_while_a_run_waited_cost_it_nothing(after: int) -> None:
+    run = stage({})
+    run.stop_after_rounds = after
+    state = run.run()
+    assert run.end == "stopped"
+    run.stop_after_rounds = 1_000_000
+    for name in ("north", "west"):
+        run.sites[name].restart()
+    ends_exactly(run, run.run(checkpoint.from_bytes(checkpoint.to_bytes(state))))
+    assert run.of_kind("attempt-failed") == []
+
+
+def test_a_coordinator_killed_while_it_relays_new_keys_goes_on() -> None:
+    """Every ledger has seen the new keys by then, and would refuse the older ones."""
+    once: list[str] = []
+
+    def answer(site: Site, request: Request) -> bytes | None:
+        header = request.header
+        if header.kind == "release" and header.round == 2 and site.id not in once:
+            once.append(site.id)
+            run.restart(site.id)
+        return honest(site, request)
+
+    ends = 0
+    for killed_after in range(1, 30):
+        once.clear()
+        run = stage({"north": answer, "west": answer})
+        run.killed_after = ("ask", killed_after)
+        try:
+            state = run.run()
+        except Killed:
+            state = run.run_again()
+        ends_exactly(run, state)
+        ends += 1
+    assert ends == 29
