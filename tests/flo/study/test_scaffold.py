@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flo.errors import StudyError, UsageError
+from flo.privacy.accounting.plan import Plan
 from flo.study.document import SCHEMA_VERSION, Study, from_document
 from flo.study.scaffold import scaffold
 from flo.study.schema import NumberColumn
@@ -222,3 +223,44 @@ def test_a_study_that_is_there_already_is_not_written_over(tmp_path: Path) -> No
     done = flo("study", "new", csv, *declared, *columns, "--out", out)
     assert (done.returncode, out.read_text()) == (2, "mine")
     assert "already exists" in done.stderr
+
+
+# -- dropouts --------------------------------------------------------------------------------------
+
+
+def hospitals(count: int) -> list[str]:
+    return [f"site-{number}:400" for number in range(count)]
+
+
+@pytest.mark.parametrize(("count", "survived"), [(4, 1), (9, 1), (10, 2), (50, 10)])
+def test_sums_of_a_draft_survive_that_one_hospital_in_five_is_missing(
+    tmp_path: Path, count: int, survived: int
+) -> None:
+    study = draft(tmp_path, hospitals=hospitals(count))
+    assert study.tolerance is not None
+    assert study.tolerance.dropouts == survived
+    assert study.cohort_floor == count - survived
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_draft_of_few_hospitals_allows_for_retries_instead(tmp_path: Path, count: int) -> None:
+    study = draft(tmp_path, hospitals=hospitals(count))
+    assert study.tolerance is None
+    assert (study.mechanism.retry_allowance, study.evaluation.retry_allowance) == (2, 1)
+
+
+def test_the_noise_of_a_draft_covers_only_the_retries_that_can_still_be_needed(
+    tmp_path: Path,
+) -> None:
+    """At equal ε it falls by √((T + 1)/(T + 2)) in training, and by √(1/2) in a single sum."""
+    study = draft(tmp_path, hospitals=hospitals(4))
+    document = study.model_dump(mode="json") | {"schema_version": 3}
+    document["mechanism"]["retry_allowance"], document["evaluation"]["retry_allowance"] = 2, 1
+    now, before = Plan.of(study), Plan.of(from_document(document))
+    steps = study.mechanism.steps
+    ratios = {"moments": 1 / 2, "training": (steps + 1) / (steps + 2), "evaluation": 1 / 2}
+    for purpose, squared in ratios.items():
+        one, other = now.purpose(purpose).mechanism, before.purpose(purpose).mechanism
+        ratio = one.noise_multiplier / other.noise_multiplier
+        assert ratio == pytest.approx(squared**0.5, rel=1e-4), purpose
+    assert now.epsilon == pytest.approx(before.epsilon, rel=1e-3)
