@@ -108,7 +108,9 @@ class Ones:
         return np.ones(Plan.of(study).purpose(purpose).mechanism.length, dtype=np.int32)
 
 
-def _masks_of_zero(study: Study, header: RequestHeader, own: Any, noisy: Values) -> Values:
+def _masks_of_zero(
+    study: Study, header: RequestHeader, own: Any, noisy: Values, ready: None = None
+) -> Values:
     ring = ring_of(study, Plan.of(study).purpose(header.purpose), len(header.cohort))
     return noisy.astype(RINGS[ring])
 

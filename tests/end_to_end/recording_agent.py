@@ -23,10 +23,12 @@ from flo.study.document import Study
 
 
 def main(noisy_path: str, sent_path: str, home: str) -> None:
-    def recording(study: Study, header: RequestHeader, own: Any, noisy: Integers) -> Values:
+    def recording(
+        study: Study, header: RequestHeader, own: Any, noisy: Integers, ready: Any = None
+    ) -> Values:
         with Path(noisy_path).open("ab") as file:
             file.write(noisy.astype("<i8").tobytes())
-        return mask(study, header, own, noisy)
+        return mask(study, header, own, noisy, ready)
 
     def replying(
         link: FleetLink, incoming: Incoming, data: bytes, may_leave: Callable[[], None]
