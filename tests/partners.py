@@ -85,7 +85,7 @@ def join(
     answer = handler.answer(encode_request(Request(header, nothing)))
     assert answer is not None
     reply = decode_reply(answer).header
-    return reply.key
+    return reply.key if reply.kind == "joined" else None
 
 
 def unmasked(header: RequestHeader, values: Values, own: str = "north") -> Integers:

@@ -33,6 +33,7 @@ from flo.protocol.messages import Reply, ReplyHeader, Values, decode_reply, deco
 from flo.storage.files import write_private
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
 from tests.builders import study_document as document_of
+from tests.end_to_end.dealing_partners import surviving_request
 from tests.end_to_end.killed_site import COHORT, OPENING, REQUEST, FreshReleaser, request
 from tests.partners import claims, handler_of, partner
 from tests.paths import ROOT
@@ -225,13 +226,18 @@ def test_nothing_of_a_reply_whose_writing_was_cut_off_outlives_its_study(
     with closing(site.home.open_ledger()) as ledger:
         handler = handler_of(site.home, ledger, FreshReleaser())
         approved = load(site.home, site.study)
-        relayed = claims(handler, ledger, approved.read_study(), COHORT)
+        study = approved.read_study()
+        if study.tolerance is None:
+            asked = request(site.study, 1, claims(handler, ledger, study, COHORT))
+        else:
+            identities = {h.id: partner(h.id) for h in study.hospitals if h.id != "north"}
+            asked, *_ = surviving_request(handler, ledger, study, 1, identities=identities, epoch=1)
         with monkeypatch.context() as cut:
             cut.setattr(Path, "replace", _killed)
             with pytest.raises(SystemExit):
-                handler.answer(request(site.study, 1, relayed))
+                handler.answer(asked)
         replies = ReplyStore(site.home.directory / "replies", site.home.open_keystore())
-        settle(ledger, replies, site.home, approved, approved.read_study())
+        settle(ledger, replies, site.home, approved, study)
     assert list((site.home.directory / "replies").iterdir()) == []
 
 

@@ -165,13 +165,13 @@ def test_where_every_share_is_needed_a_wrong_one_costs_the_attempt() -> None:
 def test_nobody_is_ever_asked_to_sign_two_lists_of_one_attempt() -> None:
     """Even a coordinator that was killed between its list and the sum names the same one."""
     answers = {"west": only(training(2, 1), silent)}
-    whole = stage(dict(answers))
+    whole = stage(dict(answers), steps=2)
     end = whole.run()
     counts = {"save": len(whole.saves), "ask": len(whole.requests)}
     instants = [(kind, n) for kind, count in counts.items() for n in range(1, count + 1)]
     listed = 0
     for killed_after in instants:
-        run = stage(dict(answers))
+        run = stage(dict(answers), steps=2)
         run.killed_after = killed_after
         with pytest.raises(Killed):
             run.run()
@@ -329,9 +329,9 @@ def test_a_coordinator_killed_while_it_relays_new_keys_goes_on() -> None:
         return honest(site, request)
 
     ends = 0
-    for killed_after in range(1, 30):
+    for killed_after in range(1, 16):
         once.clear()
-        run = stage({"north": answer, "west": answer})
+        run = stage({"north": answer, "west": answer}, steps=2)
         run.killed_after = ("ask", killed_after)
         try:
             state = run.run()
@@ -339,4 +339,4 @@ def test_a_coordinator_killed_while_it_relays_new_keys_goes_on() -> None:
             state = run.run_again()
         ends_exactly(run, state)
         ends += 1
-    assert ends == 29
+    assert ends == 15
