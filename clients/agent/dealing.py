@@ -135,7 +135,8 @@ class Dealing:
     def prepare(self, study: Study, header: RequestHeader, hospital: str, own: OwnHalves) -> Ready:
         """Check every member's deal for this turn, and read our shares of it. [10]
 
-        Shares that do not decrypt are noted and left out: others reveal theirs.
+        Shares that decrypt authenticate the dealt key. Others are noted and left out, as other
+        hospitals reveal theirs; the dealt key is then good if its dealer signed it.
 
         Raises:
             NotOurs: the attempt does not name our own deal for it. TrustError: a member's deal is
@@ -154,17 +155,18 @@ class Dealing:
         pads, held = {}, {hospital: pending.own}
         for name, key in partners.items():
             dealt = header.deals[name]
-            try:
-                check_signature(turn, dealt, key)
-                pads[key.fingerprint] = exchange(pending.secrets.key, dealt.key)
-            except TrustError as error:
-                raise TrustError(f"{name}: {error}") from error
             sealing = sealing_key(secrets[key.fingerprint], turn, dealt.number, key, own.public)
             try:
                 sealed = header.sealed.get(name, "")
-                held[name] = unseal(sealing, sealed, len(tolerance.levels))
+                held[name] = unseal(sealing, dealt, sealed, len(tolerance.levels))
             except TrustError as error:
                 log.warning(f"deal {dealt.number} of {name}: {error}")
+            try:
+                if name not in held:
+                    check_signature(turn, dealt, key)
+                pads[key.fingerprint] = exchange(pending.secrets.key, dealt.key)
+            except TrustError as error:
+                raise TrustError(f"{name}: {error}") from error
         return Ready(pads, pending.secrets.seeds, held)
 
     def use_up(self) -> None:

@@ -8,9 +8,10 @@ of each, encrypted with ChaCha20-Poly1305 (RFC 8439).
 
 The key of that encryption is HKDF-SHA256 of the secret of the two run keys and of all that
 identifies the deal: study, run, turn, its number, the dealer's and then the holder's run key. It is
-used for one message. So what decrypts was dealt by the hospital of that run key, to this holder, in
-this direction, for this turn. The dealer signs the public half of the fresh key for the turn with
-the Ed25519 half of its run key, so that shares which do not decrypt cost the holder nothing else.
+used for one message, and the public half of the fresh key is authenticated with it. So what
+decrypts was dealt by the hospital of that run key, to this holder, in this direction, for this
+turn. The dealer also signs the public half for the turn, with the Ed25519 half of its run key: so
+shares which do not decrypt cost the holder nothing else.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ def deal(
     }
     sealed = {
         holder.run_key: ChaCha20Poly1305(holder.key)
-        .encrypt(_NONCE, b"".join(shares[name]), None)
+        .encrypt(_NONCE, b"".join(shares[name]), bytes.fromhex(made.public))
         .hex()
         for name, holder in holders.items()
     }
@@ -195,14 +196,18 @@ def _statement(turn: Turn, number: int, key: str, by: RunKey) -> bytes:
     return b"flo deal " + canonical.encode(asdict(turn) | dealt)
 
 
-def unseal(key: bytes, sealed: str, seeds: int) -> HeldShares:
+def unseal(key: bytes, dealt: DealtKey, sealed: str, seeds: int) -> HeldShares:
     """Decrypt one's own shares of a deal. ``key``: see ``sealing_key``.
+
+    The dealt key is authenticated with them: only its dealer and we can have made what decrypts.
 
     Raises:
         TrustError: they do not decrypt, or are not of a key and ``seeds`` seeds.
     """
     try:
-        plain = ChaCha20Poly1305(key).decrypt(_NONCE, bytes.fromhex(sealed), None)
+        plain = ChaCha20Poly1305(key).decrypt(
+            _NONCE, bytes.fromhex(sealed), bytes.fromhex(dealt.key)
+        )
     except (InvalidTag, ValueError) as error:
         raise TrustError("the shares do not decrypt") from error
     if len(plain) != _BYTES * (1 + seeds):

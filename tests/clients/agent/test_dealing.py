@@ -301,3 +301,20 @@ def test_the_next_deal_comes_with_the_release_and_with_its_repeat(company: RealC
         company.say(name, asked)
     assert company.ask_all(company.header(round=2))
     assert company.say("east", asked).header.deal is None, "a late repeat deals nothing"
+
+
+@pytest.mark.parametrize("change", ["the key", "the key, and no shares", "the signature"])
+def test_a_dealt_key_that_is_not_its_dealers_is_refused(company: RealCompany, change: str) -> None:
+    asked = company.header()
+    field, value = ("signature", "0" * 128) if "signature" in change else ("key", "e" * 64)
+    other = asked.deals["west"].model_copy(update={field: value})
+    header = asked.model_copy(update={"deals": asked.deals | {"west": other}})
+    sealed = company.sealed_for("east", asked)
+    if "no shares" in change:
+        del sealed["west"]
+    reply = company.say("east", header.model_copy(update={"sealed": sealed})).header
+    if field == "key":
+        assert reply.code == "malformed"
+        assert company.members["east"].charged() == 0
+    else:
+        assert reply.kind == "release", "its shares say that the key is the dealer's"

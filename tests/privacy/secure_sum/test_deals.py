@@ -55,7 +55,7 @@ def dealt(by: str = "east", number: int = 1) -> tuple[Deal, Secrets, dict[str, H
 
 
 def read(deal: Deal, by: str, to: str, number: int) -> HeldShares:
-    return unseal(key(by, to, number), deal.sealed[run_key(to).key], SEEDS)
+    return unseal(key(by, to, number), deal.public, deal.sealed[run_key(to).key], SEEDS)
 
 
 def run_key(name: str) -> RunKey:
@@ -113,7 +113,7 @@ def test_what_was_dealt_otherwise_does_not_decrypt(wrong: object) -> None:
     deal, _, _ = dealt()
     assert callable(wrong)
     with pytest.raises(TrustError, match="do not decrypt"):
-        unseal(wrong(), deal.sealed[run_key("north").key], SEEDS)
+        unseal(wrong(), deal.public, deal.sealed[run_key("north").key], SEEDS)
 
 
 @pytest.mark.parametrize(
@@ -145,10 +145,17 @@ def test_a_run_key_of_a_flo_without_deals_signs_none() -> None:
         check_signature(TURN, dealt()[0].public, old)
 
 
+def test_shares_do_not_decrypt_beside_another_key() -> None:
+    deal, _, _ = dealt()
+    other = deal.public.model_copy(update={"key": "e" * 64})
+    with pytest.raises(TrustError, match="do not decrypt"):
+        unseal(key("east", "north"), other, deal.sealed[run_key("north").key], SEEDS)
+
+
 def test_a_deal_with_another_number_of_seeds_is_refused() -> None:
     deal, _, _ = dealt()
     with pytest.raises(TrustError, match="does not have 2 seeds"):
-        unseal(key("east", "north"), deal.sealed[run_key("north").key], 2)
+        unseal(key("east", "north"), deal.public, deal.sealed[run_key("north").key], 2)
 
 
 def test_no_secret_is_shown_when_it_is_printed() -> None:
