@@ -28,6 +28,7 @@ from flo.privacy.secure_sum.deals import (
     Turn,
     check_signature,
     deal,
+    numbers_of,
     sealing_key,
     turn_of,
     unseal,
@@ -66,7 +67,11 @@ class _Dealt:
 
 @dataclass(frozen=True)
 class Ready:
-    """What one attempt needs: the pads' secrets by fingerprint, our seeds, our shares by dealer."""
+    """What we need for one attempt.
+
+    ``secrets``: of its pads, by the partner's fingerprint. ``seeds``: our chain. ``held``: our
+    shares, by the hospital that dealt them.
+    """
 
     secrets: dict[str, bytes] = field(repr=False)
     seeds: tuple[bytes, ...] = field(repr=False)
@@ -125,7 +130,7 @@ class Dealing:
 
     @property
     def has_pending(self) -> bool:
-        """Whether a deal of ours is unused, for whatever turn."""
+        """Whether we have an unused deal, for any turn."""
         return self._pending is not None
 
     def has_uploaded(self, header: RequestHeader) -> bool:
@@ -170,7 +175,7 @@ class Dealing:
         return Ready(pads, pending.secrets.seeds, held)
 
     def use_up(self) -> None:
-        """Forget our deal, and the attempt before, whatever becomes of the upload. [10]
+        """Drop our deal and what we kept of the attempt before, even if the upload fails. [10]
 
         So a deal is in one upload at most, and we act on no attempt that we did not upload to.
         """
@@ -235,11 +240,6 @@ class Dealing:
         if last.survivors not in (None, listed):
             raise NotOurs("we acted on another list of survivors of this attempt")
         return last
-
-
-def numbers_of(study: Study) -> dict[str, int]:
-    """Return each hospital's number as a holder of shares: its place in the study, from 1."""
-    return {hospital.id: place for place, hospital in enumerate(study.hospitals, start=1)}
 
 
 def _tolerance(study: Study) -> Tolerance:

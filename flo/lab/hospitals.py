@@ -36,8 +36,8 @@ class SiteKeys:
 def enrol(study: Study) -> tuple[Study, dict[str, Identity]]:
     """Return the study with the fingerprints of generated hospital keys, and these keys.
 
-    No simulated hospital drops out. So its sums are in the form that survives no dropout, with the
-    noise that is left once nobody is missing: the same.
+    No simulated hospital drops out, so the study is simulated in schema 3 at most. A sum that
+    survives dropouts has the same noise if nobody is missing.
     """
     keys = {hospital.id: Identity.new() for hospital in study.hospitals}
     document = study.model_dump(mode="json")

@@ -73,6 +73,11 @@ def turn_after(study: Study, header: RequestHeader) -> Turn | None:
     return Turn(header.study, header.run, *following, 1)
 
 
+def numbers_of(study: Study) -> dict[str, int]:
+    """Return each hospital's number as a holder of shares: its place in the study, from 1."""
+    return {hospital.id: place for place, hospital in enumerate(study.hospitals, start=1)}
+
+
 @dataclass(frozen=True)
 class Secrets:
     """What a dealer knows: the private key of its pads, and its chain of seeds."""

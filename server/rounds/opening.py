@@ -13,6 +13,7 @@ from typing import Any
 from flo.errors import TrustError
 from flo.keys.claims import ListSignature
 from flo.privacy.accounting.plan import Plan, components_of, ring_of
+from flo.privacy.secure_sum.deals import numbers_of
 from flo.privacy.secure_sum.masking import attempt_of
 from flo.privacy.secure_sum.survivors import statement
 from flo.privacy.secure_sum.unmasking import Member, Shares, remove
@@ -50,9 +51,9 @@ class Opening:
         nothing = {"model": model_digest(NO_WEIGHTS), "bits": 8 * NO_WEIGHTS.itemsize}
         relayed: dict[str, Any] = {"keys": {}, "heads": {}, "vouchers": {}, "deals": {}}
         self._asked = asked.model_copy(update=nothing | relayed)
-        places = {hospital.id: place for place, hospital in enumerate(study.hospitals, start=1)}
+        numbers = numbers_of(study)
         self._members = {
-            name: Member(places[name], study.hospital(name).fingerprint, deals[name])
+            name: Member(numbers[name], study.hospital(name).fingerprint, deals[name])
             for name in asked.cohort
         }
 
