@@ -19,6 +19,7 @@ from types import FrameType
 
 from flo.clients.agent.handler import Handler
 from flo.clients.agent.run_keys import RunKeys
+from flo.clients.approvals import roster
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.connection.coordinator_clock import CoordinatorClock
 from flo.clients.connection.cosigning import confirm_head, cosign
@@ -156,6 +157,7 @@ class Agent:
                     renew_when_due(self._home, api)
                     confirm_head(api, ledger)
                     self._countersign(api)
+                    self._witness_roster(api)
                     self._settle_ended(api, ledger)
                     self._send_kept(api)
                     notify_steward(self._home, api)
@@ -233,6 +235,7 @@ class Agent:
         with connect(self._home) as api:
             notify_steward(self._home, api)
             self._countersign(api)
+            self._witness_roster(api)
             self._send_kept(api)
             if renew_when_due(self._home, api):
                 link.reload_certificate(context_of(self._home))
@@ -250,10 +253,22 @@ class Agent:
             try:
                 cosign(api, audit_log, self._home.read_coordinator())
             except (TrustError, RefusedError, MessageError) as error:
-                log.error(f"audit logs disagree: {error}")
-                last, why = audit_log.last("audit-disagreement"), str(error)[:500]
-                if last is None or last.facts["why"] != why:  # once, not every minute
-                    audit_log.append("audit-disagreement", why=why)
+                self._log_once("audit-disagreement", f"audit logs disagree: {error}")
+
+    def _witness_roster(self, api: CoordinatorApi) -> None:
+        """Fetch the roster. A disagreement is for people to resolve: approvals name their keys."""
+        try:
+            roster.fetch(self._home, api)
+        except (TrustError, RefusedError, MessageError, UsageError) as error:
+            self._log_once("roster-disagreement", f"the roster: {error}")
+
+    def _log_once(self, kind: str, why: str) -> None:
+        """Log a disagreement, and enter it in the audit log once, not every minute."""
+        log.error(why)
+        with closing(self._home.open_audit_log()) as audit_log:
+            last = audit_log.last(kind)
+            if last is None or last.facts["why"] != why[:500]:
+                audit_log.append(kind, why=why[:500])
 
     def _settle_ended(self, api: CoordinatorApi, ledger: Ledger) -> None:
         """Settle studies that expired, or ended while we were offline, to free reservations."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 from contextlib import closing
 from datetime import UTC, datetime
 
+from flo.clients.approvals import roster
 from flo.clients.approvals.approvers import refuse_missing_people
-from flo.clients.approvals.fingerprints import AddressBook, refuse_strangers
+from flo.clients.approvals.fingerprints import refuse_strangers
 from flo.clients.approvals.reserve import check_fits, check_study, freeze, reserve
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.connection.offers import Offered, refuse_forged
@@ -117,7 +118,7 @@ def _terms(
     broken = if_broken and study.mechanism.noise == "distributed"
     return Terms(
         population=kept.population if kept else population.name,
-        unconfirmed=tuple(AddressBook.load(home).unconfirmed(study, home.read_config().hospital)),
+        unconfirmed=tuple(roster.unconfirmed(home, study)),
         charged="if-broken" if broken else "as-designed",
         code=code_digest(),
         policy=policy.digest,

@@ -1,4 +1,4 @@
-"""Partners whose fingerprints the steward has compared, by telephone or in person.
+"""Partners whose keys the steward has confirmed: on one call, by telephone or in person.
 
 A study names every partner's fingerprint, but the coordinator wrote the study. Only the hospital
 itself can confirm that the key is its own. Under distributed noise the partners' noise protects a
@@ -87,7 +87,7 @@ def refuse_strangers(study: Study, unconfirmed: Sequence[str], *, if_broken: boo
     raise PolicyError(
         f"{len(unconfirmed)} partners are unconfirmed ({', '.join(unconfirmed)}), and this study's "
         f"distributed noise protects against at most {study.colluders} colluding partners",
-        hint="compare fingerprints by telephone, then: flo site confirm HOSPITAL=FINGERPRINT ...; "
+        hint="confirm all keys on one call: flo site roster (or one by one: flo site confirm); "
         "or approve with --as-if-broken, which charges ε as if the coordinator saw every upload",
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from flo.clients.approvals import roster
 from flo.clients.approvals.approve import shares
 from flo.clients.approvals.fingerprints import AddressBook
 from flo.clients.home.policy import Policy
@@ -25,6 +26,7 @@ from flo.privacy.ledger.rows import LedgerRow
 from flo.privacy.report import budget_view
 from flo.privacy.report.budget_view import Affordable, Moment, StudyUse
 from flo.privacy.report.sheet import Section
+from flo.protocol.roster import WitnessedRoster
 from flo.study.document import Study
 
 _MOST_MOMENTS, _MOST_RELEASES = 120, 200
@@ -37,6 +39,14 @@ class Partner:
 
     hospital: str
     begins: str
+
+
+@dataclass(frozen=True)
+class RosterPartner:
+    """Partner on the roster. ``here``: how this site knows its key, in words."""
+
+    hospital: str
+    here: str
 
 
 @dataclass(frozen=True)
@@ -103,12 +113,8 @@ def sheet(home: SiteHome, study: Study, population: Population) -> list[Section]
 
 
 def strangers(home: SiteHome, study: Study) -> list[str]:
-    """Return partners whose fingerprint was not compared here.
-
-    Raises:
-        TrustError: the study names a key that differs from the compared one.
-    """
-    return AddressBook.load(home).unconfirmed(study, home.read_config().hospital)
+    """Return partners whose key is not confirmed here. Raises as ``roster.unconfirmed``."""
+    return roster.unconfirmed(home, study)
 
 
 def partners(home: SiteHome, study: Study) -> list[Partner]:
@@ -122,6 +128,24 @@ def partners(home: SiteHome, study: Study) -> list[Partner]:
 def is_what_was_heard(study: Study, hospital: str, typed: str) -> bool:
     """Return whether ``typed`` is the end of the fingerprint that the study names."""
     return parse_fingerprint(typed) == study.hospital(hospital).fingerprint[-4 * _HEARD :]
+
+
+def roster_facts(home: SiteHome, fetched: WitnessedRoster) -> dict[str, Any]:
+    """Return the roster for display: its digest, its log, and each partner with what is known."""
+    confirmed, keys = AddressBook.load(home).confirmed, fetched.roster.keys
+    vouchers = fetched.vouchers(confirmed)
+    lines = [
+        RosterPartner(name, roster.known_as(name, key, confirmed, vouchers))
+        for name, key in keys.items()
+        if name != home.read_config().hospital
+    ]
+    return {
+        "roster": fetched.roster.digest,
+        "log": fetched.roster.entries,
+        "lines": lines,
+        "elsewhere": vouchers.elsewhere,
+        "digest": "",
+    }
 
 
 def costs(home: SiteHome, study: Study, population: Population, *, if_broken: bool) -> list[Cost]:

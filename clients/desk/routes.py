@@ -18,6 +18,7 @@ from flo.clients.desk.context import DeskContext
 from flo.clients.desk.model_pages import model_router
 from flo.clients.desk.policy_pages import policy_router
 from flo.clients.desk.record_pages import record_router
+from flo.clients.desk.roster_pages import roster_router
 from flo.clients.desk.study_pages import study_router
 from flo.clients.home.emergency_stop import halt, resume
 from flo.clients.home.site_home import SiteHome
@@ -82,7 +83,7 @@ def desk_app(context: DeskContext) -> FastAPI:
         resume(home)
         return redirect(base)
 
-    for router in (study_router, record_router, model_router, policy_router):
+    for router in (study_router, record_router, roster_router, model_router, policy_router):
         app.include_router(router(context))
     return app
 

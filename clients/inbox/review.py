@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flo.clients.approvals.fingerprints import AddressBook
+from flo.clients.approvals import roster
 from flo.clients.home.policy import findings
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
@@ -33,7 +33,7 @@ def review(home: SiteHome, study: Study, population: Population) -> list[Section
         balance = ledger.balance()
     life = balance.lives[population.name]
     remaining = {side: balance.remaining(population.name, side) for side in SUB_LEDGERS}
-    unconfirmed = AddressBook.load(home).unconfirmed(study, home.read_config().hospital)
+    unconfirmed = roster.unconfirmed(home, study)
     parts = sections(study, life, unconfirmed)
     left = tuple((side, _left(life, renyi)) for side, renyi in remaining.items())
     return [
@@ -94,7 +94,7 @@ def _changes(home: SiteHome, study: Study) -> list[Section]:
 
 def _here(home: SiteHome, study: Study, population: Population) -> Section:
     policy, hospital = home.read_policy(), home.read_config().hospital
-    unconfirmed = AddressBook.load(home).unconfirmed(study, hospital)
+    unconfirmed = roster.unconfirmed(home, study)
     broken = findings(policy, study, hospital, study.largest_epsilon, unconfirmed)
     people = ", ".join(f"{person.name} ({person.role})" for person in policy.people)
     return Section(

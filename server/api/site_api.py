@@ -9,6 +9,7 @@
     models     return the published model of the hospital's study, with its signed card
     renew      issue a new certificate for the enrolled key, before the current one ends
     leave      revoke the hospital's own certificate
+    roster     return the roster; store whose keys the hospital's steward confirmed
     audit      exchange heads of both audit logs, each countersigned by the other side
     keys       return the coordinator's identity keys, each signed over to the next
     software   return the coordinator's software versions and time, for ``flo doctor``
@@ -41,6 +42,7 @@ from flo.server.api.site_bodies import (
     ModelBody,
     NoBody,
     ReportBody,
+    RosterBody,
     parse_body,
 )
 from flo.server.audit.rate_limited import RateLimitedAudit
@@ -137,6 +139,32 @@ class SiteApi:
         self._audit.record("left", hospital=peer.hospital)
         self._store.revoke(peer.hospital)
         return {}
+
+    def roster(self, peer: Peer, body: bytes) -> Any:
+        """Store the hospital's statement, if there is one, and return roster and statements.
+
+        Raises:
+            TrustError: the statement is in another hospital's name, another key signed it, or the
+            roster never had its digest.
+        """
+        statement = parse_body(RosterBody, body).statement
+        if statement is not None:
+            statement.check(fingerprint(peer.public))
+            if statement.hospital != peer.hospital:
+                raise TrustError(f"this statement is in the name of {statement.hospital}")
+            if not self._store.roster().roster.keys_at({statement.roster}):
+                raise TrustError(
+                    f"this statement is on another roster: ours never had the digest "
+                    f"{statement.roster[:16]}…"
+                )
+            self._store.keep_statement(statement)
+            self._audit.record(
+                "roster-confirmed",
+                hospital=peer.hospital,
+                roster=statement.roster,
+                confirmed=len(statement.confirmed),
+            )
+        return self._store.roster().model_dump(mode="json")
 
     def audit(self, peer: Peer, body: bytes) -> Any:
         """Countersign the growth of the hospital's log, store its receipt, return our growth."""
@@ -352,6 +380,7 @@ SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
     "/v1/site/models": SiteApi.models,
     "/v1/site/renew": SiteApi.renew,
     "/v1/site/leave": SiteApi.leave,
+    "/v1/site/roster": SiteApi.roster,
     "/v1/site/audit": SiteApi.audit,
     "/v1/site/keys": SiteApi.keys,
     "/v1/site/software": SiteApi.software,

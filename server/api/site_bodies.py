@@ -11,6 +11,7 @@ from flo.documents import canonical
 from flo.documents.document import Document, problems
 from flo.errors import MessageError
 from flo.keys.claims import Digest, LedgerHead, PublicKey
+from flo.protocol.roster import RosterStatement
 
 MAX_REQUEST_CHARACTERS = 1 << 30  # the listener has applied each call's own limit
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -50,6 +51,12 @@ class GivenBody(Document):
     """``after``: digest of the last study in the previous reply; empty at first."""
 
     after: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+
+
+class RosterBody(Document):
+    """``statement``: whose keys the hospital's steward confirmed; None to query only."""
+
+    statement: RosterStatement | None = None
 
 
 class AuditBody(Document):

@@ -61,7 +61,7 @@ def _record_router(context: ConsoleContext) -> APIRouter:
     check = IncrementalVerifier(context.log)
 
     def hospitals_shown() -> dict[str, Any]:
-        return {"hospitals": views.hospitals()}
+        return {"hospitals": views.hospitals(), "roster": store.roster().roster.digest}
 
     @router.get(f"{CONSOLE}/hospitals")
     def hospitals(request: Request) -> Response:

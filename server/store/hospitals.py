@@ -1,11 +1,15 @@
-"""Hospitals' tables: invitations, enrolment, certificates, connections."""
+"""Hospitals' tables: invitations, enrolment, the roster, certificates, connections."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from flo.documents import canonical
+from flo.documents.document import parse
 from flo.errors import TrustError
+from flo.protocol.roster import Roster, RosterEntry, RosterStatement, WitnessedRoster
 from flo.server.store.tables import Tables, now
 
 _SELECT_MEMBER = (
@@ -34,6 +38,13 @@ class Member:
 
 class MemberTables(Tables):
     """The tables of invitations and hospitals."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        if self.members() and not self._all(
+            "SELECT 1 FROM roster LIMIT 1"
+        ):  # enrolled before there was one
+            self._begin_roster()
 
     def add_invitation(self, serial: str, hospital: str) -> None:
         """Store a one-time invitation by its certificate's serial number."""
@@ -79,6 +90,7 @@ class MemberTables(Tables):
                 "DELETE FROM heads WHERE hospital = ? AND public != ?",
                 (member.id, member.public.hex()),
             )
+            self._add_to_roster(member.id, member.fingerprint)
         return True
 
     def renew(self, hospital: str, serial: str) -> None:
@@ -117,7 +129,51 @@ class MemberTables(Tables):
         with self._transaction():
             self._end_invitations(hospital)
             changed = self._db.execute("UPDATE hospitals SET revoked = 1 WHERE id = ?", (hospital,))
+            self._add_to_roster(hospital, None)
             return changed.rowcount == 1
+
+    def roster(self) -> WitnessedRoster:
+        """Return the roster, and the newest statement of each hospital on it."""
+        with self._lock:
+            entries = self._all("SELECT entry FROM roster ORDER BY number")
+            statements = self._all("SELECT statement FROM roster_statements ORDER BY hospital")
+        value = {
+            "roster": {"entries": [_decode(row[0]) for row in entries]},
+            "statements": [_decode(row[0]) for row in statements],
+        }
+        return parse(WitnessedRoster, value, "the coordinator's roster")
+
+    def keep_statement(self, statement: RosterStatement) -> None:
+        """Store a hospital's statement on the roster; it replaces its earlier one."""
+        self._write(
+            "INSERT OR REPLACE INTO roster_statements (hospital, statement) VALUES (?, ?)",
+            statement.hospital,
+            statement.to_bytes(),
+        )
+
+    def _begin_roster(self) -> None:
+        """Enter the hospitals that enrolled before there was a roster."""
+        with self._transaction():
+            if self._db.execute("SELECT 1 FROM roster LIMIT 1").fetchone():
+                return  # by another process, meanwhile
+            rows = "SELECT id, fingerprint FROM hospitals WHERE NOT revoked ORDER BY enrolled, id"
+            for hospital, fingerprint in self._db.execute(rows).fetchall():
+                self._add_to_roster(hospital, fingerprint)
+
+    def _add_to_roster(self, hospital: str, fingerprint: str | None) -> None:
+        """Add that a hospital has this key, or has left (None), unless the roster says so."""
+        roster = self.roster().roster
+        now_has = roster.keys.get(hospital)
+        if fingerprint == now_has:
+            return
+        added: RosterEntry = (
+            roster.left(hospital, now())
+            if fingerprint is None
+            else roster.joined(hospital, fingerprint, now())
+        )
+        Roster(entries=(*roster.entries, added))  # refuses an entry that no site would accept
+        self._db.execute("INSERT INTO roster (entry) VALUES (?)", (added.to_bytes(),))
+        self._db.execute("DELETE FROM roster_statements WHERE hospital = ?", (hospital,))
 
     def end_all_invitations(self) -> None:
         """Invalidate all open invitations."""
@@ -146,6 +202,10 @@ class MemberTables(Tables):
     def connections(self) -> dict[str, int]:
         """Return hospital id -> how often its agent has connected."""
         return dict(self._all("SELECT id, connections FROM hospitals"))
+
+
+def _decode(entry: bytes) -> Any:
+    return canonical.decode(entry, limit=len(entry), what="entry of the roster")
 
 
 def _member(row: tuple[Any, ...]) -> Member:

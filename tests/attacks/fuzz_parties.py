@@ -19,6 +19,7 @@ from flo.keys.claims import row_statement
 from flo.keys.identity import Identity
 from flo.keys.rotation import KeyRotation
 from flo.protocol.decisions import Approve, Signed
+from flo.protocol.roster import RosterStatement
 from flo.protocol.messages import decode_reply
 from flo.server.api.site_api import SITE_CALLS, SiteApi
 from flo.server.audit.rate_limited import RateLimitedAudit
@@ -156,6 +157,8 @@ class Calls:
         shown, hash_ = self.log.growth(()), chained(ZERO_HASH, "d" * 64)
         assert shown is not None
         receipt = Receipt.given(self.north, shown.head).model_dump()
+        roster = self.store.roster().roster.digest
+        statement = RosterStatement.signed(self.north, "north", roster, ("south",))
         own_head = signed_entry(self.north, 1, hash_)
         bodies: dict[str, list[Any]] = {
             "enrol": [{"request": request("guest", self.guest)}],
@@ -173,6 +176,7 @@ class Calls:
             "leave": [{}],
             "given": [{"after": ""}, {"after": "a" * 64}],
             "software": [{}],
+            "roster": [{"statement": None}, {"statement": statement.model_dump()}],
         }
         assert {f"/v1/site/{name}" for name in bodies} == set(SITE_CALLS)
         peers = {"enrol": self._bootstrap("guest")}

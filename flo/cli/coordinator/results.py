@@ -43,9 +43,10 @@ class HospitalLine:
 
 @dataclass(frozen=True)
 class HospitalsResult(CommandResult):
-    """``coordinator``: the coordinator's fingerprint."""
+    """``coordinator``: the coordinator's fingerprint. ``roster``: the roster's digest."""
 
     coordinator: str
+    roster: str
     hospitals: list[HospitalLine]
 
 

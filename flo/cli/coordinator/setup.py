@@ -177,10 +177,12 @@ def hospitals(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.Hospitals
         status = "revoked" if member.revoked else "enrolled"
         table.add_row(member.id, format_fingerprint(member.fingerprint), status)
         found.append(results.HospitalLine(member.id, member.fingerprint, member.revoked))
+    roster = store.roster().roster.digest
     store.close()
     console().print(table)
+    say(f"digest of the roster, to read out on a call: {format_fingerprint(roster)}")
     say(f"the coordinator's own fingerprint, to read out: {format_fingerprint(own)}")
-    return results.HospitalsResult(own, found)
+    return results.HospitalsResult(own, roster, found)
 
 
 @command(app)

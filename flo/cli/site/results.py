@@ -61,6 +61,28 @@ class PartnersResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class RosterLine:
+    """Line of ``RosterResult``. ``confirmed``: this steward confirmed this key.
+
+    ``confirmed_by``: hospitals with a confirmed key that signed that they confirmed it.
+    """
+
+    hospital: str
+    fingerprint: str
+    confirmed: bool
+    confirmed_by: list[str]
+
+
+@dataclass(frozen=True)
+class RosterResult(CommandResult):
+    """``roster``: its digest. ``elsewhere``: hospitals that signed another roster."""
+
+    roster: str
+    hospitals: list[RosterLine]
+    elsewhere: list[str]
+
+
+@dataclass(frozen=True)
 class InboxLine:
     """Line of ``InboxResult``. ``status``: at the coordinator; ``here``: this site's decision."""
 

@@ -140,9 +140,10 @@ def approve(
 ) -> results.ApprovalResult:
     """Show a study, check the data, and approve it: one approval, one budget reservation."""
     from flo.cli.terminal.output import confirmed, console, say, show_sheet, working
+    from flo.clients.approvals import roster
     from flo.clients.approvals.approve import dry_run_approval, shares
     from flo.clients.approvals.decide import decide
-    from flo.clients.approvals.fingerprints import AddressBook, refuse_strangers
+    from flo.clients.approvals.fingerprints import refuse_strangers
     from flo.clients.connection.enrolment import connect
     from flo.clients.connection.offers import choose
     from flo.clients.home.site_home import SiteHome
@@ -156,9 +157,7 @@ def approve(
             offered = choose(_wait_for_offers(opened, api, wait), study)
         if yes and not dry_run:
             _refuse_unread(opened, offered.study, study)
-        unconfirmed = AddressBook.load(opened).unconfirmed(
-            offered.study, opened.read_config().hospital
-        )
+        unconfirmed = roster.unconfirmed(opened, offered.study)
         show_sheet(sheet(opened, offered.study, chosen), console())
         refuse_strangers(offered.study, unconfirmed, if_broken=if_broken)
         takes = shares(opened, offered.study, chosen, if_broken=if_broken)

@@ -1,0 +1,197 @@
+"""The roster: which key each hospital has, as a hash-chained log that every site witnesses.
+
+It replaces one telephone call per pair of hospitals by one call that all of them join:
+
+1. The coordinator adds an entry when a hospital enrols, enrols with another key, or leaves.
+2. Each site fetches the log. It refuses a log that does not continue the one it fetched before, and
+   one that holds another key for the site itself.
+3. On the call somebody reads out the roster's digest D. Each steward enters it; if it is the digest
+   of the log that their site fetched, they say: "roster D holds my key".
+4. Each steward marks the hospitals that they heard say so. These count as confirmed.
+5. Each site signs whom its steward confirmed, and the coordinator relays this statement.
+6. A partner that a steward did not hear counts as confirmed in a study if more than b of the
+   study's other hospitals, each confirmed by this steward, signed that they confirmed it (b: the
+   study's ``colluders``). At most b of them lie, so at least one of them heard it.
+
+D fixes every entry, because SHA-256 is collision-resistant. So an honest hospital that says 3 has
+its own key under its own name in the log of everyone whose site fetched D. In 3 nobody speaks for
+another hospital, so a hospital that lies gives only its own key away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from flo.documents import canonical
+from flo.documents.document import Document
+from flo.keys.claims import Claim, Digest
+from flo.keys.identity import Identity
+from flo.study.terms import Identifier
+
+MOST_ENTRIES = 10_000
+_START = "0" * 64  # before the first entry
+_PURPOSE = "roster"
+
+
+class RosterEntry(Document):
+    """``hospital`` joined with the key of this fingerprint, or left. ``time``: ISO 8601, UTC.
+
+    ``previous``: digest of the entry before, or 64 zeros.
+    """
+
+    previous: Digest
+    event: Literal["joined", "left"]
+    hospital: Identifier
+    fingerprint: Digest
+    time: Annotated[str, StringConstraints(max_length=40)]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the entry's canonical bytes, hexadecimal."""
+        return canonical.digest(self.to_bytes())
+
+
+class Roster(Document):
+    """The log from its first entry on. Two hospitals never have the same key at a time."""
+
+    entries: Annotated[tuple[RosterEntry, ...], Field(max_length=MOST_ENTRIES)] = ()
+
+    @model_validator(mode="after")
+    def _is_a_chain(self) -> Roster:
+        previous, keys = _START, dict[str, str]()
+        for number, entry in enumerate(self.entries, 1):
+            if entry.previous != previous:
+                raise ValueError(f"entry {number} does not follow the entry before it")
+            if entry.event == "left":
+                if keys.pop(entry.hospital, None) != entry.fingerprint:
+                    raise ValueError(f"entry {number}: {entry.hospital} leaves without this key")
+            elif entry.fingerprint in keys.values():
+                raise ValueError(f"entry {number}: the key of {entry.hospital} is in use already")
+            else:
+                keys[entry.hospital] = entry.fingerprint
+            previous = entry.digest
+        return self
+
+    @property
+    def digest(self) -> str:
+        """D: the digest of the last entry, which fixes all entries."""
+        return self.entries[-1].digest if self.entries else _START
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Hospital -> fingerprint of its key, for the hospitals that have not left."""
+        return self.keys_at({self.digest}).get(self.digest, {})
+
+    def continues(self, earlier: Roster) -> bool:
+        """Return whether this is ``earlier``, perhaps with more entries."""
+        return self.entries[: len(earlier.entries)] == earlier.entries
+
+    def keys_at(self, digests: Collection[str]) -> dict[str, dict[str, str]]:
+        """Return ``keys`` as they were when the roster had these digests; without other digests."""
+        keys, found = dict[str, str](), dict[str, dict[str, str]]()
+        for entry in self.entries:
+            if entry.event == "joined":
+                keys[entry.hospital] = entry.fingerprint
+            else:
+                del keys[entry.hospital]
+            if entry.digest in digests:
+                found[entry.digest] = dict(keys)
+        return found
+
+    def joined(self, hospital: str, fingerprint: str, time: str) -> RosterEntry:
+        """Return the entry to add for a hospital that enrols, perhaps with another key."""
+        return self._next("joined", hospital, fingerprint, time)
+
+    def left(self, hospital: str, time: str) -> RosterEntry:
+        """Return the entry to add for a hospital that leaves."""
+        return self._next("left", hospital, self.keys[hospital], time)
+
+    def _next(
+        self, event: Literal["joined", "left"], hospital: str, fingerprint: str, time: str
+    ) -> RosterEntry:
+        return RosterEntry(
+            previous=self.digest, event=event, hospital=hospital, fingerprint=fingerprint, time=time
+        )
+
+
+class RosterStatement(Claim):
+    """A hospital's signed statement that its steward confirmed these hospitals' keys in roster D.
+
+    ``confirmed``: hospitals that the steward heard or whose fingerprints they compared, never those
+    that count because others confirmed them.
+    """
+
+    hospital: Identifier
+    roster: Digest
+    confirmed: Annotated[tuple[Identifier, ...], Field(max_length=MOST_ENTRIES)]
+
+    @classmethod
+    def signed(
+        cls, identity: Identity, hospital: str, roster: str, confirmed: tuple[str, ...]
+    ) -> RosterStatement:
+        """Sign the statement with the hospital's identity key."""
+        return cls(
+            hospital=hospital,
+            roster=roster,
+            confirmed=confirmed,
+            public=identity.public.hex(),
+            signature=identity.sign(_PURPOSE, _statement(hospital, roster, confirmed)),
+        )
+
+    def check(self, signer: str) -> None:
+        """Raise TrustError unless the key of fingerprint ``signer`` signed this statement."""
+        self._check(signer, _PURPOSE, _statement(self.hospital, self.roster, self.confirmed))
+
+
+class WitnessedRoster(Document):
+    """The log and each hospital's newest statement, as coordinator and sites store them."""
+
+    schema_version: Literal[1] = 1
+    roster: Roster = Roster()
+    statements: Annotated[tuple[RosterStatement, ...], Field(max_length=MOST_ENTRIES)] = ()
+
+    def vouchers(self, trusted: Mapping[str, str]) -> Vouchers:
+        """Return who signed whose key. [6]
+
+        ``trusted``: hospital -> fingerprint, as this site's steward heard or compared them. Only
+        statements under these keys count.
+
+        Raises:
+            TrustError: a signature is not valid.
+        """
+        counted = [
+            statement
+            for statement in self.statements
+            if statement.fingerprint == trusted.get(statement.hospital)
+        ]
+        for statement in counted:
+            statement.check(trusted[statement.hospital])
+        then = self.roster.keys_at({statement.roster for statement in counted})
+        found = dict[tuple[str, str], set[str]]()
+        for statement in counted:
+            for name in statement.confirmed:
+                key = then.get(statement.roster, {}).get(name)
+                if key is not None and name != statement.hospital:
+                    found.setdefault((name, key), set()).add(statement.hospital)
+        elsewhere = tuple(one.hospital for one in counted if one.roster not in then)
+        return Vouchers(found, elsewhere)
+
+
+@dataclass(frozen=True)
+class Vouchers:
+    """``by_key``: (hospital, fingerprint) -> the trusted hospitals that confirmed this key.
+
+    ``elsewhere``: trusted hospitals that signed a roster which ours never was. Either the
+    coordinator showed them another one, or they lie; what they signed does not count.
+    """
+
+    by_key: Mapping[tuple[str, str], Collection[str]]
+    elsewhere: tuple[str, ...]
+
+
+def _statement(hospital: str, roster: str, confirmed: tuple[str, ...]) -> bytes:
+    return canonical.encode({"hospital": hospital, "roster": roster, "confirmed": list(confirmed)})
