@@ -131,7 +131,7 @@ def _site(folder: Path, hospital: str, coordinator: RealCoordinator) -> SiteHome
 
 def _approve(home: SiteHome, digest: str, prints: dict[str, str]) -> None:
     others = {name: key for name, key in prints.items() if name != home.read_config().hospital}
-    AddressBook.load(home).confirm(home, others)
+    AddressBook.confirm(home, others)
     with connect(home) as api:
         offer = choose(offered_studies(api, home.read_coordinator()), digest)
         approve(home, api, offer, home.read_config().population(None))

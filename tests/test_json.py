@@ -189,6 +189,10 @@ def afterwards(coordinator: RealCoordinator, site: SiteHome, digest: str, folder
     assert population["sub_ledgers"]["training"]["spent"] > 0
     assert asked("site policy", *here)["rules"]["approvers"] == 1
     assert asked("site confirm", "south=" + "a" * 64, *here)["confirmed"] == {"south": "a" * 64}
+    known = asked("site roster", *here)
+    assert [one["hospital"] for one in known["hospitals"]] == ["north"]
+    assert asked("coordinator hospitals", *place)["roster"] == known["roster"]
+    assert asked("site roster", known["roster"], *here)["roster"] == known["roster"]
     assert asked("site stop", *here)["since"]
     assert asked("site resume", *here)["since"] is None
     card = asked("model fetch", "in-json", "--out", folder / "models", *here)["card"]

@@ -264,7 +264,7 @@ class Agent:
 
     def _log_once(self, kind: str, why: str) -> None:
         """Log a disagreement, and enter it in the audit log once, not every minute."""
-        log.error(why)
+        log.error(why[:500])
         with closing(self._home.open_audit_log()) as audit_log:
             last = audit_log.last(kind)
             if last is None or last.facts["why"] != why[:500]:

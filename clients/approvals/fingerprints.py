@@ -39,7 +39,8 @@ class AddressBook(Document):
             return cls()
         return read_json(cls, path, limit=_LIMIT)
 
-    def confirm(self, home: SiteHome, entries: dict[str, str]) -> AddressBook:
+    @classmethod
+    def confirm(cls, home: SiteHome, entries: dict[str, str]) -> AddressBook:
         """Store fingerprints as they were read out, and enter them in the audit log.
 
         Spaces and letter case do not matter.
@@ -48,13 +49,26 @@ class AddressBook(Document):
             UsageError: not a fingerprint.
         """
         plain = {name: parse_fingerprint(text) for name, text in entries.items()}
-        document = {"schema_version": 1, "confirmed": {**self.confirmed, **plain}}
-        book = parse(AddressBook, document, "fingerprints (64 hexadecimal digits each)")
-        write_private(home.directory / "partners.json", book.to_bytes())
+        with home.partners_lock():
+            document = {"schema_version": 1, "confirmed": {**cls.load(home).confirmed, **plain}}
+            book = parse(AddressBook, document, "fingerprints (64 hexadecimal digits each)")
+            write_private(home.directory / "partners.json", book.to_bytes())
         for hospital in entries:
             home.record(
                 "partner-confirmed", hospital=hospital, fingerprint=book.confirmed[hospital]
             )
+        return book
+
+    @classmethod
+    def forget(cls, home: SiteHome, hospital: str) -> AddressBook:
+        """Take back a confirmation. Raises UsageError if there is none."""
+        with home.partners_lock():
+            confirmed = dict(cls.load(home).confirmed)
+            if confirmed.pop(hospital, None) is None:
+                raise UsageError(f"no key of {hospital!r} is confirmed here")
+            book = AddressBook(confirmed=confirmed)
+            write_private(home.directory / "partners.json", book.to_bytes())
+        home.record("partner-forgotten", hospital=hospital)
         return book
 
     def unconfirmed(self, study: Study, hospital: str) -> list[str]:

@@ -36,8 +36,8 @@ class CoordinatorApi(Connection):
         """Raises UsageError if ``url`` is not a valid URL."""
         super().__init__(url, context, limit=MAX_REPLY_BYTES)
 
-    def call(self, name: str, body: Any) -> Any:
-        """POST ``/v1/site/name`` and return the parsed reply.
+    def call(self, name: str, body: Any, *, values: int = canonical.FEW) -> Any:
+        """POST ``/v1/site/name`` and return the parsed reply, of about ``values`` values at most.
 
         Raises:
             NetworkError: the coordinator is not reachable, or failed. TrustError: its certificate
@@ -51,7 +51,8 @@ class CoordinatorApi(Connection):
             raise self._unreachable(error) from error
         if response.status_code != 200:
             raise self._refused(name, ErrorReply.of(response))
-        return canonical.decode(response.content, limit=MAX_REPLY_BYTES, what=f"reply to {name}")
+        what = f"reply to {name}"
+        return canonical.decode(response.content, limit=MAX_REPLY_BYTES, what=what, values=values)
 
     def _unreachable(self, error: httpx.RequestError) -> NetworkError | TrustError:
         text = str(error).upper()

@@ -19,6 +19,7 @@ from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.inbox.review import review
 from flo.keys.identity import format_fingerprint, parse_fingerprint
+from flo.keys.roster import WitnessedRoster
 from flo.pages import plots
 from flo.privacy.accounting.life_budget import SUB_LEDGERS, LifetimeBudget
 from flo.privacy.ledger.ledger import Ledger
@@ -26,7 +27,6 @@ from flo.privacy.ledger.rows import LedgerRow
 from flo.privacy.report import budget_view
 from flo.privacy.report.budget_view import Affordable, Moment, StudyUse
 from flo.privacy.report.sheet import Section
-from flo.protocol.roster import WitnessedRoster
 from flo.study.document import Study
 
 _MOST_MOMENTS, _MOST_RELEASES = 120, 200
@@ -135,8 +135,8 @@ def roster_facts(home: SiteHome, fetched: WitnessedRoster) -> dict[str, Any]:
     confirmed, keys = AddressBook.load(home).confirmed, fetched.roster.keys
     vouchers = fetched.vouchers(confirmed)
     lines = [
-        RosterPartner(name, roster.known_as(name, key, confirmed, vouchers))
-        for name, key in keys.items()
+        RosterPartner(name, roster.known_as(name, fetched.roster, confirmed, vouchers))
+        for name in keys
         if name != home.read_config().hospital
     ]
     return {
@@ -144,7 +144,7 @@ def roster_facts(home: SiteHome, fetched: WitnessedRoster) -> dict[str, Any]:
         "log": fetched.roster.entries,
         "lines": lines,
         "elsewhere": vouchers.elsewhere,
-        "digest": "",
+        **{"digest": "", "checked": False, "saved": [], "away": ""},
     }
 
 

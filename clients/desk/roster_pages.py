@@ -12,7 +12,8 @@ from flo.clients.approvals import roster
 from flo.clients.connection.enrolment import connect
 from flo.clients.desk import facts
 from flo.clients.desk.context import DeskContext
-from flo.protocol.roster import WitnessedRoster
+from flo.errors import NetworkError
+from flo.keys.roster import WitnessedRoster
 
 _TICKED = "of-"
 
@@ -23,9 +24,11 @@ def roster_router(context: DeskContext) -> APIRouter:
 
     @router.get(f"{context.base}/roster")
     def look(request: Request) -> Response:
-        with connect(home) as api:
-            fetched = roster.fetch(home, api)
-        return shown(request, fetched)
+        try:
+            with connect(home) as api:
+                return shown(request, roster.fetch(home, api))
+        except NetworkError as error:
+            return shown(request, roster.read(home), away=str(error))
 
     @router.post(f"{context.base}/roster")
     async def confirm(request: Request) -> Response:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from flo.clients.approvals import roster
 from flo.clients.approvals.approve import dry_run_approval
 from flo.clients.approvals.decide import decide
 from flo.clients.approvals.decline import refuse, withdraw
@@ -117,6 +118,8 @@ def study_router(context: DeskContext) -> APIRouter:
             with connect(home) as api:
                 dry_run_approval(home, api, known, chosen, if_broken=if_broken)
             return asked(request, known.study, chosen, if_broken=if_broken, looked=True)
+        with connect(home) as api:
+            roster.fetch(home, api)  # a roster that was rewritten stops the approval
         person = person_in(fields)
         done = decide(
             home, lambda: connect(home), known, chosen, if_broken=if_broken, person=person
@@ -198,7 +201,7 @@ def _confirm(home: SiteHome, study: Study, fields: dict[str, str]) -> None:
             "reads out the same again, do not approve: the study names a key that is not theirs",
         )
     keys = {name: study.hospital(name).fingerprint for name in heard}
-    AddressBook.load(home).confirm(home, keys)
+    AddressBook.confirm(home, keys)
 
 
 def _reason(fields: dict[str, str]) -> str:

@@ -137,7 +137,7 @@ def findings(
     """Return every rule that a study charged at ``epsilon`` breaks: rule, limit and value.
 
     ``hospital``: our own id; a site may leave itself out of its list of partners. ``unconfirmed``:
-    partners whose fingerprints were not compared.
+    partners whose keys are not confirmed.
     """
     found: list[str] = []
     if policy.partners is not None:
@@ -225,7 +225,7 @@ def _partners(policy: Policy, study: Study, unconfirmed: Collection[str]) -> lis
     strangers = sorted({hospital.id for hospital in study.hospitals} - set(policy.partners))
     return [
         *(f"partners: the study names {name}, which is not in the list" for name in strangers),
-        *(f"partners: the fingerprint of {name} was not compared" for name in unconfirmed),
+        *(f"partners: the key of {name} is not confirmed" for name in unconfirmed),
     ]
 
 

@@ -5,7 +5,8 @@ policy.toml         rules of this site, which override any study; in force once 
 policy.signed.json  the policy in force, as it was signed
 policy.waiting.json signatures of a new policy, until enough people have signed
 mapping.toml        the site's fields for a study's columns           (if names differ)
-partners.json       partners' fingerprints that the steward compared
+partners.json       partners' keys that the steward has confirmed
+roster.json         the coordinator's log of hospitals' keys, as fetched last
 identity.key        signs ledger rows and approvals; TLS and node key (sealed, 0600)
 split.key           decides which patients are held out               (sealed, never changes)
 patients.key        keyed hashes that find overlaps                   (sealed, never changes)
@@ -24,7 +25,7 @@ extracts/           ledger extracts for auditors
 erasures/           signed records of patients' erasure requests
 finished/           published models, finished on own patients        (sealed, not private)
 log/                logs of the agent and the desk
-agent.lock  decision.lock  snapshots.lock   (empty: see ``SiteHome``)
+agent.lock  decision.lock  snapshots.lock  partners.lock   (empty: see ``SiteHome``)
 """
 
 from __future__ import annotations
@@ -270,6 +271,13 @@ class SiteHome:
         release that was computed on one."""
         why = "frozen patients are being replaced here"
         with locked(self.directory / "snapshots.lock", why, patience=_PATIENCE_SECONDS):
+            yield
+
+    @contextmanager
+    def partners_lock(self) -> Iterator[None]:
+        """Hold, for moments only, the lock for partners' keys and the roster."""
+        why = "partners' keys are being stored here"
+        with locked(self.directory / "partners.lock", why, patience=_PATIENCE_SECONDS):
             yield
 
     @contextmanager

@@ -13,6 +13,7 @@ import socket
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from flo.clients.records.finished_model import TOO_FEW, FinishedModel, finished_
 from flo.errors import FloError, NetworkError, RefusedError, UsageError
 from flo.privacy.report.page import render
 from flo.published.model_card import read_card
+from flo.server.home.coordinator_home import CoordinatorHome
 from flo.storage.files import write_public
 from flo.study.document import Study
 from flo.study.loading import from_canonical, load
@@ -68,11 +70,14 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
         signed = from_canonical(str(offered["study"]).encode())
         out.print("[bold]approving[/]: each steward checks its own data and reserves the budget")
         out.print(
-            "  the demo reads fingerprints from the sites' folders; in a real study the stewards"
+            "  the demo enters the roster's digest at each hospital; in a real study the stewards"
         )
-        out.print("  read them out to each other by telephone")
+        out.print("  are on one call, and each says that the roster holds their key")
         with ThreadPoolExecutor() as pool, ProgressScreen(signed) as progress:
-            approvals = [pool.submit(_approve, cast, signed, h.id) for h in signed.hospitals]
+            roster = _roster_digest(home)
+            approvals = [
+                pool.submit(_approve, cast, signed, h.id, roster) for h in signed.hospitals
+            ]
             for approval in approvals:
                 approval.result()
             summary = progress.follow(
@@ -179,15 +184,15 @@ def _online(operator: Operator) -> set[str]:
     return {one["id"] for one in operator.call("GET", "hospitals") if one["online"]}
 
 
-def _approve(cast: Cast, signed: Study, hospital: str) -> None:
-    """Confirm the partners' fingerprints, read from their own folders, then approve."""
+def _roster_digest(home: Path) -> str:
+    with closing(CoordinatorHome.open(home).open_store()) as store:
+        return store.roster().roster.digest
+
+
+def _approve(cast: Cast, signed: Study, hospital: str, roster: str) -> None:
+    """Confirm the partners' keys, as on a call on which ``roster`` was read out, then approve."""
     home = str(_site(cast, hospital))
-    read_out = [
-        f"{other.id}={SiteHome.open(_site(cast, other.id)).open_identity().fingerprint}"
-        for other in signed.hospitals
-        if other.id != hospital
-    ]
-    cast.do("site", "confirm", *read_out, "--home", home)
+    cast.do("site", "roster", roster, "--heard", "all", "--yes", "--home", home)
     cast.do("site", "approve", signed.digest, "--yes", "--home", home)
 
 

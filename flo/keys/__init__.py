@@ -1,1 +1,1 @@
-"""Identities, key stores, sealed data, signed claims, key rotation and encrypted backups."""
+"""Identities, key stores, sealed data, signed claims, key rotation, the roster, and backups."""

@@ -36,12 +36,13 @@ class SiteKeys:
 def enrol(study: Study) -> tuple[Study, dict[str, Identity]]:
     """Return the study with the fingerprints of generated hospital keys, and these keys.
 
-    No simulated hospital drops out, so the study is simulated in schema 3 at most. A sum that
-    survives dropouts has the same noise if nobody is missing.
+    No simulated hospital drops out, so sums need not survive it. A sum that survives dropouts has
+    the same noise if nobody is missing.
     """
     keys = {hospital.id: Identity.new() for hospital in study.hospitals}
     document = study.model_dump(mode="json")
-    document["schema_version"] = min(3, study.schema_version)
+    if study.tolerance:
+        document["mechanism"]["dropouts"] = 0
     for hospital in document["hospitals"]:
         hospital["fingerprint"] = keys[hospital["id"]].fingerprint
     return from_document(document), keys

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from flo.errors import MessageError
 
-_MOST_FIELDS, _FORM_SECONDS = 50, 30.0
+_MOST_FIELDS, _FORM_SECONDS = 1000, 30.0  # a field for each partner
 
 
 async def read_form(receive: Callable[[], Awaitable[Any]], limit: int) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 The site's identity signs the whole document; ``people`` are those who approved, each with a key of
 their own if the site's policy names them. Version 3 has no mapping, version 2 neither people nor
-code, version 1 no list of partners whose fingerprints were not compared.
+code, version 1 no list of partners whose keys were not confirmed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Time = Annotated[str, StringConstraints(max_length=40)]
 class Terms(Document):
     """Terms of an approval, besides the study.
 
-    ``population``: whose patients. ``unconfirmed``: partners whose fingerprints were not compared.
+    ``population``: whose patients. ``unconfirmed``: partners whose keys were not confirmed.
     ``charged``: whether the ledger pays for the study as designed or as if the secure sum were
     broken. ``code`` and ``policy``: digests of the installed code and of the policy in force.
     ``mapping``: keyed digest of how the hospital's fields become the study's columns, if they have

@@ -216,8 +216,8 @@ def _whitened_parts(study: Study) -> dict[str, PlannedPurpose]:
     """Return second moments and training, which together have the study's ε.
 
     One Gaussian of σ with that ε has Rényi cost α/(2σ²). n releases of σ·√(n/w) cost w of it, and
-    the purposes' w add up to 1. A study with retries may repeat the second moments once, unless
-    its sums survive dropouts.
+    the purposes' w add up to 1. The second moments may be repeated once in a study that allows two
+    retries of training; up to schema 3, in one that allows any.
     """
     training, made = study.mechanism, second_moments.length(study)
 
@@ -231,7 +231,8 @@ def _whitened_parts(study: Study) -> dict[str, PlannedPurpose]:
         mechanism = FullBatchSum(length, sigma, clip)
         return PlannedPurpose(mechanism, planned, retries, training.delta)
 
-    retry = 0 if study.tolerance else min(1, training.retry_allowance)
+    needed = 2 if study.schema_version >= 4 else 1
+    retry = int(training.retry_allowance >= needed)
     clip = training.clip * math.sqrt(second_moments.width(study)) * whitening.steepness(study)
     return {
         "moments": part(made, second_moments.MOST, _OF_MOMENTS, 1, retry),

@@ -253,17 +253,17 @@ def _repeat_own_rules(
 ) -> None:
     """Check again the rules that the hospital's own FLO enforces. Raises TrustError.
 
-    It refuses more than b partners that were not compared, unless the study is charged as for a
+    It refuses more than b partners that were not confirmed, unless the study is charged as for a
     broken secure sum; an extract signed by other code than was approved; and an approval that names
     a ledger which is not this one.
     """
     hospital, shared = approved.hospital, study.mechanism.noise == "distributed"
     if shared and not approved.worst_case and len(approved.unconfirmed) > study.colluders:
         raise TrustError(
-            f"{hospital}: the fingerprints of {len(approved.unconfirmed)} partners were not "
-            f"compared, more than the {study.colluders} that may collude, and the study is not "
-            "charged as for a broken secure sum",
-            hint="its steward must compare them (flo site confirm) and approve again",
+            f"{hospital}: the keys of {len(approved.unconfirmed)} partners were not confirmed, "
+            f"more than the {study.colluders} that may collude, and the study is not charged as "
+            "for a broken secure sum",
+            hint="its steward must confirm them (flo site roster) and approve again",
         )
     reported = body["software"].get("code_digest")
     if approved.code is not None and reported != approved.code:

@@ -50,7 +50,7 @@ def sections(
     """Return the review sheet of a study.
 
     ``life``: the reader's own budget, if there is one. ``unconfirmed``: partners whose fingerprints
-    the reader has not compared.
+    the reader cannot rely on.
     """
     return [
         _agreement(study),
@@ -95,11 +95,11 @@ def _partners(study: Study, unconfirmed: Collection[str] | None) -> Section:
             if hospital.fingerprint
             else "key is added at launch"
         )
-        warning = "; NOT compared yet" if hospital.id in (unconfirmed or ()) else ""
+        warning = "; NOT confirmed yet" if hospital.id in (unconfirmed or ()) else ""
         return f"about {hospital.declared_size} patients, {key}{warning}"
 
     return Section(
-        "Who takes part (compare fingerprints by telephone)",
+        "Who takes part (confirm their keys on a call)",
         tuple((hospital.id, about(hospital)) for hospital in study.hospitals),
     )
 
@@ -168,7 +168,7 @@ def _together(study: Study) -> dict[str, str]:
     return {
         "if some collude": f"up to b = {study.colluders} of the {count} hospitals may tell the "
         "coordinator which noise they added: the noise of the others is enough for the ε below; "
-        f"{needed}. A partner whose fingerprint you have not compared could be one of them",
+        f"{needed}. A partner whose key is not confirmed could be one of them",
         "if masks broke": "if someone could read each hospital's upload separately, ε = "
         f"{Plan.of(study).worst_case(study).epsilon:.4f}",
     }

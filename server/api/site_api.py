@@ -31,6 +31,7 @@ from flo.errors import MessageError, StudyError, TrustError
 from flo.host.environment import software
 from flo.keys.claims import LedgerHead
 from flo.keys.identity import Signer, fingerprint, public_bytes, verify
+from flo.keys.roster import RosterStatement
 from flo.keys.rotation import KeyRotation
 from flo.privacy.accounting.plan import Plan
 from flo.protocol.decisions import Decision, Decline, Signed
@@ -143,28 +144,42 @@ class SiteApi:
     def roster(self, peer: Peer, body: bytes) -> Any:
         """Store the hospital's statement, if there is one, and return roster and statements.
 
+        ``roster`` of the reply is None if the hospital knows it already.
+
         Raises:
-            TrustError: the statement is in another hospital's name, another key signed it, or the
-            roster never had its digest.
+            TrustError: the statement is in another hospital's name, another key signed it, it is
+            older than the one before, or it does not fit the roster.
         """
-        statement = parse_body(RosterBody, body).statement
-        if statement is not None:
-            statement.check(fingerprint(peer.public))
-            if statement.hospital != peer.hospital:
-                raise TrustError(f"this statement is in the name of {statement.hospital}")
-            if not self._store.roster().roster.keys_at({statement.roster}):
-                raise TrustError(
-                    f"this statement is on another roster: ours never had the digest "
-                    f"{statement.roster[:16]}…"
-                )
-            self._store.keep_statement(statement)
-            self._audit.record(
-                "roster-confirmed",
-                hospital=peer.hospital,
-                roster=statement.roster,
-                confirmed=len(statement.confirmed),
+        asked = parse_body(RosterBody, body)
+        if asked.statement is not None:
+            self._keep_statement(peer, asked.statement)
+        roster = self._store.roster()
+        known = roster.digest == asked.known
+        return {"roster": None if known else roster.model_dump(mode="json")}
+
+    def _keep_statement(self, peer: Peer, statement: RosterStatement) -> None:
+        statement.check(fingerprint(peer.public))
+        if statement.hospital != peer.hospital:
+            raise TrustError(f"this statement is in the name of {statement.hospital}")
+        roster = self._store.roster()
+        keys = roster.roster.keys_at({statement.roster}).get(statement.roster)
+        if keys is None:
+            raise TrustError(
+                f"this statement is on another roster: ours never had the digest "
+                f"{statement.roster[:16]}…"
             )
-        return self._store.roster().model_dump(mode="json")
+        if strangers := sorted(set(statement.confirmed) - set(keys)):
+            raise TrustError(f"this statement names {strangers[0]}, which is not on the roster")
+        before = roster.statement_of(peer.hospital)
+        if before is not None and before.number >= statement.number:
+            raise TrustError("this statement is older than the one before")
+        self._store.keep_statement(statement)
+        self._audit.record(
+            "roster-confirmed",
+            hospital=peer.hospital,
+            roster=statement.roster,
+            confirmed=len(statement.confirmed),
+        )
 
     def audit(self, peer: Peer, body: bytes) -> Any:
         """Countersign the growth of the hospital's log, store its receipt, return our growth."""

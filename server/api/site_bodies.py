@@ -11,7 +11,7 @@ from flo.documents import canonical
 from flo.documents.document import Document, problems
 from flo.errors import MessageError
 from flo.keys.claims import Digest, LedgerHead, PublicKey
-from flo.protocol.roster import RosterStatement
+from flo.keys.roster import RosterStatement
 
 MAX_REQUEST_CHARACTERS = 1 << 30  # the listener has applied each call's own limit
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -54,9 +54,13 @@ class GivenBody(Document):
 
 
 class RosterBody(Document):
-    """``statement``: whose keys the hospital's steward confirmed; None to query only."""
+    """``statement``: whose keys the hospital's steward confirmed; None to query only.
+
+    ``known``: digest of the roster and statements that the hospital has.
+    """
 
     statement: RosterStatement | None = None
+    known: Digest
 
 
 class AuditBody(Document):

@@ -9,7 +9,7 @@ from typing import Any
 from flo.documents import canonical
 from flo.documents.document import parse
 from flo.errors import TrustError
-from flo.protocol.roster import Roster, RosterEntry, RosterStatement, WitnessedRoster
+from flo.keys.roster import MOST_ENTRIES, Roster, RosterEntry, RosterStatement, WitnessedRoster
 from flo.server.store.tables import Tables, now
 
 _SELECT_MEMBER = (
@@ -171,6 +171,8 @@ class MemberTables(Tables):
             if fingerprint is None
             else roster.joined(hospital, fingerprint, now())
         )
+        if fingerprint is not None and len(roster.entries) + len(roster.keys) >= MOST_ENTRIES:
+            raise TrustError(f"the roster has {MOST_ENTRIES} entries at most, and is full")
         Roster(entries=(*roster.entries, added))  # refuses an entry that no site would accept
         self._db.execute("INSERT INTO roster (entry) VALUES (?)", (added.to_bytes(),))
         self._db.execute("DELETE FROM roster_statements WHERE hospital = ?", (hospital,))
@@ -204,8 +206,8 @@ class MemberTables(Tables):
         return dict(self._all("SELECT id, connections FROM hospitals"))
 
 
-def _decode(entry: bytes) -> Any:
-    return canonical.decode(entry, limit=len(entry), what="entry of the roster")
+def _decode(stored: bytes) -> Any:
+    return canonical.decode(stored, limit=len(stored), what="the stored roster")
 
 
 def _member(row: tuple[Any, ...]) -> Member:

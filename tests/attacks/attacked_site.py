@@ -125,7 +125,7 @@ def _offer(liar: LyingCoordinator, home: SiteHome, name: str) -> Offered:
     study = small_study(name=name, evaluation={"epsilon": 0.4, "retry_allowance": 0})
     offer = offered(study.with_mechanism(epsilon=0.4), [home], liar.identity)
     partners = {h.id: h.fingerprint for h in offer.study.hospitals if h.id != HOSPITAL}
-    AddressBook.load(home).confirm(home, partners)
+    AddressBook.confirm(home, partners)
     liar.offers.append(offer)
     return offer
 

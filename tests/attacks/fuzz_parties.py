@@ -17,9 +17,9 @@ from flo.documents import canonical
 from flo.errors import RefusedError
 from flo.keys.claims import row_statement
 from flo.keys.identity import Identity
+from flo.keys.roster import RosterStatement
 from flo.keys.rotation import KeyRotation
 from flo.protocol.decisions import Approve, Signed
-from flo.protocol.roster import RosterStatement
 from flo.protocol.messages import decode_reply
 from flo.server.api.site_api import SITE_CALLS, SiteApi
 from flo.server.audit.rate_limited import RateLimitedAudit
@@ -158,7 +158,7 @@ class Calls:
         assert shown is not None
         receipt = Receipt.given(self.north, shown.head).model_dump()
         roster = self.store.roster().roster.digest
-        statement = RosterStatement.signed(self.north, "north", roster, ("south",))
+        statement = RosterStatement.signed(self.north, "north", 1, roster, ("south",))
         own_head = signed_entry(self.north, 1, hash_)
         bodies: dict[str, list[Any]] = {
             "enrol": [{"request": request("guest", self.guest)}],
@@ -176,7 +176,10 @@ class Calls:
             "leave": [{}],
             "given": [{"after": ""}, {"after": "a" * 64}],
             "software": [{}],
-            "roster": [{"statement": None}, {"statement": statement.model_dump()}],
+            "roster": [
+                {"statement": None, "known": roster},
+                {"statement": statement.model_dump(mode="json"), "known": roster},
+            ],
         }
         assert {f"/v1/site/{name}" for name in bodies} == set(SITE_CALLS)
         peers = {"enrol": self._bootstrap("guest")}

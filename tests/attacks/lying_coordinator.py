@@ -16,8 +16,9 @@ from typing import Any
 from flo.audit.chain import LogExtension, Receipt
 from flo.clients.connection.offers import Offered
 from flo.documents import canonical
-from flo.keys.identity import Identity
+from flo.keys.identity import Identity, fingerprint, public_bytes
 from flo.keys.keystore import LocalKeyStore
+from flo.keys.roster import Roster
 from flo.keys.tls import load_certificate
 from flo.server.keys.authority import Authority, read_request
 from tests.attacks.lying_fleet import Fleet
@@ -39,6 +40,16 @@ class Said:
         return cls(canonical.encode(value))
 
 
+def roster_of(public: bytes, second: str = "00") -> Roster:
+    """The roster of the one hospital with this key. ``second``: of the minute that it joined in."""
+    time = f"2026-11-28T12:00:{second}.000+00:00"
+    return Roster(entries=(Roster().joined(HOSPITAL, fingerprint(public), time),))
+
+
+def shown_roster(roster: Roster) -> dict[str, Any]:
+    return {"roster": {"roster": roster.model_dump(mode="json")}}
+
+
 class LyingCoordinator:
     """Honest until it is told what to say. ``visits``: the paths that it was asked for."""
 
@@ -48,6 +59,7 @@ class LyingCoordinator:
         self.identity, self.fleet = identity, Fleet()
         self.offers: list[Offered] = []
         self.visits: list[str] = []
+        self.roster = Roster()
         self._seen = 0
         self._lies: dict[str, Said | Callable[[bytes], Said]] = {}
         self._server = _Server(("127.0.0.1", 0), type("_Handler", (_Handler,), {"liar": self}))
@@ -122,6 +134,8 @@ class LyingCoordinator:
                 return {"head": None}
             case "enrol":
                 wish = json.loads(body)["request"]
+                if not self.roster.entries:
+                    self.roster = roster_of(public_bytes(read_request(wish.encode(), HOSPITAL)))
                 return {"certificate": self.issue(wish), "coordinator": self.identity.public.hex()}
             case "studies":
                 return [
@@ -134,6 +148,8 @@ class LyingCoordinator:
                 ]
             case "audit":
                 return self.countersigned(body, self.identity)
+            case "roster":
+                return shown_roster(self.roster)
             case "keys":
                 return {"schema_version": 1, "steps": []}
             case _:

@@ -11,8 +11,9 @@ from flo.clients.connection.cosigning import confirm_head
 from flo.clients.connection.enrolment import connect
 from flo.keys.claims import row_statement
 from flo.keys.identity import Identity
+from flo.keys.roster import Roster
 from tests.attacks.attack import Attack, Logged, refusal, shown
-from tests.attacks.lying_coordinator import Said
+from tests.attacks.lying_coordinator import Said, roster_of, shown_roster
 from tests.attacks.on_the_agent import says, until
 from tests.attacks.stage import SITE, Stage
 
@@ -60,6 +61,19 @@ def forked_audit_log(stage: Stage) -> Iterable[str]:
     )
 
 
+def roster_with_another_key(stage: Stage) -> Iterable[str]:
+    held = stage.liar.roster
+    forged = held.joined("north", Identity.new().fingerprint, held.entries[0].time)
+    shown = shown_roster(Roster(entries=(*held.entries, forged)))
+    return says("roster", Said.document(shown), "another key for north")(stage)
+
+
+def rewritten_roster(stage: Stage) -> Iterable[str]:
+    """An entry that the site has fetched gets another time."""
+    shown = shown_roster(roster_of(stage.site.home.open_identity().public, "01"))
+    return says("roster", Said.document(shown), "does not continue")(stage)
+
+
 ATTACKS = (
     Attack(
         "a ledger restored from an old copy",
@@ -78,5 +92,17 @@ ATTACKS = (
         forked_audit_log,
         "refused",
         Logged(SITE, "audit-disagreement", "was truncated or forked"),
+    ),
+    Attack(
+        "a roster with another key for the site",
+        roster_with_another_key,
+        "refused",
+        Logged(SITE, "roster-disagreement", "another key for north"),
+    ),
+    Attack(
+        "a roster whose entries were rewritten",
+        rewritten_roster,
+        "refused",
+        Logged(SITE, "roster-disagreement", "does not continue"),
     ),
 )

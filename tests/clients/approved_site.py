@@ -173,7 +173,7 @@ Changes = tuple[tuple[str, Any], ...]
 def _approved(survey: bool, partners: tuple[str, ...], mechanism: Changes, place: Path) -> SiteHome:
     home = make_site(place)
     pretend_enrolled(home, COORDINATOR)
-    AddressBook.load(home).confirm(home, {name: partner(name).fingerprint for name in partners})
+    AddressBook.confirm(home, {name: partner(name).fingerprint for name in partners})
     offer = _offered(home, survey, partners, mechanism)
     approve(home, cast(CoordinatorApi, SilentApi()), offer, home.read_config().population(None))
     return home

@@ -77,7 +77,7 @@ class RealCompany:
         for name, home in homes.items():
             pretend_enrolled(home, COORDINATOR)
             compared = {h.id: h.fingerprint for h in offer.study.hospitals if h.id != name}
-            AddressBook.load(home).confirm(home, compared)
+            AddressBook.confirm(home, compared)
             approve(
                 home, cast(CoordinatorApi, SilentApi()), offer, home.read_config().population(None)
             )

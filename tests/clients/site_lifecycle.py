@@ -17,6 +17,7 @@ from flo.audit.log import AuditLog
 from flo.clients.agent.agent import Agent
 from flo.clients.agent.handler import Handler
 from flo.clients.agent.run_keys import RunKeys
+from flo.clients.approvals import roster
 from flo.clients.approvals.approve import approve, terms_of
 from flo.clients.approvals.approvers import add_approver
 from flo.clients.approvals.decline import refuse
@@ -42,12 +43,15 @@ from flo.host.diagnostics import could_run
 from flo.host.environment import software
 from flo.keys.identity import Identity
 from flo.keys.keystore import LocalKeyStore
+from flo.keys.roster import Roster
 from flo.privacy.ledger.ledger import Ledger
 from flo.protocol.messages import Request, RequestHeader, model_digest
 from flo.server.keys.authority import Authority
 from flo.study.document import Study
 from tests.builders import CountingReleaser, make_site, offered, small_study, study_document
 from tests.partners import claims, encode_request, join, run_key, signed
+
+TIME = "2026-11-28T12:00:00.000+00:00"
 
 
 class Overheard(Handler):
@@ -81,7 +85,9 @@ class WholeLife:
         self.authority = Authority.create(ca, LocalKeyStore(ca / "keystore.key"))
         self.log = AuditLog(ca / "audit.sqlite", self.coordinator)
         self.log.append("begun")
-        monkeypatch.setattr(CoordinatorApi, "call", lambda _, name, body: self._hear(name, body))
+        monkeypatch.setattr(
+            CoordinatorApi, "call", lambda _, name, body, **_more: self._hear(name, body)
+        )
         monkeypatch.setattr(
             "flo.clients.connection.enrolment.client_context",
             lambda *_: ssl.create_default_context(),
@@ -91,6 +97,7 @@ class WholeLife:
         self.said.append((name, json.loads(canonical.encode(body))))
         known = {"heads": {"head": None}, "studies": self.listed, "keys": {"steps": []}}
         known["given"] = {"given": []}
+        known["roster"] = {"roster": {"roster": self.roster().model_dump(mode="json")}}
         known["software"] = {"software": software(), "time": datetime.now(UTC).isoformat()}
         if name in ("enrol", "renew"):
             key = self.home.open_identity().key.public_key()
@@ -99,6 +106,13 @@ class WholeLife:
         if name == "audit":
             return self._countersigned(body)
         return known.get(name, {})
+
+    def roster(self) -> Roster:
+        """The roster of this hospital and its partner."""
+        made, keys = Roster(), {"north": self.home.open_identity(), "south": self.partner}
+        for name, identity in keys.items():
+            made = Roster(entries=(*made.entries, made.joined(name, identity.fingerprint, TIME)))
+        return made
 
     def _countersigned(self, body: Any) -> Any:
         receipt = None
@@ -119,6 +133,7 @@ class WholeLife:
             renew_when_due(self.home, api, days=1000)
             cosign(api, log, self.home.read_coordinator())
             accept_coordinator(self.home, api, self.coordinator.fingerprint)
+            roster.confirm(self.home, api, self.roster().digest, ("south",))
         assert could_run(check_coordinator(self.home, issuer=""))
         with connect(self.home) as api:
             refuse(self.home, api, "a" * 64, "Not now.")

@@ -178,7 +178,7 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Site:
     document["mechanism"] |= {"masking": "on", "noise": noise}
     offer = offered(small_study(**document), [home], coordinator)
     read_out = {h.id: h.fingerprint for h in offer.study.hospitals if h.id != "north"}
-    AddressBook.load(home).confirm(home, read_out)
+    AddressBook.confirm(home, read_out)
     approve(home, cast(CoordinatorApi, SilentApi()), offer, home.read_config().population(None))
     (tmp_path / "study").write_bytes(offer.study.canonical_bytes)
     (tmp_path / "partners").mkdir()

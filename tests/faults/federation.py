@@ -171,7 +171,7 @@ class Federation:
         prints = {name: m.home.open_identity().fingerprint for name, m in self.members.items()}
         for name, member in self.members.items():
             others = {other: shown for other, shown in prints.items() if other != name}
-            AddressBook.load(member.home).confirm(member.home, others)
+            AddressBook.confirm(member.home, others)
         self.coordinator = self._supervise(
             COORDINATOR, "flo.cli", "coordinator", "serve", "--home", self.home.directory
         )

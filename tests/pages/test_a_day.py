@@ -94,6 +94,7 @@ def test_from_an_invitation_to_a_report(
         operator.reads(re.compile("Unbroken up to entry"))
         operator.shows("console-audit")
 
+        on_one_call(stewards["west"], coordinator)
         after_the_run(stewards["north"], sites["north"])
         finished_at_home(stewards["north"], sites["north"], tmp_path)
         assert [someone.complaints for someone in (operator, *stewards.values())] == [[]] * 4
@@ -189,6 +190,21 @@ def decides(steward: Person, sites: dict[str, SiteHome], name: str) -> None:
         steward.reads("No budget was reserved.")
     steward.click("Check the data, approve, and reserve")
     steward.reads("the budget is reserved")
+
+
+def on_one_call(steward: Person, coordinator: RealCoordinator) -> None:
+    """The steward enters the digest that is read out, says yes, and ticks whom they heard."""
+    with closing(coordinator.home.open_store()) as store:
+        digest = format_fingerprint(store.roster().roster.digest)
+    steward.click("Partners")
+    steward.page.get_by_label("The digest, as it is read out").fill(digest)
+    steward.click("Check, and save whom I heard")
+    steward.reads("Say on the call")
+    for partner in ("north", "south"):
+        steward.page.get_by_label(partner, exact=False).check()
+    steward.shows("desk-partners")
+    steward.click("Check, and save whom I heard")
+    steward.reads("Confirmed on this call: north, south.")
 
 
 def after_the_run(steward: Person, site: SiteHome) -> None:

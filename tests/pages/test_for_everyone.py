@@ -21,7 +21,10 @@ _EYES: dict[str, tuple[Scheme, int, float]] = {
     "at 200 percent": ("light", 1180, 2),
     "on a telephone": ("dark", 360, 1),
 }
-_DESK = ("", "/budget?population=main&epsilon=0.9", "/releases", "/policy", "/opt-outs", "/log")
+_DESK = (
+    *("", "/budget?population=main&epsilon=0.9", "/releases", "/policy", "/opt-outs", "/log"),
+    "/roster",
+)
 
 
 def _console(digest: str) -> list[str]:

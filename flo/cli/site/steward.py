@@ -35,6 +35,9 @@ def confirm(
     partners: Annotated[
         list[str] | None, typer.Argument(help="HOSPITAL=FINGERPRINT, as it was read out to you.")
     ] = None,
+    forget: Annotated[
+        str | None, typer.Option(help="Hospital whose key is no longer confirmed.")
+    ] = None,
     home: SiteFolder = SITE_FOLDER,
 ) -> results.PartnersResult:
     """Store partners' fingerprints that you compared by telephone; without any, list them."""
@@ -46,7 +49,9 @@ def confirm(
     opened = SiteHome.open(home)
     book = AddressBook.load(opened)
     if partners:
-        book = book.confirm(opened, parse_entries(partners))
+        book = AddressBook.confirm(opened, parse_entries(partners))
+    if forget is not None:
+        book = AddressBook.forget(opened, forget)
     for hospital, fingerprint in sorted(book.confirmed.items()):
         say(f"{hospital}: {format_fingerprint(fingerprint)}")
     if not book.confirmed:
@@ -155,6 +160,7 @@ def approve(
     with connect(opened) as api:
         with working("asking the coordinator for studies"):
             offered = choose(_wait_for_offers(opened, api, wait), study)
+            roster.fetch(opened, api)  # a roster that was rewritten stops the approval
         if yes and not dry_run:
             _refuse_unread(opened, offered.study, study)
         unconfirmed = roster.unconfirmed(opened, offered.study)

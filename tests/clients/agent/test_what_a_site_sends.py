@@ -76,6 +76,8 @@ ACCOUNTED = {
     "renew.request": "a key and the hospital's id, signed",
     "leave": "nothing is said",
     "roster.statement": "null: only asked",
+    "roster.known": "digest of what the coordinator sent before",
+    "roster.statement.number": "not protected: when the steward confirmed, in milliseconds",
     "roster.statement.hospital": PUBLIC,
     "roster.statement.roster": PUBLIC,
     "roster.statement.confirmed[]": "not protected: whose key the steward has confirmed",

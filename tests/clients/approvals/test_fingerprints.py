@@ -41,7 +41,7 @@ def shared(site: Site, *, epsilon: float = 0.3, noise: str = "distributed") -> O
 def confirm(site: Site, *names: str, **others: str) -> AddressBook:
     """The steward compared these partners' fingerprints, and ``others`` as they were told."""
     entries = {name: partner(name).fingerprint for name in names} | others
-    return AddressBook.load(site.home).confirm(site.home, entries)
+    return AddressBook.confirm(site.home, entries)
 
 
 def reservation(site: Site) -> Reservation:

@@ -12,13 +12,14 @@ from flo.clients.approvals.fingerprints import AddressBook
 from flo.clients.home.site_home import SiteHome
 from flo.errors import MessageError, TrustError, UsageError
 from flo.keys.identity import Identity, format_fingerprint
-from flo.protocol.roster import Roster, RosterStatement, WitnessedRoster
+from flo.keys.roster import Roster, RosterStatement, WitnessedRoster
 from flo.study.document import Study
 from tests.builders import small_study
 from tests.consortium import Answer, Consortium
 
+LATER = 1 << 50  # number of a statement
 SEVEN = ("north", "south", "east", "west", "hill", "lake", "wood")
-TIME = "2026-11-28T12:00:00+00:00"
+TIME = "2026-11-28T12:00:00.000+00:00"
 
 
 @pytest.fixture
@@ -161,6 +162,90 @@ def test_a_new_key_is_unconfirmed_until_it_is_heard(consortium: Consortium) -> N
     assert roster.unconfirmed(site, study) == []
 
 
+def test_vouchers_are_on_the_key_that_is_in_force(consortium: Consortium) -> None:
+    """The old key, which may be stolen, is shown with statements of before."""
+    joined(consortium, *SEVEN)
+    consortium.call(*SEVEN)
+    consortium.join("new")
+    for name in ("south", "east", "west"):
+        consortium.confirm(name, "new")
+    consortium.fetch("north")
+    site, study = consortium.sites["north"], study_of(consortium, *SEVEN, "new", b=2)
+    assert roster.unconfirmed(site, study) == []
+    consortium.enrol("new", Identity.new())
+    consortium.fetch("north")
+    assert roster.unconfirmed(site, study) == ["new"], "the study names the old key"
+    assert roster.unconfirmed(site, study_of(consortium, *SEVEN, "new", b=2)) == ["new"]
+
+
+def test_a_confirmation_that_was_taken_back_is_signed_away(consortium: Consortium) -> None:
+    joined(consortium, "north", "south", "east")
+    consortium.call("north", "south", "east")
+    old = consortium.fetch("north").statement_of("north")
+    AddressBook.forget(consortium.sites["north"], "south")
+    new = consortium.fetch("north").statement_of("north")
+    assert old is not None
+    assert new is not None
+    assert (old.confirmed, new.confirmed) == (("east", "south"), ("east",))
+    assert consortium.store.roster().statement_of("north") == new
+    with pytest.raises(UsageError, match="no key of 'south' is confirmed here"):
+        AddressBook.forget(consortium.sites["north"], "south")
+
+
+def test_a_fingerprint_that_was_compared_by_telephone_is_signed_too(
+    consortium: Consortium,
+) -> None:
+    joined(consortium, "north", "south")
+    AddressBook.confirm(consortium.sites["north"], {"south": consortium.roster.keys["south"]})
+    AddressBook.confirm(consortium.sites["north"], {"unknown": "a" * 64})
+    said = consortium.fetch("north").statement_of("north")
+    assert said is not None
+    assert said.confirmed == ("south",)
+
+
+def test_a_statement_that_the_coordinator_lost_is_sent_again(consortium: Consortium) -> None:
+    joined(consortium, "north", "south")
+    consortium.call("north", "south")
+    consortium.store._write("DELETE FROM roster_statements")
+    consortium.fetch("south")
+    assert [one.hospital for one in consortium.store.roster().statements] == ["south"]
+
+
+def test_a_roster_that_the_site_knows_is_not_sent_again(consortium: Consortium) -> None:
+    joined(consortium, "north", "south")
+    fetched = consortium.fetch("north")
+    body = {"statement": None, "known": fetched.digest}
+    assert consortium.api_of("north").call("roster", body) == {"roster": None}
+    assert consortium.fetch("north") == fetched
+
+
+def test_a_roster_that_was_stored_during_the_call_is_kept(consortium: Consortium) -> None:
+    """The agent and a command fetch at the same time; the later answer arrives first."""
+    joined(consortium, "north", "south")
+    site, early = consortium.sites["north"], consortium.store.roster()
+    consortium.join("east")
+    late = consortium.store.roster()
+
+    def answers_late(answer: Answer) -> Answer:
+        (site.directory / "roster.json").write_bytes(late.to_bytes())
+        return early.model_dump(mode="json")
+
+    consortium.lines["north"].lie = answers_late
+    assert consortium.fetch("north") == late
+    assert roster.read(site) == late
+
+
+def test_a_hospital_can_leave_a_full_roster(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flo.server.store.hospitals.MOST_ENTRIES", 4)
+    joined(consortium, "north", "south")
+    with pytest.raises(TrustError, match="the roster has 4 entries at most, and is full"):
+        consortium.join("east")
+    assert consortium.store.revoke("south")
+    assert set(consortium.roster.keys) == {"north"}
+
+
 def test_a_hospital_that_left_is_off_the_roster(consortium: Consortium) -> None:
     joined(consortium, "north", "south", "east")
     consortium.store.revoke("east")
@@ -253,6 +338,38 @@ def test_whoever_is_shown_a_forged_key_of_their_own_does_not_say_yes(
     assert set(known(consortium.sites["north"])) == {"south"}, "east was not heard"
 
 
+def test_a_yes_to_one_digest_is_none_to_the_next(consortium: Consortium) -> None:
+    """East says yes to the true roster; then a forged key of east is added for all others. East,
+    who enters the new digest as everyone does, does not say yes to it."""
+    joined(consortium, "north", "south", "east")
+    assert consortium.says_yes("east", consortium.roster.digest)
+    common = consortium.roster
+    forged = common.joined("east", Identity.new().fingerprint, TIME)
+    shown = Roster(entries=(*common.entries, forged))
+    for name in ("north", "south"):
+        shows(consortium, name, shown)
+        with pytest.raises(TrustError, match="another digest") as refused:
+            consortium.confirm(name, "east", digest=common.digest)
+        assert "what was said about the old one is void" in refused.value.hint
+    assert not consortium.says_yes("east", shown.digest)
+    line = roster.known_as("east", shown, {}, WitnessedRoster().vouchers({}))
+    assert line == "not confirmed here; its key was replaced"
+
+
+def test_a_statement_with_a_wrong_signature_stops_nothing(consortium: Consortium) -> None:
+    joined(consortium, *SEVEN)
+    consortium.call(*SEVEN)
+    consortium.join("new")
+    spoilt = [
+        one.model_copy(update={"signature": "00"}) for one in consortium.store.roster().statements
+    ]
+    answer = WitnessedRoster(roster=consortium.roster, statements=tuple(spoilt))
+    consortium.lines["wood"].lie = lambda _: answer.model_dump(mode="json")
+    consortium.fetch("wood")
+    study = study_of(consortium, *SEVEN, "new", b=2)
+    assert roster.unconfirmed(consortium.sites["wood"], study) == ["new"]
+
+
 def test_a_roster_without_this_site_is_refused(consortium: Consortium) -> None:
     joined(consortium, "north", "south")
     shows(consortium, "north", of(consortium, "south"))
@@ -290,7 +407,7 @@ def test_statements_of_the_other_half_of_a_split_roster_count_for_nothing(
     there = Roster(entries=(*common.entries, common.joined("new", forged.fingerprint, TIME)))
     signed = [
         RosterStatement.signed(
-            consortium.sites[name].open_identity(), name, there.digest, ("new",)
+            consortium.sites[name].open_identity(), name, LATER, there.digest, ("new",)
         ).model_dump(mode="json")
         for name in ("south", "east", "west")
     ]
@@ -299,7 +416,7 @@ def test_statements_of_the_other_half_of_a_split_roster_count_for_nothing(
         "statements": signed,
     }
     fetched, site = consortium.fetch("north"), consortium.sites["north"]
-    assert fetched.vouchers(known(site)).elsewhere == ("south", "east", "west")
+    assert fetched.vouchers(known(site)).elsewhere == ("east", "south", "west")
     for key in (real, forged):
         keys = consortium.store.keys() | {"new": key.fingerprint}
         hospitals = [{"id": name, "declared_size": 40} for name in (*SEVEN, "new")]
@@ -318,7 +435,7 @@ def test_the_coordinator_cannot_vouch_with_keys_of_its_own(consortium: Consortiu
         consortium.enrol(name, identity)
     for name, identity in fakes.items():
         statement = RosterStatement.signed(
-            identity, name, consortium.roster.digest, tuple(n for n in fakes if n != name)
+            identity, name, LATER, consortium.roster.digest, tuple(n for n in fakes if n != name)
         )
         consortium.store.keep_statement(statement)
     consortium.fetch("north")
@@ -374,21 +491,30 @@ def test_a_partner_that_counts_by_others_word_is_never_vouched_for_in_turn(
     assert "new" not in mine.confirmed
 
 
-@pytest.mark.parametrize("wrong", ["name", "key", "roster"])
-def test_the_coordinator_stores_no_statement_of_another_hospital_or_roster(
-    consortium: Consortium, wrong: str
+@pytest.mark.parametrize("wrong", ["name", "key", "roster", "stranger", "older", None])
+def test_the_coordinator_stores_only_a_hospitals_own_newest_statement_on_its_roster(
+    consortium: Consortium, wrong: str | None
 ) -> None:
     joined(consortium, "north", "south")
+    consortium.confirm("north", "south")
+    (before,) = consortium.store.roster().statements
     own = consortium.sites["north"].open_identity()
     statement = RosterStatement.signed(
         Identity.new() if wrong == "key" else own,
         "south" if wrong == "name" else "north",
+        before.number if wrong == "older" else before.number + 1,
         "0" * 64 if wrong == "roster" else consortium.roster.digest,
-        ("south",),
+        ("stranger",) if wrong == "stranger" else (),
     )
-    with pytest.raises(TrustError):
-        consortium.api_of("north").call("roster", {"statement": statement.model_dump(mode="json")})
-    assert consortium.store.roster().statements == ()
+    body = {"statement": statement.model_dump(mode="json"), "known": "0" * 64}
+    api = consortium.api_of("north")
+    if wrong is None:
+        api.call("roster", body)
+        assert consortium.store.roster().statements == (statement,)
+    else:
+        with pytest.raises(TrustError):
+            api.call("roster", body)
+        assert consortium.store.roster().statements == (before,)
 
 
 def test_a_new_key_ends_the_statement_of_the_old_one(consortium: Consortium) -> None:

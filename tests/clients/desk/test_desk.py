@@ -79,6 +79,13 @@ class Opened:
 def started(folder: Path) -> Iterator[Desk]:
     home = make_site(folder / "north")
     pretend_enrolled(home, Identity.new())
+    with serving(home) as desk:
+        yield desk
+
+
+@contextmanager
+def serving(home: SiteHome) -> Iterator[Desk]:
+    """The desk of this site."""
     command = [sys.executable, "-u", "-m", "flo.cli", "site", "desk", "--home", str(home.directory)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True

@@ -163,7 +163,7 @@ def test_the_share_is_that_of_our_own_budget(site: Site, read: Any) -> None:
 @READ
 def test_a_partner_who_was_compared_is_not_called_a_stranger(site: Site, read: Any) -> None:
     south = partner("south").fingerprint
-    AddressBook.load(site.home).confirm(site.home, {"south": south})
+    AddressBook.confirm(site.home, {"south": south})
     text = read(site, STUDY)
     assert f"{format_fingerprint(south)}; NOT" not in text
     assert f"{format_fingerprint(partner('west').fingerprint)}; NOT compared yet" in text

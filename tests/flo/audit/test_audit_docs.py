@@ -45,6 +45,7 @@ COMPUTED: dict[tuple[str, str], set[str]] = {
         "server/audit/rate_limited.py",
         "kind",
     ): set(),  # RateLimitedAudit.record passes on what it is told
+    ("clients/agent/agent.py", "kind"): {"audit-disagreement", "roster-disagreement"},
     ("clients/home/site_home.py", "kind"): set(),  # SiteHome.record passes on what it is told
 }
 

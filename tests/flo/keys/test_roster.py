@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,10 +10,10 @@ from pydantic import ValidationError
 from flo.documents import canonical
 from flo.errors import TrustError
 from flo.keys.identity import Identity
-from flo.protocol.roster import Roster, RosterEntry, RosterStatement, WitnessedRoster
+from flo.keys.roster import Roster, RosterEntry, RosterStatement, WitnessedRoster
 from tests.partners import partner
 
-TIME = "2026-11-28T12:00:00+00:00"
+TIME = "2026-11-28T12:00:00.000+00:00"
 NAMES = ("north", "south", "east", "west")
 
 
@@ -31,8 +29,10 @@ def roster_of(*names: str, **keys: Identity) -> Roster:
     return roster
 
 
-def signed(name: str, roster: Roster, *confirmed: str, by: Identity | None = None) -> Any:
-    return RosterStatement.signed(by or partner(name), name, roster.digest, confirmed)
+def signed(
+    name: str, roster: Roster, *confirmed: str, by: Identity | None = None, number: int = 1
+) -> RosterStatement:
+    return RosterStatement.signed(by or partner(name), name, number, roster.digest, confirmed)
 
 
 def trusted(*names: str) -> dict[str, str]:
@@ -131,12 +131,13 @@ def test_nobody_vouches_for_themselves() -> None:
 
 
 def test_a_statement_is_on_the_key_that_the_roster_then_had() -> None:
-    """Whoever confirmed a hospital's first key has confirmed nothing about its second."""
+    """Whoever confirmed a hospital's first key has confirmed nothing about its second, and the
+    first is no longer in force."""
     before = roster_of(*NAMES)
-    new = Identity.new()
-    now = added(before, before.joined("west", new.fingerprint, TIME))
-    seen = WitnessedRoster(roster=now, statements=(signed("south", before, "west"),))
-    assert set(seen.vouchers(trusted("south")).by_key) == {("west", partner("west").fingerprint)}
+    now = added(before, before.joined("west", Identity.new().fingerprint, TIME))
+    assert now.replaced == {"west"}
+    seen = WitnessedRoster(roster=now, statements=(signed("south", before, "west", "east"),))
+    assert set(seen.vouchers(trusted("south")).by_key) == {("east", partner("east").fingerprint)}
 
 
 def test_a_statement_on_another_roster_is_reported_and_counts_for_nothing() -> None:
@@ -149,15 +150,49 @@ def test_a_statement_on_another_roster_is_reported_and_counts_for_nothing() -> N
     assert (found.by_key, found.elsewhere) == ({}, ("south",))
 
 
-@pytest.mark.parametrize("field", ["hospital", "roster", "confirmed", "signature"])
-def test_a_changed_statement_is_refused(field: str) -> None:
+@pytest.mark.parametrize("field", ["hospital", "number", "roster", "confirmed", "signature"])
+def test_a_changed_statement_is_left_out(field: str) -> None:
+    """The coordinator keeps the genuine public key, and changes what it signed."""
     roster = roster_of(*NAMES)
-    other = signed("south", roster_of("north", "south"), "west", "east")
-    changed = {"hospital": "north", "signature": other.signature}
-    value = changed.get(field, getattr(other, field))
-    forged = signed("south", roster, "west").model_copy(update={field: value})
+    genuine, other = signed("south", roster, "west"), signed("south", roster, "east", number=2)
+    changed = {"hospital": "north", "roster": roster_of("north", "south").digest}
+    forged = genuine.model_copy(update={field: changed.get(field, getattr(other, field))})
     with pytest.raises(TrustError):
         forged.check(partner("south").fingerprint)
+    found = WitnessedRoster(roster=roster).followed_by(
+        WitnessedRoster(roster=roster, statements=(forged,))
+    )
+    assert found.statements == ()
+
+
+def test_an_older_statement_never_replaces_a_newer_one() -> None:
+    roster = roster_of(*NAMES)
+    old, new = signed("south", roster, "west"), signed("south", roster, number=2)
+    known = WitnessedRoster(roster=roster, statements=(new,))
+    for shown in ((), (old,), (new,)):
+        assert known.followed_by(WitnessedRoster(roster=roster, statements=shown)) == known
+    kept = WitnessedRoster(roster=roster, statements=(old,))
+    assert kept.followed_by(known).statements == (new,)
+
+
+def test_a_statement_of_a_key_that_was_replaced_is_left_out() -> None:
+    """Also where the coordinator shows it again after the new key's statement."""
+    before, new = roster_of(*NAMES), Identity.new()
+    roster = added(before, before.joined("south", new.fingerprint, TIME))
+    old = signed("south", before, "west", number=9)
+    now = signed("south", roster, "east", by=new)
+    known = WitnessedRoster(roster=roster, statements=(now,))
+    assert known.followed_by(WitnessedRoster(roster=roster, statements=(old,))) == known
+
+
+def test_a_hospital_has_one_statement_and_names_each_other_once() -> None:
+    roster = roster_of(*NAMES)
+    twice = (signed("south", roster, "west"), signed("south", roster, "east"))
+    with pytest.raises(ValidationError, match="two statements"):
+        WitnessedRoster(roster=roster, statements=twice)
+    named = twice[0].model_dump() | {"confirmed": ("west", "west")}
+    with pytest.raises(ValidationError, match="appears twice"):
+        RosterStatement.model_validate(named)
 
 
 def test_the_bytes_of_a_roster_are_read_again() -> None:
