@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from flo.clients.approvals.fingerprints import AddressBook
@@ -15,7 +16,7 @@ from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.home.site_home import SiteHome
 from flo.documents import canonical
 from flo.documents.document import Document, parse
-from flo.errors import TrustError, UsageError
+from flo.errors import MessageError, RefusedError, TrustError, UsageError
 from flo.keys.identity import format_fingerprint, parse_fingerprint
 from flo.keys.roster import Roster, RosterStatement, Vouchers, WitnessedRoster
 from flo.storage.files import write_private
@@ -55,6 +56,15 @@ def fetch(home: SiteHome, api: CoordinatorApi) -> WitnessedRoster:
     fetched, told = _exchange(home, api, None)
     statement = _statement(home, fetched, told)
     return fetched if statement is None else _exchange(home, api, statement)[0]
+
+
+def refuse_rewritten(home: SiteHome, api: CoordinatorApi) -> None:
+    """Fetch the roster before an approval. Raises TrustError as ``fetch`` does.
+
+    A coordinator of an earlier version has no roster, and stops no approval.
+    """
+    with suppress(MessageError, RefusedError):
+        fetch(home, api)
 
 
 def check_spoken(roster: Roster, spoken: str) -> None:

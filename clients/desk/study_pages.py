@@ -119,7 +119,7 @@ def study_router(context: DeskContext) -> APIRouter:
                 dry_run_approval(home, api, known, chosen, if_broken=if_broken)
             return asked(request, known.study, chosen, if_broken=if_broken, looked=True)
         with connect(home) as api:
-            roster.fetch(home, api)  # a roster that was rewritten stops the approval
+            roster.refuse_rewritten(home, api)
         person = person_in(fields)
         done = decide(
             home, lambda: connect(home), known, chosen, if_broken=if_broken, person=person

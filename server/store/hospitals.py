@@ -41,10 +41,8 @@ class MemberTables(Tables):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        if self.members() and not self._all(
-            "SELECT 1 FROM roster LIMIT 1"
-        ):  # enrolled before there was one
-            self._begin_roster()
+        if self.keys() != self.roster().roster.keys:
+            self._complete_roster()
 
     def add_invitation(self, serial: str, hospital: str) -> None:
         """Store a one-time invitation by its certificate's serial number."""
@@ -151,11 +149,11 @@ class MemberTables(Tables):
             statement.to_bytes(),
         )
 
-    def _begin_roster(self) -> None:
-        """Enter the hospitals that enrolled before there was a roster."""
+    def _complete_roster(self) -> None:
+        """Enter what an earlier version of FLO did, which kept no roster."""
         with self._transaction():
-            if self._db.execute("SELECT 1 FROM roster LIMIT 1").fetchone():
-                return  # by another process, meanwhile
+            for hospital in self.roster().roster.keys.keys() - self.keys().keys():
+                self._add_to_roster(hospital, None)
             rows = "SELECT id, fingerprint FROM hospitals WHERE NOT revoked ORDER BY enrolled, id"
             for hospital, fingerprint in self._db.execute(rows).fetchall():
                 self._add_to_roster(hospital, fingerprint)

@@ -160,7 +160,7 @@ def approve(
     with connect(opened) as api:
         with working("asking the coordinator for studies"):
             offered = choose(_wait_for_offers(opened, api, wait), study)
-            roster.fetch(opened, api)  # a roster that was rewritten stops the approval
+            roster.refuse_rewritten(opened, api)
         if yes and not dry_run:
             _refuse_unread(opened, offered.study, study)
         unconfirmed = roster.unconfirmed(opened, offered.study)
