@@ -34,7 +34,7 @@ def study_of(
         model = {"kind": "mlp", "hidden": HIDDEN[megabytes]}
     return from_document(
         {
-            "schema_version": 2,
+            "schema_version": 4,
             "name": "made-up",
             "version": 1,
             "purpose": "Measure how long a round takes.",
@@ -58,8 +58,9 @@ def study_of(
                 "clip": 1.0,
                 "steps": steps,
                 "learning_rate": 0.1,
+                "retry_allowance": 1,
             },
-            "evaluation": {"epsilon": 0.9},
+            "evaluation": {"epsilon": 0.9, "retry_allowance": 0},
             "limits": {"deadline_seconds": 600, "minimum_cohort": 2},
         }
     )

@@ -1,4 +1,8 @@
-"""A hospital's masks and noise against ChaCha20, and the coordinator's sum against a plain one."""
+"""A hospital's masks and noise against ChaCha20, and the coordinator's sum against a plain one.
+
+Rows with "survives" are of sums from which a fifth of the hospitals may be missing: the hospital
+adds noise in components, and the coordinator removes those that are not needed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import tomli_w
@@ -16,9 +21,14 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from flo.bench import BenchRow, compared, row
 from flo.bench.rounds import demo
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
+from flo.privacy.mechanisms.mechanisms import FullBatchSum
+from flo.privacy.secure_sum.components import SEED_BYTES, components, with_components
 from flo.privacy.secure_sum.masking import Attempt, masked
 from flo.privacy.secure_sum.ring import from_ring
+from flo.privacy.secure_sum.unmasking import Member, Opened, remove
+from flo.protocol.deals import Deal
 from flo.study.loading import load
+from flo.study.tolerance import Tolerance, usual_dropouts
 
 _SIZES = tuple((sites, length) for length in (10**4, 10**6, 10**7) for sites in (4, 16, 50))
 _QUICK = ((4, 10**4), (50, 10**6))
@@ -38,11 +48,12 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
 def _masked_round() -> BenchRow:
     """Measure a round of the demo: four agents and a coordinator as processes, over mutual TLS."""
     seconds: dict[str, list[float]] = {"on": [], "off": []}
-    heart = load(_HEART).with_mechanism(noise="local")
+    heart = load(_HEART)
     for masking in ("on", "off") * 2:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            variant = heart.with_mechanism(masking=masking)
+            noise = heart.mechanism.noise if masking == "on" else "local"
+            variant = heart.with_mechanism(masking=masking, noise=noise)
             text = tomli_w.dumps(variant.model_dump(mode="json", exclude_none=True))
             (folder / "study.toml").write_text(text, encoding="utf-8")
             seconds[masking].append(demo(folder, own_data=False)["seconds_per_round"])
@@ -88,3 +99,40 @@ def _rows(hospitals: int, length: int, *, runs: int) -> Iterator[BenchRow]:
 
     how = "numpy sum of int64"
     yield compared("secure-sum", f"sum, {name}", summed, added, how=how, runs=runs)
+    yield from _surviving(hospitals, attempt, secrets, name, runs)
+
+
+def _surviving(
+    hospitals: int, attempt: Attempt, secrets: dict[str, bytes], name: str, runs: int
+) -> Iterator[BenchRow]:
+    colluders = max(1, (hospitals - 1) // 3)
+    tolerance = Tolerance(hospitals, colluders, usual_dropouts(hospitals))
+    mechanism = FullBatchSum(attempt.length, 10.0, 1.0)
+    added = components(mechanism, tolerance, hospitals)
+    base = mechanism.variance_steps(tolerance.shares(0))
+    exact, noise = np.arange(attempt.length, dtype=np.int64), SystemNoise()
+    seeds = [os.urandom(SEED_BYTES) for _ in range(tolerance.last + 1)]
+
+    def before() -> object:
+        noisy = exact + noise.sample(base, attempt.length)
+        return masked(noisy, "0" * 64, secrets, attempt)
+
+    def site() -> object:
+        noisy = exact + noise.sample(base, attempt.length)
+        noisy = with_components(noisy, seeds, attempt, added)
+        return masked(noisy, "0" * 64, secrets, attempt, seeds[-1])
+
+    how = "the same without"
+    yield compared("secure-sum", f"site, survives, {name}", site, before, how=how, runs=runs)
+    total = masked(exact, "0" * 64, secrets, attempt)
+    members = {f: Member(number, f, cast(Deal, None)) for number, f in enumerate(secrets, 1)}
+    opened = Opened({f: os.urandom(SEED_BYTES) for f in members}, {})
+
+    def removed() -> object:
+        return remove(total, attempt, members, opened, tolerance, added)
+
+    def drawn() -> object:
+        return [noise.sample(one.variance, attempt.length) for one in added for _ in members]
+
+    how = "drawing that noise"
+    yield compared("secure-sum", f"open, survives, {name}", removed, drawn, how=how, runs=1)

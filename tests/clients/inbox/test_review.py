@@ -91,7 +91,7 @@ SAYS: dict[str, list[str]] = {
     "partners": ["north about 40 patients", "south about 40 patients", "west about 40 patients"],
     "fingerprints": [format_fingerprint(partner(name).fingerprint) for name in ("south", "west")],
     "who was not compared": [
-        f"{format_fingerprint(partner('south').fingerprint)}; NOT compared yet"
+        f"{format_fingerprint(partner('south').fingerprint)}; NOT confirmed yet"
     ],
     "columns": ["age", "0 to 100 years; missing refused", "ward", "a, b, c; missing allowed"],
     "label": ["ill", "(0 or 1)"],
@@ -166,7 +166,7 @@ def test_a_partner_who_was_compared_is_not_called_a_stranger(site: Site, read: A
     AddressBook.confirm(site.home, {"south": south})
     text = read(site, STUDY)
     assert f"{format_fingerprint(south)}; NOT" not in text
-    assert f"{format_fingerprint(partner('west').fingerprint)}; NOT compared yet" in text
+    assert f"{format_fingerprint(partner('west').fingerprint)}; NOT confirmed yet" in text
 
 
 @READ

@@ -386,7 +386,7 @@ def test_strangers_beyond_the_colluders_are_refused_unless_charged_for(world: Wo
     rows = [LedgerRow(**row) for row in json.loads(world.extract(0))["body"]["rows"]]
     body = json.loads(world.extract(0))["body"]
     signer = whole_key(body)
-    with pytest.raises(TrustError, match="2 partners were not compared, more than the 1 "):
+    with pytest.raises(TrustError, match="2 partners were not confirmed, more than the 1 "):
         extract._repeat_own_rules(study, many, signer, rows, Balance(), body)
     paid = many.model_copy(update={"charged": "if-broken"})
     extract._repeat_own_rules(study, paid, signer, rows, Balance(), body)
