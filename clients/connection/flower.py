@@ -11,7 +11,7 @@ import contextlib
 import secrets
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -25,12 +25,14 @@ from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
     PullObjectRequest,
+    PullObjectResponse,
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
@@ -55,11 +57,11 @@ from flo.errors import MessageError, NetworkError, TrustError
 from flo.keys.identity import Identity
 from flo.protocol.https import CappedTransport
 from flo.protocol.messages import MAX_INLINE_BYTES, MAX_MESSAGE_BYTES
+from flo.protocol.whole_messages import MOST_OBJECTS
 
 _HEARTBEAT_SECONDS = 3.0
 _ALIVE_SECONDS = 10.0  # the minimum that Flower accepts; a node is offline after twice that
 _RECORD, _BODY, _PARCEL, _SIZE = "flo", "message", "parcel", "size"
-_MAX_OBJECTS = 3  # a message, its record dictionary, one record of bytes
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class FleetLink:
         self._url, self._context, self._identity = url, context, identity
         self._clock = clock
         self._client, self._parcels = self._new_client(), self._new_parcels()
+        self._by_objects = False  # whether the coordinator's version takes no whole messages
         self._node = Node()
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -126,21 +129,10 @@ class FleetLink:
             NetworkError, TrustError: see ``_call``. MessageError: not a record of bytes, or its run
             is over.
         """
-        response = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
-        if not response.messages_list:
+        pulled = self._pull_objects() if self._by_objects else self._pull_whole()
+        if pulled is None:
             return None
-        metadata = response.messages_list[0].metadata
-        trees = list(response.message_object_trees)[:1]
-        objects = [tree.object_id for tree in iterate_object_tree(trees[0])] if trees else []
-        if not 1 <= len(objects) <= _MAX_OBJECTS:
-            raise MessageError(f"the message has {len(objects)} objects, not 1 to {_MAX_OBJECTS}")
-        contents = {name: self._pull_object(metadata.run_id, name) for name in objects}
-        self._call_in_run(
-            self._client.ConfirmMessageReceived,
-            ConfirmMessageReceivedRequest(
-                node=self._node, run_id=metadata.run_id, message_object_id=metadata.message_id
-            ),
-        )
+        metadata, contents = pulled
         try:
             message = inflate_object_from_contents(metadata.message_id, contents)
         except Exception as error:  # Flower's parsers may raise anything on foreign input
@@ -180,41 +172,86 @@ class FleetLink:
         message.metadata.created_at, message.metadata.ttl = asked.created_at, asked.ttl
         with no_object_id_recompute():
             message.metadata.__dict__["_message_id"] = message.object_id
-            objects = get_all_nested_objects(message)
-            response = self._call_in_run(
-                self._client.PushMessages,
-                PushMessagesRequest(
-                    node=self._node,
-                    messages_list=[message_to_proto(remove_content_from_message(message))],
-                    message_object_trees=[get_object_tree(message)],
-                    clientapp_runtime_list=[0.0],
-                ),
+            announced = PushMessagesRequest(
+                node=self._node,
+                messages_list=[message_to_proto(remove_content_from_message(message))],
+                message_object_trees=[get_object_tree(message)],
+                clientapp_runtime_list=[0.0],
             )
-            if not set(response.objects_to_push) <= set(objects):
-                raise MessageError("the coordinator requests a part that this reply does not have")
-            for identifier in response.objects_to_push:
-                may_leave()
-                self._call_in_run(
-                    self._client.PushObject,
-                    PushObjectRequest(
-                        node=self._node,
-                        run_id=message.metadata.run_id,
-                        object_id=identifier,
-                        object_content=objects[identifier].deflate(),
-                        session_id=response.session_id,
-                    ),
+            objects = {
+                identifier: PushObjectRequest(
+                    node=self._node,
+                    run_id=message.metadata.run_id,
+                    object_id=identifier,
+                    object_content=one.deflate(),
                 )
+                for identifier, one in get_all_nested_objects(message).items()
+            }
+        may_leave()
+        if self._by_objects:
+            self._push_objects(announced, objects, may_leave)
+        else:
+            parts = [one.SerializeToString() for one in objects.values()]
+            if not self._parcels.push([announced.SerializeToString(), *parts]):
+                raise NetworkError("the coordinator takes no whole messages")
         if name:
             self._parcels.offer(message.metadata.run_id, name, memoryview(data), may_leave)
+
+    def _pull_whole(self) -> tuple[Any, dict[str, bytes]] | None:
+        """Return a message's metadata and objects from one call."""
+        parts = self._parcels.pull()
+        if parts is None:
+            self._by_objects = True
+            return None
+        if not parts:
+            return None
+        with _readable():
+            response = PullMessagesResponse.FromString(parts[0])
+            replies = [PullObjectResponse.FromString(part) for part in parts[1:]]
+        objects = _objects_of(response)
+        if len(objects) != len(replies):
+            raise MessageError(f"the message has {len(replies)} of {len(objects)} objects")
+        contents = dict(zip(objects, map(_content, replies), strict=True))
+        return response.messages_list[0].metadata, contents
+
+    def _pull_objects(self) -> tuple[Any, dict[str, bytes]] | None:
+        """Return the same from a coordinator of an earlier version, in a call for each object."""
+        response = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        if not response.messages_list:
+            return None
+        metadata = response.messages_list[0].metadata
+        contents = {
+            name: self._pull_object(metadata.run_id, name) for name in _objects_of(response)
+        }
+        self._call_in_run(
+            self._client.ConfirmMessageReceived,
+            ConfirmMessageReceivedRequest(
+                node=self._node, run_id=metadata.run_id, message_object_id=metadata.message_id
+            ),
+        )
+        return metadata, contents
+
+    def _push_objects(
+        self,
+        announced: PushMessagesRequest,
+        objects: dict[str, PushObjectRequest],
+        may_leave: Callable[[], None],
+    ) -> None:
+        """Send a reply to a coordinator of an earlier version, in a call for each object."""
+        response = self._call_in_run(self._client.PushMessages, announced)
+        if not set(response.objects_to_push) <= set(objects):
+            raise MessageError("the coordinator requests a part that this reply does not have")
+        for identifier in response.objects_to_push:
+            may_leave()
+            objects[identifier].session_id = response.session_id
+            self._call_in_run(self._client.PushObject, objects[identifier])
 
     def _pull_object(self, run: int, identifier: str) -> bytes:
         response = self._call_in_run(
             self._client.PullObject,
             PullObjectRequest(node=self._node, run_id=run, object_id=identifier),
         )
-        if not response.object_found or not response.object_available:
-            raise NetworkError("the coordinator no longer has a part of the message")
-        return bytes(response.object_content)
+        return _content(response)
 
     def _beat(self) -> None:
         client, context = self._new_client(), self._context
@@ -286,6 +323,29 @@ class FleetLink:
             raise NetworkError(
                 f"the connection to {self._url} was lost ({type(error).__name__})"
             ) from error
+
+
+def _objects_of(response: PullMessagesResponse) -> list[str]:
+    """Return the names of the first message's objects. Raises MessageError: none, or too many."""
+    trees = list(response.message_object_trees)[:1]
+    objects = [tree.object_id for tree in iterate_object_tree(trees[0])] if trees else []
+    if not 1 <= len(objects) <= MOST_OBJECTS or not response.messages_list:
+        raise MessageError(f"the message has {len(objects)} objects, not 1 to {MOST_OBJECTS}")
+    return objects
+
+
+def _content(response: PullObjectResponse) -> bytes:
+    if not response.object_found or not response.object_available:
+        raise NetworkError("the coordinator no longer has a part of the message")
+    return bytes(response.object_content)
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except DecodeError as error:
+        raise MessageError("the message cannot be read") from error
 
 
 class _Signing:

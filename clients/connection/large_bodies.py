@@ -1,10 +1,10 @@
-"""Bodies too large for Flower's messages: fetched and offered over mutual TLS."""
+"""Calls of the agent beside Flower's: large bodies, and messages as a whole; over mutual TLS."""
 
 from __future__ import annotations
 
 import base64
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import httpx
 import numpy as np
@@ -13,7 +13,9 @@ from flo.errors import MessageError, NetworkError, TrustError
 from flo.protocol.https import Connection
 from flo.protocol.large_bodies import FETCH_PATH, NAME_HEADER, OFFER_PATH, RUN_HEADER, chunks
 from flo.protocol.messages import MAX_MESSAGE_BYTES
+from flo.protocol.whole_messages import PULL_PATH, PUSH_PATH, joined, parted
 
+_HELD_SECONDS = 30.0  # the coordinator holds a pull for 20 s
 _TIMEOUT = httpx.Timeout(30.0, read=900.0, write=900.0, connect=5.0)
 
 
@@ -67,6 +69,39 @@ class LargeBodyClient(Connection):
             raise self._lost(error) from error
         if response.status_code != 409:  # 409: no longer wanted, a newer request is waiting
             self._refuse(response)
+
+    def pull(self) -> list[bytes] | None:
+        """Wait for the next message as long as the coordinator holds the call; return its parts.
+
+        Empty if none arrives. None if the coordinator is of a version without this call.
+
+        Raises:
+            MessageError: its run is over, or it is not whole. NetworkError, TrustError.
+        """
+        response = self._whole(PULL_PATH, b"")
+        return None if response is None else parted(response.content)
+
+    def push(self, parts: Sequence[bytes]) -> bool:
+        """Send a reply's parts. Return False if the coordinator is of a version without this call.
+
+        Raises:
+            MessageError: its run is over. NetworkError, TrustError.
+        """
+        return self._whole(PUSH_PATH, joined(parts)) is not None
+
+    def _whole(self, path: str, body: bytes) -> httpx.Response | None:
+        try:
+            response = self.http.post(path, content=body, timeout=_HELD_SECONDS)
+        except httpx.HTTPError as error:
+            raise self._lost(error) from error
+        if response.status_code == 404:
+            return None
+        if response.status_code in (400, 409):
+            raise MessageError("the message belongs to a run that is over, or is not whole")
+        if response.status_code == 401:  # Flower does not know us: a new connection repairs it
+            raise NetworkError("the coordinator answered 401")
+        self._refuse(response)
+        return response
 
     @staticmethod
     def _refuse(response: httpx.Response) -> None:

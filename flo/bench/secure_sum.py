@@ -129,7 +129,8 @@ def _surviving(
     opened = Opened({f: os.urandom(SEED_BYTES) for f in members}, {})
 
     def removed() -> object:
-        return remove(total, attempt, members, opened, tolerance, added)
+        remove(total, attempt, members, opened, tolerance, added)
+        return total
 
     def drawn() -> object:
         return [noise.sample(one.variance, attempt.length) for one in added for _ in members]

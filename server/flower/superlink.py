@@ -40,6 +40,7 @@ from starlette.datastructures import State
 from starlette.middleware import Middleware
 
 from flo.keys.identity import load_public
+from flo.server.flower import whole_messages
 from flo.server.flower.control import (
     CONTROL_PREFIX,
     Bearer,
@@ -135,6 +136,14 @@ class SuperLink:
             and self._complete(identifier)
             for identifier, message in list(self._state.message_ins_store.items())
         )
+
+    def pull_whole(self, node: int) -> bytes:
+        """Return the next message for a node with all its objects. Raises as ``pull``."""
+        return whole_messages.pull(self._state, node)
+
+    def push_whole(self, node: int, body: bytes) -> None:
+        """Store a node's reply with all its objects. Raises as ``push``."""
+        whole_messages.push(self._state, node, body)
 
     def force_offline(self, public_key_header: bytes) -> None:
         """Let the agent with this key activate immediately after a crash.

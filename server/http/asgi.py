@@ -125,6 +125,14 @@ def dated(send: Send) -> Send:
     return with_date
 
 
+async def send_bytes(send: Send, body: bytes) -> None:
+    """Send a complete response of bytes, with caching forbidden."""
+    headers = [(b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
+    headers.append((b"content-type", b"application/octet-stream"))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 async def send_json(send: Send, status: int, document: Any | None) -> None:
     """Send a complete response, JSON or empty (None), with caching forbidden."""
     body = b"" if document is None else json.dumps(document).encode()

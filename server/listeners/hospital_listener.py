@@ -6,9 +6,10 @@ For every request, in this order:
        certificate gives access to ``enrol`` only;
     3. a Fleet call names the certificate's own key (Flower's signature covers only a timestamp);
     4. the body is within its limit.
-``pull-messages`` becomes a long poll, held in async code while the client is connected. Large
-bodies bypass Flower (``flo.server.flower.large_bodies``). Other Fleet calls are passed to Flower,
-and other ``/v1/site/*`` calls to ``flo.server.api.site_api``.
+A pull becomes a long poll, held in async code while the client is connected. Large bodies bypass
+Flower (``flo.server.flower.large_bodies``), and messages come and go whole
+(``flo.server.flower.whole_messages``). Other Fleet calls are passed to Flower, and other
+``/v1/site/*`` calls to ``flo.server.api.site_api``.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from starlette.types import Receive, Scope, Send
 
-from flo.errors import FloError, MessageError, TrustError
+from flo.errors import FloError, MessageError, RefusedError, TrustError
 from flo.host.memory import give_back_freed_memory
 from flo.keys.identity import public_bytes
 from flo.protocol.large_bodies import FETCH_PATH, OFFER_PATH, RUN_HEADER
 from flo.protocol.messages import MAX_MESSAGE_BYTES
+from flo.protocol.whole_messages import PULL_PATH as WHOLE_PULL_PATH
+from flo.protocol.whole_messages import PUSH_PATH as WHOLE_PUSH_PATH
 from flo.server.api.site_api import SITE_CALLS, SiteApi
 from flo.server.audit.rate_limited import RateLimitedAudit
 from flo.server.flower.large_bodies import LargeBodyRelay, name_in, number_in
@@ -39,7 +42,16 @@ from flo.server.flower.superlink import (
     PULL_PATH,
     SuperLink,
 )
-from flo.server.http.asgi import ByteQuota, Refused, dated, headers_of, read_body, replay, send_json
+from flo.server.http.asgi import (
+    ByteQuota,
+    Refused,
+    dated,
+    headers_of,
+    read_body,
+    replay,
+    send_bytes,
+    send_json,
+)
 from flo.server.http.last_seen import LastSeen
 from flo.server.http.metrics import Traffic
 from flo.server.http.notifier import Notifier
@@ -55,7 +67,7 @@ MAX_SITE_BODY = 1 << 20
 REPORTS_PATH = "/v1/site/reports"
 _MAX_BODY = {"/v1/fleet/push-object": MAX_MESSAGE_BYTES}
 _MAX_FLEET_BODY = 1 << 20
-_OF_A_NODE = FLEET_PATHS | {FETCH_PATH, OFFER_PATH}
+_OF_A_NODE = FLEET_PATHS | {FETCH_PATH, OFFER_PATH, WHOLE_PULL_PATH, WHOLE_PUSH_PATH}
 _KEY = PUBLIC_KEY_HEADER.encode()
 _RECHECK_SECONDS = 1.0
 _STATUS = {2: 400, 3: 409, 4: 403, 5: 503, 70: 500}
@@ -116,6 +128,8 @@ class Gateway:
                     await self._large_bodies.serve_request(
                         self._node(headers), name_in(headers), send
                     )
+                elif path in (WHOLE_PULL_PATH, WHOLE_PUSH_PATH):
+                    await self._whole(path, body, scope, receive, send)
                 else:
                     await self._fleet_call(path, peer, body, scope, receive, send)
         except Refused as refusal:
@@ -146,6 +160,31 @@ class Gateway:
             self._admit(scope, path)  # the certificate may have been revoked meanwhile
         await self._superlink.fleet(scope, replay(body, receive), send)
         self._notifier.notify_all()
+
+    async def _whole(
+        self, path: str, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Deliver the next message, once there is one; or take a reply."""
+        key = headers_of(scope)[_KEY]
+        node = self._superlink.node_id(key)
+        if node is None:  # after a restart of the coordinator: the agent connects anew
+            return await send_json(send, 401, {"error": "this agent is not activated"})
+        pulls, found = path == WHOLE_PULL_PATH, b""
+        if pulls:
+            if not await self._hold(key, receive):
+                return
+            self._admit(scope, path)  # the certificate may have been revoked meanwhile
+        try:
+            if pulls:
+                found = await asyncio.to_thread(self._superlink.pull_whole, node)
+            else:
+                await asyncio.to_thread(self._superlink.push_whole, node, body)
+        except RefusedError as error:
+            return await send_json(send, 409, {"error": str(error)})
+        except MessageError as error:
+            raise Refused(400, str(error)) from error
+        self._notifier.notify_all()
+        await send_bytes(send, found)
 
     async def _offer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold an offered reply. Its body is read only when the ServerApp takes it."""
