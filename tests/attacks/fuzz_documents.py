@@ -28,6 +28,7 @@ from flo.keys.identity import Identity
 from flo.keys.rotation import KeyRotation, RotationStep
 from flo.privacy.report import report
 from flo.protocol.messages import decode_reply, decode_request
+from flo.protocol.whole_messages import joined, parted
 from flo.published.model_card import ModelCard, PublishedModel
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.http.tokens import issue, read
@@ -98,6 +99,7 @@ def messages(request: bytes, reply: bytes) -> Iterator[Target]:
             raise Accepted(f"the header of a frame is a {type(frame[0]).__name__}")
 
     yield Target("frame", [pipe.getvalue()], read_one)
+    yield Target("whole message", [joined([b"announced", b"object", b"x" * 300])], parted)
 
 
 # -- what people and hospitals hold --------------------------------------------------------------

@@ -19,7 +19,17 @@ from tests.privacy.hospitals import World
 
 QUICK, FULL = 1_500, 20_000
 NAMES = (
-    *("study", "canonical", "request", "reply", "frame", "token", "signed token", "invitation"),
+    *(
+        "study",
+        "canonical",
+        "request",
+        "reply",
+        "frame",
+        "whole message",
+        "token",
+        "signed token",
+        "invitation",
+    ),
     *("succession", "audit log", "audit log beside the other", "audit export", "receipt"),
     *("audit head", "report", "extract", "evidence", "evidence page", "model card", "tensors"),
     *("handler", "approval file", "file policy.signed.json", "file policy.toml"),

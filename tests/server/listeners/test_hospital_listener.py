@@ -16,6 +16,7 @@ from flo.documents import canonical
 from flo.errors import TrustError
 from flo.keys.keystore import LocalKeyStore
 from flo.keys.tls import load_certificate
+from flo.protocol import whole_messages
 from flo.protocol.large_bodies import FETCH_PATH, OFFER_PATH
 from flo.protocol.messages import MAX_MESSAGE_BYTES
 from flo.server.api.site_api import SITE_CALLS
@@ -30,7 +31,7 @@ from tests.server.real_coordinator import RealCoordinator, ask, key_header
 
 pytestmark = pytest.mark.processes
 
-PARCELS = {FETCH_PATH, OFFER_PATH}
+PARCELS = {FETCH_PATH, OFFER_PATH, whole_messages.PULL_PATH, whole_messages.PUSH_PATH}
 STUDIES = "/v1/site/studies"
 PULL = "/v1/fleet/pull-messages"
 _CUT_OFF = (ssl.SSLError, ConnectionError)
@@ -219,6 +220,17 @@ def test_a_parcel_is_asked_for_by_its_name_and_is_for_whom_it_was_put(
         ({**own, "x-flo-parcel": "0" * 32}, 404),
     ):
         assert coordinator.outside("POST", FETCH_PATH, north, headers=headers).status == status
+
+
+def test_a_reply_is_refused_unless_it_is_whole(
+    coordinator: RealCoordinator, north: ssl.SSLContext, sites: dict[str, SiteHome]
+) -> None:
+    own = {PUBLIC_KEY_HEADER: key_header(sites["north"])}
+    for body in (b"", b"x", whole_messages.joined([b"x"] * 4), bytes(1 << 20)):
+        answer = coordinator.outside(
+            "POST", whole_messages.PUSH_PATH, north, headers=own, body=body
+        )
+        assert answer.status == 400
 
 
 def test_an_offer_says_how_large_it_is_and_nothing_of_it_is_read_before_it_is_taken(
