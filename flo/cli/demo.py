@@ -30,6 +30,7 @@ from flo.clients.records.finished_model import TOO_FEW, FinishedModel, finished_
 from flo.errors import FloError, NetworkError, RefusedError, UsageError
 from flo.privacy.report.page import render
 from flo.published.model_card import read_card
+from flo.server.api.site_api import MAX_MODEL_REPLY
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.storage.files import write_public
 from flo.study.document import Study
@@ -221,6 +222,11 @@ def _show_risks(cast: Cast, report: Path) -> None:
 def _finished(cast: Cast, signed: Study) -> dict[str, FinishedModel | None]:
     """Let each hospital fetch the model and finish it; return the results that each one sees."""
     console().print("[bold]finishing[/]: each hospital refits the model on its own patients")
+
+    models = (cast.directory / "coordinator" / "models").glob("*.safetensors")
+    if any(model.stat().st_size > MAX_MODEL_REPLY for model in models):
+        console().print("[bold]not finished[/]: the model is too large for hospitals to fetch")
+        return {}
 
     def finish(hospital: str) -> tuple[str, FinishedModel | None]:
         site = _site(cast, hospital)
