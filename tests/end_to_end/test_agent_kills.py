@@ -28,7 +28,7 @@ from tests.end_to_end.running import (
 )
 from tests.server.real_coordinator import serving
 
-LONGEST_LIFE, ROUNDS_A_LIFE = 6.0, 12
+LONGEST_LIFE, ROUNDS_A_LIFE = 3.0, 12
 
 
 @pytest.mark.slow

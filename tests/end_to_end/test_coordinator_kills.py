@@ -35,7 +35,7 @@ from tests.end_to_end.running import (
 from tests.server.real_coordinator import RealCoordinator, new_home, served
 
 KEYED = "tests.end_to_end.keyed_agent"
-LONGEST_LIFE = 8.0  # seconds between two kills: a start takes two of them
+LONGEST_LIFE = 5.0  # seconds between two kills: a start takes two of them
 ROUNDS_A_LIFE = 20
 
 pytestmark = pytest.mark.slow
