@@ -26,6 +26,7 @@ class LargeBodyClient(Connection):
         header, key = public_key
         headers = {header: base64.b64encode(key).decode()}
         super().__init__(url, context, limit=MAX_MESSAGE_BYTES, timeout=_TIMEOUT, headers=headers)
+        self.held_seconds = _HELD_SECONDS
 
     def fetch(self, name: str, head: bytes, size: int) -> memoryview:
         """Return ``head`` followed by the ``size`` bytes of the parcel ``name``.
@@ -91,7 +92,7 @@ class LargeBodyClient(Connection):
 
     def _whole(self, path: str, body: bytes) -> httpx.Response | None:
         try:
-            response = self.http.post(path, content=body, timeout=_HELD_SECONDS)
+            response = self.http.post(path, content=body, timeout=self.held_seconds)
         except httpx.HTTPError as error:
             raise self._lost(error) from error
         if response.status_code == 404:

@@ -74,6 +74,6 @@ def test_when_a_clock_is_set_the_agent_loses_its_connection_and_no_more(
 
 def _pulls_in_vain(link: FleetLink) -> None:
     """Nothing waits for us, and nobody refuses us."""
-    link._client._client.timeout = 0.5
+    link._parcels.held_seconds = 0.5
     with pytest.raises(NetworkError, match="ReadTimeout"):
         link.pull()

@@ -26,7 +26,7 @@ def _link(home: SiteHome) -> FleetLink:
 
 def test_an_idle_pull_is_held_and_others_are_served_meanwhile(sites: dict[str, SiteHome]) -> None:
     with _link(sites["north"]) as link:
-        link._client._client.timeout = HELD_SECONDS  # we give up long before the coordinator does
+        link._parcels.held_seconds = HELD_SECONDS  # we give up long before the coordinator does
         outcome: list[BaseException] = []
         began = time.monotonic()
 
@@ -49,7 +49,7 @@ def test_an_idle_pull_is_held_and_others_are_served_meanwhile(sites: dict[str, S
 
 def test_a_node_that_gave_up_may_pull_again(sites: dict[str, SiteHome]) -> None:
     with _link(sites["north"]) as link:
-        link._client._client.timeout = 0.2
+        link._parcels.held_seconds = 0.2
         for _ in range(2):
             with pytest.raises(NetworkError, match="ReadTimeout"):
                 link.pull()
