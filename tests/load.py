@@ -1,10 +1,13 @@
 """``make bench-load``: many sites with a large model, and what it takes the coordinator.
 
 python -m tests.load [SITES]... [--megabytes 100]
+python -m tests.load [SITES]... --absent 0.05 [--rounds 40]
 
 Real coordinator and ServerApp; the sites are threads of this process that speak the whole protocol
-over mutual TLS, with ledgers of their own, but know no torch: they release ones under masks of
-zero, which the coordinator cannot tell from others.
+over mutual TLS, with ledgers of their own, but know no torch: they release ones. Without
+``--absent`` these are under masks of zero, which the coordinator cannot tell from others, and sums
+survive no dropout. With it masks and deals are real, the model is small, and in so many of its
+rounds each site's agent dies at some request and starts again: which attempts are lost?
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import numpy as np
@@ -49,6 +53,7 @@ from tests.server.real_coordinator import RealCoordinator, new_home, served
 
 _STEPS = 3
 _LOOK_SECONDS = 0.02
+_REQUESTS_A_ROUND = 2.5  # upload, reveal, and sign where somebody is missing
 _AT_ONCE = threading.Lock()  # sites compute one after the other, as this is one machine
 
 
@@ -137,12 +142,15 @@ def _approve(home: SiteHome, digest: str, prints: dict[str, str]) -> None:
         approve(home, api, offer, home.read_config().population(None))
 
 
-def _serve(home: SiteHome, over: threading.Event) -> None:
-    """An agent's loop: it connects anew when a connection is lost."""
+def _serve(home: SiteHome, over: threading.Event, absent: float = 0.0) -> None:
+    """An agent's loop: it connects anew when a connection is lost.
+
+    ``absent``: the chance that it dies at a request, and starts again with new run keys.
+    """
     with closing(home.open_ledger()) as ledger:
         with connect(home) as api:
             confirm_head(api, ledger)
-        keys = RunKeys(home.open_identity())
+        keys, chance = RunKeys(home.open_identity()), SystemRandom()
         while not over.is_set():
             answering = handler.Handler(home, ledger, Ones(), keys, lambda study: None)
             link = FleetLink(
@@ -151,15 +159,25 @@ def _serve(home: SiteHome, over: threading.Event) -> None:
                 home.open_identity(),
                 CoordinatorClock(),
             )
-            with contextlib.suppress(NetworkError), closing(answering), link:
-                while not over.is_set():
-                    _answer(link, answering)
+            with contextlib.suppress(NetworkError, _Dead), closing(answering), link:
+                try:
+                    while not over.is_set():
+                        _answer(link, answering, lambda: chance.random() < absent)
+                except _Dead:
+                    keys = RunKeys(home.open_identity())
+                    raise
 
 
-def _answer(link: FleetLink, answering: handler.Handler) -> None:
+class _Dead(Exception):
+    """The agent died here."""
+
+
+def _answer(link: FleetLink, answering: handler.Handler, dies: Callable[[], bool]) -> None:
     incoming = link.pull()
     if incoming is None:
         return
+    if dies():
+        raise _Dead
     with _AT_ONCE:
         reply = answering.answer(incoming.data)
     if reply is not None:
@@ -169,7 +187,40 @@ def _answer(link: FleetLink, answering: handler.Handler) -> None:
 def measured(sites: int, megabytes: float) -> dict[str, float]:
     """Seconds a round, and the peak over idle in updates."""
     study = study_of(sites, megabytes, steps=_STEPS)
-    study = study.with_mechanism(momentum=0.9)
+    study = study.with_mechanism(momentum=0.9, dropouts=0)
+    with _offered(study) as (coordinator, homes, digest):
+        return _followed(coordinator, homes, digest, megabytes)
+
+
+def survived(sites: int, rounds: int, absent: float) -> str:
+    """What became of the attempts of a run whose sites are absent from a share of its rounds."""
+    study = study_of(sites, None, steps=rounds)
+    over, a_request = threading.Event(), 1 - (1 - absent) ** (1 / _REQUESTS_A_ROUND)
+    with _offered(study) as (coordinator, homes, digest):
+        threads = [
+            threading.Thread(target=_serve, args=(home, over, a_request), daemon=True)
+            for home in homes
+        ]
+        for thread in threads:
+            thread.start()
+        while (status := _status(coordinator, digest)) == "running":
+            time.sleep(0.2)
+        over.set()
+        events = all_events(coordinator.home, digest)
+    done = [event["facts"] for event in events if event["kind"] == "round"]
+    lost = [event["facts"] for event in events if event["kind"] == "attempt-failed"]
+    gone = [sites - len(one["cohort"]) for one in done]
+    seconds = statistics.median(one["seconds"] for one in done)
+    return (
+        f"{status}; {len(done)} sums, {sum(gone)} absences from them (at most {max(gone)}, "
+        f"{study.dropouts} survive); {len(lost)} attempts lost: "
+        f"{[one.get('why') for one in lost]}; {seconds:.1f} s a round"
+    )
+
+
+@contextlib.contextmanager
+def _offered(study: Study) -> Iterator[tuple[RealCoordinator, list[SiteHome], str]]:
+    """A coordinator whose sites have all approved the study."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write(study, folder)
@@ -183,7 +234,7 @@ def measured(sites: int, megabytes: float) -> dict[str, float]:
             }
             for home in homes:
                 _approve(home, digest, prints)
-            return _followed(coordinator, homes, digest, megabytes)
+            yield coordinator, homes, digest
 
 
 def _followed(
@@ -226,8 +277,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("sites", nargs="*", type=int, default=[16, 64])
     parser.add_argument("--megabytes", type=float, default=100.0)
+    parser.add_argument("--absent", type=float, default=0.0)
+    parser.add_argument("--rounds", type=int, default=40)
     wanted = parser.parse_args()
     keep_freed_memory()
+    if wanted.absent:
+        for sites in wanted.sites:
+            print(f"{sites} sites: {survived(sites, wanted.rounds, wanted.absent)}")  # noqa: T201
+        return
     vars(handler)["mask"] = _masks_of_zero
     for sites in wanted.sites:
         found = measured(sites, wanted.megabytes)
