@@ -82,7 +82,8 @@ class PartnerChecks:
         """Return our run key, later than any that others hold, and a voucher per partner."""
         self._check_keys(header, study)
         heads = self._ledger.witnessed()
-        own = self._run_keys.join(study.digest, header.run, header.keys.get(self._hospital), heads)
+        shown, deals = header.keys.get(self._hospital), study.tolerance is not None
+        own = self._run_keys.join(study.digest, header.run, shown, heads, deals=deals)
         vouchers = {
             hospital: HeadAttestation.given(
                 self._identity, study.digest, header.run, key, heads.get(key.fingerprint)
@@ -171,7 +172,11 @@ class PartnerChecks:
             raise PartnerRefused("conflict", f"this study already has the run {run} here")
         self._check_keys(header, study)
         own = self._run_keys.join(
-            study.digest, header.run, header.keys[self._hospital], self._ledger.witnessed()
+            study.digest,
+            header.run,
+            header.keys[self._hospital],
+            self._ledger.witnessed(),
+            deals=study.tolerance is not None,
         )
         if header.keys[self._hospital].key != own.public.key:
             raise PartnerRefused(

@@ -56,13 +56,20 @@ class RunKeys:
         self._keys: OrderedDict[tuple[str, str], OwnKey] = OrderedDict()
 
     def join(
-        self, study: str, run: str, relayed: RunKey | None, witnessed: Mapping[str, LedgerHead]
+        self,
+        study: str,
+        run: str,
+        relayed: RunKey | None,
+        witnessed: Mapping[str, LedgerHead],
+        *,
+        deals: bool = True,
     ) -> OwnKey:
         """Return our key for a run; make it at the first call. [1]
 
         ``relayed``: our latest key that others hold, already checked. If it differs from ours and
         its epoch is not lower, this process was set back in time, and a new key is made.
-        ``witnessed``: the highest ledger heads seen so far.
+        ``witnessed``: the highest ledger heads seen so far. ``deals``: whether the study's sums
+        survive dropouts.
         """
         kept = self._keys.pop((study, run), None)
         behind = (
@@ -73,7 +80,7 @@ class RunKeys:
         )
         if kept is None or behind:
             epoch = max(int(self._clock() * 1000), relayed.epoch + 1 if relayed else 1)
-            private, public = new_run_key(self._identity, study, run, epoch)
+            private, public = new_run_key(self._identity, study, run, epoch, deals=deals)
             kept = OwnKey(private, public, dict(witnessed))
         self._keys[study, run] = kept
         while len(self._keys) > _MOST_RUNS:

@@ -6,9 +6,14 @@ study can verify the claim, whichever party delivered it. A claim contains no pa
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+)
 
 from flo.documents import canonical
 from flo.documents.document import Document
@@ -61,6 +66,14 @@ class RunKey(Claim):
     epoch: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
     key: Digest
     deals: Digest | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before_deals(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``deals`` out if it is None: earlier versions refuse fields they do not know."""
+        document: dict[str, Any] = serialize(self)
+        if self.deals is None:
+            document.pop("deals", None)
+        return document
 
     @classmethod
     def signed(

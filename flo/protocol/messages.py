@@ -34,6 +34,8 @@ LARGEST_WEIGHT = 1e6
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 RINGS: dict[int, np.dtype[Any]] = {32: np.dtype("<u4"), 64: np.dtype("<u8")}
 
+# Fields that FLO 0.2 does not know, and refuses.
+_LATER = {"deals", "sealed", "survivors", "signatures", "deal", "signature", "shares"}
 Values = npt.NDArray[Any]  # int64 on the grid, or uint32 or uint64 in a ring
 HeaderT = TypeVar("HeaderT", bound=Document)
 
@@ -226,7 +228,12 @@ def _little(vector: npt.NDArray[Any]) -> memoryview:
 
 
 def _head(header: Document) -> bytes:
-    return framed(header.to_bytes())
+    """Return length and header, without those fields of later versions that are empty."""
+    document = header.model_dump(mode="json")
+    for name in _LATER & document.keys():
+        if not document[name]:
+            del document[name]
+    return framed(canonical.encode(document))
 
 
 def _decode(data: canonical.Bytes, model: type[HeaderT], what: str) -> tuple[HeaderT, memoryview]:

@@ -96,12 +96,15 @@ _BLOCK_BYTES = 1 << 18  # of a pad per step, so that all arrays fit the cache
 
 
 def new_run_key(
-    identity: Identity, study: str, run: str, epoch: int
+    identity: Identity, study: str, run: str, epoch: int, *, deals: bool = True
 ) -> tuple[X25519PrivateKey, RunKey]:
-    """Generate a key for one run; return it with the signed public half to send. [1]"""
+    """Generate a key for one run; return it with the signed public half to send. [1]
+
+    ``deals``: also with the key that signs deals, which earlier versions of FLO do not know.
+    """
     private = X25519PrivateKey.generate()
-    key, deals = (_public(one) for one in (private, deal_signer(private)))
-    return private, RunKey.signed(identity, study, run, epoch, key, deals)
+    signer = _public(deal_signer(private)) if deals else None
+    return private, RunKey.signed(identity, study, run, epoch, _public(private), signer)
 
 
 def deal_signer(private: X25519PrivateKey) -> Ed25519PrivateKey:

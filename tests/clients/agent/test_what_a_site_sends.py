@@ -207,7 +207,7 @@ FLEET = {
         "message_object_trees",
         "clientapp_runtime_list",  # always [0.0]
     },
-    "PushObjectRequest": {"node", "run_id", "object_id", "object_content", "session_id"},
+    "PushObjectRequest": {"node", "run_id", "object_id", "object_content"},  # and Flower's session
     "PullObjectRequest": {"node", "run_id", "object_id"},
     "SendNodeHeartbeatRequest": {"node", "heartbeat_interval"},
 }

@@ -34,7 +34,7 @@ from tests.partners import encode_request
 DEALT = {"number": 1, "key": "c" * 64, "signature": "0" * 128}
 WEIGHTS = np.array([0.5, -1.25, 3e-300])
 HEAD = {"sequence": 3, "hash": "b" * 64, "signature": "cd", "public": "ef"}
-KEY = {"epoch": 1, "key": "c" * 64, "deals": None, "signature": "cd", "public": "ef"}
+KEY = {"epoch": 1, "key": "c" * 64, "deals": "e" * 64, "signature": "cd", "public": "ef"}
 VOUCHER = {
     **{"hospital": "d" * 64, "key": "c" * 64, "head": HEAD},
     **{"signature": "cd", "public": "ef"},
@@ -57,7 +57,7 @@ def request_header(**changes: Any) -> dict[str, Any]:
         "vouchers": {"north": VOUCHER},
         "deals": {"north": DEALT},
         "sealed": {"north": "ab" * 20},
-        "survivors": [],
+        "survivors": ["north"],
         "signatures": {"north": {"signature": "cd", "public": "ef"}},
     }
     return {**header, **changes}
@@ -105,6 +105,16 @@ def test_a_request_reads_back() -> None:
     np.testing.assert_array_equal(got.weights, WEIGHTS)
     assert got.weights.dtype == np.float64
     assert encode_request(got) == encode_request(sent) == request()
+
+
+def test_fields_that_an_earlier_version_does_not_know_are_not_sent_empty() -> None:
+    later = {"deals": {}, "sealed": {}, "survivors": [], "signatures": {}}
+    known = {name: value for name, value in request_header().items() if name not in later}
+    before = {name: value for name, value in KEY.items() if name != "deals"}
+    header = known | {"keys": {"north": before}}
+    sent = Request(RequestHeader.model_validate(header | later), WEIGHTS)
+    assert encode_request(sent) == packed(header, WEIGHTS.tobytes())
+    assert decode_request(encode_request(sent)).header == sent.header
 
 
 def test_a_model_of_single_precision_takes_half_the_bytes() -> None:
