@@ -108,7 +108,7 @@ def test_a_request_reads_back() -> None:
 
 
 def test_fields_that_an_earlier_version_does_not_know_are_not_sent_empty() -> None:
-    later = {"deals": {}, "sealed": {}, "survivors": [], "signatures": {}}
+    later: dict[str, Any] = {"deals": {}, "sealed": {}, "survivors": [], "signatures": {}}
     known = {name: value for name, value in request_header().items() if name not in later}
     before = {name: value for name, value in KEY.items() if name != "deals"}
     header = known | {"keys": {"north": before}}
