@@ -55,6 +55,7 @@ log = logging.getLogger("flo.clients.agent")
 
 _FIRST_WAIT, _SHORT_WAIT, _LONGEST_WAIT = 0.2, 2.0, 30.0
 _SOON_SECONDS = 60.0  # enough for a coordinator to restart
+_IGNORED_SECONDS = 0.2  # before the next pull, if a message could not be read
 _CLOSED_SECONDS, _LOOK_SECONDS, _RELOAD_SECONDS = 2.0, 60.0, 1.0
 
 
@@ -191,7 +192,8 @@ class Agent:
                 incoming = link.pull()
             except MessageError as error:
                 log.warning(f"ignored: {error}")
-                continue
+                self._stopping.wait(_IGNORED_SECONDS)
+                incoming = None
             look = incoming is None  # no request came for a while
             if incoming is not None:
                 reply = handler.answer(incoming.data)

@@ -187,19 +187,19 @@ class FleetLink:
                 )
                 for identifier, one in get_all_nested_objects(message).items()
             }
-        may_leave()
         if self._by_objects:
             self._push_objects(announced, objects, may_leave)
         else:
             parts = [one.SerializeToString() for one in objects.values()]
-            if not self._parcels.push([announced.SerializeToString(), *parts]):
+            parts = [announced.SerializeToString(), *parts]
+            if not self._parcels.push(self._node.node_id, parts, may_leave):
                 raise NetworkError("the coordinator takes no whole messages")
         if name:
             self._parcels.offer(message.metadata.run_id, name, memoryview(data), may_leave)
 
     def _pull_whole(self) -> tuple[Any, dict[str, bytes]] | None:
         """Return a message's metadata and objects from one call."""
-        parts = self._parcels.pull()
+        parts = self._parcels.pull(self._node.node_id)
         if parts is None:
             self._by_objects = True
             return None

@@ -13,10 +13,18 @@ from flo.errors import MessageError, NetworkError, TrustError
 from flo.protocol.https import Connection
 from flo.protocol.large_bodies import FETCH_PATH, NAME_HEADER, OFFER_PATH, RUN_HEADER, chunks
 from flo.protocol.messages import MAX_MESSAGE_BYTES
-from flo.protocol.whole_messages import PULL_PATH, PUSH_PATH, joined, parted
+from flo.protocol.whole_messages import (
+    MAX_REQUEST,
+    NODE_HEADER,
+    PULL_PATH,
+    PUSH_PATH,
+    joined,
+    parted,
+)
 
 _HELD_SECONDS = 30.0  # the coordinator holds a pull for 20 s
-_TIMEOUT = httpx.Timeout(30.0, read=900.0, write=900.0, connect=5.0)
+_CONNECT_SECONDS = 5.0
+_TIMEOUT = httpx.Timeout(30.0, read=900.0, write=900.0, connect=_CONNECT_SECONDS)
 
 
 class LargeBodyClient(Connection):
@@ -71,36 +79,52 @@ class LargeBodyClient(Connection):
         if response.status_code != 409:  # 409: no longer wanted, a newer request is waiting
             self._refuse(response)
 
-    def pull(self) -> list[bytes] | None:
+    def pull(self, node: int) -> list[bytes] | None:
         """Wait for the next message as long as the coordinator holds the call; return its parts.
+
+        ``node``: as Flower numbers this agent.
 
         Empty if none arrives. None if the coordinator is of a version without this call.
 
         Raises:
             MessageError: its run is over, or it is not whole. NetworkError, TrustError.
         """
-        response = self._whole(PULL_PATH, b"")
-        return None if response is None else parted(response.content)
+        response = self._whole(PULL_PATH, node, b"", lambda: None)
+        return None if response is None else parted(response.content, MAX_REQUEST)
 
-    def push(self, parts: Sequence[bytes]) -> bool:
+    def push(self, node: int, parts: Sequence[bytes], may_leave: Callable[[], None]) -> bool:
         """Send a reply's parts. Return False if the coordinator is of a version without this call.
+
+        ``may_leave``: called when the connection is open, before anything is sent; an exception
+        that it raises ends the call.
 
         Raises:
             MessageError: its run is over. NetworkError, TrustError.
         """
-        return self._whole(PUSH_PATH, joined(parts)) is not None
+        return self._whole(PUSH_PATH, node, joined(parts), may_leave) is not None
 
-    def _whole(self, path: str, body: bytes) -> httpx.Response | None:
+    def _whole(
+        self, path: str, node: int, body: bytes, may_leave: Callable[[], None]
+    ) -> httpx.Response | None:
+        def sent() -> Iterator[bytes]:
+            may_leave()
+            yield body
+
+        headers = {NODE_HEADER: str(node), "content-length": str(len(body))}
+        timeout = httpx.Timeout(self.held_seconds, connect=_CONNECT_SECONDS)
         try:
-            response = self.http.post(path, content=body, timeout=self.held_seconds)
+            response = self.http.post(path, content=sent(), headers=headers, timeout=timeout)
         except httpx.HTTPError as error:
             raise self._lost(error) from error
         if response.status_code == 404:
             return None
-        if response.status_code in (400, 409):
-            raise MessageError("the message belongs to a run that is over, or is not whole")
-        if response.status_code == 401:  # Flower does not know us: a new connection repairs it
-            raise NetworkError("the coordinator answered 401")
+        if response.status_code == 409:
+            raise MessageError("the message belongs to a run that is over")
+        if response.status_code in (
+            400,
+            401,
+        ):  # Flower does not know us: a new connection repairs it
+            raise NetworkError(f"the coordinator answered {response.status_code}")
         self._refuse(response)
         return response
 

@@ -1,4 +1,4 @@
-"""A Flower message in one call of a hospital: paths, and how several parts make one body.
+"""A Flower message in one call of a hospital: paths, header, and how parts make one body.
 
 Flower stores a message as three objects, and its own client pulls and pushes each object in a call
 of its own: nine calls for a request and its reply, each with a signature.
@@ -10,11 +10,13 @@ from collections.abc import Sequence
 
 from flo.documents.framing import framed, split
 from flo.errors import MessageError
-from flo.protocol.messages import MAX_INLINE_BYTES
+from flo.protocol.messages import MAX_HEADER_BYTES, MAX_INLINE_BYTES
 
 PULL_PATH, PUSH_PATH = "/v1/site/pull-message", "/v1/site/push-message"
 MOST_OBJECTS = 3  # a message, its record dictionary, one record of bytes
-MAX_BODY = 2 * MAX_INLINE_BYTES  # the largest object is a record of MAX_INLINE_BYTES
+NODE_HEADER = "x-flo-node"  # the agent's node; another one after a restart of the coordinator
+MAX_REPLY = 2 * MAX_INLINE_BYTES  # of a part of a reply, whose largest is a record with all of it
+MAX_REQUEST = MAX_HEADER_BYTES + 2 * MAX_INLINE_BYTES  # a request's header never travels apart
 
 
 def joined(parts: Sequence[bytes]) -> bytes:
@@ -22,12 +24,16 @@ def joined(parts: Sequence[bytes]) -> bytes:
     return b"".join(framed(part) for part in parts)
 
 
-def parted(body: bytes) -> list[bytes]:
-    """Return the parts of a body. Raises MessageError: too many, too large, or not whole."""
+def parted(body: bytes, limit: int) -> list[bytes]:
+    """Return the parts of a body, each of at most ``limit`` bytes.
+
+    Raises:
+        MessageError: too many, too large, or not whole.
+    """
     parts, rest = list[bytes](), memoryview(body)
     while rest:
         if len(parts) > MOST_OBJECTS:
             raise MessageError(f"a message has more than {MOST_OBJECTS} objects")
-        part, rest = split(rest, limit=MAX_BODY, what="a message")
+        part, rest = split(rest, limit=limit, what="a message")
         parts.append(part)
     return parts

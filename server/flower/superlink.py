@@ -72,6 +72,7 @@ RUNTIME_PREFIX = "/v1/runtime/"
 RUNTIME_PULL_PATH = "/v1/runtime/pull-messages"
 PUT_PATH, TAKE_PATH = "/v1/runtime/flo-put-parcel", "/v1/runtime/flo-take-parcel"
 ACQUIRE_PATH = "/v1/runtime/acquire-task"
+_DEEPEST = 10  # objects within objects; a message has three
 APP_HERE = "flo.server.runs.app:app"
 
 
@@ -285,13 +286,14 @@ class SuperLink:
         )
         return part
 
-    def _complete(self, identifier: str) -> bool:
+    def _complete(self, identifier: str, deepest: int = _DEEPEST) -> bool:
         store = self._state.object_store
         entry = store.store.get(identifier)
         return (
-            entry is not None
+            deepest > 0
+            and entry is not None
             and entry.is_available
-            and all(self._complete(child) for child in entry.child_object_ids)
+            and all(self._complete(child, deepest - 1) for child in entry.child_object_ids)
         )
 
     def _control(self, url: str, ca: bytes) -> ControlHttpClient:

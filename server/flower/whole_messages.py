@@ -23,13 +23,14 @@ from flwr.superlink.servicer.fleet import fleet_handlers
 from google.protobuf.message import DecodeError
 
 from flo.errors import MessageError, RefusedError
-from flo.protocol.whole_messages import MOST_OBJECTS, joined, parted
+from flo.protocol.whole_messages import MAX_REPLY, MOST_OBJECTS, joined, parted
 
 
 def pull(state: Any, node: int) -> bytes:
     """Return the next message for a node: Flower's reply, then the content of each object.
 
-    Empty if none waits. The message counts as received: a hospital that loses it is asked again.
+    Empty if none waits, or if the next one is still being uploaded, which then waits on. Otherwise
+    the message counts as received: a hospital that loses it is asked again.
 
     Raises:
         RefusedError: its run is over. MessageError: it has too many objects.
@@ -45,14 +46,21 @@ def pull(state: Any, node: int) -> bytes:
         names = [tree.object_id for tree in iterate_object_tree(reply.message_object_trees[0])]
         if len(names) > MOST_OBJECTS:
             raise MessageError(f"the message has {len(names)} objects, at most {MOST_OBJECTS}")
-        parts = [reply.SerializeToString()]
-        for name in names:
-            asked = PullObjectRequest(node=me, run_id=run, object_id=name)
-            parts.append(fleet_handlers.pull_object(asked, state).SerializeToString())
+        objects = [
+            fleet_handlers.pull_object(
+                PullObjectRequest(node=me, run_id=run, object_id=name), state
+            )
+            for name in names
+        ]
         message = reply.messages_list[0].metadata.message_id
+        if not all(one.object_available for one in objects):
+            waiting = state.message_ins_store.get(message)
+            if waiting is not None:
+                waiting.metadata.delivered_at = ""
+            return b""
         received = ConfirmMessageReceivedRequest(node=me, run_id=run, message_object_id=message)
         fleet_handlers.confirm_message_received(received, state, state.object_store)
-    return joined(parts)
+    return joined([reply.SerializeToString(), *(one.SerializeToString() for one in objects)])
 
 
 def push(state: Any, node: int, body: bytes) -> None:
@@ -63,7 +71,7 @@ def push(state: Any, node: int, body: bytes) -> None:
     """
     me = Node(node_id=node)
     with _refusals():
-        first, *rest = parted(body) or [b""]
+        first, *rest = parted(body, MAX_REPLY) or [b""]
         announced = PushMessagesRequest.FromString(first)
         announced.node.CopyFrom(me)
         if len(announced.messages_list) != 1 or len(announced.message_object_trees) != 1:
@@ -71,9 +79,13 @@ def push(state: Any, node: int, body: bytes) -> None:
         if announced.messages_list[0].metadata.src_node_id != node:
             raise MessageError("this reply is in another node's name")
         objects = [PushObjectRequest.FromString(part) for part in rest]
+        tree = announced.message_object_trees[0]
+        names = [one.object_id for one in iterate_object_tree(tree)]
+        if len(names) > MOST_OBJECTS or sorted(names) != sorted(one.object_id for one in objects):
+            raise MessageError("the reply does not consist of the objects that it announces")
+        if tree.object_id != announced.messages_list[0].metadata.message_id:
+            raise MessageError("the reply is not the object that it announces")
         reply = fleet_handlers.push_messages(announced, state)
-        if not set(reply.objects_to_push) <= {one.object_id for one in objects}:
-            raise MessageError("an object of the reply is missing")
         for one in objects:
             if one.object_id in reply.objects_to_push:
                 one.node.CopyFrom(me)

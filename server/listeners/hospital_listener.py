@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from flo.errors import FloError, MessageError, RefusedError, TrustError
@@ -30,6 +31,7 @@ from flo.host.memory import give_back_freed_memory
 from flo.keys.identity import public_bytes
 from flo.protocol.large_bodies import FETCH_PATH, OFFER_PATH, RUN_HEADER
 from flo.protocol.messages import MAX_MESSAGE_BYTES
+from flo.protocol.whole_messages import NODE_HEADER
 from flo.protocol.whole_messages import PULL_PATH as WHOLE_PULL_PATH
 from flo.protocol.whole_messages import PUSH_PATH as WHOLE_PUSH_PATH
 from flo.server.api.site_api import SITE_CALLS, SiteApi
@@ -68,7 +70,7 @@ REPORTS_PATH = "/v1/site/reports"
 _MAX_BODY = {"/v1/fleet/push-object": MAX_MESSAGE_BYTES}
 _MAX_FLEET_BODY = 1 << 20
 _OF_A_NODE = FLEET_PATHS | {FETCH_PATH, OFFER_PATH, WHOLE_PULL_PATH, WHOLE_PUSH_PATH}
-_KEY = PUBLIC_KEY_HEADER.encode()
+_KEY, _NODE = PUBLIC_KEY_HEADER.encode(), NODE_HEADER.encode()
 _RECHECK_SECONDS = 1.0
 _STATUS = {2: 400, 3: 409, 4: 403, 5: 503, 70: 500}
 
@@ -167,18 +169,21 @@ class Gateway:
         """Deliver the next message, once there is one; or take a reply."""
         key = headers_of(scope)[_KEY]
         node = self._superlink.node_id(key)
-        if node is None:  # after a restart of the coordinator: the agent connects anew
+        if node is None or headers_of(scope).get(_NODE) != str(node).encode():
+            # After a restart of the coordinator nodes have other numbers: the agent connects anew.
             return await send_json(send, 401, {"error": "this agent is not activated"})
         pulls, found = path == WHOLE_PULL_PATH, b""
         if pulls:
             if not await self._hold(key, receive):
                 return
             self._admit(scope, path)  # the certificate may have been revoked meanwhile
+            if not self._superlink.has_message_for(key):
+                return await send_bytes(send, b"")
         try:
             if pulls:
-                found = await asyncio.to_thread(self._superlink.pull_whole, node)
+                found = await run_in_threadpool(self._superlink.pull_whole, node)
             else:
-                await asyncio.to_thread(self._superlink.push_whole, node, body)
+                await run_in_threadpool(self._superlink.push_whole, node, body)
         except RefusedError as error:
             return await send_json(send, 409, {"error": str(error)})
         except MessageError as error:

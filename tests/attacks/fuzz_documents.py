@@ -99,7 +99,11 @@ def messages(request: bytes, reply: bytes) -> Iterator[Target]:
             raise Accepted(f"the header of a frame is a {type(frame[0]).__name__}")
 
     yield Target("frame", [pipe.getvalue()], read_one)
-    yield Target("whole message", [joined([b"announced", b"object", b"x" * 300])], parted)
+    yield Target(
+        "whole message",
+        [joined([b"announced", b"object", b"x" * 300])],
+        lambda data: parted(data, 1000),
+    )
 
 
 # -- what people and hospitals hold --------------------------------------------------------------

@@ -20,8 +20,9 @@ from flo.keys.identity import Identity, fingerprint, public_bytes
 from flo.keys.keystore import LocalKeyStore
 from flo.keys.roster import Roster
 from flo.keys.tls import load_certificate
+from flo.protocol.whole_messages import PULL_PATH, PUSH_PATH
 from flo.server.keys.authority import Authority, read_request
-from tests.attacks.lying_fleet import Fleet
+from tests.attacks.lying_fleet import ByObjects, Fleet
 
 HOSPITAL = "north"
 
@@ -111,8 +112,12 @@ class LyingCoordinator:
         lie = self._lies.get(name)
         if lie is not None:
             return lie(body) if callable(lie) else lie
-        if name in ("pull-message", "push-message"):  # as of a version that has only Flower's calls
-            return Said(status=404)
+        if path in (PULL_PATH, PUSH_PATH):
+            try:
+                answer = self.fleet.whole(path, body)
+            except ByObjects:
+                return Said(status=404)
+            return Said(b"", 503) if answer is None else Said(answer)
         if path.startswith("/v1/fleet/"):
             answer = self.fleet.call(name, body)
             return Said(b"", 503) if answer is None else Said(answer)

@@ -34,6 +34,8 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from flo.protocol.whole_messages import MAX_REPLY, PUSH_PATH, joined, parted
+
 NODE, HELD_SECONDS, PATIENCE_SECONDS = 7, 5.0, 30.0
 Spoil = Callable[[bytes], bytes]
 
@@ -89,6 +91,10 @@ class Parcel:
         return body
 
 
+class ByObjects(Exception):
+    """This message only comes in a call for each object, as from an earlier version."""
+
+
 class Fleet:
     """Thread-safe: a test asks, the server's threads answer the agent's calls."""
 
@@ -138,6 +144,29 @@ class Fleet:
                 return self._announced(PushMessagesRequest.FromString(body))
             case _:
                 return self._pushed(PushObjectRequest.FromString(body))
+
+    def whole(self, path: str, body: bytes) -> bytes | None:
+        """The answer to one call with a whole message; None to hang up.
+
+        Raises:
+            ByObjects: more parts of the reply are to be asked for than there are.
+        """
+        if path == PUSH_PATH:
+            announced, *objects = parted(body, MAX_REPLY)
+            self._announced(PushMessagesRequest.FromString(announced))
+            for one in objects:
+                self._pushed(PushObjectRequest.FromString(one))
+            return b""
+        with self._turn:
+            self._turn.wait_for(lambda: self._waiting or self._hang_up, HELD_SECONDS)
+            if self._waiting is not None and self._waiting.wanted:
+                raise ByObjects
+        pulled, asked = self._pull(), self._asked
+        if pulled is None or not PullMessagesResponse.FromString(pulled).messages_list:
+            return None if pulled is None else b""
+        assert asked is not None
+        names = [tree.object_id for tree in iterate_object_tree(asked.tree)]
+        return joined([pulled, *(self._object(name) for name in names)])
 
     def _pull(self) -> bytes | None:
         with self._turn:

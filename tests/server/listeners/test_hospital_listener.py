@@ -6,6 +6,7 @@ import base64
 import contextlib
 import http.client
 import ssl
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -222,10 +223,17 @@ def test_a_parcel_is_asked_for_by_its_name_and_is_for_whom_it_was_put(
         assert coordinator.outside("POST", FETCH_PATH, north, headers=headers).status == status
 
 
-def test_a_reply_is_refused_unless_it_is_whole(
+def test_a_whole_message_is_for_the_agent_that_flower_knows_and_a_reply_is_whole(
     coordinator: RealCoordinator, north: ssl.SSLContext, sites: dict[str, SiteHome]
 ) -> None:
+    with closing(coordinator.home.open_store()) as store:
+        node = str(store.nodes()["north"])
     own = {PUBLIC_KEY_HEADER: key_header(sites["north"])}
+    for path in (whole_messages.PULL_PATH, whole_messages.PUSH_PATH):
+        for other in ({}, {whole_messages.NODE_HEADER: "7"}):
+            answer = coordinator.outside("POST", path, north, headers=own | other)
+            assert answer.status == 401, "as after a restart: it connects anew"
+    own[whole_messages.NODE_HEADER] = node
     for body in (b"", b"x", whole_messages.joined([b"x"] * 4), bytes(1 << 20)):
         answer = coordinator.outside(
             "POST", whole_messages.PUSH_PATH, north, headers=own, body=body
