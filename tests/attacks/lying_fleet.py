@@ -157,18 +157,14 @@ class Fleet:
             for one in objects:
                 self._pushed(PushObjectRequest.FromString(one))
             return b""
-        with self._turn:
-            self._turn.wait_for(lambda: self._waiting or self._hang_up, HELD_SECONDS)
-            if self._waiting is not None and self._waiting.wanted:
-                raise ByObjects
-        pulled, asked = self._pull(), self._asked
+        pulled, asked = self._pull(whole=True), self._asked
         if pulled is None or not PullMessagesResponse.FromString(pulled).messages_list:
             return None if pulled is None else b""
         assert asked is not None
         names = [tree.object_id for tree in iterate_object_tree(asked.tree)]
         return joined([pulled, *(self._object(name) for name in names)])
 
-    def _pull(self) -> bytes | None:
+    def _pull(self, *, whole: bool = False) -> bytes | None:
         with self._turn:
             self._end()  # whoever comes for the next one gives no answer to the last
             self._turn.wait_for(lambda: self._waiting or self._hang_up, HELD_SECONDS)
@@ -177,6 +173,8 @@ class Fleet:
                 return None
             if self._waiting is None:
                 return bytes(PullMessagesResponse().SerializeToString())
+            if whole and self._waiting.wanted:
+                raise ByObjects
             self._asked, self._waiting = self._waiting, None
             found = PullMessagesResponse(
                 messages_list=[self._asked.message], message_object_trees=[self._asked.tree]

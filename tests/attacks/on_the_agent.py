@@ -200,7 +200,7 @@ ATTACKS = (
         "a message of many parts",
         told(records=3),
         "no answer",
-        Logged(AGENT, "ignored: the message has 4 objects, not 1 to 3"),
+        Logged(AGENT, "ignored: a message has more than 3 objects"),
     ),
     Attack(
         "a part of the answer that the answer does not have",
