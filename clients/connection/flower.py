@@ -52,7 +52,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from google.protobuf.message import DecodeError
 
 from flo.clients.connection.coordinator_clock import CoordinatorClock
-from flo.clients.connection.large_bodies import LargeBodyClient
+from flo.clients.connection.whole_messages import WholeMessageClient
 from flo.errors import MessageError, NetworkError, TrustError
 from flo.keys.identity import Identity
 from flo.protocol.https import CappedTransport
@@ -267,9 +267,9 @@ class FleetLink:
                 continue  # the main connection reports the loss; the next beat may arrive
         client.close()
 
-    def _new_parcels(self) -> LargeBodyClient:
+    def _new_parcels(self) -> WholeMessageClient:
         key = public_key_to_bytes(self._identity.key.public_key())
-        return LargeBodyClient(self._url, self._context, (FLEET_HTTP_PUBLIC_KEY_HEADER, key))
+        return WholeMessageClient(self._url, self._context, (FLEET_HTTP_PUBLIC_KEY_HEADER, key))
 
     def _new_client(self) -> FleetHttpClient:
         client = FleetHttpClient(

@@ -1,10 +1,10 @@
-"""Calls of the agent beside Flower's: large bodies, and messages as a whole; over mutual TLS."""
+"""Bodies too large for Flower's messages: fetched and offered over mutual TLS."""
 
 from __future__ import annotations
 
 import base64
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import httpx
 import numpy as np
@@ -13,18 +13,9 @@ from flo.errors import MessageError, NetworkError, TrustError
 from flo.protocol.https import Connection
 from flo.protocol.large_bodies import FETCH_PATH, NAME_HEADER, OFFER_PATH, RUN_HEADER, chunks
 from flo.protocol.messages import MAX_MESSAGE_BYTES
-from flo.protocol.whole_messages import (
-    MAX_REQUEST,
-    NODE_HEADER,
-    PULL_PATH,
-    PUSH_PATH,
-    joined,
-    parted,
-)
 
-_HELD_SECONDS = 30.0  # the coordinator holds a pull for 20 s
-_CONNECT_SECONDS = 5.0
-_TIMEOUT = httpx.Timeout(30.0, read=900.0, write=900.0, connect=_CONNECT_SECONDS)
+CONNECT_SECONDS = 5.0
+_TIMEOUT = httpx.Timeout(30.0, read=900.0, write=900.0, connect=CONNECT_SECONDS)
 
 
 class LargeBodyClient(Connection):
@@ -34,7 +25,6 @@ class LargeBodyClient(Connection):
         header, key = public_key
         headers = {header: base64.b64encode(key).decode()}
         super().__init__(url, context, limit=MAX_MESSAGE_BYTES, timeout=_TIMEOUT, headers=headers)
-        self.held_seconds = _HELD_SECONDS
 
     def fetch(self, name: str, head: bytes, size: int) -> memoryview:
         """Return ``head`` followed by the ``size`` bytes of the parcel ``name``.
@@ -78,55 +68,6 @@ class LargeBodyClient(Connection):
             raise self._lost(error) from error
         if response.status_code != 409:  # 409: no longer wanted, a newer request is waiting
             self._refuse(response)
-
-    def pull(self, node: int) -> list[bytes] | None:
-        """Wait for the next message as long as the coordinator holds the call; return its parts.
-
-        ``node``: as Flower numbers this agent.
-
-        Empty if none arrives. None if the coordinator is of a version without this call.
-
-        Raises:
-            MessageError: its run is over, or it is not whole. NetworkError, TrustError.
-        """
-        response = self._whole(PULL_PATH, node, b"", lambda: None)
-        return None if response is None else parted(response.content, MAX_REQUEST)
-
-    def push(self, node: int, parts: Sequence[bytes], may_leave: Callable[[], None]) -> bool:
-        """Send a reply's parts. Return False if the coordinator is of a version without this call.
-
-        ``may_leave``: called when the connection is open, before anything is sent; an exception
-        that it raises ends the call.
-
-        Raises:
-            MessageError: its run is over. NetworkError, TrustError.
-        """
-        return self._whole(PUSH_PATH, node, joined(parts), may_leave) is not None
-
-    def _whole(
-        self, path: str, node: int, body: bytes, may_leave: Callable[[], None]
-    ) -> httpx.Response | None:
-        def sent() -> Iterator[bytes]:
-            may_leave()
-            yield body
-
-        headers = {NODE_HEADER: str(node), "content-length": str(len(body))}
-        timeout = httpx.Timeout(self.held_seconds, connect=_CONNECT_SECONDS)
-        try:
-            response = self.http.post(path, content=sent(), headers=headers, timeout=timeout)
-        except httpx.HTTPError as error:
-            raise self._lost(error) from error
-        if response.status_code == 404:
-            return None
-        if response.status_code == 409:
-            raise MessageError("the message belongs to a run that is over")
-        if response.status_code in (
-            400,
-            401,
-        ):  # Flower does not know us: a new connection repairs it
-            raise NetworkError(f"the coordinator answered {response.status_code}")
-        self._refuse(response)
-        return response
 
     @staticmethod
     def _refuse(response: httpx.Response) -> None:

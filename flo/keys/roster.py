@@ -18,7 +18,7 @@ It replaces one telephone call per pair of hospitals by one call that all of the
 
 D fixes every entry, because SHA-256 is collision-resistant. So an honest hospital that says 3 has
 its own key under its own name in the log of everyone whose site fetched D. In 3 nobody speaks for
-another hospital, so a hospital that lies gives only its own key away.
+another hospital, so a hospital that lies can forge no other hospital's key.
 """
 
 from __future__ import annotations
@@ -45,9 +45,8 @@ _TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00$"
 class RosterEntry(Document):
     """``hospital`` joined with the key of this fingerprint, or left.
 
-    ``time``: ISO 8601 in UTC to the millisecond; leaves a forger little to vary.
-
-    ``previous``: digest of the entry before, or 64 zeros.
+    ``previous``: digest of the entry before, or 64 zeros. ``time``: ISO 8601 in UTC to the
+    millisecond. Other forms are refused, so that a forger of digests has little to vary.
     """
 
     previous: Digest
@@ -69,16 +68,19 @@ class Roster(Document):
 
     @model_validator(mode="after")
     def _is_a_chain(self) -> Roster:
-        previous, keys = _START, dict[str, str]()
+        previous, keys, used = _START, dict[str, str](), set[str]()
         for number, entry in enumerate(self.entries, 1):
             if entry.previous != previous:
                 raise ValueError(f"entry {number} does not follow the entry before it")
             if entry.event == "left":
                 if keys.pop(entry.hospital, None) != entry.fingerprint:
                     raise ValueError(f"entry {number}: {entry.hospital} leaves without this key")
-            elif entry.fingerprint in keys.values():
+                used.discard(entry.fingerprint)
+            elif entry.fingerprint in used:
                 raise ValueError(f"entry {number}: the key of {entry.hospital} is in use already")
             else:
+                used.discard(keys.get(entry.hospital, ""))
+                used.add(entry.fingerprint)
                 keys[entry.hospital] = entry.fingerprint
             previous = entry.digest
         return self
