@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from flo.audit.log import AuditLog
 from flo.clients.approvals import roster
+from flo.clients.approvals.fingerprints import AddressBook
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.home.site_home import SiteHome
 from flo.documents import canonical
@@ -20,9 +22,13 @@ from flo.server.audit.rate_limited import RateLimitedAudit
 from flo.server.keys.authority import Authority, Peer
 from flo.server.store.hospitals import Member
 from flo.server.store.store import Store
-from tests.builders import make_site, pretend_enrolled
+from flo.study.document import Study
+from tests.builders import make_site, pretend_enrolled, small_study
 
 COORDINATOR = Identity.new()
+LATER = 1 << 50  # number of a statement
+SEVEN = ("north", "south", "east", "west", "hill", "lake", "wood")
+TIME = "2026-11-28T12:00:00.000+00:00"
 Answer = dict[str, Any]
 
 
@@ -100,3 +106,55 @@ class Consortium:
     def confirm(self, name: str, *heard: str, digest: str = "") -> None:
         spoken = digest or self.roster.digest
         roster.confirm(self.sites[name], self.api_of(name), spoken, heard)
+
+
+def joined(consortium: Consortium, *names: str) -> Consortium:
+    for name in names:
+        consortium.join(name)
+    return consortium
+
+
+def study_of(consortium: Consortium, *names: str, b: int = 2) -> Study:
+    """A study of these hospitals with distributed noise, as the coordinator's store names them."""
+    hospitals = [{"id": name, "declared_size": 40} for name in names]
+    study = small_study(hospitals=hospitals, schema_version=4).with_mechanism(
+        noise="distributed", masking="on", colluders=b
+    )
+    return study.with_fingerprints(consortium.store.keys())
+
+
+def known(site: SiteHome) -> dict[str, str]:
+    return AddressBook.load(site).confirmed
+
+
+def entries(site: SiteHome, kind: str) -> int:
+    with closing(site.open_audit_log()) as log:
+        return len(log.latest(1000, kind=kind)[0])
+
+
+def of(consortium: Consortium, *names: str, **keys: Identity) -> Roster:
+    """A roster of these hospitals; ``keys``: forged ones."""
+    made = Roster()
+    for name in names:
+        key = keys[name].fingerprint if name in keys else consortium.store.keys()[name]
+        made = Roster(entries=(*made.entries, made.joined(name, key, TIME)))
+    return made
+
+
+def shows(consortium: Consortium, name: str, shown: Roster) -> None:
+    """From now on the coordinator shows this roster to this site."""
+
+    def lie(answer: Answer) -> Answer:
+        return answer | {"roster": shown.model_dump(mode="json")}
+
+    consortium.lines[name].lie = lie
+
+
+def with_newcomer(consortium: Consortium) -> None:
+    """Seven hospitals, and a new one that three of them confirmed; north has fetched the roster."""
+    joined(consortium, *SEVEN)
+    consortium.call(*SEVEN)
+    consortium.join("new")
+    for name in ("south", "east", "west"):
+        consortium.confirm(name, "new")
+    consortium.fetch("north")
