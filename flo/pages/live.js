@@ -8,6 +8,8 @@
   const body = document.body;
   const address = body.dataset.live;
   const notice = document.getElementById("connection");
+  const kept = new Map(); // parts that came while the mouse button was down
+  let pressed = false;
   let source, watch, boot, heard = Date.now(), lost = 0, wait = FIRST, said = "";
 
   const time = (moment) => new Date(moment).toLocaleTimeString();
@@ -75,7 +77,8 @@
     source.addEventListener("part", (event) => {
       listening();
       const { id, html } = JSON.parse(event.data);
-      replace(document.getElementById(id), html);
+      if (pressed) kept.set(id, html);
+      else replace(document.getElementById(id), html);
     });
     source.addEventListener("beat", listening);
     source.addEventListener("failed", () => {
@@ -105,6 +108,16 @@
     const now = [...element.querySelectorAll(stands)];
     const same = now.find((one) => where && one.getAttribute("href") === where) || now[place];
     same?.focus({ preventScroll: true });
+  }
+
+  // A click is lost if its element is replaced between press and release: parts wait for the release.
+  addEventListener("pointerdown", (event) => { pressed = event.button === 0; }, true);
+  for (const kind of ["pointerup", "pointercancel", "blur"]) {
+    addEventListener(kind, () => setTimeout(() => {
+      pressed = false;
+      for (const [id, html] of kept) replace(document.getElementById(id), html);
+      kept.clear();
+    }), true);
   }
 
   if (address) connect();

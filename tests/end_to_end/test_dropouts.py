@@ -25,7 +25,7 @@ def connections(site: SiteHome) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "kills", "steps"), [(None, 10, 400), (WIDE, 3, 80)], ids=["small", "large"]
+    ("model", "kills", "steps"), [(None, 10, 80), (WIDE, 3, 30)], ids=["small", "large"]
 )
 def test_of_four_hospitals_one_is_killed_in_one_round_after_another_and_no_attempt_is_lost(
     tmp_path: Path, model: dict[str, Any] | None, kills: int, steps: int
@@ -59,6 +59,6 @@ def test_of_four_hospitals_one_is_killed_in_one_round_after_another_and_no_attem
     assert rounds(events) == list(range(1, steps + 1))
     assert failed(events, sites[1]) == 0
     missing = sum(len(e["facts"]["cohort"]) < 4 for e in events if e["kind"] == "round")
-    print(f"{missing} of {steps} rounds without one of four")  # noqa: T201 - shown with -s
+    assert missing >= kills / 2, "kills struck rounds"
     for site in sites:  # opening a ledger checks its whole chain
         assert releases(site)["training"] <= steps

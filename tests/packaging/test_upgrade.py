@@ -92,7 +92,8 @@ class Consortium:
             at_coordinator.done(*("study", "launch", file, "--detach", "--home", self.coordinator))
             for name, installed in at_sites.items():
                 home = ("--home", self.site(name))
-                installed.done("site", "confirm", *own.values(), *home)
+                if version == 1:
+                    installed.done("site", "confirm", *own.values(), *home)
                 installed.done("site", "review", *home)
                 installed.done("site", "approve", "--yes", "--wait", "30", *home)
             studies = self._studies(at_coordinator)

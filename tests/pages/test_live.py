@@ -29,14 +29,18 @@ def sites(coordinator: RealCoordinator, tmp_path: Path) -> Iterator[list[SiteHom
         yield homes
 
 
-def test_rounds_appear_by_themselves_and_a_reader_is_not_thrown_off_the_page(
+def test_rounds_appear_by_themselves_and_neither_a_click_nor_the_focus_is_lost(
     coordinator: RealCoordinator, sites: list[SiteHome], browser: Browser, tmp_path: Path
 ) -> None:
     with person(browser, tmp_path) as someone:
         sign_in(someone, coordinator.home, "viewer", "Vera")
         launch(coordinator, sites, "no masks", version=3, steps=60, epsilon=0.3)
-        someone.click("tiny, version 3")
         page = someone.page
+        someone.reads(re.compile(r"[1-9] of 60"))
+        page.get_by_role("link", name="tiny, version 3").hover()
+        page.mouse.down()
+        page.wait_for_timeout(1000)  # rounds end while the button is down
+        page.mouse.up()
         sheet = page.get_by_role("link", name="What was agreed")
         sheet.focus()
         seen = set[str]()
