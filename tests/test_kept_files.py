@@ -270,7 +270,13 @@ def test_an_extract_made_today_says_what_the_old_report_said(
     )
     new = {"made", "software", "releases_survey", "witnessed_by"}
     since = {"approved_by", "confinement", "restored", "releases_unseen", "mapping"}
-    since |= {"witnessed_up_to", "rows_after_that", "approved_code", "kept_by_coordinator"}
+    since |= {
+        "witnessed_up_to",
+        "rows_after_that",
+        "approved_code",
+        "kept_by_coordinator",
+        "generations",
+    }
     if version == 1:
         since |= {"software", "releases_survey", "charged", "epsilon_charged", "unconfirmed"}
     assert set(now) == set(old) | since
@@ -389,9 +395,9 @@ def test_a_coordinators_file_of_a_later_schema_is_refused(home: SiteHome) -> Non
         _ = home.read_coordinator()
 
 
-@pytest.mark.parametrize("claimed", [0, 7, "1", None, True], ids=repr)
+@pytest.mark.parametrize("claimed", [0, 8, "1", None, True], ids=repr)
 def test_a_report_of_a_later_schema_is_refused(kept: Path, claimed: object) -> None:
-    with pytest.raises(MessageError, match="schema version 1 to 6"):
+    with pytest.raises(MessageError, match="schema version 1 to 7"):
         verify(changed_json(kept / "report.json", schema_version=claimed))
 
 

@@ -70,10 +70,11 @@ def dry_run_approval(
     population: Population,
     *,
     if_broken: bool = False,
-) -> None:
+) -> list[tuple[str, str]]:
     """Make all checks of ``approve`` except people's keys, without approving.
 
-    Reserves no budget and stores or sends no decision. Raises what ``approve`` would raise.
+    Reserves no budget and stores or sends no decision. Returns how many patients would take part,
+    by generation (``flo.clients.approvals.participation``). Raises what ``approve`` would raise.
     """
     study = offered.study
     refuse_forged(offered, home.read_coordinator())
@@ -82,7 +83,8 @@ def dry_run_approval(
         terms = _allowed_terms(home, study, population, policy, mapping, if_broken=if_broken)
         if _kept(home, study.digest) is None:
             frozen = freeze(home, api, study, population, mapping)
-            check_fits(home, study, population, policy, frozen, if_broken=terms.worst_case)
+            return check_fits(home, study, population, policy, frozen, if_broken=terms.worst_case)
+    return []
 
 
 def shares(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from flo.clients.approvals.yearly_budget import refuse_over_a_year
+from flo.clients.approvals import participation
+from flo.clients.approvals.yearly_budget import YearlyLimit, yearly_limit
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.connection.cosigning import confirm_head
 from flo.clients.connection.offers import Offered
@@ -15,15 +17,20 @@ from flo.clients.home.policy import Policy, refuse_violations
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.birth import refuse_changed_birth
+from flo.clients.patients.later_patients import later_patients
 from flo.clients.patients.opt_outs import opted_out
 from flo.clients.records.approval import Approval, snapshot_path
 from flo.clients.records.members import Members
 from flo.clients.records.snapshot import Snapshot
 from flo.clients.sources.mapping import StudyMapping
-from flo.errors import FloError, PolicyError, RefusedError, TrustError
+from flo.errors import PolicyError, RefusedError, TrustError
+from flo.privacy.ledger.generations import Participants
 from flo.privacy.ledger.ledger import Ledger
 from flo.privacy.patients.split import is_held_out, keyed_hash
 from flo.study.document import Study
+
+if TYPE_CHECKING:
+    from flo.clients.quality.check import EncodedTable
 
 
 def check_study(
@@ -70,9 +77,25 @@ def check_study(
 class FrozenData:
     """Data of an approval. ``hashes``: patient id -> keyed hash; ``held_out``: ids."""
 
-    snapshot: Snapshot
+    checked: EncodedTable
     hashes: dict[str, str]
     held_out: set[str]
+
+    def of(self, participants: Participants) -> FrozenData:
+        """Return the data of those who take part."""
+        out = {
+            name
+            for name, hashed in self.hashes.items()
+            if not participants.include(
+                hashed, "evaluation" if name in self.held_out else "training"
+            )
+        }
+        hashes = {name: hashed for name, hashed in self.hashes.items() if name not in out}
+        return FrozenData(self.checked.without(out), hashes, self.held_out - out)
+
+    def snapshot(self) -> Snapshot:
+        """Return the records on either side of the split."""
+        return Snapshot.divided(self.checked, self.held_out)
 
     def members(self) -> Members:
         """Return the hashes on either side of the split."""
@@ -114,7 +137,7 @@ def freeze(
     patients_key, split_key = home.open_patients_key(), home.open_split_key()
     hashes = {name: keyed_hash(patients_key, name) for name in checked.patient_ids}
     held_out = {name for name in hashes if is_held_out(split_key, name, population.hold_out)}
-    return FrozenData(Snapshot.of(checked, split_key, population.hold_out), hashes, held_out)
+    return FrozenData(checked, hashes, held_out)
 
 
 def check_fits(
@@ -125,16 +148,21 @@ def check_fits(
     frozen: FrozenData,
     *,
     if_broken: bool,
-) -> None:
-    """Check that the budget has room, without reserving it. Raises what ``reserve`` raises."""
+) -> list[tuple[str, str]]:
+    """Check that the budget has room, without reserving it. Raises what ``reserve`` raises.
+
+    Returns how many patients would take part (``flo.clients.approvals.participation``).
+    """
     with closing(home.open_ledger()) as ledger:
-        ledger.check_reservation(
+        participants = ledger.check_reservation(
             study,
             population.name,
             set(frozen.hashes.values()),
             if_broken=if_broken,
-            allowed=_yearly_limit(ledger, study, population, policy, if_broken=if_broken),
+            limit=_yearly_limit(ledger, study, population, policy, if_broken=if_broken),
+            later=later_patients(home, population),
         )
+        return participation.lines(ledger, participants, frozen.hashes.values())
 
 
 def reserve(
@@ -146,23 +174,26 @@ def reserve(
     *,
     if_broken: bool,
 ) -> Approval:
-    """Store the snapshot and reserve the study's cost; return an approval without decision."""
-    study, digest = offered.study, frozen.snapshot.digest
-    path = snapshot_path(home, study.digest, digest)
+    """Reserve the study's cost and store the snapshot; return an approval without decision.
+
+    The ledger decides in one transaction who takes part. If this is cut off after it, the next
+    approval finds the reservation and freezes the same patients, but none who came since.
+    """
+    study = offered.study
     with closing(home.open_ledger()) as ledger:
-        frozen.snapshot.write(path)
-        try:
-            reservation = ledger.reserve(
-                study,
-                population.name,
-                set(frozen.hashes.values()),
-                if_broken=if_broken,
-                allowed=_yearly_limit(ledger, study, population, policy, if_broken=if_broken),
-            )
-        except FloError:
-            path.unlink(missing_ok=True)
-            raise
-    frozen.members().save(home, study.digest, digest)
+        reservation = ledger.reserve(
+            study,
+            population.name,
+            set(frozen.hashes.values()),
+            if_broken=if_broken,
+            limit=_yearly_limit(ledger, study, population, policy, if_broken=if_broken),
+            later=later_patients(home, population),
+        )
+        taking_part = frozen.of(ledger.participants(reservation))
+    snapshot = taking_part.snapshot()
+    digest = snapshot.digest
+    snapshot.write(snapshot_path(home, study.digest, digest))
+    taking_part.members().save(home, study.digest, digest)
     home.record(
         "budget-reserved", study.digest, reservation=reservation, population=population.name
     )
@@ -179,11 +210,8 @@ def reserve(
 
 def _yearly_limit(
     ledger: Ledger, study: Study, population: Population, policy: Policy, *, if_broken: bool
-) -> Callable[[], None]:
-    """Return the policy's yearly limit as a check that runs inside the ledger's transaction."""
-
-    def check() -> None:
-        now = datetime.now(UTC)
-        refuse_over_a_year(policy, ledger, study, population.name, if_broken=if_broken, now=now)
-
-    return check
+) -> YearlyLimit | None:
+    life = ledger.balance().lives.get(population.name)
+    if life is None:  # the ledger refuses it
+        return None
+    return yearly_limit(policy, study, life.delta, if_broken=if_broken, now=datetime.now(UTC))

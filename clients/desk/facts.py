@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from flo.clients.approvals import roster
+from flo.clients.approvals import participation, roster
 from flo.clients.approvals.approve import shares
 from flo.clients.approvals.fingerprints import AddressBook
 from flo.clients.home.policy import Policy
@@ -25,7 +25,7 @@ from flo.privacy.accounting.life_budget import SUB_LEDGERS, LifetimeBudget
 from flo.privacy.ledger.ledger import Ledger
 from flo.privacy.ledger.rows import LedgerRow
 from flo.privacy.report import budget_view
-from flo.privacy.report.budget_view import Affordable, Moment, StudyUse
+from flo.privacy.report.budget_view import Affordable, GenerationUse, Moment, Room, StudyUse
 from flo.privacy.report.sheet import Section
 from flo.study.document import Study
 
@@ -68,6 +68,8 @@ class Life:
     fits: dict[str, Affordable]
     uses: list[StudyUse]
     plot: plots.Plane
+    generations: list[GenerationUse]
+    rooms: list[Room]
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,12 @@ def costs(home: SiteHome, study: Study, population: Population, *, if_broken: bo
     ]
 
 
+def patients(home: SiteHome, study: Study, population: Population) -> list[tuple[str, str]]:
+    """Return which known patients have budget for a study, by generation; [] if it needs all."""
+    with closing(home.open_ledger()) as ledger:
+        return participation.known_lines(ledger, study, population.name)
+
+
 def lives(ledger: Ledger) -> list[Life]:
     """Return every population's budget, in order of registration."""
     rows, balance = list(ledger.rows()), ledger.balance()
@@ -174,8 +182,21 @@ def lives(ledger: Ledger) -> list[Life]:
             for side in SUB_LEDGERS
         }
         uses = budget_view.by_study(rows, balance, name)
-        found.append(Life(name, life, moments[-1], fits, uses, _over_time(moments)))
+        sizes = ledger.generation_sizes(name)
+        generations = budget_view.by_generation(rows, balance, name, sizes)
+        rooms = budget_view.rooms(balance, name, sizes)
+        plot = _over_time(moments)
+        found.append(Life(name, life, moments[-1], fits, uses, plot, generations, rooms))
     return found
+
+
+def would_take(ledger: Ledger, population: str, epsilon: float) -> Room | None:
+    """Return in how many generations a study of that ε fits; None if patients have none."""
+    balance = ledger.balance()
+    if not any(balance.generations(population)):
+        return None
+    sizes = ledger.generation_sizes(population)
+    return budget_view.room(balance, population, sizes, epsilon)
 
 
 def would_fit(ledger: Ledger, population: str, epsilon: float) -> list[tuple[str, Answer]]:

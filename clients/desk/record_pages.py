@@ -26,8 +26,10 @@ def record_router(context: DeskContext) -> APIRouter:
             asked = _asked(epsilon)
             chosen = home.read_config().population(population).name if asked else ""
             answers = facts.would_fit(ledger, chosen, asked) if asked else []
+            room = facts.would_take(ledger, chosen, asked) if asked else None
             found = facts.lives(ledger)
         values = {"lives": found, "answers": answers, "asked": population, "epsilon": epsilon}
+        values |= {"room": room}
         return context.page(request, "budget.html.j2", **values)
 
     @router.get(f"{context.base}/releases")

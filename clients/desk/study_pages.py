@@ -84,7 +84,12 @@ def study_router(context: DeskContext) -> APIRouter:
         return asked(request, study, choose(population), if_broken=bool(broken))
 
     def asked(
-        request: Request, study: Study, chosen: Population, *, if_broken: bool, looked: bool = False
+        request: Request,
+        study: Study,
+        chosen: Population,
+        *,
+        if_broken: bool,
+        looked: list[tuple[str, str]] | None = None,
     ) -> Response:
         strangers = facts.strangers(home, study)
         try:
@@ -96,7 +101,8 @@ def study_router(context: DeskContext) -> APIRouter:
             request,
             "approve.html.j2",
             study=study,
-            looked=looked,
+            looked=looked is not None,
+            patients=looked or facts.patients(home, study, chosen),
             population=chosen,
             strangers=strangers,
             broken=if_broken,
@@ -116,8 +122,8 @@ def study_router(context: DeskContext) -> APIRouter:
             raise UsageError(f"study {known.study.name} is {known.status}, not on offer")
         if "only" in fields:
             with connect(home) as api:
-                dry_run_approval(home, api, known, chosen, if_broken=if_broken)
-            return asked(request, known.study, chosen, if_broken=if_broken, looked=True)
+                looked = dry_run_approval(home, api, known, chosen, if_broken=if_broken)
+            return asked(request, known.study, chosen, if_broken=if_broken, looked=looked)
         with connect(home) as api:
             roster.refuse_rewritten(home, api)
         person = person_in(fields)

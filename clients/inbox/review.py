@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flo.clients.approvals import roster
+from flo.clients.approvals import participation, roster
 from flo.clients.home.policy import findings
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
@@ -31,15 +31,18 @@ def review(home: SiteHome, study: Study, population: Population) -> list[Section
     """Return what a steward needs to decide: changes, the study, remaining budget, our policy."""
     with closing(home.open_ledger()) as ledger:
         balance = ledger.balance()
-    life = balance.lives[population.name]
-    remaining = {side: balance.remaining(population.name, side) for side in SUB_LEDGERS}
+        life = balance.lives[population.name]
+        remaining = {side: balance.remaining(population.name, side) for side in SUB_LEDGERS}
+        patients = participation.known_lines(ledger, study, population.name)
     unconfirmed = roster.unconfirmed(home, study)
     parts = sections(study, life, unconfirmed)
     left = tuple((side, _left(life, renyi)) for side, renyi in remaining.items())
     return [
         *_changes(home, study),
         *parts,
-        Section("What remains of the life budget, before this study", left),
+        Section("Which of our patients have budget for it", tuple(patients))
+        if patients
+        else Section("What remains of the life budget, before this study", left),
         _here(home, study, population),
     ]
 

@@ -245,6 +245,11 @@ class Study(Document):
         return Tolerance(hospitals, self.colluders, missing)
 
     @property
+    def by_generation(self) -> bool:
+        """Whether it uses, of each hospital's patients, those whose budget has room for it."""
+        return self.schema_version >= 4
+
+    @property
     def masked(self) -> bool:
         """Whether the coordinator can read only sums over a whole cohort."""
         return self.mechanism.masking == "on"

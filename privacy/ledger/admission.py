@@ -3,13 +3,16 @@
 Rules only: ``flo.privacy.ledger.ledger`` applies them inside its transaction to the sum of all its
 rows. A cost is a sum of Rényi divergences at the ledger's own order and is compared with the rest
 of R (``flo.privacy.accounting.life_budget``); no ε is added or calibrated here.
+
+A study of schema 4 or later is charged to the generations that have room for it and opens one
+(``flo.privacy.ledger.generations``). An older study has to fit into all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from flo.errors import BudgetError
 from flo.keys.claims import LedgerHead
@@ -18,6 +21,22 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.ledger.balance import Balance, Reservation
 from flo.privacy.ledger.rows import MOST_ROWS
 from flo.study.document import Study
+
+Charged = dict[str, list[int]]  # sub-ledger -> generations
+
+
+class OwnLimit(Protocol):
+    """A limit that a site sets in addition to the life budget."""
+
+    def has_room(
+        self, balance: Balance, population: str, sub_ledger: str, generation: int | None
+    ) -> bool:
+        """Return whether the study may be charged to a generation; None: to one that it opens."""
+
+    def refuse(
+        self, balance: Balance, population: str, sub_ledger: str, generation: int | None
+    ) -> BudgetError:
+        """Return the error that states the limit."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +57,8 @@ class Restored:
     """Result of restoring a ledger.
 
     ``lost``: number of rows that it lost. ``studies``: digests of studies that were charged because
-    the ledger did not contain them. ``exhausted``: populations without any budget left.
+    the ledger did not contain them. ``exhausted``: populations all of whose generations have no
+    budget left.
     """
 
     lost: int
@@ -46,25 +66,14 @@ class Restored:
     exhausted: tuple[str, ...]
 
 
-def exhausted_sub_ledger(balance: Balance, plan: Plan, population: str) -> str | None:
-    """Return the first sub-ledger of a registered population that the plan exceeds, or None."""
-    order = balance.lives[population].order
-    for sub_ledger in SUB_LEDGERS:
-        # in this form NaN does not fit either
-        if not plan.cost(sub_ledger, order) <= balance.remaining(population, sub_ledger):
-            return sub_ledger
-    return None
-
-
-def require_fits(balance: Balance, plan: Plan, study: Study, population: str) -> None:
-    """Check that a study may be reserved for a registered population.
-
-    A recovery calls only ``exhausted_sub_ledger``: the studies that it reserves again passed the
-    rule about δ when they were approved.
+def admitted(
+    balance: Balance, plan: Plan, study: Study, population: str, limit: OwnLimit | None
+) -> Charged | None:
+    """Return the generations that a new reservation is charged to; None: all, and none is opened.
 
     Raises:
-        BudgetError: its δ is larger than the ledger's, or its cost exceeds the remaining budget;
-            the message states the remaining share and the largest ε that would fit.
+        BudgetError: the study's δ is larger than the ledger's, or its cost exceeds a life budget or
+            ``limit``; the message states the remaining share and the largest ε that would fit.
     """
     life = balance.lives[population]
     if study.mechanism.delta > life.delta:
@@ -73,18 +82,45 @@ def require_fits(balance: Balance, plan: Plan, study: Study, population: str) ->
             f"population {population!r}",
             hint="ask the coordinator for a study with that delta or less",
         )
-    sub_ledger = exhausted_sub_ledger(balance, plan, population)
-    if sub_ledger is not None:
+    generations = balance.generations(population)
+
+    def has_room(sub_ledger: str, generation: int) -> bool:
         cost = plan.cost(sub_ledger, life.order)
+        # in this form NaN does not fit either
+        fits = cost <= balance.remaining(population, sub_ledger, generation)
+        own = limit is None or limit.has_room(balance, population, sub_ledger, generation)
+        return fits and own
+
+    if study.by_generation:
+        for sub_ledger in SUB_LEDGERS:
+            _require_life(life.renyi, balance, plan, study, population, sub_ledger)
+            if limit and not limit.has_room(balance, population, sub_ledger, None):
+                raise limit.refuse(balance, population, sub_ledger, None)
+        return {s: [one for one in generations if has_room(s, one)] for s in SUB_LEDGERS}
+    for sub_ledger in SUB_LEDGERS:
         remaining = balance.remaining(population, sub_ledger)
-        fits = life.largest_epsilon(remaining, study.mechanism.delta)
-        raise BudgetError(
-            f"the study's {sub_ledger} takes {life.share(cost):.1%} of the life budget of "
-            f"population {population!r} (ε = {life.epsilon:g}, δ = {life.delta:g}), and "
-            f"{max(0.0, life.share(remaining)):.1%} remains; the largest ε that would fit "
-            f"is {fits:.4f}",
-            hint="ask the coordinator for a study with that ε or less",
-        )
+        _require_life(remaining, balance, plan, study, population, sub_ledger)
+        for one in generations or (None,):
+            if limit and not limit.has_room(balance, population, sub_ledger, one):
+                raise limit.refuse(balance, population, sub_ledger, one)
+    return None
+
+
+def _require_life(
+    remaining: float, balance: Balance, plan: Plan, study: Study, population: str, sub_ledger: str
+) -> None:
+    life = balance.lives[population]
+    cost = plan.cost(sub_ledger, life.order)
+    if cost <= remaining:
+        return
+    fits = life.largest_epsilon(remaining, study.mechanism.delta)
+    raise BudgetError(
+        f"the study's {sub_ledger} takes {life.share(cost):.1%} of the life budget of "
+        f"population {population!r} (ε = {life.epsilon:g}, δ = {life.delta:g}), and "
+        f"{max(0.0, life.share(remaining)):.1%} remains; the largest ε that would fit "
+        f"is {fits:.4f}",
+        hint="ask the coordinator for a study with that ε or less",
+    )
 
 
 def require_same_reservation(held: Reservation, plan: Plan, population: str) -> None:
@@ -106,8 +142,8 @@ def require_same_reservation(held: Reservation, plan: Plan, population: str) -> 
         )
 
 
-def reservation_row(population: str, plan: Plan) -> dict[str, Any]:
-    """Return the public part of a reservation's row."""
+def reservation_row(population: str, plan: Plan, **more: Any) -> dict[str, Any]:
+    """Return the public part of a reservation's row; ``more``: its generations, or ``lost``."""
     return {
         "kind": "reserve",
         "population": population,
@@ -115,6 +151,7 @@ def reservation_row(population: str, plan: Plan) -> dict[str, Any]:
             name: {"mechanism": part.mechanism.as_document(), "releases": part.releases}
             for name, part in plan.purposes.items()
         },
+        **more,
     }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from flo.errors import MessageError, TrustError
 from flo.keys.claims import LedgerHead
 from flo.privacy.accounting.life_budget import CHARGES, SUB_LEDGERS, LifetimeBudget
+from flo.privacy.ledger.generations import UNRECORDED, named_in
 from flo.privacy.ledger.rows import MOST_ROWS, LedgerRow, count_in
 from flo.privacy.mechanisms.mechanisms import Mechanism, from_document
 from flo.study.terms import largest_delta
@@ -39,12 +41,16 @@ class LostRows:
 class Reservation:
     """The reserved and released amounts of one approval.
 
-    ``unseen``: releases that are counted without a row, because their rows may be among the lost
-    ones.
+    ``generations``: sub-ledger -> the generations that it is charged to. ``time``: of its row.
+    ``lost``: a restored ledger did not contain it, and counts it in every generation. ``unseen``:
+    releases that are counted without a row, because their rows may be among the lost ones.
     """
 
     population: str
     parts: dict[str, Reserved]
+    generations: dict[str, frozenset[int]]
+    time: str
+    lost: bool = False
     released: Counter[str] = field(default_factory=Counter)
     unseen: Counter[str] = field(default_factory=Counter)
     replies: dict[int, tuple[str, str]] = field(default_factory=dict)
@@ -60,6 +66,23 @@ class Reservation:
         if self.settled or purpose not in self.parts:
             return 0
         return self.parts[purpose].releases - self.released[purpose]
+
+    @property
+    def most_rows(self) -> int:
+        """The most rows that it can have caused: its own, its end's, and its releases'."""
+        return 2 + MOST_ROWS * self.size
+
+    def take_all(self) -> None:
+        """Count every release that is left as made, and end it."""
+        for purpose in self.parts:
+            left = self.remaining(purpose)
+            self.unseen[purpose] += left
+            self.released[purpose] += left
+        self.settled = True
+
+    def made(self, purpose: str) -> int:
+        """Return the releases that count as made."""
+        return self.released[purpose]
 
     def counted(self, purpose: str) -> int:
         """Return the releases that count against the life budget: all reserved until settled."""
@@ -79,17 +102,22 @@ class Reservation:
 class Balance:
     """Sum of all rows: populations with their life budgets, reservations by row number.
 
-    ``lost``: rows that a restored ledger does not have. ``exhausted``: populations without any
-    budget left, whatever the sum of their reservations. ``last``: number of the last row.
-    ``unaccounted_rows``: lost rows beyond those that the charged studies can have caused. While it
-    is above 0 and a population is not exhausted, only a recovery's rows are accepted; the last of
-    them must end this state.
+    A cost is that of one generation of a population; without a generation, of the one that has
+    spent most. ``opened``: population -> its numbered generations, in order.
+
+    ``restored``: number of the last row of a recovery, or 0. ``lost``: rows that a restored ledger
+    does not have. ``exhausted``: population -> number of the last row that took all budget of the
+    generations opened before it. ``last``: number of the last row. ``unaccounted_rows``: lost rows
+    beyond those that the charged studies can have caused. While it is above 0 and a population is
+    not exhausted, only a recovery's rows are accepted; the last of them must end this state.
     """
 
     lives: dict[str, LifetimeBudget] = field(default_factory=dict)
     reservations: dict[int, Reservation] = field(default_factory=dict)
+    opened: dict[str, list[int]] = field(default_factory=dict)
+    restored: int = 0
     lost: list[LostRows] = field(default_factory=list)
-    exhausted: set[str] = field(default_factory=set)
+    exhausted: dict[str, int] = field(default_factory=dict)
     last: int = 0
     unaccounted_rows: int = 0
 
@@ -130,6 +158,7 @@ class Balance:
         ):
             raise ValueError("the Rényi budget does not follow from epsilon and delta")
         self.lives[public["population"]] = life
+        self.opened[public["population"]] = [UNRECORDED] if self.restored else []
 
     def _apply_reserve(self, sequence: int, public: dict[str, Any]) -> None:
         population = public["population"]
@@ -141,12 +170,35 @@ class Balance:
         }
         if not parts or not set(parts) <= set(CHARGES):
             raise ValueError(f"a reservation must be for one or more of {', '.join(CHARGES)}")
-        reservation = Reservation(population, parts)
-        for sub_ledger in SUB_LEDGERS:
-            cost = reservation.cost(sub_ledger, self.lives[population].order)
-            if not cost <= self.remaining(population, sub_ledger):  # NaN does not fit either
+        opens, lost, known = "generations" in public, "lost" in public, self.generations(population)
+        if lost and (public["lost"] is not True or opens or not self.restored):
+            raise ValueError(
+                "only a restored ledger has lost approvals, charged to all generations"
+            )
+        if opens:
+            charged = named_in(public, known)
+        else:
+            self._open_unrecorded(population)
+            charged = dict.fromkeys(SUB_LEDGERS, self.generations(population))
+        reservation = Reservation(population, parts, {}, public["time"], lost)
+        life = self.lives[population]
+        for sub_ledger, numbers in charged.items():
+            cost = reservation.cost(sub_ledger, life.order)
+            left = [self.remaining(population, sub_ledger, number) for number in numbers]
+            # in this form NaN does not fit either
+            if not lost and not cost <= min(left, default=life.renyi):
                 raise ValueError("the reservation exceeds what remains of the life budget")
+            reservation.generations[sub_ledger] = frozenset((*numbers, *((sequence,) * opens)))
+        if lost:
+            reservation.take_all()
+            self.unaccounted_rows -= reservation.most_rows
+        if opens:
+            self.opened[population].append(sequence)
         self.reservations[sequence] = reservation
+
+    def _open_unrecorded(self, population: str) -> None:
+        if UNRECORDED not in self.opened[population]:
+            self.opened[population].insert(0, UNRECORDED)
 
     def _apply_release(self, sequence: int, public: dict[str, Any]) -> None:
         reservation = self._open(public)
@@ -179,13 +231,12 @@ class Balance:
             self.unaccounted_rows = max(0, self.unaccounted_rows) + head.sequence - self.last - 1
         for reservation in self.reservations.values():
             if not reservation.settled:
-                self.unaccounted_rows -= 2 + MOST_ROWS * reservation.size
-            for purpose in reservation.parts:
-                left = reservation.remaining(purpose)
-                reservation.unseen[purpose] += left
-                reservation.released[purpose] += left
-            reservation.settled = True
-        self.exhausted.update(exhausted)
+                self.unaccounted_rows -= reservation.most_rows
+            reservation.take_all()
+        self.restored = sequence
+        for population in self.lives:
+            self._open_unrecorded(population)
+        self.exhausted.update(dict.fromkeys(exhausted, sequence))
         if head is None and self.is_recovering:
             raise ValueError(
                 "lost rows that the charged studies do not account for, and a population that is "
@@ -195,7 +246,13 @@ class Balance:
     @property
     def is_recovering(self) -> bool:
         """Whether lost rows are still unaccounted for."""
-        return self.unaccounted_rows > 0 and not set(self.lives) <= self.exhausted
+        return self.unaccounted_rows > 0 and not self._nothing_left
+
+    @property
+    def _nothing_left(self) -> bool:
+        """Whether every population was exhausted after the last loss of rows."""
+        since = self.lost[-1].head.sequence if self.lost else 0
+        return all(self.exhausted.get(population, 0) > since for population in self.lives)
 
     def _open(self, public: dict[str, Any]) -> Reservation:
         reservation = self.reservations.get(public["reservation"])
@@ -215,31 +272,63 @@ class Balance:
             for lost in self.lost
         )
 
-    def committed(self, population: str, sub_ledger: str) -> float:
+    def generations(self, population: str) -> tuple[int, ...]:
+        """Return the numbers of the generations that exist, in order."""
+        return tuple(self.opened[population])
+
+    def committed(self, population: str, sub_ledger: str, generation: int | None = None) -> float:
         """Return the Rényi cost, reserved + released, of a population's sub-ledger at its order."""
-        return self._cost(population, sub_ledger, Reservation.counted)
+        return self._cost(population, sub_ledger, generation, Reservation.counted)
 
-    def charged(self, population: str, sub_ledger: str) -> float:
+    def charged(self, population: str, sub_ledger: str, generation: int | None = None) -> float:
         """Return the Rényi cost of all that counts as released, at the population's order."""
-        return self._cost(population, sub_ledger, lambda held, purpose: held.released[purpose])
+        return self._cost(population, sub_ledger, generation, Reservation.made)
 
-    def remaining(self, population: str, sub_ledger: str) -> float:
+    def remaining(self, population: str, sub_ledger: str, generation: int | None = None) -> float:
         """Return the Rényi cost that still fits into a population's sub-ledger; about 0 if none."""
-        return self.lives[population].renyi - self.committed(population, sub_ledger)
+        return self.lives[population].renyi - self.committed(population, sub_ledger, generation)
+
+    def committed_since(
+        self, population: str, sub_ledger: str, generation: int, since: datetime, order: int
+    ) -> float:
+        """Return the Rényi cost at ``order`` of a generation's approvals since a time.
+
+        It is the cost of all reserved releases, or of the released ones if settled.
+        """
+        return math.fsum(
+            held.cost(sub_ledger, order)
+            for held in self._charging(population, sub_ledger, generation)
+            if datetime.fromisoformat(held.time) >= since
+        )
+
+    def _charging(self, population: str, sub_ledger: str, generation: int) -> Iterator[Reservation]:
+        for held in self.reservations.values():
+            if held.population == population and generation in held.generations[sub_ledger]:
+                yield held
 
     def _cost(
-        self, population: str, sub_ledger: str, how_many: Callable[[Reservation, str], int]
+        self,
+        population: str,
+        sub_ledger: str,
+        generation: int | None,
+        how_many: Callable[[Reservation, str], int],
     ) -> float:
-        """Sum the cost exactly (fsum), with equal mechanisms merged before."""
-        order = self.lives[population].order
+        """Sum a generation's cost exactly (fsum), with equal mechanisms merged before."""
+        if generation is None:
+            known = self.opened[population] or (UNRECORDED,)
+            return max(self._cost(population, sub_ledger, one, how_many) for one in known)
+        life, lost = self.lives[population], False
         counts: Counter[Mechanism] = Counter()
-        for reservation in self.reservations.values():
-            if reservation.population == population:
-                for purpose, part in reservation.parts.items():
-                    if sub_ledger in CHARGES[purpose]:
-                        counts[part.mechanism] += how_many(reservation, purpose)
-        cost = math.fsum(mechanism.rdp(order) * n for mechanism, n in counts.items())
-        return max(cost, self.lives[population].renyi) if population in self.exhausted else cost
+        for reservation in self._charging(population, sub_ledger, generation):
+            lost |= reservation.lost
+            for purpose, part in reservation.parts.items():
+                if sub_ledger in CHARGES[purpose]:
+                    counts[part.mechanism] += how_many(reservation, purpose)
+        cost = math.fsum(mechanism.rdp(life.order) * n for mechanism, n in counts.items())
+        if lost:
+            cost = min(cost, life.renyi)
+        exhausted = generation < self.exhausted.get(population, 0)
+        return max(cost, life.renyi) if exhausted else cost
 
 
 _APPLY = {

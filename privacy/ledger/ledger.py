@@ -11,8 +11,9 @@ both take the last of a budget. Refusals raise before any row is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import suppress
+import os
+from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from flo.errors import BudgetError, DataError, TrustError, UsageError
@@ -20,8 +21,9 @@ from flo.keys.claims import LedgerHead, RunKey
 from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.ledger import admission
-from flo.privacy.ledger.admission import Approved, Restored
+from flo.privacy.ledger.admission import Approved, OwnLimit, Restored
 from flo.privacy.ledger.balance import Reservation
+from flo.privacy.ledger.generations import UNRECORDED, LaterPatients, Participants, digest_of
 from flo.privacy.ledger.rows import Released
 from flo.privacy.ledger.signed_rows import SignedRows
 from flo.study.document import Study
@@ -29,7 +31,11 @@ from flo.study.terms import largest_delta
 
 
 class _RolledBack(Exception):
-    """Raised inside a transaction to undo it."""
+    """Raised inside a transaction to undo it; has what it would have led to."""
+
+    def __init__(self, participants: Participants) -> None:
+        super().__init__()
+        self.participants = participants
 
 
 class Ledger(SignedRows):
@@ -104,16 +110,20 @@ class Ledger(SignedRows):
         patients: Collection[str] = (),
         *,
         if_broken: bool = False,
-        allowed: Callable[[], None] = lambda: None,
+        limit: OwnLimit | None = None,
+        later: LaterPatients | None = None,
     ) -> int:
         """Reserve the whole study (steps and allowances). Returns the reservation's row number.
 
-        ``if_broken``: reserve its cost in case the secure sum is broken (``Plan.charged``).
-        ``allowed``: raises if the site's own limits forbid it; called in the same transaction.
+        ``patients``: keyed hashes of those in the data, stored permanently. A study of schema 4 or
+        later opens a generation for those who are new, and is charged to those generations that
+        have room (``participants``). ``if_broken``: reserve its cost in case the secure sum is
+        broken (``Plan.charged``). ``limit``: the site's own. ``later``: who was first recorded
+        after this ledger was restored.
 
-        A study whose reservation is still open keeps that reservation: reserving twice costs once.
-        ``patients``: keyed hashes of the snapshot's patients, stored permanently. A refusal stores
-        neither patients nor reservation.
+        A study whose reservation is still open keeps that reservation: reserving twice costs once,
+        and patients who came since do not take part. A refusal stores neither patients nor
+        reservation.
 
         Raises:
             BudgetError: it does not fit; the message states the rest and the largest ε that would
@@ -123,10 +133,7 @@ class Ledger(SignedRows):
         """
         plan = Plan.charged(study, if_broken=if_broken)
         with self._transaction():
-            kept = self._admit(study, plan, population, patients, allowed)
-            if kept is not None:
-                return kept
-            return self._append(admission.reservation_row(population, plan), _of(study))
+            return self._reserve(study, plan, population, patients, limit, later)
 
     def check_reservation(
         self,
@@ -135,31 +142,62 @@ class Ledger(SignedRows):
         patients: Collection[str] = (),
         *,
         if_broken: bool = False,
-        allowed: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Make the checks of ``reserve`` and store nothing. Raises what ``reserve`` raises."""
-        plan = Plan.charged(study, if_broken=if_broken)
-        with suppress(_RolledBack), self._transaction():
-            self._admit(study, plan, population, patients, allowed)
-            raise _RolledBack
+        limit: OwnLimit | None = None,
+        later: LaterPatients | None = None,
+    ) -> Participants:
+        """Make the checks of ``reserve`` and store nothing. Returns who would take part.
 
-    def _admit(
+        Raises what ``reserve`` raises.
+        """
+        plan = Plan.charged(study, if_broken=if_broken)
+        try:
+            with self._transaction():
+                number = self._reserve(study, plan, population, patients, limit, later)
+                raise _RolledBack(self._participants(number))
+        except _RolledBack as undone:
+            return undone.participants
+
+    def known_patients(self, population: str) -> set[str]:
+        """Return keyed hashes of all patients whom this ledger ever froze."""
+        return set(self._file.patients(population))
+
+    def generation_sizes(self, population: str) -> Counter[int]:
+        """Return how many known patients each generation has; for the steward's eyes."""
+        return Counter(number or UNRECORDED for number in self._file.patients(population).values())
+
+    def participants(self, reservation: int) -> Participants:
+        """Return which known patients take part in a study that was reserved."""
+        self._catch_up()
+        return self._participants(reservation)
+
+    def _participants(self, reservation: int) -> Participants:
+        held = self._balance.reservations[reservation]
+        known = self._file.patients(held.population)
+        numbers = {one: UNRECORDED if at is None else at for one, at in known.items()}
+        return Participants(held.population, numbers, held.generations)
+
+    def _reserve(
         self,
         study: Study,
         plan: Plan,
         population: str,
         patients: Collection[str],
-        allowed: Callable[[], None],
-    ) -> int | None:
-        """Check that a reservation may be made; return the open one if there is one already."""
+        limit: OwnLimit | None,
+        later: LaterPatients | None,
+    ) -> int:
+        """Append a reservation if it may be made; return the open one if there is one already."""
         if population not in self._balance.lives:
             raise UsageError(f"population {population!r} is not registered in this ledger")
-        self._remember_patients(population, patients)
         kept = self._reservation(study.digest)
         if kept is None:
-            admission.require_fits(self._balance, plan, study, population)
-            allowed()
-            return None
+            charged = admission.admitted(self._balance, plan, study, population, limit)
+            if charged is None:
+                self._refuse_shared(population, patients)
+                row = admission.reservation_row(population, plan)
+            else:
+                digest = self._open_generation(population, patients, later)
+                row = admission.reservation_row(population, plan, generations=charged, born=digest)
+            return self._append(row, _of(study))
         held = self._balance.reservations[kept]
         if held.settled:
             raise BudgetError(
@@ -168,7 +206,24 @@ class Ledger(SignedRows):
                 hint="ask the coordinator for a new version of the study",
             )
         admission.require_same_reservation(held, plan, population)
+        if not study.by_generation:
+            self._refuse_shared(population, patients)
         return kept
+
+    def _open_generation(
+        self, population: str, patients: Collection[str], later: LaterPatients | None
+    ) -> str:
+        """Give a generation to patients who have none; return the digest for the next row."""
+        known, row = self._file.patients(population), self._balance.last + 1
+        born = {one: UNRECORDED for one, number in known.items() if number is None}
+        self._refuse_shared(population, patients)
+        restored = self._balance.restored
+        anew = later.patients if later and restored and later.after == restored else ()
+        for one in set(patients) - set(known):
+            born[one] = UNRECORDED if restored and one not in anew else row
+        salt, ordered = os.urandom(16).hex(), sorted(born.items())
+        self._file.add_generation(row, population, salt, ordered)
+        return digest_of(salt, ordered)
 
     def open_reservation(self, study: str) -> int | None:
         """Return the row number of this study's open reservation, or None."""
@@ -267,10 +322,10 @@ class Ledger(SignedRows):
         show.
 
         Open reservations count as released in full, and so does every approved study that is not in
-        this copy. A population is exhausted if such a study does not fit into it; all are if a
-        study's population is unknown, or if the studies cannot account for all rows that others
-        saw. With local noise a release can have been repeated, so rows of a hidden study may be
-        attributed to a study that is shown.
+        this copy, in every generation. A population that is not in this copy is exhausted; all are
+        if a study's population is unknown, or if the studies cannot account for all rows that
+        others saw. With local noise a release can have been repeated, so rows of a hidden study may
+        be attributed to a study that is shown.
 
         Raises:
             TrustError: ``seen`` is not of this ledger, or is of a fork.
@@ -290,13 +345,14 @@ class Ledger(SignedRows):
                 if found.study.digest in self._reserved.values():
                     continue
                 population = found.population or self._only_population()
-                number = population and self._reserve_if_it_fits(found, population)
-                if not number:
+                if population not in self._balance.lives:
                     exhausted |= {population} if population else set(self._balance.lives)
-                else:
-                    held = self._balance.reservations[number]
-                    explained += admission.rows_explained(held, found.study)
-                    added.append(found.study.digest)
+                    continue
+                plan = Plan.charged(found.study, if_broken=found.worst_case)
+                row = admission.reservation_row(population, plan, lost=True)
+                held = self._balance.reservations[self._append(row, _of(found.study))]
+                explained += admission.rows_explained(held, found.study)
+                added.append(found.study.digest)
             if lost > explained:
                 exhausted |= set(self._balance.lives)
             if added or exhausted:
@@ -308,16 +364,7 @@ class Ledger(SignedRows):
     def _only_population(self) -> str | None:
         return next(iter(self._balance.lives)) if len(self._balance.lives) == 1 else None
 
-    def _reserve_if_it_fits(self, found: Approved, population: str) -> int | None:
-        """Reserve a study that was approved after the backup; None if it does not fit."""
-        plan = Plan.charged(found.study, if_broken=found.worst_case)
-        if population not in self._balance.lives or admission.exhausted_sub_ledger(
-            self._balance, plan, population
-        ):
-            return None
-        return self._append(admission.reservation_row(population, plan), _of(found.study))
-
-    def _remember_patients(self, population: str, hashes: Collection[str]) -> None:
+    def _refuse_shared(self, population: str, hashes: Collection[str]) -> None:
         overlap = self._file.add_patients(population, hashes)
         if overlap:
             raise DataError(

@@ -15,6 +15,13 @@ attempt, charged), ``repeat`` (the same noisy bits sent again, charge 0), ``sett
 its unused releases are freed), ``restored`` (the rows before come from a backup: every open
 reservation counts as released in full, ``head`` is the last row that others saw and this ledger
 lost, and ``exhausted`` populations have no budget left; rounded towards more privacy spent).
+
+A ``reserve`` row opens a generation of patients, whose number is the row's own
+(``flo.privacy.ledger.generations``). Its ``generations`` name, for each sub-ledger, the earlier
+ones that it is charged to; ``born`` is a salted digest of the patients whom it gives a
+generation. A row without ``generations`` opens none and is charged to all that exist: it is of an
+earlier version, of a study of schema 1 to 3, or, with ``lost``, an approval that a restored ledger
+did not contain.
 """
 
 from __future__ import annotations

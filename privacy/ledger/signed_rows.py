@@ -18,6 +18,7 @@ from flo.errors import TrustError, UsageError
 from flo.keys.claims import LedgerHead, row_statement
 from flo.keys.identity import Identity, verify
 from flo.privacy.ledger.balance import Balance, lost_head, number_after
+from flo.privacy.ledger.generations import digest_of
 from flo.privacy.ledger.rows import ZERO_HASH, LedgerRow
 from flo.privacy.ledger.store import LedgerFile, request_fields
 
@@ -26,21 +27,24 @@ class SignedRows:
     """Rows of one site's ledger, their chain and sum, and heads of it that others show."""
 
     def __init__(self, path: Path, identity: Identity) -> None:
-        """Open (or create) the ledger at ``path`` and check its whole chain and last signature.
+        """Open (or create) the ledger at ``path``; check its whole chain, last signature and table.
 
         The chain covers every row's content, so the last row's signature covers them all.
 
         Raises:
-            TrustError: a row was edited, removed or reordered, or another key signed the last one.
+            TrustError: a row was edited, removed or reordered, another key signed the last one, or
+                the table of patients' generations is not the one that the rows name.
         """
         self._identity = identity
         self._file = LedgerFile(path)
         self._balance = Balance()
         self._reserved: dict[int, str] = {}  # number of a reserve row -> digest of its study
+        self._born: dict[int, str] = {}  # number of a row -> digest of those it gave a generation
         self._last: LedgerRow | None = None
         try:
             self._catch_up()
             self._check_last_signature()
+            self._check_generations()
         except BaseException:  # also on interrupt: the file must not stay open
             self._file.close()
             raise
@@ -134,6 +138,7 @@ class SignedRows:
         except BaseException:  # also on interrupt: the balance may hold undone rows
             self._balance, self._last = Balance(), None
             self._reserved.clear()
+            self._born.clear()
             self._catch_up()
             raise
 
@@ -154,6 +159,23 @@ class SignedRows:
         if self._last is not None:
             statement = row_statement(self._last.sequence, self._last.hash)
             verify(self._identity.public, "ledger-row", statement, self._last.signature)
+
+    def _check_generations(self) -> None:
+        """Check the table of patients against the digests in the rows.
+
+        Raises:
+            TrustError: a patient was added to it, removed from it, or moved to another generation.
+        """
+        found = {
+            row: digest_of(salt, patients)
+            for row, salt, patients in self._file.generations(self._balance.last)
+        }
+        if found != self._born:
+            row = min(n for n in {*found, *self._born} if found.get(n) != self._born.get(n))
+            raise TrustError(
+                f"the table of patients' generations was edited: it differs from ledger row {row}",
+                hint="restore the newest copy of the ledger",
+            )
 
     def _tip(self) -> str:
         """Return the hash to which the next row is chained."""
@@ -177,4 +199,6 @@ class SignedRows:
         self._balance.add(row)
         if row.public["kind"] == "reserve":
             self._reserved[row.sequence] = (row.private or {})["study"]
+            if "generations" in row.public:
+                self._born[row.sequence] = row.public["born"]
         self._last = row

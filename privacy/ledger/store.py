@@ -11,6 +11,8 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,10 @@ CREATE TABLE IF NOT EXISTS rows (
   request TEXT UNIQUE) STRICT;
 CREATE TABLE IF NOT EXISTS patients (
   hash TEXT NOT NULL, population TEXT NOT NULL, PRIMARY KEY (hash, population)) STRICT;
+CREATE TABLE IF NOT EXISTS generations (
+  row INTEGER NOT NULL, hash TEXT NOT NULL, population TEXT NOT NULL, generation INTEGER NOT NULL,
+  PRIMARY KEY (row, hash), UNIQUE (population, hash)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS salts (row INTEGER PRIMARY KEY, salt TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS witnessed (
   hospital TEXT PRIMARY KEY, sequence INTEGER NOT NULL, hash TEXT NOT NULL,
   signature TEXT NOT NULL, public TEXT NOT NULL) STRICT;
@@ -114,6 +120,38 @@ class LedgerFile:
             "INSERT OR IGNORE INTO patients SELECT hash, ? FROM incoming", (population,)
         )
         return int(overlap)
+
+    def patients(self, population: str) -> dict[str, int | None]:
+        """Return each known patient's generation; None if only an earlier version knew them."""
+        return dict(
+            self._db.execute(
+                "SELECT hash, generation FROM patients LEFT JOIN generations"
+                " USING (hash, population) WHERE population = ?",
+                (population,),
+            )
+        )
+
+    def add_generation(
+        self, row: int, population: str, salt: str, patients: Collection[tuple[str, int]]
+    ) -> None:
+        """Store patients to whom a row gives a generation, for ever."""
+        self._db.execute("INSERT INTO salts VALUES (?, ?)", (row, salt))
+        self._db.executemany(
+            "INSERT INTO generations VALUES (?, ?, ?, ?)",
+            [(row, patient, population, generation) for patient, generation in patients],
+        )
+
+    def generations(self, last: int) -> Iterator[tuple[int, str, list[tuple[str, int]]]]:
+        """Yield row, salt ("" if missing) and patients by hash, of rows up to ``last``."""
+        salts = dict(self._db.execute("SELECT row, salt FROM salts WHERE row <= ?", (last,)))
+        members = self._db.execute(
+            "SELECT row, hash, generation FROM generations WHERE row <= ? ORDER BY row, hash",
+            (last,),
+        )
+        for row, group in groupby(members, key=itemgetter(0)):
+            yield row, salts.pop(row, ""), [(patient, number) for _, patient, number in group]
+        for row, salt in salts.items():  # of rows that gave nobody a generation
+            yield row, salt, []
 
     def last_answer(self, prefix: str) -> tuple[int, str] | None:
         """Return number and request of the last row whose request starts with ``prefix``/."""

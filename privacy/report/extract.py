@@ -124,6 +124,10 @@ class Extract:
             for row in self.rows
         )
 
+    def opened(self, generation: int) -> str:
+        """Return the time when a generation was opened; "" for patients recorded before any was."""
+        return next((row.public["time"] for row in self.rows if row.sequence == generation), "")
+
     def restored(self) -> Iterator[tuple[LedgerRow, int]]:
         """Yield each row that records a restored ledger, with its number of lost rows."""
         before = 0

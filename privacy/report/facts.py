@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from flo.errors import MessageError, TrustError
@@ -173,20 +174,35 @@ def _released(extract: Extract) -> dict[str, Any]:
 
 
 def _life(extract: Extract) -> dict[str, Any]:
-    """Return the study's share of the life budget, and what is left of it."""
-    life, balance, population = extract.life, extract.balance, extract.body["population"]
+    """Return the study's share of the life budget, and what is left of it, by generation.
+
+    ``shares`` are those of the generation in the study that spent most.
+    """
+    life, held = extract.life, extract.reservation
+    costs = {s: rounded_up(life.share(held.cost(s, life.order))) for s in SUB_LEDGERS}
+    spent_most = {s: _shares(extract, s, held.generations[s]) for s in SUB_LEDGERS}
     return {
         "life": {"epsilon": life.epsilon, "delta": life.delta, "born": extract.born},
-        "shares": {
-            sub_ledger: {
-                "this_study": rounded_up(
-                    life.share(extract.reservation.cost(sub_ledger, life.order))
-                ),
-                "all": rounded_up(life.share(balance.committed(population, sub_ledger))),
-                "left": rounded_down(life.share(balance.remaining(population, sub_ledger))),
+        "shares": {s: {"this_study": costs[s]} | spent_most[s] for s in SUB_LEDGERS},
+        "generations": [
+            {
+                "number": number,
+                "opened": extract.opened(number),
+                "this_study": [s for s in SUB_LEDGERS if number in held.generations[s]],
+                "shares": {s: _shares(extract, s, [number]) for s in SUB_LEDGERS},
             }
-            for sub_ledger in SUB_LEDGERS
-        },
+            for number in extract.balance.generations(held.population)
+        ],
+    }
+
+
+def _shares(extract: Extract, sub_ledger: str, generations: Collection[int]) -> dict[str, float]:
+    """Return the shares of the life budget of the generation among these that spent most."""
+    life, balance, population = extract.life, extract.balance, extract.body["population"]
+    all_ = max(balance.committed(population, sub_ledger, number) for number in generations)
+    return {
+        "all": rounded_up(life.share(all_)),
+        "left": rounded_down(life.share(life.renyi - all_)),
     }
 
 

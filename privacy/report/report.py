@@ -26,7 +26,9 @@ from flo.privacy.report.versions import OF_HEADS, OF_STUDIES_3, as_version
 from flo.study.document import Study
 from flo.study.loading import from_canonical
 
-SCHEMA_VERSION = 6  # checks the hospitals' own rules, and states the last row that others saw
+SCHEMA_VERSION = 7  # states what each generation of patients has spent
+_OF_GENERATIONS = 7
+_OF_OWN_RULES = 6  # checks the hospitals' own rules, and states the last row that others saw
 # Earlier reports have the lowest version that has their facts: 5 with a hospital that mapped its
 # fields to the study's columns, 4 with a ledger that was restored from a backup.
 _WITH_MAPPING, _WITH_RESTORED = 5, 4
@@ -121,13 +123,13 @@ def _with_low_s(document: Any) -> Any:
 def _document(evidence: list[Any], heads: dict[str, Any], version: int | None = None) -> bytes:
     """Return the report's bytes. ``version``: of an existing report; else the newest."""
     try:
-        facts = facts_of(evidence, heads, own_rules=version is None or version >= SCHEMA_VERSION)
+        facts = facts_of(evidence, heads, own_rules=version is None or version >= _OF_OWN_RULES)
         latest = max(_version(one) for one in evidence)
     # another site's document may have any shape
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
         raise MessageError(f"the evidence has the wrong shape ({type(error).__name__})") from error
     version = SCHEMA_VERSION if version is None else version
-    if version >= SCHEMA_VERSION:
+    if version >= _OF_OWN_RULES:
         outermost = [*evidence, *heads.values()]
         if outermost != [_with_low_s(one) for one in outermost]:
             raise TrustError("a signature is not in low-s form (the smaller of its two forms)")
@@ -138,7 +140,7 @@ def _document(evidence: list[Any], heads: dict[str, Any], version: int | None = 
         )
     facts = as_version(facts, version)
     document = {"schema_version": version, "facts": facts, "evidence": evidence}
-    return canonical.encode(document | ({"heads": heads} if version >= SCHEMA_VERSION else {}))
+    return canonical.encode(document | ({"heads": heads} if version >= _OF_OWN_RULES else {}))
 
 
 def _version(document: Any) -> int:
@@ -147,10 +149,12 @@ def _version(document: Any) -> int:
     decision = decided(body)
     study = from_canonical(str(body["study"]).encode()).schema_version
     restored = any(row["public"]["kind"] == "restored" for row in body["rows"])
+    by_generation = any("generations" in row["public"] for row in body["rows"])
     return max(
         int(body["schema_version"]),
         int(decision["schema_version"]),
         _WITH_MAPPING if decision.get("mapping") else 1,
         _WITH_RESTORED if restored else 1,
+        _OF_GENERATIONS if by_generation else 1,
         study if study < 3 else OF_STUDIES_3,
     )

@@ -35,7 +35,12 @@ _OF_RESTORED = (
     "shown: a study that coordinator and hospital both keep silent about may be among them.",
 )
 _NOT_SHOWN_BEFORE_6 = (*_STATED_SINCE_1, *_STATED_SINCE_2, *_OF_RESTORED)
-NOT_SHOWN = (*NOT_COVERED, _SEEN, *_OF_KEYS, *_STATED_SINCE_2, *_OF_RESTORED)
+_NOT_SHOWN_BEFORE_7 = (*NOT_COVERED, _SEEN, *_OF_KEYS, *_STATED_SINCE_2, *_OF_RESTORED)
+_OF_GENERATIONS = (
+    "How many patients a generation has, and whether one person has one id: a life budget is per "
+    "id. That a hospital's generations share no patient is its word, which it can show on site.",
+)
+NOT_SHOWN = (*_NOT_SHOWN_BEFORE_7, *_OF_GENERATIONS)
 
 
 def as_version(facts: dict[str, Any], version: int) -> dict[str, Any]:
@@ -43,10 +48,17 @@ def as_version(facts: dict[str, Any], version: int) -> dict[str, Any]:
 
     ``facts``: of the newest version; changed in place.
     """
-    for last, remove in ((5, _to_5), (4, _to_4), (3, _to_3), (2, _to_2), (1, _to_1)):
+    for last, remove in ((6, _to_6), (5, _to_5), (4, _to_4), (3, _to_3), (2, _to_2), (1, _to_1)):
         if version <= last:
             remove(facts)
     return facts
+
+
+def _to_6(facts: dict[str, Any]) -> None:
+    """Remove generations: these ledgers have none, or one."""
+    facts["not_covered_or_shown"] = list(_NOT_SHOWN_BEFORE_7)
+    for site in facts["hospitals"]:
+        del site["generations"]
 
 
 def _to_5(facts: dict[str, Any]) -> None:

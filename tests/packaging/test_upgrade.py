@@ -114,7 +114,11 @@ class Consortium:
     def shares(self, installed: Installed, name: str) -> Any:
         """What a site's ledger says of its life, by this release."""
         text = installed.done("site", "budget", "--home", self.site(name), "--json", "-")
-        return json.loads(text)["populations"]
+        since = {"generations", "rooms"}  # what the newer one says besides
+        return [
+            {name: said for name, said in one.items() if name not in since}
+            for one in json.loads(text)["populations"]
+        ]
 
     @contextmanager
     def serving(self, installed: Installed) -> Iterator[None]:

@@ -1,16 +1,20 @@
-"""Screen of ``flo site budget``: bars, a curve over time, studies, and what still fits."""
+"""Screen of ``flo site budget``: bars, a curve over time, studies, and what still fits.
+
+With generations of patients: a row per generation, and which of them still fit into a study.
+"""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from flo.privacy.ledger.ledger import Ledger
-    from flo.privacy.report.budget_view import Moment
+    from flo.privacy.report.budget_view import GenerationUse, Moment, Room
 
-_BAR, _CURVE, _LEVELS = 40, 60, " ▁▂▃▄▅▆▇█"
+_BAR, _SHORT_BAR, _CURVE, _LEVELS = 40, 20, 60, " ▁▂▃▄▅▆▇█"
 _OF_A_STUDY = ("study", "approved", "settled", "spent", "reserved")  # fields in the JSON
 
 
@@ -24,15 +28,29 @@ def show(ledger: Ledger) -> list[dict[str, Any]]:
     documents = []
     for name, life in balance.lives.items():
         say(f"[bold]population {name}[/]: life ε = {life.epsilon:g} at δ = {life.delta:g}")
+        sizes = ledger.generation_sizes(name)
+        generations = budget_view.by_generation(rows, balance, name, sizes)
+        rooms = budget_view.rooms(balance, name, sizes)
         moments = budget_view.over_time(rows, name, _CURVE)
         fits = {
             sub_ledger: budget_view.affordable(life, balance.remaining(name, sub_ledger))
             for sub_ledger in SUB_LEDGERS
         }
+        uses = budget_view.by_study(rows, balance, name)
+        documents.append(_document(name, moments[-1], fits, life.epsilon, life.delta, uses))
+        documents[-1]["generations"] = [asdict(one) for one in generations]
+        documents[-1]["rooms"] = [asdict(one) for one in rooms]
+        if any(one.number for one in generations):
+            say("each patient has this budget once, in the generation of the study that saw them")
+            say("first; new patients get a new generation")
+            out.print(_generations(generations))
+            out.print(_studies(uses))
+            for one in rooms:
+                say(_room(one, len(generations)))
+            continue
         for sub_ledger in SUB_LEDGERS:
             say(_bar(sub_ledger, moments[-1]))
         say(_curve(moments))
-        uses = budget_view.by_study(rows, balance, name)
         out.print(_studies(uses))
         if any(fit.largest_epsilon for fit in fits.values()):
             say("a study with half the ε uses about a quarter of the budget; what is free allows:")
@@ -44,15 +62,45 @@ def show(ledger: Ledger) -> list[dict[str, Any]]:
                 if fit.largest_epsilon
                 else f"still affordable in {sub_ledger}: no study, this budget is spent permanently"
             )
-        documents.append(_document(name, moments[-1], fits, life.epsilon, life.delta, uses))
+        say("patients who were not seen before get the whole budget (studies of schema 4)")
     return documents
+
+
+def _generations(uses: list[GenerationUse]) -> Table:
+    """Draw a row per generation, and one for the patients who will come."""
+    from rich.table import Table
+
+    from flo.cli.terminal.output import plain
+    from flo.privacy.accounting.life_budget import SUB_LEDGERS
+    from flo.privacy.report.budget_view import NEW
+
+    table = Table("generation", "patients", *SUB_LEDGERS, box=None)
+    for one in uses:
+        drawn = [_drawn(one.spent[s], one.committed[s], _SHORT_BAR) for s in SUB_LEDGERS]
+        table.add_row(plain(one.opened), one.patients, *drawn)
+    table.add_row(NEW, "", *(_drawn(0, 0, _SHORT_BAR) for _ in SUB_LEDGERS))
+    return table
+
+
+def _room(room: Room, generations: int) -> str:
+    study = f"a study of ε = {room.epsilon:g}"
+    if not room.generations:
+        return f"{study}: patients not seen before only"
+    return (
+        f"{study}: {room.generations} of {generations} generations, {room.patients} patients seen "
+        "before, and all new ones"
+    )
+
+
+def _drawn(spent: float, committed: float, width: int) -> str:
+    filled = round(width * min(1.0, spent))
+    held = max(0, round(width * min(1.0, committed)) - filled)
+    return "█" * filled + "▒" * held + "░" * (width - filled - held) + f" {committed:.1%}"
 
 
 def _bar(sub_ledger: str, now: Moment) -> str:
     spent, committed = now.spent[sub_ledger], now.committed[sub_ledger]
-    filled = round(_BAR * min(1.0, spent))
-    held = max(0, round(_BAR * min(1.0, committed)) - filled)
-    drawn = "█" * filled + "▒" * held + "░" * (_BAR - filled - held)
+    drawn, _, _ = _drawn(spent, committed, _BAR).rpartition(" ")
     return (
         f"  {sub_ledger:<11}{drawn} spent {spent:.1%}, reserved {committed - spent:.1%}, "
         f"free {max(0.0, 1 - committed):.1%}"

@@ -232,7 +232,11 @@ class ErasedResult(CommandResult):
 
 @dataclass(frozen=True)
 class BudgetResult(CommandResult):
-    """``populations``: life budget (ε, δ); spent, reserved, free shares by sub-ledger; studies."""
+    """``populations``: life budget (ε, δ); spent, reserved, free shares by sub-ledger; studies.
+
+    The shares are those of the generation of patients that spent most. ``generations``: of each.
+    ``rooms``: for typical ε, in how many generations it fits. Patients are in wide bands.
+    """
 
     populations: list[dict[str, Any]]
     schema_version: int = field(default=2, kw_only=True)

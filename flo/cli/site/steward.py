@@ -170,10 +170,14 @@ def approve(
         named = (offered.study.name, offered.study.digest)
         if dry_run:
             with working("checking the data and the budget"):
-                dry_run_approval(opened, api, offered, chosen, if_broken=if_broken)
+                lines = dry_run_approval(opened, api, offered, chosen, if_broken=if_broken)
+            _show_patients(lines)
             say("\nthe data fit, the policy allows it, the budget has room; nothing was reserved")
             needed = opened.read_policy().approvers
             return results.ApprovalResult(*named, False, True, takes, [], needed)
+        if not yes and offered.study.by_generation:
+            with working("checking the data and the budget"):
+                _show_patients(dry_run_approval(opened, api, offered, chosen, if_broken=if_broken))
         if not confirmed("\nApprove this study and reserve its whole cost?", yes):
             raise RefusedError(
                 "not approved; nothing was spent", hint="--yes approves without asking"
@@ -198,6 +202,14 @@ def approve(
         say(f"nothing is reserved yet; next: flo site approve {digest} --person KEY")
     yes_of = list(done.people)
     return results.ApprovalResult(*named, done.approved, False, takes, yes_of, done.needed)
+
+
+def _show_patients(lines: list[tuple[str, str]]) -> None:
+    from flo.cli.terminal.output import console, show_sheet
+    from flo.privacy.report.sheet import Section
+
+    if lines:
+        show_sheet([Section("Which of our patients would take part", tuple(lines))], console())
 
 
 def _refuse_unread(home: SiteHome, study: Study, named: str | None) -> None:

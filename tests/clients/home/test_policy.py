@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flo.clients.approvals.yearly_budget import refuse_over_a_year
+from flo.clients.approvals.yearly_budget import yearly_limit
 from flo.clients.home.policy import Hours, Policy, refuse_violations
 from flo.clients.home.policy_file import sign, write_toml
 from flo.errors import BudgetError, PolicyError
 from flo.keys.identity import Identity
+from flo.privacy.accounting.life_budget import SUB_LEDGERS
 from flo.study.document import Study, from_document
 from flo.study.packs import Pack
 from tests.builders import small_study
@@ -47,7 +48,13 @@ def refuse_this_year(site: Site, policy: Policy, study: Study, days_later: int =
     """The yearly limit alone, as it will be in some days."""
     now = datetime.now(UTC) + timedelta(days=days_later)
     with closing(site.home.open_ledger()) as ledger:
-        refuse_over_a_year(policy, ledger, study, "main", if_broken=False, now=now)
+        balance = ledger.balance()
+        delta = balance.lives["main"].delta
+        limit = yearly_limit(policy, study, delta, if_broken=False, now=now)
+        for sub_ledger in SUB_LEDGERS:
+            for one in balance.generations("main") or (None,):
+                if limit and not limit.has_room(balance, "main", sub_ledger, one):
+                    raise limit.refuse(balance, "main", sub_ledger, one)
 
 
 # -- what a study may be --------------------------------------------------------------------------

@@ -178,6 +178,60 @@ def test_two_studies_at_once_charge_each_its_own_reservation(
     assert balance.charged("main", "training") == pytest.approx(spent, rel=1e-12)
 
 
+APPROVER = """
+import os, sys, time
+from pathlib import Path
+from flo.keys.identity import Identity
+from flo.privacy.ledger.ledger import Ledger
+from tests.privacy.ledger.life_histories import study_of
+folder = Path(sys.argv[1])
+identity = Identity.read((folder / "identity.key").read_bytes(), "key")
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        ledger = Ledger(folder / "ledger.sqlite", identity)
+        os.write(1, b"%d\\n" % os.getpid())
+        for n in range(int(line), int(line) + 2):
+            number = ledger.reserve(study_of(n, 0.02), "main", [f"p{p}" for p in range(3 * n + 3)])
+            os.write(1, b"approved %d %d\\n" % (n, number))
+            ledger.settle(number, "ended")
+        time.sleep(60)
+    os.waitpid(child, 0)
+    os.write(1, b"dead\\n")
+"""
+
+
+def test_a_kill_at_any_instant_of_an_approval_gives_nobody_two_births(
+    tmp_path: Path, ledger: Ledger, identity: Identity
+) -> None:
+    """``FLO_KILL_POINTS=200`` kills more often. In each approval three patients are new."""
+    kills = int(os.environ.get("FLO_KILL_POINTS", "15"))
+    approved: dict[int, int] = {}
+    with process(APPROVER, str(tmp_path)) as approver:
+        for kill in range(kills):
+            say(approver, str(max(approved, default=-1) + 1))
+            victim = int(hear(approver))
+            announced = [hear(approver) for _ in range(1 + kill % 2)]
+            for _ in range(
+                3000 * (kill % 40)
+            ):  # each time another instant of the work that follows
+                pass
+            os.kill(victim, signal.SIGKILL)
+            announced += iter(lambda: hear(approver), "dead")
+            for line in announced:
+                _, study, number = line.split()
+                approved[int(study)] = int(number)
+            with closing(Ledger(tmp_path / "ledger.sqlite", identity)) as reopened:
+                balance = reopened.balance()
+                assert set(approved.values()) <= set(balance.generations("main"))
+                last = max(balance.generations("main"))
+                born = reopened.participants(last).generations
+                assert {f"p{p}" for p in range(3 * len(approved))} <= set(born)
+                for one, opened in approved.items():  # each in the approval that saw them first
+                    assert {born[f"p{3 * one + n}"] for n in range(3)} == {opened}
+    assert len(approved) >= kills
+
+
 CHARGER = """
 import os, sys
 from pathlib import Path

@@ -234,7 +234,10 @@ def test_the_same_numbers_are_written_as_json(home: SiteHome, tmp_path: Path) ->
     assert set(document) == {"schema_version", "populations"}
     assert document["schema_version"] == 2
     (main,) = document["populations"]
-    assert set(main) == {"population", "epsilon", "delta", "sub_ledgers", "studies"}
+    older = {"population", "epsilon", "delta", "sub_ledgers", "studies"}
+    assert set(main) == older | {"generations", "rooms"}
+    assert [one["number"] for one in main["generations"]] == [0]
+    assert [room["epsilon"] for room in main["rooms"]] == [0.1, 0.3, 0.5, 0.9]
     ledger = home.open_ledger()
     balance = ledger.balance()
     ledger.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,9 +16,9 @@ from flo.errors import BudgetError
 from flo.keys.identity import Identity
 from flo.privacy.accounting.life_budget import CHARGES, SUB_LEDGERS
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.ledger.balance import Balance
 from flo.privacy.ledger.ledger import Ledger
 from flo.privacy.ledger.rows import LedgerRow
-from flo.privacy.report.budget_view import committed_since
 from flo.study.document import Study
 from tests.clients.approving_site import Site, enrolled_site
 from tests.privacy.ledgers import facts, new_ledger, register, study_of, survey_of
@@ -66,7 +66,14 @@ def by_hand(study: Study, sub_ledger: str, order: int = ORDER) -> float:
 
 
 def since(ledger: Ledger, rows: list[LedgerRow], moment: datetime, sub_ledger: str) -> float:
-    return committed_since(rows, ledger.balance(), "main", moment, ORDER, sub_ledger)
+    return summed(rows).committed_since("main", sub_ledger, 0, moment, ORDER)
+
+
+def summed(rows: Iterable[LedgerRow]) -> Balance:
+    balance = Balance()
+    for row in rows:
+        balance.add(row)
+    return balance
 
 
 @given(st.lists(st.integers(0, 730), min_size=3, max_size=3), st.sampled_from(SUB_LEDGERS))
@@ -86,10 +93,10 @@ def test_the_year_ends_to_the_second(ledger: Ledger, seconds: int, counts: bool)
 
 
 def test_all_that_was_ever_approved_is_what_the_balance_says(ledger: Ledger) -> None:
-    balance, rows = ledger.balance(), list(ledger.rows())
+    balance = ledger.balance()
     order = balance.lives["main"].order
     for sub_ledger in SUB_LEDGERS:
-        found = committed_since(rows, balance, "main", LONG_AGO, order, sub_ledger)
+        found = balance.committed_since("main", sub_ledger, 0, LONG_AGO, order)
         assert found == pytest.approx(balance.committed("main", sub_ledger), rel=1e-12)
 
 
@@ -109,7 +116,7 @@ def test_another_populations_approvals_do_not_count(tmp_path: Path) -> None:
         rows = list(ledger.rows())
         assert since(ledger, rows, LONG_AGO, "training") == 0
         balance = ledger.balance()
-        assert committed_since(rows, balance, "clinic", LONG_AGO, ORDER, "training") > 0
+        assert balance.committed_since("clinic", "training", 0, LONG_AGO, ORDER) > 0
 
 
 def test_nothing_was_approved_in_a_new_ledger(tmp_path: Path) -> None:
