@@ -18,7 +18,8 @@ from flo.errors import BudgetError
 from flo.keys.claims import LedgerHead
 from flo.privacy.accounting.life_budget import SUB_LEDGERS
 from flo.privacy.accounting.plan import Plan
-from flo.privacy.ledger.balance import Balance, Reservation
+from flo.privacy.ledger.balance import Balance
+from flo.privacy.ledger.reservation import Reservation
 from flo.privacy.ledger.rows import MOST_ROWS
 from flo.study.document import Study
 

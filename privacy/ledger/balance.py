@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,18 +16,10 @@ from flo.errors import MessageError, TrustError
 from flo.keys.claims import LedgerHead
 from flo.privacy.accounting.life_budget import CHARGES, SUB_LEDGERS, LifetimeBudget
 from flo.privacy.ledger.generations import UNRECORDED, named_in
-from flo.privacy.ledger.rows import MOST_ROWS, LedgerRow, count_in
+from flo.privacy.ledger.reservation import Reservation, Reserved
+from flo.privacy.ledger.rows import LedgerRow, count_in
 from flo.privacy.mechanisms.mechanisms import Mechanism, from_document
 from flo.study.terms import largest_delta
-
-
-@dataclass(frozen=True)
-class Reserved:
-    """One purpose of a reservation. ``document``: the mechanism, in the form that rows name it."""
-
-    mechanism: Mechanism
-    document: dict[str, Any]
-    releases: int
 
 
 @dataclass(frozen=True)
@@ -38,67 +31,6 @@ class LostRows:
 
 
 @dataclass
-class Reservation:
-    """The reserved and released amounts of one approval.
-
-    ``generations``: sub-ledger -> the generations that it is charged to. ``time``: of its row.
-    ``lost``: a restored ledger did not contain it, and counts it in every generation. ``unseen``:
-    releases that are counted without a row, because their rows may be among the lost ones.
-    """
-
-    population: str
-    parts: dict[str, Reserved]
-    generations: dict[str, frozenset[int]]
-    time: str
-    lost: bool = False
-    released: Counter[str] = field(default_factory=Counter)
-    unseen: Counter[str] = field(default_factory=Counter)
-    replies: dict[int, tuple[str, str]] = field(default_factory=dict)
-    settled: bool = False
-
-    @property
-    def size(self) -> int:
-        """Reserved releases of all purposes."""
-        return sum(part.releases for part in self.parts.values())
-
-    def remaining(self, purpose: str) -> int:
-        """Return the releases that may still be made for ``purpose``; 0 if it was not reserved."""
-        if self.settled or purpose not in self.parts:
-            return 0
-        return self.parts[purpose].releases - self.released[purpose]
-
-    @property
-    def most_rows(self) -> int:
-        """The most rows that it can have caused: its own, its end's, and its releases'."""
-        return 2 + MOST_ROWS * self.size
-
-    def take_all(self) -> None:
-        """Count every release that is left as made, and end it."""
-        for purpose in self.parts:
-            left = self.remaining(purpose)
-            self.unseen[purpose] += left
-            self.released[purpose] += left
-        self.settled = True
-
-    def made(self, purpose: str) -> int:
-        """Return the releases that count as made."""
-        return self.released[purpose]
-
-    def counted(self, purpose: str) -> int:
-        """Return the releases that count against the life budget: all reserved until settled."""
-        reserved, released = self.parts[purpose].releases, self.released[purpose]
-        return released if self.settled else max(reserved, released)
-
-    def cost(self, sub_ledger: str, order: int) -> float:
-        """Return the Rényi cost at ``order`` that counts against a sub-ledger."""
-        return math.fsum(
-            self.counted(purpose) * part.mechanism.rdp(order)
-            for purpose, part in self.parts.items()
-            if sub_ledger in CHARGES[purpose]
-        )
-
-
-@dataclass
 class Balance:
     """Sum of all rows: populations with their life budgets, reservations by row number.
 
@@ -106,10 +38,11 @@ class Balance:
     spent most. ``opened``: population -> its numbered generations, in order.
 
     ``restored``: number of the last row of a recovery, or 0. ``lost``: rows that a restored ledger
-    does not have. ``exhausted``: population -> number of the last row that took all budget of the
-    generations opened before it. ``last``: number of the last row. ``unaccounted_rows``: lost rows
-    beyond those that the charged studies can have caused. While it is above 0 and a population is
-    not exhausted, only a recovery's rows are accepted; the last of them must end this state.
+    does not have. ``lost_approvals``: population -> row of the last approval among them, charged to
+    every generation before it. ``exhausted``: population -> row that took all budget of the
+    generations before it. ``last``: number of the last row. ``unaccounted_rows``: lost rows beyond
+    those that the charged studies can have caused. While it is above 0 and a population is not
+    exhausted, only a recovery's rows are accepted; the last of them must end this state.
     """
 
     lives: dict[str, LifetimeBudget] = field(default_factory=dict)
@@ -117,9 +50,13 @@ class Balance:
     opened: dict[str, list[int]] = field(default_factory=dict)
     restored: int = 0
     lost: list[LostRows] = field(default_factory=list)
+    lost_approvals: dict[str, int] = field(default_factory=dict)
     exhausted: dict[str, int] = field(default_factory=dict)
     last: int = 0
     unaccounted_rows: int = 0
+    _counted: defaultdict[tuple[str, str, int], Counter[Mechanism]] = field(
+        default_factory=lambda: defaultdict(Counter), compare=False, repr=False
+    )
 
     def add(self, row: LedgerRow) -> None:
         """Add one more row.
@@ -180,7 +117,7 @@ class Balance:
         else:
             self._open_unrecorded(population)
             charged = dict.fromkeys(SUB_LEDGERS, self.generations(population))
-        reservation = Reservation(population, parts, {}, public["time"], lost)
+        reservation = Reservation(population, parts, {}, public["time"])
         life = self.lives[population]
         for sub_ledger, numbers in charged.items():
             cost = reservation.cost(sub_ledger, life.order)
@@ -189,9 +126,13 @@ class Balance:
             if not lost and not cost <= min(left, default=life.renyi):
                 raise ValueError("the reservation exceeds what remains of the life budget")
             reservation.generations[sub_ledger] = frozenset((*numbers, *((sequence,) * opens)))
+            for number in reservation.generations[sub_ledger]:
+                counts = reservation.mechanisms(sub_ledger, reservation.counted)
+                self._counted[sub_ledger, population, number].update(counts)
         if lost:
             reservation.take_all()
             self.unaccounted_rows -= reservation.most_rows
+            self.lost_approvals[population] = sequence
         if opens:
             self.opened[population].append(sequence)
         self.reservations[sequence] = reservation
@@ -216,7 +157,12 @@ class Balance:
             raise ValueError("a repeat must name the purpose and reply of an earlier release")
 
     def _apply_settle(self, sequence: int, public: dict[str, Any]) -> None:
-        self._open(public).settled = True
+        held = self._open(public)
+        held.settled = True
+        for sub_ledger, numbers in held.generations.items():
+            free = held.mechanisms(sub_ledger, held.unused)
+            for number in numbers:
+                self._counted[sub_ledger, held.population, number].subtract(free)
 
     def _apply_restored(self, sequence: int, public: dict[str, Any]) -> None:
         head, exhausted = lost_head(public), public["exhausted"]
@@ -278,11 +224,22 @@ class Balance:
 
     def committed(self, population: str, sub_ledger: str, generation: int | None = None) -> float:
         """Return the Rényi cost, reserved + released, of a population's sub-ledger at its order."""
-        return self._cost(population, sub_ledger, generation, Reservation.counted)
+        if generation is None:
+            known = self.opened[population] or (UNRECORDED,)
+            return max(self.committed(population, sub_ledger, one) for one in known)
+        return self._limited(
+            population, generation, self._counted[sub_ledger, population, generation]
+        )
 
     def charged(self, population: str, sub_ledger: str, generation: int | None = None) -> float:
         """Return the Rényi cost of all that counts as released, at the population's order."""
-        return self._cost(population, sub_ledger, generation, Reservation.made)
+        if generation is None:
+            known = self.opened[population] or (UNRECORDED,)
+            return max(self.charged(population, sub_ledger, one) for one in known)
+        counts: Counter[Mechanism] = Counter()
+        for held in self._charging(population, sub_ledger, generation):
+            counts.update(held.mechanisms(sub_ledger, held.made))
+        return self._limited(population, generation, counts)
 
     def remaining(self, population: str, sub_ledger: str, generation: int | None = None) -> float:
         """Return the Rényi cost that still fits into a population's sub-ledger; about 0 if none."""
@@ -306,29 +263,23 @@ class Balance:
             if held.population == population and generation in held.generations[sub_ledger]:
                 yield held
 
-    def _cost(
-        self,
-        population: str,
-        sub_ledger: str,
-        generation: int | None,
-        how_many: Callable[[Reservation, str], int],
-    ) -> float:
-        """Sum a generation's cost exactly (fsum), with equal mechanisms merged before."""
-        if generation is None:
-            known = self.opened[population] or (UNRECORDED,)
-            return max(self._cost(population, sub_ledger, one, how_many) for one in known)
-        life, lost = self.lives[population], False
-        counts: Counter[Mechanism] = Counter()
-        for reservation in self._charging(population, sub_ledger, generation):
-            lost |= reservation.lost
-            for purpose, part in reservation.parts.items():
-                if sub_ledger in CHARGES[purpose]:
-                    counts[part.mechanism] += how_many(reservation, purpose)
-        cost = math.fsum(mechanism.rdp(life.order) * n for mechanism, n in counts.items())
-        if lost:
+    def _limited(self, population: str, generation: int, counts: Counter[Mechanism]) -> float:
+        """Sum a generation's cost exactly (fsum), with equal mechanisms merged before.
+
+        It is R at most where approvals were lost, which the site's own gate had accepted, and R at
+        least if the generation was exhausted.
+        """
+        life = self.lives[population]
+        cost = math.fsum(_rdp(mechanism, life.order) * n for mechanism, n in counts.items())
+        if generation < self.lost_approvals.get(population, 0):
             cost = min(cost, life.renyi)
         exhausted = generation < self.exhausted.get(population, 0)
         return max(cost, life.renyi) if exhausted else cost
+
+
+@lru_cache(maxsize=4096)
+def _rdp(mechanism: Mechanism, order: int) -> float:
+    return mechanism.rdp(order)
 
 
 _APPLY = {

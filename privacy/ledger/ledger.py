@@ -11,21 +11,19 @@ both take the last of a budget. Refusals raise before any row is written.
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from flo.errors import BudgetError, DataError, TrustError, UsageError
+from flo.errors import BudgetError, TrustError, UsageError
 from flo.keys.claims import LedgerHead, RunKey
 from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.ledger import admission
 from flo.privacy.ledger.admission import Approved, OwnLimit, Restored
-from flo.privacy.ledger.balance import Reservation
-from flo.privacy.ledger.generations import UNRECORDED, LaterPatients, Participants, digest_of
+from flo.privacy.ledger.generations import LaterPatients, Participants
+from flo.privacy.ledger.patient_table import PatientTable
+from flo.privacy.ledger.reservation import Reservation
 from flo.privacy.ledger.rows import Released
-from flo.privacy.ledger.signed_rows import SignedRows
 from flo.study.document import Study
 from flo.study.terms import largest_delta
 
@@ -38,7 +36,7 @@ class _RolledBack(Exception):
         self.participants = participants
 
 
-class Ledger(SignedRows):
+class Ledger(PatientTable):
     """One site's ledger. Open it once per process; several processes may share the file."""
 
     # -- reading ---------------------------------------------------------------------------------
@@ -157,25 +155,6 @@ class Ledger(SignedRows):
         except _RolledBack as undone:
             return undone.participants
 
-    def known_patients(self, population: str) -> set[str]:
-        """Return keyed hashes of all patients whom this ledger ever froze."""
-        return set(self._file.patients(population))
-
-    def generation_sizes(self, population: str) -> Counter[int]:
-        """Return how many known patients each generation has; for the steward's eyes."""
-        return Counter(number or UNRECORDED for number in self._file.patients(population).values())
-
-    def participants(self, reservation: int) -> Participants:
-        """Return which known patients take part in a study that was reserved."""
-        self._catch_up()
-        return self._participants(reservation)
-
-    def _participants(self, reservation: int) -> Participants:
-        held = self._balance.reservations[reservation]
-        known = self._file.patients(held.population)
-        numbers = {one: UNRECORDED if at is None else at for one, at in known.items()}
-        return Participants(held.population, numbers, held.generations)
-
     def _reserve(
         self,
         study: Study,
@@ -209,21 +188,6 @@ class Ledger(SignedRows):
         if not study.by_generation:
             self._refuse_shared(population, patients)
         return kept
-
-    def _open_generation(
-        self, population: str, patients: Collection[str], later: LaterPatients | None
-    ) -> str:
-        """Give a generation to patients who have none; return the digest for the next row."""
-        known, row = self._file.patients(population), self._balance.last + 1
-        born = {one: UNRECORDED for one, number in known.items() if number is None}
-        self._refuse_shared(population, patients)
-        restored = self._balance.restored
-        anew = later.patients if later and restored and later.after == restored else ()
-        for one in set(patients) - set(known):
-            born[one] = UNRECORDED if restored and one not in anew else row
-        salt, ordered = os.urandom(16).hex(), sorted(born.items())
-        self._file.add_generation(row, population, salt, ordered)
-        return digest_of(salt, ordered)
 
     def open_reservation(self, study: str) -> int | None:
         """Return the row number of this study's open reservation, or None."""
@@ -363,15 +327,6 @@ class Ledger(SignedRows):
 
     def _only_population(self) -> str | None:
         return next(iter(self._balance.lives)) if len(self._balance.lives) == 1 else None
-
-    def _refuse_shared(self, population: str, hashes: Collection[str]) -> None:
-        overlap = self._file.add_patients(population, hashes)
-        if overlap:
-            raise DataError(
-                f"{overlap} patients of population {population!r} are also in another population "
-                "of this site; a patient has one budget",
-                hint="put all files that may hold the same patients into one population",
-            )
 
     def _open(self, reservation: int, study: str) -> Reservation:
         held = self._balance.reservations.get(reservation)

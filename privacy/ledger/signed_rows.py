@@ -18,7 +18,6 @@ from flo.errors import TrustError, UsageError
 from flo.keys.claims import LedgerHead, row_statement
 from flo.keys.identity import Identity, verify
 from flo.privacy.ledger.balance import Balance, lost_head, number_after
-from flo.privacy.ledger.generations import digest_of
 from flo.privacy.ledger.rows import ZERO_HASH, LedgerRow
 from flo.privacy.ledger.store import LedgerFile, request_fields
 
@@ -27,13 +26,12 @@ class SignedRows:
     """Rows of one site's ledger, their chain and sum, and heads of it that others show."""
 
     def __init__(self, path: Path, identity: Identity) -> None:
-        """Open (or create) the ledger at ``path``; check its whole chain, last signature and table.
+        """Open (or create) the ledger at ``path`` and check its whole chain and last signature.
 
         The chain covers every row's content, so the last row's signature covers them all.
 
         Raises:
-            TrustError: a row was edited, removed or reordered, another key signed the last one, or
-                the table of patients' generations is not the one that the rows name.
+            TrustError: a row was edited, removed or reordered, or another key signed the last one.
         """
         self._identity = identity
         self._file = LedgerFile(path)
@@ -44,7 +42,6 @@ class SignedRows:
         try:
             self._catch_up()
             self._check_last_signature()
-            self._check_generations()
         except BaseException:  # also on interrupt: the file must not stay open
             self._file.close()
             raise
@@ -159,23 +156,6 @@ class SignedRows:
         if self._last is not None:
             statement = row_statement(self._last.sequence, self._last.hash)
             verify(self._identity.public, "ledger-row", statement, self._last.signature)
-
-    def _check_generations(self) -> None:
-        """Check the table of patients against the digests in the rows.
-
-        Raises:
-            TrustError: a patient was added to it, removed from it, or moved to another generation.
-        """
-        found = {
-            row: digest_of(salt, patients)
-            for row, salt, patients in self._file.generations(self._balance.last)
-        }
-        if found != self._born:
-            row = min(n for n in {*found, *self._born} if found.get(n) != self._born.get(n))
-            raise TrustError(
-                f"the table of patients' generations was edited: it differs from ledger row {row}",
-                hint="restore the newest copy of the ledger",
-            )
 
     def _tip(self) -> str:
         """Return the hash to which the next row is chained."""

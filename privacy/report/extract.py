@@ -17,7 +17,8 @@ from flo.keys.claims import LedgerHead, row_statement
 from flo.keys.identity import fingerprint, verify
 from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan
-from flo.privacy.ledger.balance import Balance, Reservation, lost_head, number_after
+from flo.privacy.ledger.balance import Balance, lost_head, number_after
+from flo.privacy.ledger.reservation import Reservation
 from flo.privacy.ledger.rows import ZERO_HASH, LedgerRow
 from flo.protocol.decisions import MAX_DECISION_BYTES, Approve
 from flo.study.document import Study

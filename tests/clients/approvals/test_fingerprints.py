@@ -17,7 +17,7 @@ from flo.documents import canonical
 from flo.errors import BudgetError, MessageError, PolicyError, TrustError, UsageError
 from flo.keys.identity import Identity, format_fingerprint
 from flo.privacy.accounting.plan import Plan
-from flo.privacy.ledger.balance import Reservation
+from flo.privacy.ledger.reservation import Reservation
 from flo.privacy.report.report import build, verify
 from tests.builders import small_study
 from tests.clients.approving_site import Site, enrolled_site

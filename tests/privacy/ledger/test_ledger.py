@@ -16,8 +16,8 @@ from flo.keys.claims import LedgerHead
 from flo.keys.identity import Identity
 from flo.privacy.accounting.life_budget import SUB_LEDGERS
 from flo.privacy.accounting.plan import Plan
-from flo.privacy.ledger.balance import Reserved
 from flo.privacy.ledger.ledger import Ledger
+from flo.privacy.ledger.reservation import Reserved
 from tests.privacy.ledgers import facts, new_ledger, register, study_of, survey_of
 
 
