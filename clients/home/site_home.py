@@ -15,6 +15,7 @@ certificate.pem  ca.pem  coordinator.json                             (after enr
 ledger.sqlite       every release ever made
 audit.sqlite        the signed audit log
 optouts.sealed      keyed hashes of patients who opted out            (sealed)
+later-patients.*    patients first recorded after a recovery          (sealed)
 told.json           studies and key that the notify command has reported
 halted.json         emergency stop                                    (while the file exists)
 restored.json       restored from a backup, not yet recovered         (while the file exists)

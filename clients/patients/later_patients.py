@@ -19,7 +19,7 @@ from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.opt_outs import hashed_id
 from flo.documents import canonical
 from flo.documents.document import Document, parse
-from flo.errors import RefusedError
+from flo.errors import RefusedError, UsageError
 from flo.keys.claims import LARGEST_COUNT, Digest
 from flo.keys.keystore import read_secret, write_secret
 from flo.privacy.ledger.generations import LaterPatients
@@ -46,11 +46,22 @@ def later_patients(home: SiteHome, population: Population) -> LaterPatients | No
     return LaterPatients(listed.after, frozenset(listed.patients))
 
 
+def read_ids(file: Path) -> list[str]:
+    """Return the ids in a text file, one a line. Raises UsageError: none, or no such text file."""
+    try:
+        ids = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read as text ({type(error).__name__})") from error
+    if not ids:
+        raise UsageError(f"{file} holds no id", hint="write one patient id a line")
+    return ids
+
+
 def add_later_patients(home: SiteHome, population: Population, ids: Collection[str]) -> int:
     """Add ids to the population's list; return how many are on it.
 
     Raises:
-        UsageError: an id is empty. RefusedError: this ledger was never restored, or knows one of
+        UsageError: an id is blank. RefusedError: this ledger was never restored, or knows one of
             the ids from an earlier study.
     """
     with home.decision_lock(), closing(home.open_ledger()) as ledger:

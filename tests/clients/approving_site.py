@@ -42,12 +42,14 @@ class Site:
         )
         return approve(self.home, api, offer, patients, if_broken=if_broken)
 
-    def dry_run(self, offer: Offered, population: str = "main", *, if_broken: bool = False) -> None:
+    def dry_run(
+        self, offer: Offered, population: str = "main", *, if_broken: bool = False
+    ) -> list[tuple[str, str]]:
         api, patients = (
             cast(CoordinatorApi, self.api),
             self.home.read_config().population(population),
         )
-        dry_run_approval(self.home, api, offer, patients, if_broken=if_broken)
+        return dry_run_approval(self.home, api, offer, patients, if_broken=if_broken)
 
     def kinds(self) -> list[str]:
         ledger = self.home.open_ledger()

@@ -233,4 +233,6 @@ def _studies() -> list[Study]:
     sampled["mechanism"] |= {"sampling": 0.5, "epsilon": 0.3, "masking": "on"}
     sampled["evaluation"] |= {"subgroups": ["ward"], "epsilon": 0.3}
     check_coordinator = study_document(name="asked", survey={"epsilon": 0.3, "columns": ["ward"]})
-    return [small_study(**sampled), small_study(**check_coordinator)]
+    newer = study_document(name="newer", schema_version=4)
+    newer["mechanism"]["epsilon"] = newer["evaluation"]["epsilon"] = 0.3
+    return [small_study(**sampled), small_study(**newer), small_study(**check_coordinator)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flo.cli.site import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import SITE_FOLDER, BackupFile, BackupOut, SiteFolder
+from flo.cli.terminal.options import SITE_FOLDER, BackupFile, BackupOut, OfPopulation, SiteFolder
 from flo.cli.terminal.results import BackupWrittenResult
 
 if TYPE_CHECKING:
@@ -75,6 +76,33 @@ def site_recover(home: SiteFolder = SITE_FOLDER) -> results.SiteRecoveredResult:
     with working("asking the coordinator which ledger rows it saw"), connect(opened) as api:
         restored = recover(opened, api)
     return _show(restored)
+
+
+@command(app, "new-patients")
+def new_patients(
+    file: Annotated[Path, typer.Argument(help="Text file: one patient id a line.")],
+    home: SiteFolder = SITE_FOLDER,
+    population: OfPopulation = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> results.NewPatientsResult:
+    """After a recovery: sign that these ids have no record older than it.
+
+    A recovered ledger takes every id that it does not know for a patient of a study that it lost,
+    with no more budget than is left to those. The ids of this list get a budget of their own.
+    """
+    from flo.cli.terminal.output import confirmed, say
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.patients.later_patients import add_later_patients, read_ids
+    from flo.errors import RefusedError
+
+    opened = SiteHome.open(home)
+    chosen, ids = opened.read_config().population(population), read_ids(file)
+    say(f"{len(ids)} ids; each must have its first record at this hospital after the recovery")
+    if not confirmed("Do you sign that?", yes):
+        raise RefusedError("nothing was stored", hint="--yes signs without asking")
+    listed = add_later_patients(opened, chosen, ids)
+    say(f"signed; {listed} ids of population {chosen.name} are on the list")
+    return results.NewPatientsResult(chosen.name, listed)
 
 
 def _show(restored: Restored) -> results.SiteRecoveredResult:

@@ -243,6 +243,14 @@ class BudgetResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class NewPatientsResult(CommandResult):
+    """``listed``: ids on the population's list of patients who came after a recovery."""
+
+    population: str
+    listed: int
+
+
+@dataclass(frozen=True)
 class SiteRecoveredResult(CommandResult):
     """``studies``: approved since the backup; ``exhausted``: populations without budget left."""
 

@@ -169,6 +169,11 @@ ACCOUNTED = {
     f"{ROW}.public.reply": DIGEST,
     f"{ROW}.public.parts.*.releases": COST,
     **{
+        f"{ROW}.public.generations.{side}[]": "earlier approvals' row numbers, from costs only"
+        for side in ("training", "evaluation")
+    },
+    f"{ROW}.public.born": "salted digest, also where nobody is new; the salt stays",
+    **{
         f"{ROW}.public{place}.mechanism.{name}": COST
         for place in ("", ".parts.*")
         for name in ("kind", "length", "noise_multiplier", "clip", "sampling", "groups")
