@@ -276,6 +276,7 @@ def test_an_extract_made_today_says_what_the_old_report_said(
         "approved_code",
         "kept_by_coordinator",
         "generations",
+        "lost_approvals",
     }
     if version == 1:
         since |= {"software", "releases_survey", "charged", "epsilon_charged", "unconfirmed"}
@@ -375,11 +376,11 @@ def test_a_study_of_a_later_schema_is_refused(kept: Path) -> None:
 def test_a_ledger_of_a_later_schema_is_refused_and_left_alone(home: SiteHome) -> None:
     path = home.directory / "ledger.sqlite"
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE meta SET value = '2' WHERE name = 'schema'")
-    with pytest.raises(UsageError, match="ledger schema 2; this version reads 1"):
+        database.execute("UPDATE meta SET value = '3' WHERE name = 'schema'")
+    with pytest.raises(UsageError, match="ledger schema 3; this version reads 1 to 2"):
         home.open_ledger()
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("SELECT value FROM meta").fetchall() == [("2",)]
+        assert database.execute("SELECT value FROM meta").fetchall() == [("3",)]
         assert database.execute("SELECT count(*) FROM rows").fetchone() == (34,)
 
 

@@ -118,6 +118,7 @@ def freeze(
     """
     # These import pandas, which is slow; the agent also imports this module, but never reads a
     # hospital's file.
+    from flo.clients.patients.expected import expected_here
     from flo.clients.patients.id_continuity import check_id_continuity
     from flo.clients.quality.check import require_clean
 
@@ -131,7 +132,7 @@ def freeze(
         mapping,
         population.ignore,
         also=check_id_continuity(home, population),
-        declared=study.hospital(home.read_config().hospital).declared_size,
+        expected=expected_here(home, study, population),
     )
     checked = checked.without(opted_out(home, set(checked.patient_ids)))
     patients_key, split_key = home.open_patients_key(), home.open_split_key()

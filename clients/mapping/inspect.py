@@ -27,6 +27,7 @@ def inspect(
         DataError: they cannot be read, or columns are missing. UsageError: no mapping for it.
     """
     # Imported here because they load pandas, which is slow.
+    from flo.clients.patients.expected import expected_here
     from flo.clients.patients.id_continuity import check_id_continuity
     from flo.clients.quality.check import InspectedTable, inspect_table
     from flo.clients.quality.inspection import inspection
@@ -39,7 +40,7 @@ def inspect(
         mapping,
         population.ignore,
         progress,
-        study.hospital(home.read_config().hospital).declared_size,
+        expected_here(home, study, population),
     )
     looked = InspectedTable(looked.table, [*looked.found, *check_id_continuity(home, population)])
     home.record("data-inspected", study.digest, population=population.name)

@@ -36,6 +36,7 @@ def check_id_continuity(home: SiteHome, population: Population) -> list[DataFind
     """
     with closing(home.open_ledger()) as ledger:
         earlier = ledger.known_patients(population.name)
+        last = ledger.present_before(population.name) or earlier
     out = set(OptOuts.load(home).patients)
     if not earlier and not out:
         return []
@@ -44,7 +45,7 @@ def check_id_continuity(home: SiteHome, population: Population) -> list[DataFind
     here = {keyed_hash(key, name): name for name in names - {None}}
     asked = (
         _opted_out(home, out, earlier, here.keys()),
-        _gone(earlier - out, here.keys()),
+        _gone(last - out, here.keys()),
         _spelt_otherwise(key, (earlier | out) - here.keys(), set(here) - earlier - out, here),
     )
     return [
@@ -75,13 +76,14 @@ def _opted_out(
     return rule, OPT_OUTS
 
 
-def _gone(earlier: set[str], here: Collection[str]) -> tuple[str, str] | None:
-    gone = len(earlier - set(here))
-    if not gone or gone < _NOTICED * len(earlier):
+def _gone(last: set[str], here: Collection[str]) -> tuple[str, str] | None:
+    """Compare with the data of the last approval: who left before was asked about then."""
+    gone = len(last - set(here))
+    if not gone or gone < _NOTICED * len(last):
         return None
-    band = next(band for band in _BANDS if 100 * gone <= band * len(earlier))
+    band = next(band for band in _BANDS if 100 * gone <= band * len(last))
     rule = (
-        f"{len(earlier) - gone} of {len(earlier)} patients of earlier studies are there; check "
+        f"{len(last) - gone} of {len(last)} patients of earlier studies are there; check "
         "that ids are spelt as before: a patient with another id gets a second budget"
     )
     return rule, f"{OTHER_IDS}, up to {band} %"

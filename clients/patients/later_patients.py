@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
@@ -20,7 +18,7 @@ from flo.clients.patients.opt_outs import hashed_id
 from flo.documents import canonical
 from flo.documents.document import Document, parse
 from flo.errors import RefusedError, UsageError
-from flo.keys.claims import LARGEST_COUNT, Digest
+from flo.keys.claims import Digest
 from flo.keys.keystore import read_secret, write_secret
 from flo.privacy.ledger.generations import LaterPatients
 
@@ -28,10 +26,10 @@ _LIMIT = 1 << 30
 
 
 class _Listed(Document):
-    """``after``: number of the recovery's last row in the ledger."""
+    """``after``: hash of the recovery's last row in the ledger."""
 
     schema_version: Literal[1] = 1
-    after: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+    after: Digest
     patients: tuple[Digest, ...]
 
 
@@ -65,8 +63,8 @@ def add_later_patients(home: SiteHome, population: Population, ids: Collection[s
             the ids from an earlier study.
     """
     with home.decision_lock(), closing(home.open_ledger()) as ledger:
-        after = ledger.balance().restored
-        if not after:
+        after = ledger.recovery()
+        if after is None:
             raise RefusedError(
                 "this ledger was never restored from a backup: new patients have a new budget "
                 "without a list"

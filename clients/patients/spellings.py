@@ -13,8 +13,9 @@ def other_spellings(patient_id: str) -> set[str]:
     """Return other spellings of an id: of its number, its marks, its prefix and its characters.
 
     A number may have lost or gained decimals (``1000`` and ``1000.0``) or leading zeros (``7`` and
-    ``0007``), a prefix or marks may have been left out (``MRN-7``, ``12-34``), and letters may have
-    been written in other characters of equal look (full width).
+    ``0007``), this id may have a prefix or marks that the other had not (``MRN-7`` for ``7``), and
+    letters may be written in other characters of equal look (full width). The other way round,
+    what was left out is not known here.
     """
     return {one for one in _spellings(patient_id.strip()) if one and one != patient_id}
 

@@ -17,6 +17,7 @@ from flo.clients.quality.findings import EXTRA, DataFinding, Unfit, listed, refu
 from flo.clients.quality.header import refuse_cells
 from flo.clients.quality.identifiers import kind_of_identifier
 from flo.clients.quality.plausibility import plausibility_findings
+from flo.clients.quality.sizes import Expected
 from flo.clients.quality.table import CountSoFar, Table, read
 from flo.clients.sources.mapping import MappedColumn, StudyMapping, by_name, problems
 from flo.clients.sources.source import DataSource
@@ -64,12 +65,12 @@ def inspect_table(
     mapping: StudyMapping | None = None,
     ignore: Collection[str] = (),
     progress: CountSoFar = lambda done: None,
-    declared: int | None = None,
+    expected: Expected | None = None,
 ) -> InspectedTable:
     """Read all records; find those that break a rule and those that fit but look wrong.
 
-    ``mapping``: None if the source's fields have the study's names. ``declared``: number of
-    patients that the study expects at this site; None if it states none.
+    ``mapping``: None if the source's fields have the study's names. ``expected``: patients
+    that the study plans to use at this site; None skips that check.
 
     Raises:
         DataError: the source cannot be read, or columns are missing. UsageError: the mapping does
@@ -80,7 +81,7 @@ def inspect_table(
         return looked
     return InspectedTable(
         looked.table,
-        looked.found + plausibility_findings(looked.table, schema, id_column, declared),
+        looked.found + plausibility_findings(looked.table, schema, id_column, expected),
     )
 
 
@@ -107,18 +108,18 @@ def require_clean(
     mapping: StudyMapping | None,
     ignore: Collection[str] = (),
     also: Sequence[DataFinding] = (),
-    declared: int | None = None,
+    expected: Expected | None = None,
 ) -> EncodedTable:
     """Return the data that an approval freezes, encoded.
 
     They fit the study, and the mapping accepts every finding that needs it. ``also``: findings of
-    other checks. ``declared``: see ``inspect_table``.
+    other checks. ``expected``: see ``inspect_table``.
 
     Raises:
         DataError: lists every finding that blocks approval. UsageError: see ``inspect_table``.
     """
     try:
-        looked = inspect_table(source, schema, id_column, mapping, ignore, declared=declared)
+        looked = inspect_table(source, schema, id_column, mapping, ignore, expected=expected)
         refuse([*looked.found, *also], mapping.accepted if mapping else {})
     except Unfit as error:
         raise DataError(

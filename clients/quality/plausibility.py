@@ -20,7 +20,7 @@ from flo.clients.quality.findings import DataFinding
 from flo.clients.quality.id_spelling import other_characters, same_patient
 from flo.clients.quality.identifiers import identifiers, weak_ids
 from flo.clients.quality.placeholders import constant_codes, placeholders
-from flo.clients.quality.sizes import unexpected_size
+from flo.clients.quality.sizes import Expected, unexpected_size
 from flo.clients.quality.table import Table
 from flo.clients.quality.units import wrong_unit
 from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
@@ -36,11 +36,11 @@ _MOSTLY = 0.95
 
 
 def plausibility_findings(
-    table: Table, schema: Schema, id_column: str, declared: int | None = None
+    table: Table, schema: Schema, id_column: str, expected: Expected | None = None
 ) -> list[DataFinding]:
     """Return findings for all that looks wrong in a table with at least one record.
 
-    ``declared``: number of patients that the study expects here; None if it states none.
+    ``expected``: patients that the study plans to use here; None skips the check.
     """
     numbers = [c for c in schema.columns if isinstance(c, NumberColumn)]
     categories = [c for c in schema.columns if isinstance(c, CategoryColumn)]
@@ -58,7 +58,7 @@ def plausibility_findings(
     found += weak_ids(table.ids, id_column)
     found += find_duplicates(table, schema) + same_patient(table, id_column)
     found += other_characters(table, id_column)
-    found += unexpected_size(table.ids, id_column, schema, declared)
+    found += unexpected_size(table.ids, id_column, schema, expected)
     return found + _one_class(table, schema) + _mostly_missing(table, schema)
 
 

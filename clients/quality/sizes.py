@@ -8,6 +8,9 @@ patient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from flo.clients.quality.findings import DataFinding
 from flo.study.schema import Schema
 
@@ -16,18 +19,32 @@ _TIMES = 2.0  # factor by which more or fewer than declared are unexpected
 _GROWN = 1.1  # factor for growth since the declaration, and for rounding
 
 
+@dataclass(frozen=True)
+class Expected:
+    """How many patients a study plans to use here.
+
+    ``has_no_budget``: whether a patient, by id, does not take part because of earlier studies.
+    """
+
+    patients: int
+    has_no_budget: Callable[[str], bool] = lambda name: False
+
+
 def unexpected_size(
-    ids: list[str], id_column: str, schema: Schema, declared: int | None
+    ids: list[str], id_column: str, schema: Schema, expected: Expected | None
 ) -> list[DataFinding]:
     """Return a finding to accept if the number of different ``ids`` is unexpected.
 
-    ``ids``: one per record. ``declared``: number of patients that the study expects here; None if
-    it states none, which skips the check.
+    ``ids``: one per record. ``expected``: None skips the check.
     """
-    patients = len(set(ids))
-    if declared is None:
+    if expected is None:
         return []
+    spent = {name for name in set(ids) if expected.has_no_budget(name)}
+    ids = [name for name in ids if name not in spent]
+    patients, declared = len(set(ids)), expected.patients
     rule = f"{patients} patients ({len(ids)} records), and the study expects {declared} here"
+    if spent:
+        rule = f"without those whose budget has no room, {rule}"
     if patients < declared / _TIMES:
         rule += ": is the file complete?"
     elif patients > declared * _TIMES or _may_be_stays(ids, patients, schema, declared):

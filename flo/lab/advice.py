@@ -96,7 +96,7 @@ class Candidate:
     @property
     def limit(self) -> float:
         """How much AUC it may lose."""
-        planned = (1 - ASSUMED_HOLD_OUT) * sum(h.declared_size for h in self.study.hospitals)
+        planned = (1 - ASSUMED_HOLD_OUT) * sum(h.planned for h in self.study.hospitals)
         return MAX_AUC_LOSS if planned >= _FEW else MAX_AUC_LOSS_OF_FEW
 
     @property
@@ -138,7 +138,7 @@ def candidates(study: Study, progress: Progress = lambda text: None) -> list[Can
     if unsupported_reason(study):
         return []
     small = _of_at_most(study, _MOST_PATIENTS)
-    everyone = sum(hospital.declared_size for hospital in small.hospitals)
+    everyone = sum(hospital.planned for hospital in small.hospitals)
     laws = range(min(max(_MANY_PATIENTS // everyone, _FEWEST), _MOST))
     ways = [study, *([drafted] if (drafted := _drafted(study)) not in (study, None) else [])]
     trials = dict[str, list[Trial]]()
@@ -192,19 +192,20 @@ def _drafted(study: Study) -> Study | None:
     """
     if len(input_names(study.data)) > MOST_SQUARED_INPUTS or study.mechanism.aggregation != "sum":
         return None
-    everyone = sum(hospital.declared_size for hospital in study.hospitals)
+    everyone = sum(hospital.planned for hospital in study.hospitals)
     settings = usual.whitened(everyone, study.mechanism.epsilon)
     return study.with_mechanism(**settings, sampling=1.0, augmentation="none")
 
 
 def _of_at_most(study: Study, patients: int) -> Study:
     """Return the study, or a copy with smaller hospitals: with more patients noise matters less."""
-    part = patients / sum(hospital.declared_size for hospital in study.hospitals)
+    part = patients / sum(hospital.planned for hospital in study.hospitals)
     if part >= 1:
         return study
     document = study.model_dump(mode="json")
     for hospital in document["hospitals"]:
-        hospital["declared_size"] = max(10, round_size(int(part * hospital["declared_size"])))
+        planned = hospital.pop("expected") or hospital["declared_size"]
+        hospital["declared_size"] = max(10, round_size(int(part * planned)))
     return from_document(document)
 
 
@@ -238,7 +239,7 @@ def _made_up(study: Study, law: int, prevalence: float, strength: float) -> Fold
     return Fold(
         {
             hospital.id: Snapshot(
-                some(hospital.declared_size * (1 - ASSUMED_HOLD_OUT), 2 * number),
+                some(hospital.planned * (1 - ASSUMED_HOLD_OUT), 2 * number),
                 some(_HELD_OUT / len(study.hospitals), 2 * number + 1),
             )
             for number, hospital in enumerate(study.hospitals)

@@ -58,7 +58,7 @@ def network_size(study: Study) -> NetworkSize | None:
     if study.survey or study.model.kind == "logistic" or study.mechanism.algorithm != "fedavgm":
         return None
     part = Plan.of(study).purpose("training")
-    patients = (1 - ASSUMED_HOLD_OUT) * sum(h.declared_size for h in study.hospitals)
+    patients = (1 - ASSUMED_HOLD_OUT) * sum(h.planned for h in study.hospitals)
     deviation = math.sqrt(combined_variance(study, part, len(study.hospitals)))
     reach = part.mechanism.norm * study.mechanism.sampling * patients
     noise = deviation / reach / math.sqrt(study.mechanism.steps)

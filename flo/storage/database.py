@@ -14,9 +14,13 @@ from flo.host.machine_errors import RESTORE, is_damage
 _META = "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;"
 
 
-def open_database(path: Path, tables: str, *, schema: int, what: str) -> sqlite3.Connection:
+def open_database(
+    path: Path, tables: str, *, schema: int, what: str, latest: int | None = None
+) -> sqlite3.Connection:
     """Open a database with these tables, or create it for its owner only (0600). Threads may share
     it.
+
+    ``schema``: of a new file. ``latest``: the last that is read, if that is a later one.
 
     Raises:
         UsageError: it has another schema (``what`` names the file's kind), is not writable by us,
@@ -41,9 +45,10 @@ def open_database(path: Path, tables: str, *, schema: int, what: str) -> sqlite3
     if not str(found).isdigit():
         db.close()
         raise TrustError(f"{path} is damaged: it has no schema", hint=RESTORE)
-    if found != str(schema):
+    if not schema <= int(found) <= (latest or schema):
         db.close()
-        raise UsageError(f"{path} has {what} schema {found}; this version reads {schema}")
+        read = f"{schema} to {latest}" if latest else str(schema)
+        raise UsageError(f"{path} has {what} schema {found}; this version reads {read}")
     return db
 
 

@@ -109,6 +109,11 @@ class Study(Document):
                     f"{algorithm} with {inputs} inputs, limit {MOST_SQUARED_INPUTS}: its sum "
                     "contains a product for each pair of inputs"
                 )
+        if self.schema_version < 4 and any(hospital.expected for hospital in self.hospitals):
+            raise ValueError(
+                "expected: a study of schema_version 1 to 3 uses all patients; write "
+                "schema_version = 4, or leave it out"
+            )
         if self.schema_version >= 3 and self.evaluation.bins:
             raise ValueError(
                 "evaluation: scores are not counted in bins since schema_version 3; leave out bins"
@@ -278,6 +283,9 @@ class Study(Document):
         ):
             if document["mechanism"][name] == usual:
                 del document["mechanism"][name]
+        for hospital in document["hospitals"]:
+            if hospital["expected"] is None:
+                del hospital["expected"]
         for column in document["data"]["columns"]:
             for name in ("scattering", "hinges"):
                 if name in column and not column[name]:

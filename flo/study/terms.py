@@ -22,20 +22,37 @@ Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 
 
 class Hospital(Document):
-    """One partner. ``declared_size`` is its public, rounded number of patients."""
+    """One partner. ``declared_size`` is its public, rounded number of patients.
+
+    ``expected``: how many of them the study plans to use, public and rounded, if these are fewer:
+    patients whose budget earlier studies used up do not take part. It is planned, never counted.
+    """
 
     id: Identifier
     declared_size: Annotated[int, Field(ge=10, le=10_000_000)]
+    expected: Annotated[int, Field(ge=10)] | None = None
     fingerprint: Fingerprint = ""
 
-    @field_validator("declared_size")
+    @field_validator("declared_size", "expected")
     @classmethod
-    def _rounded(cls, size: int) -> int:
-        if size != round_size(size):
-            raise ValueError(
-                f"declared size {size} is not rounded to two digits; write {round_size(size)}"
-            )
+    def _rounded(cls, size: int | None) -> int | None:
+        if size is not None and size != round_size(size):
+            raise ValueError(f"{size} is not rounded to two digits; write {round_size(size)}")
         return size
+
+    @model_validator(mode="after")
+    def _expects_no_more_than_it_has(self) -> Hospital:
+        if self.expected is not None and self.expected > self.declared_size:
+            raise ValueError(
+                f"expected = {self.expected} patients, and the declared size is "
+                f"{self.declared_size}"
+            )
+        return self
+
+    @property
+    def planned(self) -> int:
+        """How many patients the study plans to use here, held-out ones included."""
+        return self.declared_size if self.expected is None else self.expected
 
 
 class MechanismSettings(Document):

@@ -37,7 +37,8 @@ class Balance:
     A cost is that of one generation of a population; without a generation, of the one that has
     spent most. ``opened``: population -> its numbered generations, in order.
 
-    ``restored``: number of the last row of a recovery, or 0. ``lost``: rows that a restored ledger
+    ``restored``: number of the last row of a recovery, or 0. ``just_restored``: whether lost
+    approvals may follow, which are counted at once. ``lost``: rows that a restored ledger
     does not have. ``lost_approvals``: population -> row of the last approval among them, charged to
     every generation before it. ``exhausted``: population -> row that took all budget of the
     generations before it. ``last``: number of the last row. ``unaccounted_rows``: lost rows beyond
@@ -49,6 +50,7 @@ class Balance:
     reservations: dict[int, Reservation] = field(default_factory=dict)
     opened: dict[str, list[int]] = field(default_factory=dict)
     restored: int = 0
+    just_restored: bool = False
     lost: list[LostRows] = field(default_factory=list)
     lost_approvals: dict[str, int] = field(default_factory=dict)
     exhausted: dict[str, int] = field(default_factory=dict)
@@ -71,6 +73,7 @@ class Balance:
             if self.is_recovering and kind not in ("reserve", "restored"):
                 raise ValueError("lost rows that the charged studies do not account for")
             _APPLY[kind](self, row.sequence, row.public)
+            self.just_restored = kind == "restored" or row.public.get("lost") is True
         except (  # another site's row may have any shape
             KeyError,
             TypeError,
@@ -108,10 +111,10 @@ class Balance:
         if not parts or not set(parts) <= set(CHARGES):
             raise ValueError(f"a reservation must be for one or more of {', '.join(CHARGES)}")
         opens, lost, known = "generations" in public, "lost" in public, self.generations(population)
-        if lost and (public["lost"] is not True or opens or not self.restored):
-            raise ValueError(
-                "only a restored ledger has lost approvals, charged to all generations"
-            )
+        if lost and (public["lost"] is not True or opens or not self.just_restored):
+            raise ValueError("only a recovery counts lost approvals, charged to all generations")
+        if opens and self.is_recovering:
+            raise ValueError("while lost rows are not accounted for, no generation may be opened")
         if opens:
             charged = named_in(public, known)
         else:
@@ -183,6 +186,8 @@ class Balance:
         for population in self.lives:
             self._open_unrecorded(population)
         self.exhausted.update(dict.fromkeys(exhausted, sequence))
+        if self._nothing_left:  # all that the lost rows may have spent
+            self.unaccounted_rows = min(self.unaccounted_rows, 0)
         if head is None and self.is_recovering:
             raise ValueError(
                 "lost rows that the charged studies do not account for, and a population that is "
@@ -196,9 +201,11 @@ class Balance:
 
     @property
     def _nothing_left(self) -> bool:
-        """Whether every population was exhausted after the last loss of rows."""
-        since = self.lost[-1].head.sequence if self.lost else 0
-        return all(self.exhausted.get(population, 0) > since for population in self.lives)
+        """Whether every generation of every population was exhausted."""
+        return all(
+            self.exhausted.get(population, 0) > max(numbers, default=0)
+            for population, numbers in self.opened.items()
+        )
 
     def _open(self, public: dict[str, Any]) -> Reservation:
         reservation = self.reservations.get(public["reservation"])

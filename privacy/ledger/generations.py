@@ -6,8 +6,10 @@ records. Each generation has the whole life budget (ε, δ, α, R) of its popula
 charged to the generations that have room for it, and no patient of another one takes part.
 
 **Guarantee.** Unit: a patient, as one id of one population. Adjacency: one patient added to the
-hospital's source, or removed from it, at any time. All releases of this ledger together, whoever
-chooses the studies and whatever they saw before, are (ε, δ)-differentially private.
+hospital's source or removed from it: in one world x is there, from any time until any time, and in
+the other x never is. All releases of this ledger together, whoever chooses the studies and whatever
+they saw before, are (ε, δ)-differentially private. (Two worlds in which x comes at different times
+differ by two such steps, so by twice the Rényi divergence at most.)
 
 *Proof.* Let x be the patient. Fix everything that the world saw before an approval: all rows and
 releases, and the steward's decisions, which are outside the guarantee.
@@ -44,7 +46,8 @@ first record is later than the recovery.
 *Lost approvals* are charged to every generation at no more than what was left there, because the
 site's own gate accepted them. The exact path is unknown; R still bounds it.
 
-*Several populations* share no patient: an id of one is refused in another.
+*Several populations* have a budget each: an id that the ledger knows from one is refused in
+another. After a restore it may not know ids of lost rows, so the guarantee is for one population.
 
 What the proof needs and rows cannot show: that one person has one id and keeps it
 (``flo.clients.patients.id_continuity``), and that the site's table of generations is the one that
@@ -55,10 +58,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flo.documents import canonical
+from flo.errors import TrustError
 from flo.privacy.accounting.life_budget import SUB_LEDGERS
 
 UNRECORDED = 0  # the generation of patients whose birth this ledger did not record
@@ -68,10 +73,10 @@ UNRECORDED = 0  # the generation of patients whose birth this ledger did not rec
 class LaterPatients:
     """Keyed hashes of ids whose first record is later than a recovery, as the steward signed.
 
-    ``after``: number of the recovery's last row; after a later recovery the list is void.
+    ``after``: hash of the recovery's last row; after a later recovery the list is void.
     """
 
-    after: int
+    after: str
     patients: frozenset[str]
 
 
@@ -109,13 +114,15 @@ def named_in(public: dict[str, Any], known: Collection[int]) -> dict[str, tuple[
     return {sub_ledger: tuple(named[sub_ledger]) for sub_ledger in SUB_LEDGERS}
 
 
-def digest_of(salt: str, patients: Iterable[tuple[str, int]]) -> str:
-    """Return the salted SHA-256 of patients' keyed hashes and generations, in order of hash.
+def digest_of(salt: str, patients: Sequence[tuple[str, str, int]]) -> str:
+    """Return the salted SHA-256 of (population, keyed hash, generation) in order of hash.
 
     The salt, 16 bytes in hexadecimal, stays at the site: nobody else can test whether a row gave
-    anybody a generation.
+    anybody a generation. Canonical JSON has one reading only, so no other table has this digest.
+
+    Raises TrustError if the salt has another form.
     """
-    digest = hashlib.sha256(bytes.fromhex(salt))
-    for patient, generation in patients:
-        digest.update(f"{patient} {generation}\n".encode())
-    return digest.hexdigest()
+    if re.fullmatch("[0-9a-f]{32}", salt) is None:
+        raise TrustError("the table of patients' generations was edited: a salt is damaged")
+    listed = canonical.encode([list(patient) for patient in patients])
+    return hashlib.sha256(bytes.fromhex(salt) + listed).hexdigest()

@@ -170,12 +170,10 @@ class Ledger(PatientTable):
         kept = self._reservation(study.digest)
         if kept is None:
             charged = admission.admitted(self._balance, plan, study, population, limit)
-            if charged is None:
-                self._refuse_shared(population, patients)
-                row = admission.reservation_row(population, plan)
-            else:
-                digest = self._open_generation(population, patients, later)
-                row = admission.reservation_row(population, plan, generations=charged, born=digest)
+            opens = charged is not None
+            born = self._give_generations(population, patients, later, opens=opens)
+            named = {"generations": charged} if opens else {}
+            row = admission.reservation_row(population, plan, **named, born=born)
             return self._append(row, _of(study))
         held = self._balance.reservations[kept]
         if held.settled:
@@ -317,7 +315,7 @@ class Ledger(PatientTable):
                 held = self._balance.reservations[self._append(row, _of(found.study))]
                 explained += admission.rows_explained(held, found.study)
                 added.append(found.study.digest)
-            if lost > explained:
+            if lost > explained or self._balance.is_recovering:
                 exhausted |= set(self._balance.lives)
             if added or exhausted:
                 self._append(admission.restored_row(None, exhausted), {})

@@ -52,20 +52,43 @@ class PatientTable(SignedRows):
         numbers = {one: UNRECORDED if at is None else at for one, at in known.items()}
         return Participants(held.population, numbers, held.generations)
 
-    def _open_generation(
-        self, population: str, patients: Collection[str], later: LaterPatients | None
+    def recovery(self) -> str | None:
+        """Return the hash of the last row of a recovery; None if there was none."""
+        number = self.balance().restored
+        return self._file.hash_at(number) if number else None
+
+    def present_before(self, population: str) -> set[str]:
+        """Return the patients who were in the data at the last approval; empty if not known."""
+        return self._file.present(population)
+
+    def _give_generations(
+        self,
+        population: str,
+        patients: Collection[str],
+        later: LaterPatients | None,
+        *,
+        opens: bool,
     ) -> str:
-        """Give a generation to patients who have none; return the digest for the next row."""
+        """Give a generation to patients who have none; return the digest for the next row.
+
+        ``opens``: whether that row opens one for those who are new; else they are UNRECORDED.
+        """
         known, row = self._file.patients(population), self._balance.last + 1
-        born = {one: UNRECORDED for one, number in known.items() if number is None}
         self._refuse_shared(population, patients)
-        restored = self._balance.restored
-        anew = later.patients if later and restored and later.after == restored else ()
+        recovery = self.recovery()
+        anew: Collection[str] = ()
+        if later is not None and recovery is not None and later.after == recovery:
+            anew = later.patients
+        born = {one: UNRECORDED for one, number in known.items() if number is None}
         for one in set(patients) - set(known):
-            born[one] = UNRECORDED if restored and one not in anew else row
+            is_new = opens and (recovery is None or one in anew)
+            born[one] = row if is_new else UNRECORDED
         salt, ordered = os.urandom(16).hex(), sorted(born.items())
         self._file.add_generation(row, population, salt, ordered)
-        return digest_of(salt, ordered)
+        self._file.keep_present(population, patients)
+        if opens:
+            self._file.refuse_older_versions()
+        return digest_of(salt, [(population, one, number) for one, number in ordered])
 
     def _refuse_shared(self, population: str, hashes: Collection[str]) -> None:
         overlap = self._file.add_patients(population, hashes)
@@ -82,13 +105,11 @@ class PatientTable(SignedRows):
         Raises:
             TrustError: a patient was added to it, removed from it, or moved to another generation.
         """
-        found = {
-            row: digest_of(salt, patients)
-            for row, salt, patients in self._file.generations(self._balance.last)
-        }
+        with self._file.reading():  # rows and table of one moment
+            self._catch_up()
+            found = {row: digest_of(salt, who) for row, salt, who in self._file.generations()}
         if found != self._born:
-            row = min(n for n in {*found, *self._born} if found.get(n) != self._born.get(n))
             raise TrustError(
-                f"the table of patients' generations was edited: it differs from ledger row {row}",
+                "the table of patients' generations was edited: it differs from the ledger's rows",
                 hint="restore the newest copy of the ledger",
             )

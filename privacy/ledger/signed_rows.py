@@ -179,6 +179,6 @@ class SignedRows:
         self._balance.add(row)
         if row.public["kind"] == "reserve":
             self._reserved[row.sequence] = (row.private or {})["study"]
-            if "generations" in row.public:
+            if "born" in row.public:
                 self._born[row.sequence] = row.public["born"]
         self._last = row

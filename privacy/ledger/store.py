@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -24,6 +24,7 @@ from flo.privacy.ledger.rows import LedgerRow
 from flo.storage.database import open_database, writing
 
 SCHEMA_VERSION = 1
+WITH_GENERATIONS = 2  # once a patient is of a numbered one, versions that know none refuse the file
 _TABLES = """
 CREATE TABLE IF NOT EXISTS rows (
   sequence INTEGER PRIMARY KEY, public TEXT NOT NULL, private TEXT NOT NULL, salt TEXT NOT NULL,
@@ -35,6 +36,8 @@ CREATE TABLE IF NOT EXISTS generations (
   row INTEGER NOT NULL, hash TEXT NOT NULL, population TEXT NOT NULL, generation INTEGER NOT NULL,
   PRIMARY KEY (row, hash), UNIQUE (population, hash)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS salts (row INTEGER PRIMARY KEY, salt TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS present (
+  hash TEXT NOT NULL, population TEXT NOT NULL, PRIMARY KEY (hash, population)) STRICT;
 CREATE TABLE IF NOT EXISTS witnessed (
   hospital TEXT PRIMARY KEY, sequence INTEGER NOT NULL, hash TEXT NOT NULL,
   signature TEXT NOT NULL, public TEXT NOT NULL) STRICT;
@@ -49,7 +52,9 @@ class LedgerFile:
 
     def __init__(self, path: Path) -> None:
         """Open or create. Raises UsageError for a ledger of a later version."""
-        self._db = open_database(path, _TABLES, schema=SCHEMA_VERSION, what="ledger")
+        self._db = open_database(
+            path, _TABLES, schema=SCHEMA_VERSION, latest=WITH_GENERATIONS, what="ledger"
+        )
 
     def close(self) -> None:
         """Close this connection; other processes keep theirs."""
@@ -58,6 +63,15 @@ class LedgerFile:
     def writing(self) -> AbstractContextManager[None]:
         """Open an exclusive write transaction, which is committed whole or rolled back."""
         return writing(self._db)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let all that is read within be of one moment."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("COMMIT")
 
     def rows(self, after: int, previous: str) -> Iterator[LedgerRow]:
         """Yield the rows after ``after``, each checked to follow the one before.
@@ -113,7 +127,10 @@ class LedgerFile:
         self._db.execute("DELETE FROM incoming")
         self._db.executemany("INSERT INTO incoming VALUES (?)", [(h,) for h in hashes])
         (overlap,) = self._db.execute(
-            "SELECT COUNT(*) FROM incoming JOIN patients USING (hash) WHERE population != ?",
+            "WITH known AS (SELECT hash, population FROM patients"
+            " UNION SELECT hash, population FROM generations)"
+            " SELECT COUNT(DISTINCT hash) FROM incoming JOIN known USING (hash)"
+            " WHERE population != ?",
             (population,),
         ).fetchone()
         self._db.execute(
@@ -122,14 +139,16 @@ class LedgerFile:
         return int(overlap)
 
     def patients(self, population: str) -> dict[str, int | None]:
-        """Return each known patient's generation; None if only an earlier version knew them."""
-        return dict(
+        """Return each known patient's generation; None if no row gave them one."""
+        known: dict[str, int | None] = dict(
+            self._db.execute("SELECT hash, NULL FROM patients WHERE population = ?", (population,))
+        )
+        known.update(
             self._db.execute(
-                "SELECT hash, generation FROM patients LEFT JOIN generations"
-                " USING (hash, population) WHERE population = ?",
-                (population,),
+                "SELECT hash, generation FROM generations WHERE population = ?", (population,)
             )
         )
+        return known
 
     def add_generation(
         self, row: int, population: str, salt: str, patients: Collection[tuple[str, int]]
@@ -141,17 +160,34 @@ class LedgerFile:
             [(row, patient, population, generation) for patient, generation in patients],
         )
 
-    def generations(self, last: int) -> Iterator[tuple[int, str, list[tuple[str, int]]]]:
-        """Yield row, salt ("" if missing) and patients by hash, of rows up to ``last``."""
-        salts = dict(self._db.execute("SELECT row, salt FROM salts WHERE row <= ?", (last,)))
+    def refuse_older_versions(self) -> None:
+        """Mark the file as one of ``WITH_GENERATIONS``."""
+        self._db.execute(
+            "UPDATE meta SET value = ? WHERE name = 'schema'", (str(WITH_GENERATIONS),)
+        )
+
+    def generations(self) -> Iterator[tuple[int, str, list[tuple[str, str, int]]]]:
+        """Yield row, salt ("" if missing) and (population, patient, generation) by patient."""
+        salts = dict(self._db.execute("SELECT row, salt FROM salts"))
         members = self._db.execute(
-            "SELECT row, hash, generation FROM generations WHERE row <= ? ORDER BY row, hash",
-            (last,),
+            "SELECT row, population, hash, generation FROM generations ORDER BY row, hash"
         )
         for row, group in groupby(members, key=itemgetter(0)):
-            yield row, salts.pop(row, ""), [(patient, number) for _, patient, number in group]
+            yield row, salts.pop(row, ""), [(where, who, number) for _, where, who, number in group]
         for row, salt in salts.items():  # of rows that gave nobody a generation
             yield row, salt, []
+
+    def keep_present(self, population: str, hashes: Collection[str]) -> None:
+        """Replace the patients who were in the data at the last approval."""
+        self._db.execute("DELETE FROM present WHERE population = ?", (population,))
+        self._db.executemany(
+            "INSERT INTO present VALUES (?, ?)", [(patient, population) for patient in hashes]
+        )
+
+    def present(self, population: str) -> set[str]:
+        """Return the patients who were in the data at the last approval; empty if not kept."""
+        found = self._db.execute("SELECT hash FROM present WHERE population = ?", (population,))
+        return {patient for (patient,) in found}
 
     def last_answer(self, prefix: str) -> tuple[int, str] | None:
         """Return number and request of the last row whose request starts with ``prefix``/."""

@@ -193,6 +193,27 @@ def _life(extract: Extract) -> dict[str, Any]:
             }
             for number in extract.balance.generations(held.population)
         ],
+        "lost_approvals": _lost_approvals(extract),
+    }
+
+
+def _lost_approvals(extract: Extract) -> dict[str, Any]:
+    """Return how many approvals a restored ledger lost, and their shares without any limit.
+
+    A generation counts them at no more than what was left to it.
+    """
+    life, balance, population = extract.life, extract.balance, extract.body["population"]
+    lost = [
+        balance.reservations[row.sequence]
+        for row in extract.rows
+        if "lost" in row.public and row.public["population"] == population
+    ]
+    return {
+        "number": len(lost),
+        "shares": {
+            s: rounded_up(life.share(sum(held.cost(s, life.order) for held in lost)))
+            for s in SUB_LEDGERS
+        },
     }
 
 

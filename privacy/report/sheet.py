@@ -96,7 +96,10 @@ def _partners(study: Study, unconfirmed: Collection[str] | None) -> Section:
             else "key is added at launch"
         )
         warning = "; NOT confirmed yet" if hospital.id in (unconfirmed or ()) else ""
-        return f"about {hospital.declared_size} patients, {key}{warning}"
+        patients = f"about {hospital.declared_size} patients"
+        if hospital.expected is not None:
+            patients += f", of whom the study plans to use {hospital.expected}"
+        return f"{patients}, {key}{warning}"
 
     return Section(
         "Who takes part (confirm their keys on a call)",
@@ -312,7 +315,7 @@ def _cost(study: Study, life: LifetimeBudget | None) -> Section:
 
 
 def _expected(study: Study, plan: Plan) -> str:
-    patients = ASSUMED_HOLD_OUT * sum(hospital.declared_size for hospital in study.hospitals)
+    patients = ASSUMED_HOLD_OUT * sum(hospital.planned for hospital in study.hospitals)
     if study.evaluation.bins:
         return (
             "an AUC with a wide interval, because score bins hide the order of the patients in one "

@@ -58,7 +58,7 @@ def _to_6(facts: dict[str, Any]) -> None:
     """Remove generations: these ledgers have none, or one."""
     facts["not_covered_or_shown"] = list(_NOT_SHOWN_BEFORE_7)
     for site in facts["hospitals"]:
-        del site["generations"]
+        del site["generations"], site["lost_approvals"]
 
 
 def _to_5(facts: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ def robust_mean(study: Study, sums: dict[str, Floats]) -> Floats:
     """Return a patient's mean contribution from each hospital's sum, by the study's aggregation."""
     share = study.mechanism.sampling
     means = np.stack(
-        [total / (study.hospital(name).declared_size * share) for name, total in sums.items()]
+        [total / (study.hospital(name).planned * share) for name, total in sums.items()]
     )
     if study.mechanism.aggregation == "median":
         return np.asarray(np.median(means, axis=0))

@@ -1,7 +1,7 @@
 """State of a run, and how replies advance it: rules without IO.
 
 A run is one frozen ``RunState``; functions take one and return the next, so saving it is the
-checkpoint. Each training round divides the cohort's noisy sum by its public declared size and takes
+checkpoint. Each training round divides the cohort's noisy sum by its public planned size and takes
 a momentum step; the published model averages the last half of the rounds. A whitened study sums
 second moments first, and then trains on whitened inputs. For least squares, the sum of the only
 round is solved. All of it is post-processing.
@@ -299,8 +299,8 @@ def _stepped(
 def _mean(study: Study, part: PlannedPurpose, gathered: StreamingSum) -> Callable[[slice], Floats]:
     """Return a function from block to a patient's mean contribution.
 
-    The sum is divided by public numbers: the declared patients times the sampling rate, or for
-    whitened inputs the planned ones, whose second moments W is made of.
+    The sum is divided by public numbers: the planned patients times the sampling rate, or for
+    whitened inputs those to train on, whose second moments W is made of.
     """
     if study.mechanism.aggregation != "sum":
         sums = {name: part.mechanism.to_real(steps) for name, steps in gathered.each.items()}
@@ -309,7 +309,7 @@ def _mean(study: Study, part: PlannedPurpose, gathered: StreamingSum) -> Callabl
     if study.mechanism.algorithm == "whitened":
         patients = whitening.planned_patients(study, gathered.hospitals)
     else:
-        sizes = sum(study.hospital(hospital).declared_size for hospital in gathered.hospitals)
+        sizes = sum(study.hospital(hospital).planned for hospital in gathered.hospitals)
         patients = sizes * study.mechanism.sampling
     factor = _clipping(study, part, gathered) / patients
     return lambda block: gathered.to_real(block) * factor

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from flo.clients.quality.check import inspect_table
 from flo.clients.quality.placeholders import CONSTANT, placeholders
+from flo.clients.quality.sizes import Expected
 from flo.clients.sources.files import DataFrameSource
 from flo.datasets.package_file import package_file
 from flo.study.schema import NumberColumn
@@ -33,7 +34,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
                 DataFrameSource(hospital.id, "patient_id", table),
                 consortium.study.data,
                 "patient_id",
-                declared=hospital.declared_size,
+                expected=Expected(hospital.planned),
             )
             questions += sum(finding.level != "note" for finding in looked.found)
             sites += 1

@@ -17,7 +17,7 @@ from flo.clients.patients.opt_outs import opt_out
 from flo.clients.records.approval import Approval, snapshot_path
 from flo.clients.records.members import Members
 from flo.clients.records.snapshot import Snapshot
-from flo.errors import BudgetError, RefusedError, UsageError
+from flo.errors import BudgetError, DataError, RefusedError, UsageError
 from flo.privacy.patients.split import keyed_hash
 from flo.privacy.report.budget_view import band
 from flo.study.document import Study
@@ -25,10 +25,27 @@ from tests.builders import SilentApi, data_file, small_study, study_document
 from tests.clients.approving_site import Site, enrolled_site
 from tests.privacy.ledgers import study_of as older_study
 
+MAPPING = """
+schema_version = 1
+[studies.yearly]
+[studies.yearly.accepted]
+"number of patients: patient_id" = "Few are new in a year."
+[studies.yearly.columns]
+age = { field = "age" }
+ward = { field = "ward" }
+ill = { field = "ill" }
+"""
+
+
+def with_few_new_patients(site: Site) -> Site:
+    """Its steward accepts that a study expects more patients than are new."""
+    (site.home.directory / "mapping.toml").write_text(MAPPING)
+    return site
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    return enrolled_site(tmp_path)
+    return with_few_new_patients(enrolled_site(tmp_path))
 
 
 def yearly(version: int, epsilon: float = 0.9) -> Study:
@@ -104,6 +121,17 @@ def test_an_older_study_says_how_much_is_left_of_those_who_spent_most(site: Site
     arrive(site, *NEW)
     older = site.offer(older_study(0.1, "older"))
     site.refuses(older, BudgetError, r"0\.0% remains", heads=True)
+
+
+def test_a_study_that_expects_more_than_are_new_is_asked_about(tmp_path: Path) -> None:
+    """Unless it says that it expects fewer; those who are out of budget do not count."""
+    site = enrolled_site(tmp_path)
+    site.approve(site.offer(yearly(1)))
+    site.refuses(site.offer(yearly(2)), DataError, "0 patients .* is the file complete", heads=True)
+    arrive(site, *NEW)
+    document = yearly(2).model_dump(mode="json", exclude={"evaluation": {"bins"}})
+    document["hospitals"][0]["expected"] = 10
+    site.approve(site.offer(small_study(**document)))
 
 
 # -- what the steward sees -------------------------------------------------------------------------
@@ -239,6 +267,8 @@ def test_one_patient_changes_nobody_else(tmp_path: Path, seed: int) -> None:
     shutil.copytree(one, two)  # the same hospital, with the same keys
     copy = Site(SiteHome.open(two / "site"), SilentApi())
     copy.edit_config(str(one), str(two))
+    for each in (site, copy):
+        with_few_new_patients(each)
     here, there = years(site, arrivals, seed), years(copy, neighbours, seed)
     here.pop(moved, None)
     there.pop(moved, None)

@@ -11,6 +11,7 @@ import pytest
 
 from flo.clients.quality.check import InspectedTable, inspect_table, require_clean
 from flo.clients.quality.findings import DataFinding
+from flo.clients.quality.sizes import Expected
 from flo.clients.sources.files import open_file
 from flo.clients.sources.mapping import StudyMapping
 from flo.datasets import DATASETS, heart
@@ -29,7 +30,10 @@ def looked(
 ) -> InspectedTable:
     table.to_csv(folder / "x.csv", index=False)
     return inspect_table(
-        open_file(folder / "x.csv", "patient_id"), schema, "patient_id", declared=declared
+        open_file(folder / "x.csv", "patient_id"),
+        schema,
+        "patient_id",
+        expected=None if declared is None else Expected(declared),
     )
 
 

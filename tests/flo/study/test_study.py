@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import tomli_w
 from flo.documents import canonical
 from flo.documents.document import read_toml
 from flo.errors import MessageError, StudyError, UsageError
-from flo.study.document import MAX_STUDY_BYTES, from_document
+from flo.study.document import MAX_STUDY_BYTES, Study, from_document
 from flo.study.loading import from_canonical, load
 from flo.study.schema import ImageColumn
 from flo.study.terms import largest_delta, round_size
@@ -152,10 +153,39 @@ OTHER = {
 PLAIN = small_study().model_dump(mode="json")
 FIXED = {"schema_version", "model.kind", f"{AGE}.kind", f"{WARD}.kind", "evaluation.bins"}
 # Of images only: tests/privacy/gradients/test_augmentation.py.
+# Of studies of schema 4 only: see below.
+NEWER = {f"hospitals.{number}.expected" for number in range(3)}
 COUPLED = {*(f"{AGE}.missing", f"{AGE}.missing_value", "mechanism.noise", "mechanism.augmentation")}
 
 
-@pytest.mark.parametrize("path", sorted(set(leaves(PLAIN)) - FIXED - COUPLED))
+def expecting(expected: int | None, schema: int = 4) -> Study:
+    document = {**copy.deepcopy(PLAIN), "schema_version": schema}
+    document["hospitals"][0]["expected"] = expected
+    document["evaluation"].pop("bins")
+    return from_document(document)
+
+
+def test_the_expected_number_of_patients_is_part_of_a_study() -> None:
+    assert len({expecting(number).digest for number in (None, 20, 40)}) == 3
+    assert b"expected" not in expecting(None).canonical_bytes
+    assert from_canonical(expecting(20).canonical_bytes) == expecting(20)
+    assert [one.planned for one in expecting(20).hospitals] == [20, 40, 40]
+
+
+@pytest.mark.parametrize(
+    ("expected", "schema", "why"),
+    [
+        (41, 4, "expected = 41 patients, and the declared size is 40"),
+        (9, 4, "greater than or equal to 10"),
+        (20, 3, "schema_version = 4"),
+    ],
+)
+def test_an_expected_number_that_cannot_be(expected: int, schema: int, why: str) -> None:
+    with pytest.raises(StudyError, match=re.escape(why)):
+        expecting(expected, schema)
+
+
+@pytest.mark.parametrize("path", sorted(set(leaves(PLAIN)) - FIXED - COUPLED - NEWER))
 def test_a_change_of_any_field_changes_the_digest(path: str) -> None:
     name = path.split(".")[-1]
     document: Any = copy.deepcopy(PLAIN)

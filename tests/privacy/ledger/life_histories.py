@@ -91,7 +91,9 @@ class Life:
 
     def sign_who_is_new(self) -> None:
         """The steward is right; the list is among the files of a backup."""
-        self.later = LaterPatients(self.ledger.balance().restored, frozenset(self.came_after))
+        recovery = self.ledger.recovery()
+        if recovery is not None:
+            self.later = LaterPatients(recovery, frozenset(self.came_after))
 
     def opt_out(self) -> None:
         if self.patients:
