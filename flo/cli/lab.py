@@ -32,6 +32,12 @@ def simulate(
             help="Add finished at home, regressions without privacy (pooled, alone), a verdict."
         ),
     ] = False,
+    years: Annotated[
+        int | None,
+        typer.Option(
+            min=2, max=50, help="Patients arrive over so many years, and the study is repeated."
+        ),
+    ] = None,
     id_column: Annotated[str, typer.Option(help="Column with the patient id.")] = "patient_id",
     fast: Annotated[
         bool, typer.Option("--fast", help="Sum in the clear: no masks; same noise, same ε.")
@@ -60,6 +66,7 @@ def simulate(
             seeds=seeds,
             redraws=redraws,
             compare=compare,
+            years=years,
             id_column=id_column,
             fast=fast,
             engine=engine,
@@ -89,11 +96,38 @@ def simulate(
         say(f"pooled without privacy {result['auc_pooled']:.4f}")
         say(f"each alone without privacy, tested on all {result['auc_alone']:.4f}")
     console().print(_by_hospital(result, compare=compare))
+    if by_year := result.get("years"):
+        console().print(_by_year(by_year))
+        say(
+            f"life ε of the most exposed patient: {result['life_epsilon']:.4f}, from the simulated "
+            "hospitals' ledgers"
+        )
     if compare:
         say("[bold]verdict[/]")
         for sentence in result["verdict"]:
             say(f"- {sentence}")
     return results.SimulatedResult(**result)
+
+
+def _by_year(years: list[dict[str, Any]]) -> Table:
+    """Return a table of AUCs by year, with standard errors over runs."""
+    from rich.table import Table
+
+    ways = {
+        "first_only": "first model",
+        "fresh": "this year's patients only",
+        "continued": "goes on learning",
+        "all_at_once": "all patients at once",
+    }
+    table = Table("year", *ways.values())
+    for one in years:
+        errors = one["standard_errors"]
+        cells = [
+            f"{one[way]:.4f}" + ("" if errors[way] is None else f" ± {errors[way]:.4f}")
+            for way in ways
+        ]
+        table.add_row(str(one["year"]), *cells)
+    return table
 
 
 def _by_hospital(result: dict[str, Any], *, compare: bool) -> Table:

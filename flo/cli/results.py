@@ -269,7 +269,11 @@ class SimulatedResult(CommandResult):
     risks that a card would state, each calibrated on other patients. ``evaluation``: each
     run's own noisy estimate compared with the exact AUC of the same patients: ``level`` of its
     intervals, number of ``runs``, number whose interval ``covered`` the exact AUC, mean error
-    (``bias``) and mean ``width``; null if no run published an estimate.
+    (``bias``) and mean ``width``; null if no run published an estimate. ``years``, with
+    ``--years``: for each ``year`` the AUC of the first year's model (``first_only``), of that
+    year's own (``fresh``), of the one that goes on learning (``continued``) and of a study of all
+    patients (``all_at_once``), with ``standard_errors`` over runs; ``life_epsilon``: ε of the most
+    exposed patient, from the simulated ledgers.
     """
 
     study: str
@@ -296,6 +300,8 @@ class SimulatedResult(CommandResult):
     auc_within_pooled: float | None = None
     auc_within_finished: float | None = None
     auc_within_alone: float | None = None
+    years: list[dict[str, Any]] | None = None
+    life_epsilon: float | None = None
     calibration_published: dict[str, float] | None = None
     calibration_finished: dict[str, float] | None = None
     calibration_pooled: dict[str, float] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,13 @@ class Fold:
     """One train/test split: a snapshot per hospital.
 
     ``tested``: the patient number of each held-out record, in the order of the snapshots, the same
-    in every fold; if None, patients are numbered within this fold.
+    in every fold; if None, patients are numbered within this fold. ``aside``: by hospital, the ids
+    of held-out patients, where they are known.
     """
 
     snapshots: dict[str, Snapshot]
     tested: npt.NDArray[np.int64] | None = None
+    aside: dict[str, set[str]] = field(default_factory=dict)
 
 
 def folds(hospitals: dict[str, EncodedTable], count: int, seed: int) -> Iterator[Fold]:
@@ -50,6 +52,7 @@ def folds(hospitals: dict[str, EncodedTable], count: int, seed: int) -> Iterator
         yield Fold(
             {h: Snapshot.divided(checked, aside[h]) for h, checked in hospitals.items()},
             np.array(tested, dtype=np.int64),
+            aside,
         )
 
 

@@ -187,6 +187,7 @@ def simulate(
     seeds: int = 1,
     redraws: int = 1,
     compare: bool = False,
+    years: int | None = None,
     id_column: str = "patient_id",
     fast: bool = True,
     engine: str = "loop",
@@ -204,6 +205,8 @@ def simulate(
         redraws: how often each fold is trained with new noise, to measure the noise alone.
         compare: add the models that hospitals finish at home, logistic regressions without
             privacy, pooled and alone, and a verdict.
+        years: repeat the study with patients who arrive over so many years, each time with those
+            who have budget, and let its model go on learning.
         fast: sum in the clear instead of through masks; same noise, same ε.
         engine: ``loop`` in this process, or ``ray``, Flower's simulation runtime.
         unsafe_not_private: allow data that a site's ledger protects.
@@ -238,6 +241,7 @@ def simulate(
         seeds=seeds,
         redraws=redraws,
         compare=compare,
+        years=years,
         fast=fast,
         engine=run,
         progress=progress,

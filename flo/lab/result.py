@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flo.lab.by_year import Years
 from flo.lab.verdict import verdict
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.releases.score_waves import Estimate
@@ -30,7 +31,7 @@ class Simulation:
 
     ``redrawn``: the AUCs of each fold, one for each draw of the noise. ``models``: the weights of
     each private model. ``published``: the model's own noisy evaluation, if the run had one.
-    ``seconds``: of every round.
+    ``seconds``: of every round. ``years``: the study repeated with patients who arrive over years.
     """
 
     study: Study
@@ -45,6 +46,7 @@ class Simulation:
     models: list[npt.NDArray[np.floating]] = field(default_factory=list)
     published: list[Estimate | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    years: Years | None = None
 
     @property
     def auc(self) -> float:
@@ -166,6 +168,8 @@ class Simulation:
                 for hospital, found in hospitals.items()
             },
         }
+        if self.years is not None:
+            result |= {"years": self.years.document, "life_epsilon": self.years.life_epsilon}
         if self.pooled:
             result |= {
                 "auc_pooled": _mean(self.pooled),

@@ -7,6 +7,7 @@ patients at once and prints exact numbers, so its results are *not private* and 
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,10 +22,12 @@ from flo.datasets import DATASETS
 from flo.errors import DataError, UsageError
 from flo.keys.claims import LedgerHead
 from flo.lab import comparison
+from flo.lab.by_year import Years
 from flo.lab.folds import Fold, folds, tested
 from flo.lab.hospitals import RUN, SimulatedSites, enrol, run_keys
 from flo.lab.in_the_clear import run_in_the_clear, trainers_of
 from flo.lab.result import Simulation
+from flo.lab.years import run_years, study_of_a_year
 from flo.server.rounds.loop import run_study
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
@@ -100,6 +103,7 @@ def simulate(
     seeds: int = 1,
     redraws: int = 1,
     compare: bool = False,
+    years: int | None = None,
     fast: bool = False,
     engine: Engine | None = None,
     progress: Progress = lambda text: None,
@@ -107,8 +111,9 @@ def simulate(
     """Cross-validate: train the whole study on each fold, test it on the held-out patients.
 
     ``seeds``: repetitions with other folds. ``redraws``: trainings of each fold, which differ only
-    in the noise. ``fast``: sum in the clear inside this process instead of through masks; noise and
-    ε are the same. ``engine``: runs a study on a fold; this process if None.
+    in the noise. ``years``: also repeat the study with patients who arrive over so many years
+    (``flo.lab.years``). ``fast``: sum in the clear inside this process instead of through masks;
+    noise and ε are the same. ``engine``: runs a study on a fold; this process if None.
 
     Raises:
         UsageError: a survey, which trains no model; too few patients for the folds; fewer than two
@@ -125,8 +130,12 @@ def simulate(
         raise UsageError("a survey trains no model", hint="simulate the planned study instead")
     run = engine or partial(run_once, fast=fast)
     hospitals = {hospital.id: hospitals[hospital.id] for hospital in study.hospitals}
+    if years is not None:
+        study_of_a_year(study, 0, years)  # refuses before anything is trained
     found = Simulation(
-        study, "none: summed in the clear" if fast or not study.masked else "as deployed"
+        study,
+        "none: summed in the clear" if fast or not study.masked else "as deployed",
+        years=None if years is None else Years(years),
     )
     for seed in range(seeds):
         for number, fold in enumerate(folds(hospitals, fold_count, seed)):
@@ -148,6 +157,10 @@ def simulate(
                     pooled=comparison.pooled(fold),
                     everywhere=comparison.everywhere(fold),
                 )
+            if found.years is not None:
+                progress(f"seed {seed + 1}/{seeds}, fold {number + 1}/{fold_count}, by year")
+                at_once = statistics.fmean(found.redrawn[-1])
+                run_years(study, hospitals, fold, seed=seed, all_at_once=at_once, found=found.years)
     return found
 
 

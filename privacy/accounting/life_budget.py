@@ -56,6 +56,10 @@ class LifetimeBudget:
         """Return the fraction of the life budget that a Rényi cost takes."""
         return cost / self.renyi
 
+    def epsilon_of(self, cost: float) -> float:
+        """Return the ε, at this δ, that a Rényi cost at this order implies; 0 if it is none."""
+        return max(0.0, cost - _renyi(0.0, self.delta, self.order)) if cost > 0 else 0.0
+
     def largest_epsilon(self, remaining: float, delta: float | None = None) -> float:
         """Return the largest study ε whose cost fits into ``remaining``, rounded down.
 

@@ -144,6 +144,17 @@ def of_inputs(study: Study, weights: Vector, matrix: Vector) -> Floats:
     return np.asarray(np.clip(whole, -LARGEST_WEIGHT, LARGEST_WEIGHT), dtype=np.float64)
 
 
+def on_whitened(study: Study, weights: Vector, matrix: Vector) -> Floats:
+    """Return the model of z, (p,), of a model of the inputs, (p,): the inverse of ``of_inputs``."""
+    d, outputs = second_moments.width(study), layers(study)[0].sizes[1]
+    given, w = np.asarray(weights, dtype=np.float64), np.asarray(matrix, dtype=np.float64)
+    slopes, rest = given[: outputs * (d - 1)], given[outputs * (d - 1) :]
+    first = np.column_stack([slopes.reshape(outputs, d - 1), rest[:outputs]])
+    found = np.linalg.solve(w.reshape(d, d), first.T).T
+    whole = np.concatenate([found.ravel(), rest[outputs:]])
+    return np.asarray(np.clip(whole, -LARGEST_WEIGHT, LARGEST_WEIGHT), dtype=np.float64)
+
+
 def divided(study: Study, asked: Vector) -> tuple[Vector, Floats]:
     """Split what a training request carries into the model of z, (p,), and W, (d, d)."""
     d, p = second_moments.width(study), parameter_count(study)

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.proofs import dropouts, gain, truth
+from tests.proofs import dropouts, gain, truth, years
 from tests.proofs.rows import Row
 
 GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "truth": truth.rows,
     "gain": gain.rows,
     "dropouts": dropouts.rows,
+    "years": years.rows,
 }
 _LINE = "{:7} {:58} {:>9} {:>14} {:>5} {:>6} {:>7}"
 

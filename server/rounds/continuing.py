@@ -1,0 +1,58 @@
+"""A model that goes on learning: how a study's model is combined with those that it continues.
+
+All is post-processing of published models, with public weights. A study is worth n·ε², n the
+patients that it plans to train on (``flo.privacy.releases.whitening.planned_patients``): the noise
+of its model has about the standard deviation 1/(n·ε), beside the chance of n patients.
+
+- A study worth more than ``LITTLE`` starts from the earlier model and moves it. The result keeps
+  the earlier model's share: later studies count more, as the first ones were trained from nothing.
+- A study worth less starts anew, and the result is the mean by worth. Its training is cut short by
+  few rounds, which draws noisy weights towards zero; a start from a noisy model would keep the
+  noise of each study.
+
+Chosen on four data sets, measured on others (docs/decisions/0031).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flo.privacy.releases import whitening
+from flo.study.document import Study
+from flo.study.parameters import Vector
+
+LITTLE = 200.0  # n·ε² up to which a study starts anew
+
+
+@dataclass(frozen=True)
+class EarlierModel:
+    """What a study continues. ``weights``: (parameters,). ``worth``: of all studies in it."""
+
+    weights: Vector
+    worth: float
+
+
+def worth(study: Study) -> float:
+    """Return n·ε² of a study, from its document only."""
+    patients = whitening.planned_patients(study, (hospital.id for hospital in study.hospitals))
+    return patients * study.mechanism.epsilon**2
+
+
+def starts_from_earlier(study: Study) -> bool:
+    """Return whether training starts from the earlier model."""
+    return study.mechanism.algorithm != "least-squares" and worth(study) > LITTLE
+
+
+def combined(study: Study, own: Vector, earlier: EarlierModel) -> EarlierModel:
+    """Return the model to publish, and to continue next: the earlier one moved by a share.
+
+    ``own``: what the study trained, (parameters,). Where training started from the earlier model,
+    a study counts twice, so that of k equal ones the last has the share 2/(k + 1).
+    """
+    new = worth(study)
+    counted = 2 * new if starts_from_earlier(study) else new
+    share = counted / (earlier.worth + counted)
+    moved = earlier.weights + share * (np.asarray(own, dtype=np.float64) - earlier.weights)
+    return EarlierModel(moved, earlier.worth + new)
