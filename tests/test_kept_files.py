@@ -415,3 +415,28 @@ def test_an_extract_of_a_later_schema_is_refused(kept: Path) -> None:
     extract["body"]["schema_version"] = 4
     with pytest.raises(MessageError, match="extract schema version 4 is unknown"):
         build([canonical.encode(extract)])
+
+
+# -- generations of patients (v10): a ledger that was restored, and the demo's report --------------
+
+
+def test_a_ledger_with_generations_is_read(tmp_path: Path) -> None:
+    shutil.copytree(KEPT / "v10", tmp_path / "kept")
+    key = Identity.read((tmp_path / "kept" / "identity.key").read_bytes(), "key")
+    with closing(Ledger(tmp_path / "kept" / "ledger.sqlite", key)) as ledger:
+        balance, last = ledger.balance(), ledger.participants(15)
+    assert balance.generations("main") == (0, 3, 7, 15)
+    assert last.generations == {"p0": 0, "p1": 3, "p5": 3, "p11": 7, "p21": 0}
+    assert last.charged == {"training": {0, 3, 15}, "evaluation": {0, 15}}
+    share = {n: balance.lives["main"].share(balance.charged("main", "training", n)) for n in (0, 7)}
+    assert share == {0: pytest.approx(0.309, abs=0.001), 7: 1.0}
+
+
+def test_a_report_with_generations_verifies() -> None:
+    report = (KEPT / "v10" / "report.json").read_bytes()
+    assert json.loads(report)["schema_version"] == 7
+    for site in verify(report)["hospitals"]:
+        (only,) = site["generations"]
+        assert only["this_study"] == ["training", "evaluation"]
+        assert only["shares"]["training"]["all"] == site["shares"]["training"]["all"] < 1
+        assert site["lost_approvals"]["number"] == 0
