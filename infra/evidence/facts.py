@@ -26,6 +26,8 @@ from flo.errors import FloError, TrustError, UsageError
 from flo.keys.identity import Signer
 from flo.keys.identity import verify as verify_signature
 from flo.keys.keystore import KeyStore, KeyStoreConfig, read_secret
+from flo.privacy.accounting.life_budget import SUB_LEDGERS
+from flo.privacy.ledger.balance import Balance
 from flo.server.home.coordinator_home import SECRETS as COORDINATOR_SECRETS
 from flo.server.home.coordinator_home import CoordinatorHome, sign_events
 from flo.server.maintenance.key_rotation import steps
@@ -88,10 +90,7 @@ def _site(home: SiteHome) -> Facts:
         partners = set(home.read_coordinator().fingerprints)
     with closing(home.open_ledger()) as ledger:
         balance = ledger.balance()
-        lives = {
-            name: f"ε = {life.epsilon:g}, δ = {life.delta:g}"
-            for name, life in balance.lives.items()
-        }
+        lives = {name: _life(balance, name) for name in balance.lives}
         for digest in approved_digests(home):
             try:
                 kept = approval.load(home, digest)
@@ -124,6 +123,17 @@ def _site(home: SiteHome) -> Facts:
         policy=policy,
         lives=lives,
         kept={d for d in ended for name in left if name.startswith(d[:32])},
+    )
+
+
+def _life(balance: Balance, population: str) -> str:
+    """Describe a population's life budget and what its most exposed patients have paid of it."""
+    life, count = balance.lives[population], len(balance.generations(population))
+    spent = max(life.share(balance.committed(population, side)) for side in SUB_LEDGERS)
+    generations = f"{count} generation{'' if count == 1 else 's'} of patients"
+    return (
+        f"ε = {life.epsilon:g}, δ = {life.delta:g} for each patient; {generations}, of which none "
+        f"has spent or reserved more than {spent:.1%}"
     )
 
 
