@@ -427,9 +427,9 @@ def test_a_ledger_with_generations_is_read(tmp_path: Path) -> None:
         balance, last = ledger.balance(), ledger.participants(15)
     assert balance.generations("main") == (0, 3, 7, 15)
     assert last.generations == {"p0": 0, "p1": 3, "p5": 3, "p11": 7, "p21": 0}
-    assert last.charged == {"training": {0, 3, 15}, "evaluation": {0, 15}}
+    assert last.charged == {side: {0, 3, 7, 15} for side in SUB_LEDGERS}
     share = {n: balance.lives["main"].share(balance.charged("main", "training", n)) for n in (0, 7)}
-    assert share == {0: pytest.approx(0.309, abs=0.001), 7: 1.0}
+    assert share == {0: pytest.approx(0.436, abs=0.001), 7: pytest.approx(0.27, abs=0.001)}
 
 
 def test_a_report_with_generations_verifies() -> None:

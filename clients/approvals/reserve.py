@@ -75,11 +75,15 @@ def check_study(
 
 @dataclass(frozen=True)
 class FrozenData:
-    """Data of an approval. ``hashes``: patient id -> keyed hash; ``held_out``: ids."""
+    """Data of an approval. ``hashes``: patient id -> keyed hash; ``held_out``: ids.
+
+    ``present``: keyed hashes of the patients whom the next approval will look for in the source.
+    """
 
     checked: EncodedTable
     hashes: dict[str, str]
     held_out: set[str]
+    present: set[str]
 
     def of(self, participants: Participants) -> FrozenData:
         """Return the data of those who take part."""
@@ -91,7 +95,7 @@ class FrozenData:
             )
         }
         hashes = {name: hashed for name, hashed in self.hashes.items() if name not in out}
-        return FrozenData(self.checked.without(out), hashes, self.held_out - out)
+        return FrozenData(self.checked.without(out), hashes, self.held_out - out, self.present)
 
     def snapshot(self) -> Snapshot:
         """Return the records on either side of the split."""
@@ -119,26 +123,28 @@ def freeze(
     # These import pandas, which is slow; the agent also imports this module, but never reads a
     # hospital's file.
     from flo.clients.patients.expected import expected_here
-    from flo.clients.patients.id_continuity import check_id_continuity
+    from flo.clients.patients.id_continuity import check_id_continuity, ids_here, present_after
     from flo.clients.quality.check import require_clean
 
     with closing(home.open_ledger()) as ledger:
         confirm_head(api, ledger)  # before the data are read: the call depends on none of them
         refuse_changed_birth(home, ledger, population)
+        before = ledger.present_before(population.name)
+    here = ids_here(home, population)
     checked = require_clean(
         population.open(),
         study.data,
         population.id_column,
         mapping,
         population.ignore,
-        also=check_id_continuity(home, population),
+        also=check_id_continuity(home, population, here),
         expected=expected_here(home, study, population),
     )
     checked = checked.without(opted_out(home, set(checked.patient_ids)))
     patients_key, split_key = home.open_patients_key(), home.open_split_key()
     hashes = {name: keyed_hash(patients_key, name) for name in checked.patient_ids}
     held_out = {name for name in hashes if is_held_out(split_key, name, population.hold_out)}
-    return FrozenData(checked, hashes, held_out)
+    return FrozenData(checked, hashes, held_out, present_after(before, here))
 
 
 def check_fits(
@@ -189,6 +195,7 @@ def reserve(
             if_broken=if_broken,
             limit=_yearly_limit(ledger, study, population, policy, if_broken=if_broken),
             later=later_patients(home, population),
+            present=frozen.present,
         )
         taking_part = frozen.of(ledger.participants(reservation))
     snapshot = taking_part.snapshot()

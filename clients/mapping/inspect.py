@@ -28,7 +28,7 @@ def inspect(
     """
     # Imported here because they load pandas, which is slow.
     from flo.clients.patients.expected import expected_here
-    from flo.clients.patients.id_continuity import check_id_continuity
+    from flo.clients.patients.id_continuity import check_id_continuity, ids_here
     from flo.clients.quality.check import InspectedTable, inspect_table
     from flo.clients.quality.inspection import inspection
 
@@ -42,6 +42,9 @@ def inspect(
         progress,
         expected_here(home, study, population),
     )
-    looked = InspectedTable(looked.table, [*looked.found, *check_id_continuity(home, population)])
+    here = ids_here(home, population)
+    looked = InspectedTable(
+        looked.table, [*looked.found, *check_id_continuity(home, population, here)]
+    )
     home.record("data-inspected", study.digest, population=population.name)
     return inspection(looked, study.data, mapping)

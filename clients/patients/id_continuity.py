@@ -26,13 +26,31 @@ _NOTICED = 0.02  # share of earlier patients whose absence is asked about
 _BANDS = (5, 10, 20, 50, 100)  # per cent: accepting one band accepts no larger one
 
 
-def check_id_continuity(home: SiteHome, population: Population) -> list[DataFinding]:
+def ids_here(home: SiteHome, population: Population) -> dict[str, str]:
+    """Return keyed hash -> id of all patients of a source, not only of a study's cohort.
+
+    Raises DataError: the source cannot be read.
+    """
+    names = {name for cells in population.open().ids() for name in as_ids(cells).to_pylist()}
+    key = home.open_patients_key()
+    return {keyed_hash(key, name): name for name in names - {None}}
+
+
+def present_after(before: set[str], here: Collection[str]) -> set[str]:
+    """Return whom the next approval looks for: all who are here, and the few who were not missed.
+
+    ``before``: as at the last approval.
+    """
+    few = len(before - set(here)) < _NOTICED * len(before)
+    return {*here, *(before if few else ())}
+
+
+def check_id_continuity(
+    home: SiteHome, population: Population, here: Mapping[str, str]
+) -> list[DataFinding]:
     """Return findings about the ids of a population that had earlier studies or opt-outs.
 
-    All ids of its source are compared, not only those of a study's cohort.
-
-    Raises:
-        DataError: the source cannot be read. TrustError: the opt-out list is missing or outdated.
+    ``here``: see ``ids_here``. Raises TrustError: the opt-out list is missing or outdated.
     """
     with closing(home.open_ledger()) as ledger:
         earlier = ledger.known_patients(population.name)
@@ -40,12 +58,10 @@ def check_id_continuity(home: SiteHome, population: Population) -> list[DataFind
     out = set(OptOuts.load(home).patients)
     if not earlier and not out:
         return []
-    names = {name for cells in population.open().ids() for name in as_ids(cells).to_pylist()}
     key = home.open_patients_key()
-    here = {keyed_hash(key, name): name for name in names - {None}}
     asked = (
         _opted_out(home, out, earlier, here.keys()),
-        _gone(last - out, here.keys()),
+        _gone((last & earlier) - out, here.keys()),
         _spelt_otherwise(key, (earlier | out) - here.keys(), set(here) - earlier - out, here),
     )
     return [

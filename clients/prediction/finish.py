@@ -27,7 +27,7 @@ from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.mapping.mapping_file import mapping_of
 from flo.clients.patients.birth import refuse_changed_birth
-from flo.clients.patients.id_continuity import check_id_continuity
+from flo.clients.patients.id_continuity import check_id_continuity, ids_here
 from flo.clients.patients.opt_outs import OptOuts, opted_out
 from flo.clients.prediction.refit import Refit, TooFewPatients, refit
 from flo.clients.prediction.regression import unprotected
@@ -225,7 +225,7 @@ def _checked(home: SiteHome, population: Population, study: Study) -> EncodedTab
         refuse_changed_birth(home, ledger, population)
     try:
         looked = inspect_table(source, study.data, population.id_column, mapping, ignore)
-        changed_ids = check_id_continuity(home, population)
+        changed_ids = check_id_continuity(home, population, ids_here(home, population))
         refuse([*looked.found, *changed_ids], mapping.accepted if mapping else {})
     except Unfit as error:
         raise DataError(

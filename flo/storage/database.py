@@ -42,7 +42,7 @@ def open_database(
     except sqlite3.Error as error:
         db.close()
         raise unusable(path, error) from error
-    if not str(found).isdigit():
+    if not str(found).isdecimal():
         db.close()
         raise TrustError(f"{path} is damaged: it has no schema", hint=RESTORE)
     if not schema <= int(found) <= (latest or schema):

@@ -39,11 +39,12 @@ class Balance:
 
     ``restored``: number of the last row of a recovery, or 0. ``just_restored``: whether lost
     approvals may follow, which are counted at once. ``lost``: rows that a restored ledger
-    does not have. ``lost_approvals``: population -> row of the last approval among them, charged to
-    every generation before it. ``exhausted``: population -> row that took all budget of the
-    generations before it. ``last``: number of the last row. ``unaccounted_rows``: lost rows beyond
-    those that the charged studies can have caused. While it is above 0 and a population is not
-    exhausted, only a recovery's rows are accepted; the last of them must end this state.
+    does not have. ``lost_approvals``: population -> last row that charged every generation before
+    it with approvals that lost rows may be of. ``exhausted``: population -> row that took all
+    budget of the generations before it. ``last``: number of the last row. ``unaccounted_rows``:
+    lost rows beyond those that the charged studies can have caused. While it is above 0 and a
+    population is not exhausted, only a recovery's rows are accepted; the last of them must end
+    this state.
     """
 
     lives: dict[str, LifetimeBudget] = field(default_factory=dict)
@@ -140,6 +141,15 @@ class Balance:
             self.opened[population].append(sequence)
         self.reservations[sequence] = reservation
 
+    def _charge_everywhere(self, reservation: Reservation) -> None:
+        """Charge an open approval to every generation: rows that it explains may be another's."""
+        population = reservation.population
+        for sub_ledger, charged in reservation.generations.items():
+            counts = reservation.mechanisms(sub_ledger, reservation.counted)
+            for number in set(self.opened[population]) - charged:
+                self._counted[sub_ledger, population, number].update(counts)
+            reservation.generations[sub_ledger] = frozenset(self.opened[population])
+
     def _open_unrecorded(self, population: str) -> None:
         if UNRECORDED not in self.opened[population]:
             self.opened[population].insert(0, UNRECORDED)
@@ -178,13 +188,16 @@ class Balance:
             # Minus 1: an unknown release takes two rows, its own and its reservation's.
             # max: a surplus from an earlier loss explains no later one.
             self.unaccounted_rows = max(0, self.unaccounted_rows) + head.sequence - self.last - 1
-        for reservation in self.reservations.values():
-            if not reservation.settled:
-                self.unaccounted_rows -= reservation.most_rows
-            reservation.take_all()
         self.restored = sequence
         for population in self.lives:
             self._open_unrecorded(population)
+        for reservation in self.reservations.values():
+            if not reservation.settled:
+                self.unaccounted_rows -= reservation.most_rows
+                if head is not None:
+                    self._charge_everywhere(reservation)
+                    self.lost_approvals[reservation.population] = sequence
+            reservation.take_all()
         self.exhausted.update(dict.fromkeys(exhausted, sequence))
         if self._nothing_left:  # all that the lost rows may have spent
             self.unaccounted_rows = min(self.unaccounted_rows, 0)

@@ -44,7 +44,8 @@ approvals are such rows. After a restore, an id is born anew only if the steward
 first record is later than the recovery.
 
 *Lost approvals* are charged to every generation at no more than what was left there, because the
-site's own gate accepted them. The exact path is unknown; R still bounds it.
+site's own gate accepted them. The exact path is unknown; R still bounds it. So are approvals that
+were open when rows were lost: the rows may be of another approval, which nobody shows.
 
 *Several populations* have a budget each: an id that the ledger knows from one is refused in
 another. After a restore it may not know ids of lost rows, so the guarantee is for one population.

@@ -110,6 +110,7 @@ class Ledger(PatientTable):
         if_broken: bool = False,
         limit: OwnLimit | None = None,
         later: LaterPatients | None = None,
+        present: Collection[str] = (),
     ) -> int:
         """Reserve the whole study (steps and allowances). Returns the reservation's row number.
 
@@ -117,7 +118,7 @@ class Ledger(PatientTable):
         later opens a generation for those who are new, and is charged to those generations that
         have room (``participants``). ``if_broken``: reserve its cost in case the secure sum is
         broken (``Plan.charged``). ``limit``: the site's own. ``later``: who was first recorded
-        after this ledger was restored.
+        after this ledger was restored. ``present``: whom ``present_before`` returns from now on.
 
         A study whose reservation is still open keeps that reservation: reserving twice costs once,
         and patients who came since do not take part. A refusal stores neither patients nor
@@ -131,7 +132,9 @@ class Ledger(PatientTable):
         """
         plan = Plan.charged(study, if_broken=if_broken)
         with self._transaction():
-            return self._reserve(study, plan, population, patients, limit, later)
+            number = self._reserve(study, plan, population, patients, limit, later)
+            self._file.keep_present(population, present)
+            return number
 
     def check_reservation(
         self,
@@ -183,8 +186,6 @@ class Ledger(PatientTable):
                 hint="ask the coordinator for a new version of the study",
             )
         admission.require_same_reservation(held, plan, population)
-        if not study.by_generation:
-            self._refuse_shared(population, patients)
         return kept
 
     def open_reservation(self, study: str) -> int | None:

@@ -85,7 +85,6 @@ class PatientTable(SignedRows):
             born[one] = row if is_new else UNRECORDED
         salt, ordered = os.urandom(16).hex(), sorted(born.items())
         self._file.add_generation(row, population, salt, ordered)
-        self._file.keep_present(population, patients)
         if opens:
             self._file.refuse_older_versions()
         return digest_of(salt, [(population, one, number) for one, number in ordered])
@@ -107,8 +106,11 @@ class PatientTable(SignedRows):
         """
         with self._file.reading():  # rows and table of one moment
             self._catch_up()
-            found = {row: digest_of(salt, who) for row, salt, who in self._file.generations()}
-        if found != self._born:
+            found, patients = dict[int, str](), list[tuple[str, str]]()
+            for row, salt, who in self._file.generations():
+                found[row] = digest_of(salt, who)
+                patients += [(population, patient) for population, patient, _ in who]
+        if found != self._born or len(set(patients)) != len(patients):
             raise TrustError(
                 "the table of patients' generations was edited: it differs from the ledger's rows",
                 hint="restore the newest copy of the ledger",

@@ -71,7 +71,8 @@ class LedgerFile:
         try:
             yield
         finally:
-            self._db.execute("COMMIT")
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")  # nothing was written
 
     def rows(self, after: int, previous: str) -> Iterator[LedgerRow]:
         """Yield the rows after ``after``, each checked to follow the one before.
@@ -126,28 +127,28 @@ class LedgerFile:
         self._db.execute("CREATE TEMP TABLE IF NOT EXISTS incoming (hash TEXT PRIMARY KEY)")
         self._db.execute("DELETE FROM incoming")
         self._db.executemany("INSERT INTO incoming VALUES (?)", [(h,) for h in hashes])
-        (overlap,) = self._db.execute(
-            "WITH known AS (SELECT hash, population FROM patients"
-            " UNION SELECT hash, population FROM generations)"
-            " SELECT COUNT(DISTINCT hash) FROM incoming JOIN known USING (hash)"
-            " WHERE population != ?",
-            (population,),
-        ).fetchone()
+        others = {
+            patient
+            for (patient,) in self._db.execute(
+                "SELECT hash FROM incoming JOIN patients USING (hash) WHERE population != ?",
+                (population,),
+            )
+        }
+        for _, _, members in self.generations():
+            others.update(who for where, who, _ in members if where != population)
+        overlap = len(others.intersection(hashes))
         self._db.execute(
             "INSERT OR IGNORE INTO patients SELECT hash, ? FROM incoming", (population,)
         )
-        return int(overlap)
+        return overlap
 
     def patients(self, population: str) -> dict[str, int | None]:
         """Return each known patient's generation; None if no row gave them one."""
         known: dict[str, int | None] = dict(
             self._db.execute("SELECT hash, NULL FROM patients WHERE population = ?", (population,))
         )
-        known.update(
-            self._db.execute(
-                "SELECT hash, generation FROM generations WHERE population = ?", (population,)
-            )
-        )
+        for _, _, members in self.generations():  # what the digests cover; an index could differ
+            known.update((who, number) for where, who, number in members if where == population)
         return known
 
     def add_generation(

@@ -149,7 +149,7 @@ def _version(document: Any) -> int:
     decision = decided(body)
     study = from_canonical(str(body["study"]).encode()).schema_version
     restored = any(row["public"]["kind"] == "restored" for row in body["rows"])
-    by_generation = any("generations" in row["public"] for row in body["rows"])
+    by_generation = any({"generations", "lost"} & set(row["public"]) for row in body["rows"])
     return max(
         int(body["schema_version"]),
         int(decision["schema_version"]),

@@ -1,6 +1,7 @@
 """A model that goes on learning: how a study's model is combined with those that it continues.
 
-All is post-processing of published models, with public weights. A study is worth n·ε², n the
+Models are combined by public weights, which is post-processing. A study that starts from an earlier
+model was chosen after seeing it, which the ledgers' budgets allow for. A study is worth n·ε², n the
 patients that it plans to train on (``flo.privacy.releases.whitening.planned_patients``): the noise
 of its model has about the standard deviation 1/(n·ε), beside the chance of n patients.
 

@@ -38,11 +38,11 @@ _TRIMMED = 4  # trim 1/_TRIMMED of the hospitals, at least one, from either end
 def largest_norm(study: Study, part: PlannedPurpose, hospitals: Collection[str]) -> float:
     """Return the L2 norm that these hospitals' honest noisy sum exceeds with probability < 10^-9.
 
-    In the unit of the summed values: clip norm times twice the declared patients, plus the bound of
+    In the unit of the summed values: clip norm times twice the planned patients, plus the bound of
     the noise, whose norm exceeds s·(√length + √(2 ln 10^9)) with probability below 10^-9 (s:
     standard deviation of a coordinate; Gaussian concentration of a 1-Lipschitz function).
     """
-    patients = _MOST_TIMES * sum(study.hospital(name).declared_size for name in hospitals)
+    patients = _MOST_TIMES * sum(study.hospital(name).planned for name in hospitals)
     deviation = math.sqrt(combined_variance(study, part, len(hospitals)))
     noise = math.sqrt(part.mechanism.length) + math.sqrt(-2 * math.log(_RARELY))
     return part.mechanism.norm * patients + deviation * noise

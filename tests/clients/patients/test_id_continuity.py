@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flo.clients.patients.id_continuity import check_id_continuity
+from flo.clients.patients.id_continuity import check_id_continuity, ids_here
 from flo.clients.patients.opt_outs import opt_out
 from flo.clients.quality.findings import DataFinding
 from flo.clients.records.members import Members
@@ -23,7 +23,8 @@ def site(tmp_path: Path) -> Site:
 
 
 def found(site: Site) -> list[DataFinding]:
-    return check_id_continuity(site.home, site.home.read_config().population("main"))
+    population = site.home.read_config().population("main")
+    return check_id_continuity(site.home, population, ids_here(site.home, population))
 
 
 def respell(site: Site, spelt: Callable[[str], str]) -> None:

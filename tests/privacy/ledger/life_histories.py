@@ -270,6 +270,9 @@ def read(path: Path) -> Read:
             case "restored":
                 restored, existing = True, sorted({0, *existing})
                 for number in parts.keys() - over:
+                    if row["head"] is not None:  # lost rows may be of an approval nobody shows
+                        charged[number] = {side: set(existing) for side in SIDES}
+                        lost.add(number)
                     count[number] = Counter(
                         {p: part["releases"] for p, part in parts[number].items()}
                     )

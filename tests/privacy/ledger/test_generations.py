@@ -190,6 +190,17 @@ def test_a_lost_approval_is_charged_to_every_generation_and_over(ledger: Ledger)
         ledger.charge(number, "training", "a request", facts(lost))
 
 
+def test_an_open_approval_pays_for_lost_rows_that_may_be_of_a_hidden_one(ledger: Ledger) -> None:
+    """The coordinator shows no approval of the lost rows, which an open approval can explain."""
+    open_ = study_of(0.9, "open")
+    ledger.reserve(open_, "main", FIRST_YEAR)
+    head = signed(KEY, ledger.head().sequence + 7)  # of a hidden study, which froze SECOND_YEAR
+    ledger.restore([Approved(open_, "main", worst_case=False)], head)
+    assert ledger.balance().remaining("main", "training", UNRECORDED) < 1e-3
+    two = ledger.reserve(study_of(0.3, "next"), "main", FIRST_YEAR | SECOND_YEAR)
+    assert who(ledger, two, FIRST_YEAR | SECOND_YEAR) == set()
+
+
 # -- a neighbouring data set -----------------------------------------------------------------------
 
 
@@ -295,6 +306,56 @@ def test_a_ledger_whose_table_was_edited_does_not_open(tmp_path: Path, edit: lis
             database.execute(statement)
     with pytest.raises(TrustError, match="the table of patients' generations was edited"):
         Ledger(path, KEY)
+
+
+def test_an_index_that_lacks_a_patient_gives_them_no_new_life(tmp_path: Path) -> None:
+    """The digests cover the table; what is looked up must be read from it, not from an index."""
+    path = tmp_path / "ledger.sqlite"
+    with new_ledger(path, KEY) as ledger:
+        ledger.reserve(study_of(0.9, "first"), "main", FIRST_YEAR)
+
+    def edited(*statements: tuple[str, tuple[Any, ...]]) -> None:
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("PRAGMA writable_schema = ON")
+            for statement, values in statements:
+                database.execute(statement, values)
+
+    with closing(sqlite3.connect(path)) as database:
+        patient = database.execute("SELECT * FROM generations WHERE hash = 'p5'").fetchone()
+        *_, index = database.execute(
+            "SELECT * FROM sqlite_schema WHERE tbl_name = 'generations' ORDER BY rootpage"
+        )
+        named = "SELECT sql FROM sqlite_schema WHERE name = 'generations'"
+        (table,) = database.execute(named).fetchone()
+    renamed = "UPDATE sqlite_schema SET sql = ? WHERE name = 'generations'"
+    edited(
+        ("DELETE FROM generations WHERE hash = 'p5'", ()),
+        ("DELETE FROM patients WHERE hash = 'p5'", ()),
+        ("DELETE FROM sqlite_schema WHERE rootpage = ?", (index[3],)),
+        (renamed, (table.replace(", UNIQUE (population, hash)", ""),)),
+        ("PRAGMA schema_version = 1000", ()),
+    )
+    edited(
+        ("INSERT INTO generations VALUES (?, ?, ?, ?)", patient),
+        (renamed, (table,)),
+        ("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", index),
+        ("PRAGMA schema_version = 1001", ()),
+    )
+    with closing(sqlite3.connect(path)) as database:
+        found = "SELECT hash FROM generations WHERE population = 'main' AND hash = 'p5'"
+        assert database.execute(found).fetchall() == [], "the index lacks the patient"
+    with closing(Ledger(path, KEY)) as ledger:
+        assert ledger.known_patients("main") == FIRST_YEAR
+        two = ledger.reserve(study_of(0.9, "second"), "main", FIRST_YEAR)
+        assert who(ledger, two, FIRST_YEAR) == set()
+
+
+def test_an_older_study_that_was_cut_off_takes_nobody_who_came_since(ledger: Ledger) -> None:
+    older = older_study(0.5, "older")
+    one = ledger.reserve(older, "main", FIRST_YEAR)
+    assert ledger.reserve(older, "main", FIRST_YEAR | SECOND_YEAR) == one
+    assert who(ledger, one, FIRST_YEAR | SECOND_YEAR) == FIRST_YEAR
+    assert ledger.known_patients("main") == FIRST_YEAR
 
 
 def test_removed_hashes_beside_the_table_give_nobody_a_new_life(tmp_path: Path) -> None:
