@@ -158,7 +158,8 @@ def check_fits(
 ) -> list[tuple[str, str]]:
     """Check that the budget has room, without reserving it. Raises what ``reserve`` raises.
 
-    Returns how many patients would take part (``flo.clients.approvals.participation``).
+    Returns how many patients would take part (``flo.clients.approvals.participation``); [] for an
+    older study, in which all do.
     """
     with closing(home.open_ledger()) as ledger:
         participants = ledger.check_reservation(
@@ -169,6 +170,8 @@ def check_fits(
             limit=_yearly_limit(ledger, study, population, policy, if_broken=if_broken),
             later=later_patients(home, population),
         )
+        if not study.by_generation:
+            return []
         return participation.lines(ledger, participants, frozen.hashes.values())
 
 
