@@ -27,6 +27,8 @@ def rolled_back(stage: Stage) -> Iterable[str]:
     ):
         database.backup(good)
         database.execute("DELETE FROM rows WHERE sequence > 1")
+        for table in ("generations", "salts"):  # an old copy has no later patients either
+            database.execute(f"DELETE FROM {table} WHERE row > 1")
         database.commit()
         try:
             with closing(home.open_ledger()) as ledger, connect(home) as api:
