@@ -74,7 +74,8 @@ def add_later_patients(home: SiteHome, population: Population, ids: Collection[s
         if known:
             raise RefusedError(
                 f"{len(known)} of the {len(hashes)} ids took part in an earlier study, so their "
-                "first record is not later than the recovery; nothing was stored"
+                "first record is not later than the recovery; nothing was stored",
+                hint="list only ids of patients who came after the recovery",
             )
         before = later_patients(home, population)
         if before is not None and before.after == after:

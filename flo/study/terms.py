@@ -45,7 +45,7 @@ class Hospital(Document):
         if self.expected is not None and self.expected > self.declared_size:
             raise ValueError(
                 f"expected = {self.expected} patients, and the declared size is "
-                f"{self.declared_size}"
+                f"{self.declared_size}: write no more than that, or leave it out"
             )
         return self
 

@@ -59,9 +59,13 @@ class GenerationUse:
 
 @dataclass(frozen=True)
 class Room:
-    """For a study of some ε: generations with room for it, and their patients in a wide band."""
+    """For a study of some ε: generations with room for it, and their patients in a wide band.
+
+    ``fits_new``: whether it fits into the whole budget, which new patients have.
+    """
 
     epsilon: float
+    fits_new: bool
     generations: int
     patients: str
 
@@ -125,7 +129,8 @@ def room(balance: Balance, population: str, sizes: Mapping[int, int], epsilon: f
         for number in balance.generations(population)
         if all(cost <= balance.remaining(population, s, number) for s in SUB_LEDGERS)
     ]
-    return Room(epsilon, len(fit), band(sum(sizes.get(number, 0) for number in fit)))
+    new = cost <= life.renyi
+    return Room(epsilon, new, len(fit), band(sum(sizes.get(number, 0) for number in fit)))
 
 
 def rooms(balance: Balance, population: str, sizes: Mapping[int, int]) -> list[Room]:

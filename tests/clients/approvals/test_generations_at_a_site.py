@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flo.cli import app
+from flo.clients.desk.facts import would_take
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.later_patients import add_later_patients, later_patients, read_ids
 from flo.clients.patients.opt_outs import opt_out
@@ -175,6 +176,20 @@ def test_the_budget_draws_each_generation_and_who_could_take_part(site: Site) ->
     assert re.search(r"first in yearly:2, \S+ +fewer than 20 +▒+ (99|100)\.\d%", shown.output)
     assert "a study of ε = 0.5: 1 of 2 generations, 20 to 49 patients seen before" in shown.output
     assert "a study of ε = 0.9: patients not seen before only" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "fits_new", "generations"), [(0.3, True, 1), (0.9, True, 0), (0.95, False, 0)]
+)
+def test_a_study_beyond_a_whole_life_fits_for_nobody(
+    site: Site, epsilon: float, fits_new: bool, generations: int
+) -> None:
+    site.approve(site.offer(yearly(1, 0.5)))
+    ledger = site.home.open_ledger()
+    room = would_take(ledger, "main", epsilon)
+    ledger.close()
+    assert room is not None
+    assert (room.fits_new, room.generations) == (fits_new, generations)
 
 
 # -- after a restore -------------------------------------------------------------------------------
