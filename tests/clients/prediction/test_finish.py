@@ -81,8 +81,10 @@ def test_the_last_layer_is_what_changes(tmp_path: Path, kind: str) -> None:
 
 
 def test_too_few_patients_are_named_and_nothing_is_kept(site: FinishingSite) -> None:
-    lines = data_file(site.home).read_text().splitlines()
-    data_file(site.home).write_text("\n".join(lines[:9]) + "\n")
+    header, *rows = data_file(site.home).read_text().splitlines()
+    tested = [row for row in rows if site.held_out(row.split(",")[0])][:2]
+    trained = [row for row in rows if not site.held_out(row.split(",")[0])][:8]
+    data_file(site.home).write_text("\n".join([header, *tested, *trained]) + "\n")
     with pytest.raises(DataError, match="5 of each are needed"):
         site.finish()
     assert finished_names(site.home) == []
