@@ -14,7 +14,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from functools import partial
 
 import uvicorn
@@ -49,14 +48,13 @@ from flo.server.http.tls_server import Listener, bind, listener, reload_certific
 from flo.server.keys.authority import read_peer
 from flo.server.listeners.hospital_listener import Gateway
 from flo.server.listeners.private_listener import PrivateListener
-from flo.server.maintenance import key_rotation
 from flo.server.runs.jobs import Aggregators, Jobs
 from flo.server.runs.scheduler import Runs
 from flo.server.store.hospitals import Member
-from flo.server.store.store import Offer, RunPlace, Store
+from flo.server.store.store import Offer, RunPlace
 from flo.server.studies.actions import OperatorActions
 from flo.server.studies.erase import shred
-from flo.server.studies.validation import complete_for_signing
+from flo.server.studies.signing import StudySigner
 from flo.storage.artifacts import ArtifactStore
 from flo.storage.files import in_memory, write_private
 from flo.study.document import Study
@@ -65,25 +63,6 @@ log = logging.getLogger("flo.server")
 
 _WATCH_SECONDS, _FULL_SECONDS = 0.1, 5.0
 _CERTIFICATE_SECONDS, _RENEW_DAYS = 3600.0, 30.0
-
-
-def complete_and_sign(
-    study: Study, home: CoordinatorHome, store: Store, person: str, place: RunPlace = "here"
-) -> Offer:
-    """Fill in fingerprints from enrolment, validate, sign and offer the study.
-
-    ``person``: named in the audit log. ``place``: where the study's runs are executed.
-
-    Raises:
-        StudyError: as ``flo.server.studies.validation.complete_for_signing``.
-    """
-    earlier = [(offer.study, offer.status) for offer in store.offers()]
-    complete = complete_for_signing(study, store.keys(), earlier, datetime.now(UTC).date())
-    signature = home.open_identity().sign("study", complete.canonical_bytes)
-    store.add_study(complete, signature, place)
-    facts = {"name": complete.name, "version": complete.version, "by": person, "place": place}
-    store.add_event(complete.digest, "offered", **facts)
-    return store.offer(complete.digest) or Offer(complete, signature, "offered")
 
 
 def serve(
@@ -133,6 +112,7 @@ class Coordinator:
         self._meter = Meter(self._metrics, home.directory / "log" / "metrics.jsonl")
         self._jobs = Jobs(home, self._store, self._superlink, aggregators)
         self._runs = Runs(home, self._store, self._superlink, self._jobs)
+        self._signer = StudySigner(home, self._store)
         self._steps: list[Callable[[], None]] = [
             *(self._runs.watch, self._audit.flush, self._sign, self._meter.write_if_due),
             partial(rotate, home.superexec_log_path),
@@ -150,7 +130,7 @@ class Coordinator:
             self._home.open_authority(),
             self._identity,
             self._audit_log,
-            key_rotation.steps(self._home),
+            self._home.read_succession(),
             self._register,
             self._audit,
         )
@@ -175,7 +155,12 @@ class Coordinator:
             key=key,
         )
         actions = OperatorActions(
-            self._store, self._offer, self._shred, self._export_audit_log, self._jobs.places
+            self._store,
+            self._signer,
+            self._offer,
+            self._shred,
+            self._export_audit_log,
+            self._jobs.places,
         )
         people = operator_app(
             self._store,
@@ -292,7 +277,7 @@ class Coordinator:
     def _offer(self, study: Study, person: str, place: RunPlace) -> Offer:
         if place != "here":
             self._jobs.refuse_if_nowhere()
-        return complete_and_sign(study, self._home, self._store, person, place)
+        return self._signer.offer(study, person, place)
 
     def _metrics(self) -> list[Metric]:
         uncopied = self._copies.failed if self._copies is not None else 0

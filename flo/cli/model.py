@@ -204,14 +204,11 @@ def trusted_coordinators(home: Path, fingerprint: str | None) -> list[str]:
     from flo.errors import UsageError
     from flo.keys import identity
     from flo.server.home.coordinator_home import CoordinatorHome
-    from flo.server.maintenance.key_rotation import steps
 
     if fingerprint is not None:
         return [identity.parse_fingerprint(fingerprint)]
     if CoordinatorHome(home).config_path.exists():
-        opened = CoordinatorHome.open(home)
-        earlier = [identity.fingerprint(bytes.fromhex(s.old)) for s in steps(opened).steps]
-        return [opened.open_identity().fingerprint, *earlier]
+        return CoordinatorHome.open(home).fingerprints()
     if SiteHome(home).config_path.exists():
         return SiteHome.open(home).read_coordinator().fingerprints
     raise UsageError(

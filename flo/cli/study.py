@@ -202,28 +202,19 @@ def _state(
 
 def _planned(operator: Operator, study: Study) -> results.StudyStateResult:
     """Show the study that a launch would sign now. Raises StudyError if it would be refused."""
-    from datetime import UTC, datetime
-
     from flo.cli.terminal.output import say
     from flo.keys.identity import format_fingerprint
-    from flo.server.studies.validation import complete_for_signing
     from flo.study.loading import from_canonical
 
-    keys = {
-        one["id"]: one["fingerprint"]
-        for one in operator.call("GET", "hospitals")
-        if not one["revoked"]
-    }
-    earlier = [
-        (from_canonical(one["study"].encode()), one["status"])
-        for one in operator.call("GET", "studies")
-    ]
-    complete = complete_for_signing(study, keys, earlier, datetime.now(UTC).date())
+    answer = operator.call("POST", "studies/check", body=study.canonical_bytes)
+    complete = from_canonical(answer["study"].encode())
     say(f"{complete.name}, version {complete.version}, would be signed with digest")
     say(f"  {complete.digest}")
     for hospital in complete.hospitals:
         say(f"  offered to {hospital.id}: {format_fingerprint(hospital.fingerprint)}")
-    say("nothing was signed or sent; to do so, repeat the command without --dry-run")
+    for ancestor in complete.lineage:
+        say(f"  continues {ancestor.title}, card {ancestor.card[:12]}")
+    say("nothing was signed or offered; to do so, repeat the command without --dry-run")
     return _state(complete, "planned")
 
 

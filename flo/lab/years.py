@@ -11,11 +11,9 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from flo.clients.quality.check import EncodedTable
 from flo.clients.records.snapshot import Snapshot
@@ -28,9 +26,8 @@ from flo.lab.in_the_clear import round_in_the_clear, trainers_of
 from flo.privacy.accounting.life_budget import SUB_LEDGERS
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.ledger.ledger import Ledger
-from flo.privacy.releases import whitening
 from flo.privacy.report.sheet import ASSUMED_HOLD_OUT
-from flo.server.rounds.continuing import EarlierModel, combined, starts_from_earlier, worth
+from flo.server.rounds.continuing import EarlierModel, worth
 from flo.server.rounds.state import RunState
 from flo.study import usual
 from flo.study.document import Study, from_document
@@ -52,7 +49,7 @@ def study_of_a_year(study: Study, year: int, years: int) -> Study:
     if not 2 <= years <= MOST_YEARS:
         raise UsageError(f"years = {years}, limit 2 to {MOST_YEARS}")
     document = study.model_dump(mode="json")
-    document |= {"schema_version": 4, "version": study.version + year}
+    document |= {"schema_version": 4, "version": study.version + year, "continues": None}
     if study.schema_version < 4:
         document["evaluation"].pop("bins")
     for hospital in document["hospitals"]:
@@ -105,10 +102,10 @@ def run_years(
             models["fresh"] = _train(asked, sites, since(year / years), None)
             models.setdefault("first_only", models["fresh"])
             if earlier is None:
-                earlier = EarlierModel(np.array(models["fresh"], dtype=np.float64), worth(asked))
+                earlier = EarlierModel(models["fresh"], worth(asked))
             else:
-                start = earlier.weights if starts_from_earlier(asked) else None
-                earlier = combined(asked, _train(asked, sites, inside, start), earlier)
+                weights = _train(asked, sites, inside, earlier)
+                earlier = EarlierModel(weights, earlier.worth + worth(asked))
             models["continued"] = earlier.weights
             for way, weights in models.items():
                 runs[way].append(tested(fold, partial(log_odds, study, weights)).auc)
@@ -169,17 +166,13 @@ def _site(
         yield _Site(table, ledger, frozenset(aside))
 
 
-def _train(study: Study, sites: Mapping[str, _Site], chosen: Who, start: Vector | None) -> Vector:
+def _train(
+    study: Study, sites: Mapping[str, _Site], chosen: Who, earlier: EarlierModel | None
+) -> Vector:
     """Return the model of the chosen patients, under the study's noise."""
     enrolled, _ = enrol(study)
     fold = Fold({name: site.snapshot(chosen[name]) for name, site in sites.items()})
-    trainers, state = trainers_of(enrolled, fold), RunState.start(enrolled)
-    if start is not None and state.phase == "training":
-        state = replace(state, weights=start)
+    trainers, state = trainers_of(enrolled, fold), RunState.start(enrolled, earlier)
     while state.phase != "evaluation":
-        before = state.phase
         state = round_in_the_clear(enrolled, trainers, state)
-        if start is not None and before == "moments":
-            weights = whitening.on_whitened(enrolled, start, state.whitening)
-            state = replace(state, weights=weights)
     return state.model

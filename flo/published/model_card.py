@@ -67,16 +67,25 @@ class Quality(Document):
         return self
 
 
+class Life(Document):
+    """What no patient can have spent in all studies together, by the hospitals' ledgers."""
+
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+
+
 class ModelCard(Document):
     """``study``: its canonical document. ``file``: SHA-256 of the safetensors file.
 
     ``report``: digest of the privacy report that the coordinator made from the hospitals' extracts;
     ``without_extract``: hospitals whose extract had not arrived by then. ``coordinator``: its key.
     ``calibration``: risk of each log odds; None if the model was not evaluated, was counted in
-    bins, or if no fit was found. Cards of schema 1 have none.
+    bins, or if no fit was found. Cards of schema 1 have none. Cards of schema 3 are of models that
+    continue earlier ones, which the study names. ``life``: the largest life budget of the hospitals
+    in the report; None if a hospital's extract is missing.
     """
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[1, 2, 3] = 2
     study: Annotated[str, StringConstraints(max_length=MAX_STUDY_BYTES)]
     study_signature: Signature
     run: Identifier
@@ -89,6 +98,7 @@ class ModelCard(Document):
     evaluation: Quality | None
     subgroups: dict[_Text, Quality]
     calibration: Calibration | None = None
+    life: Life | None = None
     report: Digest | None
     without_extract: tuple[Identifier, ...]
     coordinator: PublicKey
@@ -100,15 +110,24 @@ class ModelCard(Document):
         document: dict[str, Any] = dump(self)
         if self.schema_version == 1:
             document.pop("calibration", None)
+        if self.schema_version < 3:
+            document.pop("life", None)
         return document
 
     @model_validator(mode="after")
     def _has_what_its_schema_has(self) -> ModelCard:
         if self.schema_version == 1 and self.calibration is not None:
             raise ValueError("a card of schema_version 1 has no calibration")
+        if self.schema_version < 3 and self.life is not None:
+            raise ValueError("a card of schema_version 1 or 2 has no life")
         if self.evaluation is None and self.calibration is not None:
             raise ValueError("a calibration without an evaluation")
         return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the signed card and of its file: how a later study names the model."""
+        return canonical.digest(self.to_bytes())
 
     def signed(self, identity: Signer) -> ModelCard:
         """Return a copy signed by this coordinator, replacing any earlier signature."""
@@ -148,6 +167,8 @@ class ModelCard(Document):
             and self.delta == study.mechanism.delta
             and self.trust_model == trust(study)
             and self.rounds <= study.mechanism.steps
+            and (self.schema_version >= 3) == (study.continues is not None)
+            and (study.continues is None or len(study.lineage) > 0)
             and (self.calibration is None or not study.evaluation.bins)
         )
         if not follows:

@@ -14,6 +14,7 @@ survey is run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -22,8 +23,9 @@ from pydantic import Field, ValidationError, model_validator
 from flo.documents import canonical
 from flo.documents.document import Document, problems
 from flo.errors import StudyError
-from flo.study import identifier_patterns, networks
+from flo.study import identifier_patterns, networks, versions
 from flo.study.features import input_names
+from flo.study.lineage import Ancestor, Continues
 from flo.study.packs import Model, Pack
 from flo.study.schema import ImageColumn, Schema, Text, tells_who
 from flo.study.terms import (
@@ -61,21 +63,13 @@ class Study(Document):
     mechanism: MechanismSettings
     evaluation: Evaluation
     survey: Survey | None = None
+    continues: Continues | None = None
     limits: Limits
 
     @model_validator(mode="before")
     @classmethod
     def _usual_values_of_its_version(cls, document: Any) -> Any:
-        if not isinstance(document, dict) or document.get("schema_version") not in (1, 2):
-            return document
-        usual: dict[str, dict[str, Any]] = {"evaluation": {"bins": 4}}
-        if document["schema_version"] == 1:
-            usual["mechanism"] = {"masking": "off"}
-        return document | {
-            name: {**values, **document[name]}
-            for name, values in usual.items()
-            if isinstance(document.get(name), dict)
-        }
+        return versions.with_usual_values(document)
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
@@ -137,6 +131,7 @@ class Study(Document):
                 "masking, survey, subgroups or most_records"
             )
         self._refuse_sums_that_are_not_secure()
+        self._refuse_what_cannot_be_continued()
         return self
 
     def _refuse_sums_that_are_not_secure(self) -> None:
@@ -169,6 +164,19 @@ class Study(Document):
                     f"dropouts = {self.dropouts}, limit {most}: sums of {len(ids)} hospitals, of "
                     f"which {self.colluders} may collude, survive no more dropouts"
                 )
+
+    def _refuse_what_cannot_be_continued(self) -> None:
+        if self.continues is None:
+            return
+        if self.schema_version < 4:
+            raise ValueError("continues: only a study of schema_version = 4 continues a model")
+        if self.survey:
+            raise ValueError("continues: a survey has no model")
+        if self.model.kind != "logistic" and len(self.continues.models) > 1:
+            raise ValueError(
+                f"continues: {len(self.continues.models)} models, limit 1 for a model of kind "
+                f"{self.model.kind}: the mean of networks that were trained apart is no model"
+            )
 
     def _refuse_columns_that_do_not_fit(self) -> None:
         images = [column for column in self.data.columns if isinstance(column, ImageColumn)]
@@ -250,6 +258,11 @@ class Study(Document):
         return Tolerance(hospitals, self.colluders, missing)
 
     @property
+    def lineage(self) -> tuple[Ancestor, ...]:
+        """Every study whose patients shaped the models that it continues, the oldest first."""
+        return self.continues.lineage if self.continues else ()
+
+    @property
     def by_generation(self) -> bool:
         """Whether it uses, of each hospital's patients, those whose budget has room for it."""
         return self.schema_version >= 4
@@ -268,31 +281,8 @@ class Study(Document):
 
     @property
     def canonical_bytes(self) -> bytes:
-        """The bytes to sign, hash, send and store: canonical JSON in the form of the study's
-        version.
-
-        Fields that a later FLO added are left out at their default value, so that digests of older
-        studies stay the same.
-        """
-        document = self.model_dump(mode="json")
-        # The form that FLO 0.2 wrote, whose digests must stay the same.
-        for name, usual in (
-            ("aggregation", "sum"),
-            ("algorithm", "fedavgm"),
-            ("augmentation", "none"),
-        ):
-            if document["mechanism"][name] == usual:
-                del document["mechanism"][name]
-        for hospital in document["hospitals"]:
-            if hospital["expected"] is None:
-                del hospital["expected"]
-        for column in document["data"]["columns"]:
-            for name in ("scattering", "hinges"):
-                if name in column and not column[name]:
-                    del column[name]
-        if self.schema_version >= 3:
-            del document["evaluation"]["bins"]
-        return canonical.encode(_as_version_1(document) if self.schema_version == 1 else document)
+        """The bytes to sign, hash, send and store: canonical JSON in its version's form."""
+        return canonical.encode(versions.in_its_form(self.model_dump(mode="json")))
 
     @property
     def digest(self) -> str:
@@ -343,10 +333,17 @@ class Study(Document):
             )
         return from_document(document)
 
+    def with_lineage(self, lineage: Sequence[Ancestor]) -> Study:
+        """Return a copy that states all that the models which it continues have learnt from."""
+        document = self.model_dump(mode="json")
+        document["continues"]["lineage"] = [one.model_dump(mode="json") for one in lineage]
+        return from_document(document)
+
     def with_survey(self, **survey: Any) -> Study:
         """Return this planned study's survey: ``name-survey``, of which only the counts are run."""
         version = max(2, self.schema_version)
-        document = self.model_dump(mode="json") | {"schema_version": version, "survey": survey}
+        changes = {"schema_version": version, "survey": survey, "continues": None}
+        document = self.model_dump(mode="json") | changes
         document["name"] = f"{self.name[:56]}-survey"
         return from_document(document)
 
@@ -363,13 +360,6 @@ class Study(Document):
         document = self.model_dump(mode="json")
         document["mechanism"].update(changes)
         return from_document(document)
-
-
-def _as_version_1(document: dict[str, Any]) -> dict[str, Any]:
-    """Remove the fields that FLO 0.1 did not write, so that stored digests and signatures hold."""
-    del document["survey"], document["mechanism"]["sampling"], document["mechanism"]["masking"]
-    del document["evaluation"]["subgroups"], document["data"]["most_records"]
-    return document
 
 
 def from_document(document: Any, *, what: str = "study") -> Study:

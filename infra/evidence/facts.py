@@ -30,7 +30,6 @@ from flo.privacy.accounting.life_budget import SUB_LEDGERS
 from flo.privacy.ledger.balance import Balance
 from flo.server.home.coordinator_home import SECRETS as COORDINATOR_SECRETS
 from flo.server.home.coordinator_home import CoordinatorHome, sign_events
-from flo.server.maintenance.key_rotation import steps
 from flo.server.store.store import Offer
 from flo.study.document import UNDER_WAY, Study
 
@@ -146,7 +145,7 @@ def _coordinator(home: CoordinatorHome) -> Facts:
     secrets = dict(COORDINATOR_SECRETS)
     if not home.checkpoint_key_path.exists():  # created for the first run
         del secrets[home.checkpoint_key_path.name]
-    earlier = [step.old for step in steps(home).steps]
+    earlier = [step.old for step in home.read_succession().steps]
     public = [bytes.fromhex(key) for key in (*earlier, home.open_identity().public.hex())]
     for offer in offers:
         if not any(_signed(key, offer) for key in public):

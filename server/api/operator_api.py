@@ -83,6 +83,12 @@ def operator_app(
         study, person = from_canonical(body), request.scope[PERSON].name
         return _summary(store, await asyncio.to_thread(actions.offer, study, person, on))
 
+    @app.post("/v1/flo/studies/check")
+    async def check(request: Request) -> Any:
+        planned = from_canonical(await _body(request, MAX_STUDY_BYTES))
+        complete = await asyncio.to_thread(actions.signer.complete, planned)
+        return {"study": complete.canonical_bytes.decode()}
+
     @app.get("/v1/flo/studies/{digest}")
     def study(digest: str, after: Annotated[int, Query(ge=0, le=LARGEST_COUNT)] = 0) -> Any:
         return {**_summary(store, actions.find(digest)), "events": store.events(digest, after)}

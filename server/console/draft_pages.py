@@ -8,14 +8,14 @@ import functools
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from flo.errors import FloError, StudyError
+from flo.errors import FloError, StudyError, TrustError
 from flo.pages.forms import read_form
 from flo.pages.responses import redirect
 from flo.privacy.report.sheet import sections
 from flo.server.console.context import ConsoleContext
 from flo.server.console.sign_in import CONSOLE, person_of
 from flo.server.store.drafts import SavedDraft
-from flo.server.studies.validation import with_fingerprints
+from flo.server.studies.signing import StudySigner
 from flo.study.document import MAX_STUDY_BYTES, Study
 from flo.study.loading import from_toml
 
@@ -61,7 +61,7 @@ def draft_router(context: ConsoleContext) -> APIRouter:
         found = store.draft(draft)
         planned = from_toml(found.document, what="this draft")
         keys = store.keys()
-        known = _as_signed(planned, keys)
+        known = _as_signed(planned, actions.signer)
         return context.page(
             request,
             "draft.html.j2",
@@ -83,8 +83,8 @@ def draft_router(context: ConsoleContext) -> APIRouter:
                 hint=f"choose one of: {', '.join(actions.places)}",
             )
         found = await asyncio.to_thread(store.draft, draft)
-        keys = await asyncio.to_thread(store.keys)
-        planned = _as_signed(from_toml(found.document, what="this draft"), keys)
+        written = from_toml(found.document, what="this draft")
+        planned = await asyncio.to_thread(_as_signed, written, actions.signer)
         if fields.get("digest") != planned.digest:
             raise StudyError(
                 "nothing was signed: the draft or a hospital's key has changed since it was shown",
@@ -117,9 +117,9 @@ def read_drafts(drafts: list[SavedDraft]) -> list[tuple[SavedDraft, Study | None
     return [(draft, _read_draft(draft.document)) for draft in drafts]
 
 
-def _as_signed(planned: Study, keys: dict[str, str]) -> Study:
-    """Return the study with its hospitals' enrolled keys; unchanged if it cannot be signed yet."""
+def _as_signed(planned: Study, signer: StudySigner) -> Study:
+    """Return the study with what signing adds; unchanged if it cannot be signed yet."""
     try:
-        return with_fingerprints(planned, keys)
-    except StudyError:
+        return signer.filled_in(planned)
+    except (StudyError, TrustError):
         return planned

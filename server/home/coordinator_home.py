@@ -37,7 +37,7 @@ from pydantic import Field
 from flo.audit.log import AuditLog, existing
 from flo.documents.document import Document, read_settings
 from flo.errors import RefusedError, TrustError, UsageError
-from flo.keys.identity import IDENTITY_PURPOSE, Identity, Signer
+from flo.keys.identity import IDENTITY_PURPOSE, Identity, Signer, fingerprint
 from flo.keys.keystore import (
     KeyStore,
     KeyStoreConfig,
@@ -46,6 +46,7 @@ from flo.keys.keystore import (
     read_secret,
     write_secret,
 )
+from flo.keys.rotation import KeyRotation
 from flo.keys.tls import read_certificate
 from flo.server.home.aws_config import AwsConfig
 from flo.server.keys.authority import CA_PURPOSE, Authority, days_left, names_in
@@ -211,6 +212,11 @@ class CoordinatorHome:
             )
 
     @property
+    def succession_path(self) -> Path:
+        """Path of the steps from earlier identity keys."""
+        return self.directory / "succession.json"
+
+    @property
     def superexec_log_path(self) -> Path:
         """Path of the output of SuperExec and its ServerApps; the coordinator rotates the file."""
         return self.directory / "superexec.log"
@@ -237,6 +243,16 @@ class CoordinatorHome:
         """Open the coordinator's signing key: in KMS if configured, otherwise the TLS key."""
         key = self.read_config().signing_key
         return kms_signer(key) if key else self.open_tls_identity()
+
+    def read_succession(self) -> KeyRotation:
+        """Read the steps from earlier identity keys to this one; there is none for the first."""
+        path = self.succession_path
+        return KeyRotation.read(path.read_bytes()) if path.exists() else KeyRotation(steps=())
+
+    def fingerprints(self) -> list[str]:
+        """Return the fingerprints of the identity key and of earlier ones, which signed before."""
+        earlier = [fingerprint(bytes.fromhex(step.old)) for step in self.read_succession().steps]
+        return [self.open_identity().fingerprint, *earlier]
 
     def open_tls_identity(self) -> Identity:
         """Open the listeners' key; also the coordinator's identity unless that is in KMS."""

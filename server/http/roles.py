@@ -20,6 +20,7 @@ ROUTES: dict[tuple[str, str], str] = {
     ("GET", "/v1/flo/studies"): "see studies",
     ("GET", "/v1/flo/studies/{digest}"): "see studies",
     ("POST", "/v1/flo/studies"): "launch a study",
+    ("POST", "/v1/flo/studies/check"): "check a study",
     ("POST", "/v1/flo/studies/{digest}/stop"): "stop a study",
     ("GET", "/v1/flo/studies/{digest}/extracts"): "fetch extracts",
     ("GET", "/v1/flo/studies/{digest}/heads"): "fetch extracts",
@@ -58,6 +59,7 @@ ROUTES: dict[tuple[str, str], str] = {
 _ROLES_OF: dict[str, tuple[Role, ...]] = {
     "see hospitals": ("operator", "viewer", "auditor"),
     "see studies": ("operator", "viewer", "auditor"),
+    "check a study": ("operator", "viewer", "auditor"),
     "see metrics": ("operator", "viewer", "auditor"),
     "launch a study": ("operator",),
     "stop a study": ("operator",),

@@ -22,12 +22,6 @@ from flo.storage.files import write_public
 from flo.study.document import UNDER_WAY
 
 
-def steps(home: CoordinatorHome) -> KeyRotation:
-    """Read all steps so far; there is none for the first key."""
-    path = home.directory / "succession.json"
-    return KeyRotation.read(path.read_bytes()) if path.exists() else KeyRotation(steps=())
-
-
 def replace_key(home: CoordinatorHome) -> RotationStep:
     """Create a new identity key, sign over to it, and issue a new listeners' certificate.
 
@@ -59,9 +53,9 @@ def replace_key(home: CoordinatorHome) -> RotationStep:
                 if log.owner == step.old:
                     store.add_event(None, "key-replaced", old=step.old, new=step.new)
                     sign_events(store, log)
-        earlier = tuple(before for before in steps(home).steps if before.new != step.new)
+        earlier = tuple(before for before in home.read_succession().steps if before.new != step.new)
         document = KeyRotation(steps=(*earlier, step)).to_bytes()
-        write_public(home.directory / "succession.json", document)
+        write_public(home.succession_path, document)
         home.issue_certificate(new)
         kept.replace(home.key_path)
         with home.recording() as store:

@@ -25,10 +25,11 @@ from flo.protocol.deals import Deal
 from flo.server.rounds.state import RunState
 from flo.study.parameters import Vector
 
-SCHEMA_VERSION = 7
-_READ = (5, 6, 7)  # a state of schema 5 has no calibration; before 7 there were no deals
+SCHEMA_VERSION = 8
+# A state of schema 5 has no calibration; before 7 there were no deals, before 8 no earlier model.
+_READ = (5, 6, 7, 8)
 _LIMIT = 64 << 20
-_VECTORS = ("weights", "velocity", "tail_sum", "whitening")
+_VECTORS = ("weights", "velocity", "tail_sum", "whitening", "earlier")
 _KINDS: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
 _LARGEST_INSIDE = 1 << 16  # bytes
 
@@ -48,6 +49,7 @@ def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
             "round": state.round,
             "attempt": state.attempt,
             "tail_count": state.tail_count,
+            "earlier_worth": state.earlier_worth,
             "retries": state.retries,
             "cohort": list(state.cohort),
             "heads": {h: head.model_dump(mode="json") for h, head in state.heads.items()},
@@ -71,7 +73,7 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
     """Parse a state. ``load`` returns a vector that ``keep`` stored: name, key, type, length.
 
     Raises:
-        TrustError: this is not a checkpoint of schema 5 to 7, or ``load`` does not find a vector.
+        TrustError: this is not a checkpoint of schema 5 to 8, or ``load`` does not find a vector.
     """
     document: dict[str, Any] = canonical.decode(data, limit=_LIMIT, what="checkpoint")
     if document.get("schema_version") not in _READ:
@@ -84,8 +86,13 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
         phase=document["phase"],
         round=document["round"],
         attempt=document["attempt"],
-        **{name: _vector(name, document["vectors"][name], load) for name in _VECTORS},
+        **{
+            name: _vector(name, document["vectors"][name], load)
+            for name in _VECTORS
+            if name in document["vectors"]
+        },
         tail_count=document["tail_count"],
+        earlier_worth=document.get("earlier_worth", 0.0),
         retries=document["retries"],
         cohort=tuple(document["cohort"]),
         heads={h: LedgerHead.model_validate(head) for h, head in document["heads"].items()},

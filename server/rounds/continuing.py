@@ -9,7 +9,8 @@ of its model has about the standard deviation 1/(n·ε), beside the chance of n 
   the earlier model's share: later studies count more, as the first ones were trained from nothing.
 - A study worth less starts anew, and the result is the mean by worth. Its training is cut short by
   few rounds, which draws noisy weights towards zero; a start from a noisy model would keep the
-  noise of each study.
+  noise of each study. A network always starts from the earlier one: the mean of networks that were
+  trained apart is no model.
 
 Chosen on four data sets, measured on others (docs/decisions/0031).
 """
@@ -24,7 +25,7 @@ from flo.privacy.releases import whitening
 from flo.study.document import Study
 from flo.study.parameters import Vector
 
-LITTLE = 200.0  # n·ε² up to which a study starts anew
+LITTLE = 200.0  # n·ε² up to which a study of a logistic model starts anew
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,13 @@ def worth(study: Study) -> float:
 
 def starts_from_earlier(study: Study) -> bool:
     """Return whether training starts from the earlier model."""
-    return study.mechanism.algorithm != "least-squares" and worth(study) > LITTLE
+    if study.mechanism.algorithm == "least-squares":
+        return False
+    return study.model.kind != "logistic" or worth(study) > LITTLE
 
 
-def combined(study: Study, own: Vector, earlier: EarlierModel) -> EarlierModel:
-    """Return the model to publish, and to continue next: the earlier one moved by a share.
+def combined(study: Study, own: Vector, earlier: EarlierModel) -> Vector:
+    """Return the model to publish, (parameters,): the earlier one moved by a share.
 
     ``own``: what the study trained, (parameters,). Where training started from the earlier model,
     a study counts twice, so that of k equal ones the last has the share 2/(k + 1).
@@ -56,4 +59,11 @@ def combined(study: Study, own: Vector, earlier: EarlierModel) -> EarlierModel:
     counted = 2 * new if starts_from_earlier(study) else new
     share = counted / (earlier.worth + counted)
     moved = earlier.weights + share * (np.asarray(own, dtype=np.float64) - earlier.weights)
-    return EarlierModel(moved, earlier.worth + new)
+    return moved if own.dtype == np.float64 else moved.astype(np.float32)
+
+
+def mean_of(models: list[EarlierModel]) -> EarlierModel:
+    """Return one model for several of one shape: their mean by worth."""
+    total = sum(model.worth for model in models)
+    weights = sum(model.worth / total * model.weights for model in models)
+    return EarlierModel(np.asarray(weights), total)

@@ -4,7 +4,8 @@ A run is one frozen ``RunState``; functions take one and return the next, so sav
 checkpoint. Each training round divides the cohort's noisy sum by its public planned size and takes
 a momentum step; the published model averages the last half of the rounds. A whitened study sums
 second moments first, and then trains on whitened inputs. For least squares, the sum of the only
-round is solved. All of it is post-processing.
+round is solved. A model that continues earlier ones is combined with them before it is evaluated
+(``flo.server.rounds.continuing``). All of it is post-processing.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from flo.protocol.messages import (
     model_digest,
 )
 from flo.server.rounds.aggregation import StreamingSum
+from flo.server.rounds.continuing import EarlierModel, combined, starts_from_earlier
 from flo.server.rounds.robust import largest_norm, robust_mean
 from flo.study.document import Study
-from flo.study.models import initial_weights
+from flo.study.models import initial_weights, precision
 from flo.study.parameters import Vector
 from flo.study.terms import Purpose
 
@@ -54,7 +56,8 @@ class RunState:
     ``cohort`` is empty until it is chosen for this attempt, with the ledger ``heads`` that are sent
     to it. ``keys``: the latest run key of each hospital. ``vouchers``: a partner's attestation of
     the ledger head of the hospital with that key. ``whitening``: W, (d²,), while a study trains on
-    whitened inputs; ``weights`` and ``tail_sum`` are then of z = xW.
+    whitened inputs; ``weights`` and ``tail_sum`` are then of z = xW. ``earlier``: the model that
+    the study continues, until it is part of ``weights``; ``earlier_worth``: what it counts for.
 
     Where sums survive dropouts: ``deals``, what each hospital dealt for the next request;
     ``survivors``, once their list was named to anybody.
@@ -77,17 +80,27 @@ class RunState:
     calibration: Calibration | None = None
     counted: dict[str, list[survey.Counted]] = field(default_factory=dict)
     whitening: Vector = field(default_factory=lambda: NO_WEIGHTS)
+    earlier: Vector = field(default_factory=lambda: NO_WEIGHTS)
+    earlier_worth: float = 0.0
     deals: dict[str, Deal] = field(default_factory=dict)
     survivors: tuple[str, ...] = ()
 
     @classmethod
-    def start(cls, study: Study) -> RunState:
-        """Return the initial state: the model's public initial weights, or none for a survey."""
+    def start(cls, study: Study, earlier: EarlierModel | None = None) -> RunState:
+        """Return the initial state: the model's public initial weights, or none for a survey.
+
+        ``earlier``: what the study continues; where its rule says so, training starts from it.
+        """
         weights = np.zeros(0) if study.survey else initial_weights(study)
+        kept, worth = NO_WEIGHTS, 0.0
+        if earlier is not None:
+            kept, worth = earlier.weights.astype(precision(study)), earlier.worth
+            weights = kept.copy() if starts_from_earlier(study) else weights
         velocity = np.zeros_like(weights) if study.mechanism.momentum else NO_WEIGHTS
         tail_sum = np.zeros_like(weights)
         phase: Phase = study.purposes[0]
-        return cls(phase, 1, 1, weights, velocity, tail_sum, 0)
+        start = cls(phase, 1, 1, weights, velocity, tail_sum, 0)
+        return replace(start, earlier=kept, earlier_worth=worth)
 
     @property
     def model(self) -> Vector:
@@ -241,8 +254,8 @@ def _solved(
     """Return the state after the only round of least squares."""
     factor = _clipping(study, part, gathered)
     variance = factor**2 * combined_variance(study, part, len(gathered.hospitals))
-    weights = least_squares.solve(study, factor * gathered.all_values(), variance)
-    return replace(state, phase="evaluation", round=1, attempt=1, retries=0, weights=weights)
+    solved = least_squares.solve(study, factor * gathered.all_values(), variance)
+    return _trained(study, replace(state, weights=solved))
 
 
 def _whitened(
@@ -253,7 +266,39 @@ def _whitened(
     variance = factor**2 * combined_variance(study, part, len(gathered.hospitals))
     patients = whitening.planned_patients(study, gathered.hospitals)
     matrix = whitening.matrix_of(study, factor * gathered.all_values(), variance, patients)
-    return replace(state, phase="training", round=1, attempt=1, retries=0, whitening=matrix.ravel())
+    state = replace(
+        state, phase="training", round=1, attempt=1, retries=0, whitening=matrix.ravel()
+    )
+    if not len(state.earlier) or not starts_from_earlier(study):
+        return state
+    return replace(state, weights=whitening.on_whitened(study, state.weights, matrix))
+
+
+def _trained(study: Study, state: RunState) -> RunState:
+    """Return the state after training; ``state.weights``: what this study trained."""
+    weights = state.weights
+    if len(state.earlier):
+        weights = combined(study, weights, EarlierModel(state.earlier, state.earlier_worth))
+    return replace(
+        state,
+        phase="evaluation",
+        round=1,
+        attempt=1,
+        retries=0,
+        weights=weights,
+        velocity=NO_WEIGHTS,
+        tail_sum=NO_WEIGHTS,
+        tail_count=0,
+        earlier=NO_WEIGHTS,
+    )
+
+
+def with_model_of_inputs(study: Study, state: RunState) -> RunState:
+    """Return a state whose ``model`` can be published, also if training was cut short."""
+    if not len(state.whitening):
+        return state
+    weights = whitening.of_inputs(study, state.weights, state.whitening)
+    return replace(state, weights=weights, whitening=NO_WEIGHTS)
 
 
 def _stepped(
@@ -276,23 +321,17 @@ def _stepped(
         if in_tail:
             tail_sum[block] += weights[block]
     tail_count = state.tail_count + in_tail
-    matrix = state.whitening
     if finished:
-        weights = np.divide(tail_sum, tail_count, out=tail_sum)
-        if len(matrix):
-            weights, matrix = whitening.of_inputs(study, weights, matrix), NO_WEIGHTS
-        velocity, tail_sum, tail_count = NO_WEIGHTS, NO_WEIGHTS, 0
+        tail_sum /= tail_count
+        return _trained(study, with_model_of_inputs(study, replace(state, weights=tail_sum)))
     return replace(
         state,
-        phase="evaluation" if finished else "training",
-        round=1 if finished else state.round + 1,
+        round=state.round + 1,
         attempt=1,
-        retries=0 if finished else state.retries,
         weights=weights,
         velocity=velocity,
         tail_sum=tail_sum,
         tail_count=tail_count,
-        whitening=matrix,
     )
 
 

@@ -16,8 +16,9 @@ from flo.host.memory import give_back_freed_memory
 from flo.privacy.accounting.plan import Plan
 from flo.protocol.messages import model_digest
 from flo.server.flower.grid import GridExchange, GridLargeBodies
+from flo.server.rounds.continuing import EarlierModel
 from flo.server.rounds.loop import RunStore, StudyRun
-from flo.server.rounds.state import RunState
+from flo.server.rounds.state import RunState, with_model_of_inputs
 from flo.study.document import Study
 
 _BACK_SECONDS = 3.0  # for agents to reconnect after a restart
@@ -31,6 +32,9 @@ class RunBackend(RunStore, Protocol):
 
     def load(self) -> RunState | None:
         """Return the saved state; None if there is none. Raises TrustError if it was changed."""
+
+    def earlier(self) -> EarlierModel | None:
+        """Return the model that the study continues, if any. Raises TrustError, StudyError."""
 
     def nodes(self) -> dict[str, int]:
         """Return hospital id -> Flower's node id."""
@@ -88,13 +92,15 @@ def _carry_out(
         min(study.limits.deadline_seconds, _BACK_SECONDS if saved else math.inf),
     )
     kept.event("online", hospitals=sorted(present))
-    running = StudyRun(study, run, saved or RunState.start(study), exchange, kept)
-    del saved  # it may be large, and the run mutates it
+    start = saved or RunState.start(study, kept.earlier())
+    running = StudyRun(study, run, start, exchange, kept)
+    del saved, start  # it may be large, and the run mutates it
     give_back_freed_memory()  # freed after making or reading a model; rounds need another layout
     state, end = running.as_far_as_it_goes()
     if end == "paused":
         kept.pause(round=state.round, phase=state.phase)
     else:
+        state = with_model_of_inputs(study, state)
         kept.end(end, _result(study, state, None if study.survey else publish(state)))
 
 

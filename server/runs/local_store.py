@@ -12,13 +12,21 @@ from flo.keys.claims import LedgerHead
 from flo.keys.keystore import AesKeyStore
 from flo.server.rounds import checkpoint
 from flo.server.rounds.checkpoint_vectors import KeptVectors
+from flo.server.rounds.continuing import EarlierModel
 from flo.server.rounds.state import RunState
+from flo.server.runs import earlier
 from flo.server.store.run_tables import Event
 from flo.server.store.store import Store
 from flo.storage.artifacts import LocalArtifacts
 from flo.study.document import Study
 
+_EARLIER = "000000-00000000"  # before every launch and number
 _KEEP = 3  # saves whose vectors are kept, for a backup that is being made
+
+
+def earlier_key(run: str) -> str:
+    """Return the key of the model that a run continues (``flo.server.runs.earlier``)."""
+    return earlier.key_of(run, _EARLIER)
 
 
 class LocalRunStore:
@@ -42,6 +50,10 @@ class LocalRunStore:
             return None
         state = self._keystore.open(self._context, record.state)
         return checkpoint.from_bytes(state, self._vectors.load)
+
+    def earlier(self) -> EarlierModel | None:
+        """Return the model that the study continues, if any. Raises TrustError as ``load`` does."""
+        return earlier.load(self._study, self._vectors, earlier_key(self._run))
 
     def save(self, state: RunState) -> None:
         """Seal the state into the database and its large vectors into files; remove old vectors.

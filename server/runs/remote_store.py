@@ -20,7 +20,9 @@ from flo.keys.claims import LedgerHead
 from flo.keys.keystore import Context, KeyStore
 from flo.server.rounds import checkpoint
 from flo.server.rounds.checkpoint_vectors import REUSED, KeptVectors
+from flo.server.rounds.continuing import EarlierModel
 from flo.server.rounds.state import RunState
+from flo.server.runs import earlier
 from flo.server.runs.remote_client import RemoteRunClient
 from flo.server.runs.remote_documents import (
     ClaimedRun,
@@ -38,8 +40,14 @@ from flo.study.parameters import Vector
 MAX_STATE_BYTES = 64 << 20
 _FRESH_SECONDS = 0.3  # a status of the coordinator is used for this long
 _LONGEST = 500  # characters of a reason
+_EARLIER = "state-00000000-000000"  # before every number and launch
 # Older states are kept because a coordinator restored from a backup continues from one of them.
 _KEEP, _CLEAR_EVERY = 256, 64
+
+
+def earlier_key(run: str) -> str:
+    """Return the key of the model that a run continues (``flo.server.runs.earlier``)."""
+    return earlier.key_of(run, _EARLIER)
 
 
 class RemoteRunStore:
@@ -92,6 +100,10 @@ class RemoteRunStore:
             raise TrustError(f"{what} is not the last one saved, or was changed")
         state = sealed.unseal(self._keystore, self._context(saved.phase, saved.round), kept, what)
         return checkpoint.from_bytes(state, self._vectors.load)
+
+    def earlier(self) -> EarlierModel | None:
+        """Return the model that the study continues, if any. Raises TrustError as ``load`` does."""
+        return earlier.load(self.study, self._vectors, earlier_key(self._run))
 
     def save(self, state: RunState) -> None:
         """Seal the state, put it into the store, and report its place.

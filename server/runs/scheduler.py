@@ -22,6 +22,7 @@ from pathlib import Path
 from flo.errors import FloError, NetworkError, RefusedError
 from flo.server.flower.superlink import APP_HERE, SuperLink
 from flo.server.home.coordinator_home import CoordinatorHome
+from flo.server.runs import earlier, local_store, remote_store
 from flo.server.runs.jobs import Jobs
 from flo.server.store.run_tables import RunRecord, new_run_id
 from flo.server.store.store import Offer, Store
@@ -127,6 +128,12 @@ class Runs:
         launches = before.launches + 1 if before else 1
         elsewhere = offer is not None and offer.place != "here"
         try:
+            if offer is not None:
+                self._keep_earlier(run, offer)
+        except FloError as error:
+            self._give_up(run, study, f"the model that it continues is not there: {error}")
+            return
+        try:
             app = self._jobs.app if elsewhere else APP_HERE
             flower_run = self._superlink.start_run(
                 self._home.read_private_url(), self._chain, run, app
@@ -138,6 +145,15 @@ class Runs:
             log.exception("run could not be started")
             if elsewhere:
                 self._give_up(run, study, f"a job could not be started: {error}")
+
+    def _keep_earlier(self, run: str, offer: Offer) -> None:
+        """Put the model that a study continues, if any, where its run looks for it."""
+        if offer.study.continues is None:
+            return
+        artifacts, key = self._jobs.artifacts(offer), remote_store.earlier_key(run)
+        if artifacts is None:
+            artifacts, key = self._home.states(), local_store.earlier_key(run)
+        earlier.keep(self._home, self._store, offer.study, run, artifacts, key)
 
     def _look_after_running(self) -> None:
         for study, running in list(self._running.items()):

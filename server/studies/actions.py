@@ -11,18 +11,21 @@ from dataclasses import dataclass
 
 from flo.errors import StudyError
 from flo.server.store.store import Offer, RunPlace, Store
+from flo.server.studies.signing import StudySigner
 from flo.study.document import Study
 
 
 @dataclass(frozen=True)
 class OperatorActions:
-    """``offer``: signs and offers a study for a person, with the place of its runs.
+    """``signer``: says what would be signed. ``offer``: signs and offers a study for a person, with
+    the place of its runs.
 
     ``shred``: erases a study's key and files for a person. ``export``: returns a signed copy of
     the audit log. ``places``: where runs can be executed.
     """
 
     store: Store
+    signer: StudySigner
     offer: Callable[[Study, str, RunPlace], Offer]
     shred: Callable[[Offer, str], int]
     export: Callable[[], bytes]

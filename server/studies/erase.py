@@ -4,7 +4,8 @@ The study's key, derived from the salt (``flo.server.keys.study_keys``), seals s
 models in remote storage: this also erases copies out of reach, in old versions or on a lost disk.
 Model files in the coordinator's folder are not sealed; they are deleted. Launch documents contain
 no key. Not erased: the signed study, approvals, extracts, the model card and report, the audit log,
-models that hospitals have downloaded, and the salt in earlier backups of the coordinator.
+models that hospitals have downloaded, models that later studies made from it, and the salt in
+earlier backups of the coordinator.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def shred(
     ``artifacts``: remote store of the study's states and models, if any.
 
     Raises:
-        StudyError: the study is under way. NetworkError: the store does not answer; the salt is
-        erased already.
+        StudyError: the study is under way, or one that continues its model is. NetworkError: the
+        store does not answer; the salt is erased already.
     """
     study = offer.study
     if offer.status in UNDER_WAY:
@@ -34,6 +35,13 @@ def shred(
             f"study {study.name} is {offer.status}: only a study that is over can be erased",
             hint=f"stop it first: flo study stop {study.name}",
         )
+    for other in store.offers():
+        if other.status in UNDER_WAY and study.digest in {one.study for one in other.study.lineage}:
+            raise StudyError(
+                f"study {other.study.name}, version {other.study.version}, is {other.status} and "
+                "continues this study's model",
+                hint=f"stop it first: flo study stop {other.study.name}:{other.study.version}",
+            )
     store.erase_salt(study.digest)
     store.add_event(study.digest, "shredded", by=person)
     removed = 0

@@ -20,7 +20,7 @@ from flo.errors import FloError, MessageError
 from flo.keys.claims import LedgerHead
 from flo.privacy.report.report import MAX_REPORT_BYTES, MOST_VALUES, build
 from flo.privacy.report.wording import trust
-from flo.published.model_card import ModelCard, PublishedModel, paths_of
+from flo.published.model_card import Life, ModelCard, PublishedModel, paths_of
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.rounds.state import RunState
 from flo.server.store.store import Offer, Store
@@ -85,7 +85,9 @@ def write_card(
     if report is not None:
         write_public(card_path.with_name(card_path.name.replace(".card.", ".report.")), report)
     identity = home.open_identity()
+    without = tuple(sorted({h.id for h in study.hospitals} - set(extracts)))
     card = ModelCard(
+        schema_version=3 if study.continues else 2,
         study=study.canonical_bytes.decode(),
         study_signature=offer.signature,
         run=run,
@@ -101,8 +103,9 @@ def write_card(
         },
         # Absent in results of older versions.
         calibration=result.get("calibration") if result["estimate"] else None,
+        life=_life(report) if study.continues and report is not None and not without else None,
         report=canonical.digest(report) if report is not None else None,
-        without_extract=tuple(sorted({h.id for h in study.hospitals} - set(extracts))),
+        without_extract=without,
         coordinator=identity.public.hex(),
     ).signed(identity)
     PublishedModel.of(card, tensors, identity.fingerprint)
@@ -130,14 +133,25 @@ def _report(
     return _built(study, list(holding[0].values()), heads), holding[0]
 
 
+def _facts(report: bytes) -> dict[str, Any]:
+    whole = canonical.decode(report, limit=MAX_REPORT_BYTES, what="report", values=MOST_VALUES)
+    facts: dict[str, Any] = whole["facts"]
+    return facts
+
+
+def _life(report: bytes) -> Life:
+    """Return the largest life budget of the report's hospitals."""
+    lives = [hospital["life"] for hospital in _facts(report)["hospitals"]]
+    return Life(**{name: max(life[name] for life in lives) for name in ("epsilon", "delta")})
+
+
 def _built(study: Study, documents: list[bytes], heads: dict[str, LedgerHead]) -> bytes | None:
     """Return the extracts' report; None if they are invalid or of another study."""
     if not documents:
         return None
     try:
         report = build(documents, heads)
-        whole = canonical.decode(report, limit=MAX_REPORT_BYTES, what="report", values=MOST_VALUES)
-        facts = whole["facts"]
+        facts = _facts(report)
     except FloError as error:
         log.warning("an extract is invalid", extra={"fields": {"why": str(error)}})
         return None

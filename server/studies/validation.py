@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from datetime import date
 
 from flo.errors import StudyError
+from flo.server.studies.ancestors import CardOf, with_lineage
 from flo.study.document import UNDER_WAY, Study
 
 
@@ -35,19 +36,32 @@ def with_fingerprints(study: Study, keys: Mapping[str, str]) -> Study:
     return complete
 
 
+def filled_in(study: Study, keys: Mapping[str, str], card_of: CardOf) -> Study:
+    """Return the study with what signing adds: keys of its hospitals, lineage of its model.
+
+    ``card_of``: returns the checked card, and its study, that has a digest. Raises as
+    ``with_fingerprints`` and ``flo.server.studies.ancestors.with_lineage`` do.
+    """
+    return with_lineage(with_fingerprints(study, keys), card_of)
+
+
 def complete_for_signing(
-    study: Study, keys: Mapping[str, str], earlier: Collection[tuple[Study, str]], today: date
+    study: Study,
+    keys: Mapping[str, str],
+    earlier: Collection[tuple[Study, str]],
+    today: date,
+    card_of: CardOf,
 ) -> Study:
     """Return the study to be signed. ``earlier``: all signed studies, each with its status.
 
     Raises:
-        StudyError: as ``with_fingerprints``; or a text of the scaffold is unchanged, a column
+        StudyError, TrustError: as ``filled_in``; or a text of the scaffold is unchanged, a column
         identifies patients, the study has expired or is over, or its version was signed with
         another text.
     """
     study.refuse_unfinished()
     study.refuse_identifying()
-    complete = with_fingerprints(study, keys)
+    complete = filled_in(study, keys, card_of)
     if complete.has_expired(today):
         raise StudyError(f"the study expired on {complete.expires}", hint="set a later `expires`")
     versions = [one.version for one, _ in earlier if one.name == complete.name]

@@ -23,9 +23,9 @@ from flo.protocol.decisions import Approve, Signed
 from flo.protocol.messages import decode_reply
 from flo.server.api.site_api import SITE_CALLS, SiteApi
 from flo.server.audit.rate_limited import RateLimitedAudit
-from flo.server.coordinator import complete_and_sign
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.keys.authority import Peer, read_peer
+from flo.server.studies.signing import StudySigner
 from tests.attacks.fuzz import Accepted, Target
 from tests.attacks.fuzz_documents import mended, signed_body
 from tests.attacks.state import coordinator_state, site_state
@@ -112,7 +112,7 @@ class Calls:
         self.guest = Identity.new()
         self.peers = {"north": self._enrol("north", self.north)}
         self._enrol("south", self.south), self._enrol("west", Identity.new())
-        offer = complete_and_sign(small_study(), home, self.store, "tests")
+        offer = StudySigner(home, self.store).offer(small_study(), "tests")
         self.study = offer.study
 
     def close(self) -> None:

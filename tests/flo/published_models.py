@@ -23,6 +23,7 @@ from flo.study.document import Study, from_document
 from flo.study.models import named, parameter_count
 from flo.study.parameters import Vector
 from tests.builders import offered, small_study
+from tests.flo.continued import ancestor, continuing
 from tests.flo.studies import imaging
 
 RUN = "run-1"
@@ -32,6 +33,7 @@ STUDIES = {
     "logistic": small_study(),
     "mlp": small_study(model={"kind": "mlp", "hidden": [7, 3]}),
     "cnn": from_document(imaging()),
+    "continued": continuing(ancestor()),
 }
 
 
@@ -105,6 +107,8 @@ def made(
         "without_extract": ["west"],
         "coordinator": signer.public.hex(),
     }
+    if study.continues:
+        document |= {"schema_version": 3, "life": {"epsilon": 0.9, "delta": 1e-6}}
     if changes.get("evaluation", "") is None:
         changes.setdefault("calibration", None)
     return Made(ModelCard.model_validate(document | changes).signed(signer), data)

@@ -66,10 +66,9 @@ def test_equal_years_have_the_stated_shares(study: Study, shares: list[float]) -
     one = study_of_a_year(study, 0, 5)
     earlier = EarlierModel(np.zeros(3), worth(one))
     for number, share in enumerate(shares, start=2):
-        moved = combined(one, np.ones(3), earlier).weights - earlier.weights
-        assert moved == pytest.approx(share * (1 - earlier.weights))
-        earlier = combined(one, np.ones(3), earlier)
-        assert earlier.worth == pytest.approx(number * worth(one))
+        weights = combined(one, np.ones(3), earlier)
+        assert weights - earlier.weights == pytest.approx(share * (1 - earlier.weights))
+        earlier = EarlierModel(weights, number * worth(one))
 
 
 @given(st.sampled_from([SUPPORT2, NETWORK]), st.integers(0, 2**32 - 1))

@@ -15,10 +15,12 @@ from flo.server.audit.rate_limited import RateLimitedAudit
 from flo.server.console.context import ConsoleContext
 from flo.server.console.routes import console_app
 from flo.server.console.view import ProgressCache, StudyViews
+from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.http.last_seen import LastSeen
 from flo.server.runs.job_access import JobKeys
 from flo.server.store.store import Offer, Store
 from flo.server.studies.actions import OperatorActions
+from flo.server.studies.signing import StudySigner
 from flo.study.document import Study
 
 
@@ -30,7 +32,11 @@ def own_calls(folder: Path) -> Iterator[list[FastAPI]]:
         closing(Store(folder / "coordinator.sqlite")) as store,
         closing(AuditLog(folder / "audit.sqlite", identity)) as log,
     ):
-        actions, audit = OperatorActions(store, _offers, _shreds, bytes), RateLimitedAudit(store)
+        signer = StudySigner(CoordinatorHome(folder), store)
+        actions, audit = (
+            OperatorActions(store, signer, _offers, _shreds, bytes),
+            RateLimitedAudit(store),
+        )
         views = StudyViews(store, ProgressCache(store), LastSeen(), _Nobody(), "0" * 64)
         room = ConsoleContext(actions, views, log, _nothing, identity.fingerprint, audit)
         yield [

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 )
 from safetensors.numpy import load, save
 
+from flo.documents import canonical
 from flo.errors import FloError, MessageError, TrustError, UsageError
 from flo.protocol.messages import LARGEST_WEIGHT
 from flo.published import model_card
@@ -32,6 +33,7 @@ from flo.published.model_card import (
     read_card,
 )
 from flo.study.models import flat, named
+from tests.flo.continued import continuing
 from tests.flo.published_models import (
     COORDINATOR,
     MALLORY,
@@ -44,7 +46,7 @@ from tests.flo.published_models import (
 )
 
 P384_ORDER = 2**384 - 1388124618062372383947042015309946732620727252194336364173
-GOOD = made()
+GOOD, CONTINUED = made(), made("continued")
 STUDY, _ = signed_study()
 Tensors = dict[str, npt.NDArray[Any]]
 Way = tuple[str | int, ...]
@@ -79,6 +81,30 @@ def test_weights_survive_as_named_tensors_bit_for_bit(kind: str) -> None:
     assert again.tobytes() == weights.tobytes()
 
 
+def test_a_card_of_another_schema_than_its_study_has_is_refused() -> None:
+    for kind, schema in (("logistic", 3), ("continued", 2), ("continued", 1)):
+        changes: dict[str, Any] = {"life": None} | ({} if schema > 1 else {"calibration": None})
+        with pytest.raises(TrustError, match="contradicts its study"):
+            made(kind, schema_version=schema, **changes).open()
+    with pytest.raises(ValueError, match="schema_version 1 or 2 has no life"):
+        made("continued", schema_version=2)
+
+
+def test_a_card_of_a_study_whose_lineage_nobody_filled_in_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(STUDIES, "written", continuing())
+    with pytest.raises(TrustError, match="contradicts its study"):
+        made("written").open()
+
+
+def test_a_card_is_named_by_the_digest_of_its_file(tmp_path: Path) -> None:
+    path = CONTINUED.write(tmp_path)
+    assert CONTINUED.card.digest == canonical.digest(path.read_bytes())
+    assert read_card(path).digest == CONTINUED.card.digest
+    assert GOOD.card.digest != CONTINUED.card.digest
+
+
 def test_a_model_may_have_neither_evaluation_nor_report() -> None:
     bare = made(evaluation=None, subgroups={}, report=None, without_extract=["north", "south"])
     assert bare.open().card.evaluation is None
@@ -104,16 +130,17 @@ def changed(document: Any, way: Way) -> Any:
         return copy
     if isinstance(document, str):
         if document.startswith("{"):
-            return document.replace('"version":1', '"version":2')
+            return document.replace('"version":9', '"version":8')
         return document[:-1] + ("a" if document[-1] != "a" else "b")
     return document + 1 if isinstance(document, int) else document * (1 - 1e-9)
 
 
-LEAVES = sorted(leaves(GOOD.document), key=str)
+LEAVES = sorted(leaves(CONTINUED.document), key=str)
 
 
 def test_the_walk_over_the_card_leaves_no_field_out() -> None:
     assert {way[0] for way in LEAVES} == set(ModelCard.model_fields)
+    assert {way[0] for way in leaves(GOOD.document)} == set(ModelCard.model_fields) - {"life"}
     assert {way[1:] for way in LEAVES if way[0] == "subgroups"} == {
         ("ward=a", name) for name in model_card.Quality.model_fields
     }
@@ -121,8 +148,8 @@ def test_the_walk_over_the_card_leaves_no_field_out() -> None:
 
 @pytest.mark.parametrize("way", LEAVES, ids=lambda way: ".".join(map(str, way)))
 def test_a_field_that_was_changed_after_signing_is_refused(way: Way) -> None:
-    document = changed(GOOD.document, way)
-    assert document != GOOD.document
+    document = changed(CONTINUED.document, way)
+    assert document != CONTINUED.document
     if way == ("schema_version",):
         with pytest.raises(ValueError, match="schema_version"):
             ModelCard.model_validate(document)
@@ -156,7 +183,7 @@ def test_something_left_out_or_added_after_signing_is_refused(change: dict[str, 
     "change",
     [
         {"unknown": 1},
-        {"schema_version": 3},
+        {"schema_version": 4},
         {"file": "AB" * 32},
         {"coordinator": "xy"},
         {"epsilon": 0},

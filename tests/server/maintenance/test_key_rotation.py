@@ -23,12 +23,12 @@ from flo.clients.home.site_home import SiteHome
 from flo.errors import RefusedError, TrustError
 from flo.keys.identity import Identity, Signer, format_fingerprint
 from flo.keys.tls import load_certificate
-from flo.server.coordinator import complete_and_sign
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.http.tokens import issue
 from flo.server.maintenance import key_rotation
 from flo.server.maintenance.invitations import invite
 from flo.server.store.hospitals import Member
+from flo.server.studies.signing import StudySigner
 from flo.storage.files import write_private
 from tests.builders import HOSPITALS, small_study
 from tests.commands import flo, flo_process
@@ -63,7 +63,7 @@ def test_a_key_is_not_replaced_while_a_study_is_under_way(tmp_path: Path, status
             key = Identity.new()
             store.add_invitation(name, name)
             store.enrol(name, Member(name, key.public, key.fingerprint, name, False, None))
-        digest = complete_and_sign(small_study(), home, store, "Ada").study.digest
+        digest = StudySigner(home, store).offer(small_study(), "Ada").study.digest
         if status == "running":
             store.start_run("run-1", digest)
         before = files(home)
@@ -266,9 +266,9 @@ def cut_off(home: CoordinatorHome, at: str) -> None:
 
 def check_replaced(home: CoordinatorHome, first: Signer) -> None:
     """One new key, one step to it, a certificate of it, and a log that both signed."""
-    second, (step,) = home.open_tls_identity(), key_rotation.steps(home).steps
+    second, (step,) = home.open_tls_identity(), home.read_succession().steps
     assert second.fingerprint != first.fingerprint
-    assert key_rotation.steps(home).newest_after(first.public.hex()) == second.public.hex()
+    assert home.read_succession().newest_after(first.public.hex()) == second.public.hex()
     assert step.old == first.public.hex()
     load_certificate(
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files(home)["server.pem"], second.pem()

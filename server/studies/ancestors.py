@@ -1,0 +1,107 @@
+"""The models that a study continues: only finished models of this coordinator, of the same form.
+
+A study names them by the SHA-256 of their signed cards. A card binds the tensors, and the study
+with its own lineage, so the lineage of the new study follows from the cards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from flo.errors import StudyError
+from flo.published.model_card import ModelCard
+from flo.server.rounds.continuing import worth
+from flo.study.document import Study
+from flo.study.lineage import MOST_ANCESTORS, Ancestor
+
+CardOf = Callable[[str], tuple[ModelCard, Study]]
+_MEANING = ("label", "records_per_patient", "columns")  # of a model's inputs and scores
+
+
+def with_lineage(study: Study, card_of: CardOf) -> Study:
+    """Return the study with the lineage of the models that it continues, if it continues any.
+
+    Raises:
+        StudyError: a model is unknown, erased, unfinished or of another form; two of them learnt
+        from one study; or the study states another lineage. TrustError: a card is not signed.
+    """
+    if study.continues is None:
+        return study
+    found = list[Ancestor]()
+    for digest in study.continues.models:
+        card, other = card_of(digest)
+        refuse_unfit(study, card, other)
+        found += [*other.lineage, _ancestor(digest, card, other)]
+    _refuse_twice(found)
+    if study.lineage and study.lineage != tuple(found):
+        raise StudyError(
+            "continues: the study states another lineage than that of its models",
+            hint="leave lineage out of the study: it is filled in from the models' cards",
+        )
+    return study.with_lineage(found)
+
+
+def _ancestor(digest: str, card: ModelCard, study: Study) -> Ancestor:
+    return Ancestor(
+        card=digest,
+        study=study.digest,
+        name=study.name,
+        version=study.version,
+        epsilon=card.epsilon,
+        delta=card.delta,
+        worth=worth(study),
+    )
+
+
+def refuse_unfit(study: Study, card: ModelCard, other: Study) -> None:
+    """Raise StudyError unless the other study's model is finished, and of this study's form."""
+    title = f"continues: the model of {other.name}, version {other.version},"
+    if card.rounds < other.mechanism.steps:
+        raise StudyError(
+            f"{title} is unfinished: {card.rounds} of {other.mechanism.steps} rounds",
+            hint="run that study again, or continue another model",
+        )
+    if study.model != other.model:
+        raise StudyError(
+            f"{title} has another [model]: {_shown(other.model)}, and this study "
+            f"{_shown(study.model)}",
+            hint="only a model of the same form can be continued",
+        )
+    for name in _MEANING:
+        here, there = getattr(study.data, name), getattr(other.data, name)
+        if here != there:
+            raise StudyError(
+                f"{title} has other inputs or another outcome: {_difference(name, there, here)}",
+                hint="copy [data] and [model] from that study, or leave out [continues]",
+            )
+
+
+def _difference(name: str, there: object, here: object) -> str:
+    """Name the first difference between two parts of a study's data."""
+    if isinstance(there, tuple) and isinstance(here, tuple):
+        if [column.name for column in there] != [column.name for column in here]:
+            return f"its columns are {', '.join(column.name for column in there)}"
+        for one, other in zip(there, here, strict=True):
+            if one != other:
+                return f"column {one.name!r} is {_shown(one)} there, and {_shown(other)} here"
+    return f"{name} is {there!r} there, and {here!r} here"
+
+
+def _shown(part: object) -> str:
+    return str(part)[:300]
+
+
+def _refuse_twice(lineage: Iterable[Ancestor]) -> None:
+    found = list(lineage)
+    studies = [ancestor.study for ancestor in found]
+    for ancestor in found:
+        if studies.count(ancestor.study) > 1:
+            raise StudyError(
+                f"continues: two of the models learnt from {ancestor.title}, which would count "
+                "twice",
+                hint="name only the latest model of a line",
+            )
+    if len(found) > MOST_ANCESTORS:
+        raise StudyError(
+            f"continues: the models learnt from {len(found)} studies, limit {MOST_ANCESTORS}"
+        )

@@ -1,0 +1,63 @@
+"""The models that this coordinator has published, as a later study finds and opens them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flo.documents import canonical
+from flo.errors import StudyError
+from flo.published.model_card import MAX_CARD_BYTES, ModelCard, PublishedModel, paths_of, read_card
+from flo.server.home.coordinator_home import CoordinatorHome
+from flo.server.rounds.continuing import EarlierModel, mean_of, worth
+from flo.server.studies.ancestors import refuse_unfit
+from flo.study.document import Study
+
+
+class OwnModels:
+    """The models that a coordinator has published, by the SHA-256 of their cards."""
+
+    def __init__(self, home: CoordinatorHome) -> None:
+        self._folder, self._coordinators = home.directory / "models", home.fingerprints()
+
+    def card(self, digest: str) -> tuple[ModelCard, Study]:
+        """Return a checked card and its study.
+
+        Raises:
+            StudyError: there is no such model here, or it was erased. TrustError: the card is not
+            signed by this coordinator.
+        """
+        card = read_card(self._path(digest))
+        return card, card.check(*self._coordinators)
+
+    def open(self, digest: str) -> PublishedModel:
+        """Return a model whose card and tensors were checked. Raises as ``card`` does."""
+        return PublishedModel.open(self._path(digest), *self._coordinators)
+
+    def _path(self, digest: str) -> Path:
+        for path in self._folder.glob("*.card.json"):
+            if path.stat().st_size > MAX_CARD_BYTES:
+                continue
+            if canonical.digest(path.read_bytes()) == digest:
+                if not paths_of(path)[1].is_file():
+                    raise StudyError(
+                        f"continues: the model with the card {digest[:12]} ({path.name}) was erased"
+                    )
+                return path
+        raise StudyError(
+            f"continues: this coordinator has published no model whose card is {digest[:12]}",
+            hint="`flo model show` and the console's page of a model state the digest of its card",
+        )
+
+
+def earlier_model(study: Study, models: OwnModels) -> EarlierModel | None:
+    """Return what a study continues, from checked tensors. Raises as ``with_lineage`` does."""
+    if study.continues is None:
+        return None
+    opened = [models.open(digest) for digest in study.continues.models]
+    for model in opened:
+        refuse_unfit(study, model.card, model.study)
+    return mean_of([EarlierModel(model.weights, _whole_worth(model.study)) for model in opened])
+
+
+def _whole_worth(study: Study) -> float:
+    return worth(study) + sum(ancestor.worth for ancestor in study.lineage)

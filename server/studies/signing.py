@@ -1,0 +1,52 @@
+"""Completing, signing and offering a study: validation with what the coordinator has stored."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from flo.server.home.coordinator_home import CoordinatorHome
+from flo.server.store.store import Offer, RunPlace, Store
+from flo.server.studies.own_models import OwnModels, earlier_model
+from flo.server.studies.validation import complete_for_signing, filled_in
+from flo.study.document import Study
+
+
+class StudySigner:
+    """Signs studies in the coordinator's name."""
+
+    def __init__(self, home: CoordinatorHome, store: Store) -> None:
+        self._home, self._store = home, store
+
+    def filled_in(self, study: Study) -> Study:
+        """Return the study with what signing adds: keys of hospitals, lineage of models.
+
+        Raises:
+            StudyError, TrustError: as ``flo.server.studies.validation.filled_in``.
+        """
+        return filled_in(study, self._store.keys(), OwnModels(self._home).card)
+
+    def complete(self, study: Study) -> Study:
+        """Return the study as it would be signed now.
+
+        Raises:
+            StudyError, TrustError: as ``flo.server.studies.validation.complete_for_signing``; or a
+            model that it continues cannot be opened.
+        """
+        models = OwnModels(self._home)
+        earlier = [(offer.study, offer.status) for offer in self._store.offers()]
+        today = datetime.now(UTC).date()
+        complete = complete_for_signing(study, self._store.keys(), earlier, today, models.card)
+        earlier_model(complete, models)
+        return complete
+
+    def offer(self, study: Study, person: str, place: RunPlace = "here") -> Offer:
+        """Complete, sign and offer the study. Raises as ``complete`` does.
+
+        ``person``: named in the audit log. ``place``: where the study's runs are executed.
+        """
+        complete = self.complete(study)
+        signature = self._home.open_identity().sign("study", complete.canonical_bytes)
+        self._store.add_study(complete, signature, place)
+        facts = {"name": complete.name, "version": complete.version, "by": person, "place": place}
+        self._store.add_event(complete.digest, "offered", **facts)
+        return self._store.offer(complete.digest) or Offer(complete, signature, "offered")
