@@ -188,6 +188,7 @@ class Runs:
                 self._store.pause_run(run, launch)
         except RefusedError:  # a process has just taken over the run, so it continues
             return
+        self._store.set_status(study, "ended" if over else "paused")
         self._store.add_event(study, "ended" if over else "paused", why=why)
 
     def _look_after_paused(self) -> None:

@@ -38,6 +38,7 @@ from flo.protocol.messages import (
     encode_reply,
 )
 from flo.server.rounds import checkpoint
+from flo.server.rounds.continuing import EarlierModel
 from flo.server.rounds.loop import run_study
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
@@ -298,6 +299,7 @@ class Stage:
     after_round: Callable[[int], None] = lambda rounds: None
     stop_after_rounds: int = 1_000_000
     killed_after: tuple[str, int] | None = None
+    earlier: EarlierModel | None = None
     clock: Clock = field(default_factory=Clock)
     history: list[bytes | Request] = field(default_factory=list)
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -313,7 +315,7 @@ class Stage:
     def run(self, state: RunState | None = None) -> RunState:
         clock, signatures = mock.patch("flo.server.rounds.loop.time", self.clock), _patched_verify()
         with clock, signatures:
-            start = state or RunState.start(self.study)
+            start = state or RunState.start(self.study, self.earlier)
             final, self.end = run_study(self.study, RUN, start, self, self)
         return final
 

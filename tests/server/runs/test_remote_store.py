@@ -20,8 +20,9 @@ from flo.keys.identity import Identity
 from flo.keys.keystore import AesKeyStore
 from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from flo.server.http.tokens import issue
+from flo.server.keys.study_keys import study_key
 from flo.server.rounds.state import RunState
-from flo.server.runs import remote_store
+from flo.server.runs import earlier, remote_store
 from flo.server.runs.remote_client import RemoteRunClient
 from flo.server.runs.remote_store import RemoteRunStore
 from flo.server.store.run_tables import new_run_id
@@ -30,6 +31,9 @@ from flo.server.studies.publish import tensors_name
 from flo.storage.artifacts import LocalArtifacts
 from flo.study.document import Study
 from tests.builders import HOSPITALS, make_site, small_study
+from tests.flo.continued import ancestor, continuing
+from tests.flo.published_models import weights_of
+from tests.server.continued import publish
 from tests.server.real_coordinator import RealCoordinator, new_home, served, serving
 
 pytestmark = pytest.mark.processes
@@ -64,21 +68,23 @@ def stage(coordinator: RealCoordinator, tmp_path: Path) -> Iterator[Elsewhere]:
 class Elsewhere:
     """One run that waits to be carried out, and whoever wants to."""
 
-    def __init__(self, coordinator: RealCoordinator, store: Store, folder: Path) -> None:
+    def __init__(
+        self, coordinator: RealCoordinator, store: Store, folder: Path, **changes: Any
+    ) -> None:
         self.coordinator, self.store, self.folder = coordinator, store, folder
         self.sites = [make_site(folder / name, name) for name in HOSPITALS]
         self.run = new_run_id()
-        self.study = self._offered()
+        self.study = self._offered(**changes)
         self.artifacts = LocalArtifacts(folder / "artifacts")
         self.keystore = AesKeyStore(bytes(32))
         self.links: list[RemoteRunClient] = []
 
-    def _offered(self) -> Study:
+    def _offered(self, **changes: Any) -> Study:
         keys = {
             site.read_config().hospital: site.open_identity().fingerprint for site in self.sites
         }
         name = f"study-{self.run[4:]}"[:40]
-        study = small_study(name=name).with_fingerprints(keys)
+        study = small_study(name=name, **changes).with_fingerprints(keys)
         self.store.add_study(study, "00", "sagemaker")
         self.store.start_run(self.run, study.digest)
         return study
@@ -229,6 +235,33 @@ def test_a_state_that_is_not_the_saved_one_is_refused_and_named(
     stage.replace_newest(spoil(stage, stage.artifacts.get(stage.newest(), LIMIT)))
     with pytest.raises(TrustError, match=r"saved state of training 3 .* is not the last one saved"):
         stage.taken().load()
+
+
+def test_a_job_finds_the_model_that_its_study_continues_until_the_end(
+    coordinator: RealCoordinator, tmp_path: Path
+) -> None:
+    home, first = coordinator.home, small_study(schema_version=4)
+    card = publish(home, first)
+    lineage = continuing(ancestor(card=card.digest, worth=72.9), models=(card.digest,)).continues
+    assert lineage is not None
+    with closing(home.open_store()) as store:
+        changes = {"schema_version": 4, "continues": lineage.model_dump(mode="json")}
+        stage = Elsewhere(coordinator, store, tmp_path, **changes)
+        salt = store.salt(stage.study.digest)
+        key = study_key(home.open_checkpoint_key(), salt, stage.study.digest)
+        stage.keystore = AesKeyStore(key)
+        place = remote_store.earlier_key(stage.run)
+        earlier.keep(home, store, stage.study, stage.run, stage.artifacts, place)
+        remote = stage.taken()
+        found = remote.earlier()
+        assert found is not None
+        assert found.weights.tobytes() == weights_of(first).tobytes()
+        assert found.worth == 72.9
+        remote.save(RunState.start(stage.study, found))
+        remote.end("ended", RESULT)
+        assert stage.artifacts.keys("runs/") == []
+        for link in stage.links:
+            link.close()
 
 
 def test_old_states_are_cleared_away_and_all_of_them_at_the_end(

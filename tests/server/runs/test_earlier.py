@@ -1,0 +1,151 @@
+"""The model that a run continues is there before it starts, sealed, and gone when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flo.errors import RefusedError, StudyError, TrustError
+from flo.keys.keystore import AesKeyStore
+from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
+from flo.server.keys.study_keys import study_key
+from flo.server.rounds.state import RunState
+from flo.server.runs import earlier, local_store, remote_store
+from flo.server.runs.local_store import LocalRunStore
+from flo.server.store.store import Store
+from flo.study.document import Study
+from tests.builders import small_study
+from tests.flo.published_models import weights_of
+from tests.server.continued import publish
+from tests.server.runs.test_scheduler import Scene, scene
+
+__all__ = ["scene"]
+RUN = "run-1"
+FIRST = small_study(schema_version=4)
+
+
+class Kept:
+    """A coordinator that has published a model, and a run that continues it."""
+
+    def __init__(self, home: CoordinatorHome, store: Store) -> None:
+        self.home, self.store = home, store
+        self.card = publish(home, FIRST)
+        self.study = continuing(self.card.digest)
+        store.add_study(self.study, "00")
+        store.start_run(RUN, self.study.digest)
+        self.key = local_store.earlier_key(RUN)
+
+    def keep(self) -> None:
+        earlier.keep(self.home, self.store, self.study, RUN, self.home.states(), self.key)
+
+    def run(self, master: bytes = b"") -> LocalRunStore:
+        salt = self.store.salt(self.study.digest)
+        key = study_key(master or self.home.open_checkpoint_key(), salt, self.study.digest)
+        states = self.home.states()
+        return LocalRunStore(self.store, RUN, self.study, AesKeyStore(key), states)
+
+    @property
+    def file(self) -> Path:
+        return self.home.directory / "states" / self.key
+
+
+def continuing(card: str) -> Study:
+    lineage = {"card": card, "study": FIRST.digest, "name": "tiny", "version": 1}
+    lineage |= {"epsilon": 0.9, "delta": 1e-6, "worth": 72.9}
+    return small_study(
+        schema_version=4, version=2, continues={"models": [card], "lineage": [lineage]}
+    )
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Kept]:
+    home = CoordinatorHome.create(tmp_path / "home", CoordinatorConfig())
+    with closing(home.open_store()) as store:
+        yield Kept(home, store)
+
+
+def test_a_run_finds_the_model_of_the_card_that_its_study_names(kept: Kept) -> None:
+    kept.keep()
+    found = kept.run().earlier()
+    assert found is not None
+    np.testing.assert_array_equal(found.weights, weights_of(FIRST))
+    assert found.worth == 72.9
+    assert weights_of(FIRST).tobytes() not in kept.file.read_bytes(), "it is sealed"
+    with pytest.raises(TrustError):
+        kept.run(master=bytes(32)).earlier()
+
+
+def test_a_run_of_a_study_that_continues_nothing_finds_none(kept: Kept) -> None:
+    earlier.keep(kept.home, kept.store, FIRST, RUN, kept.home.states(), kept.key)
+    assert not kept.file.exists()
+    other = LocalRunStore(kept.store, RUN, FIRST, AesKeyStore(bytes(32)), kept.home.states())
+    assert other.earlier() is None
+
+
+def test_it_is_kept_once_and_removed_with_the_runs_states(kept: Kept) -> None:
+    kept.keep()
+    before = kept.file.read_bytes()
+    kept.keep()
+    assert kept.file.read_bytes() == before
+    run = kept.run()
+    run.save(RunState.start(kept.study, run.earlier()))
+    kept.file.unlink()
+    kept.keep()  # a state is saved, which has it
+    assert not kept.file.exists()
+    kept.file.write_bytes(before)
+    run.end("done", {})
+    assert not kept.file.exists()
+
+
+def test_a_changed_file_is_refused(kept: Kept) -> None:
+    kept.keep()
+    data = bytearray(kept.file.read_bytes())
+    data[-1] ^= 1
+    kept.file.write_bytes(data)
+    with pytest.raises(TrustError, match="saved earlier"):
+        kept.run().earlier()
+
+
+def test_a_model_that_was_erased_since_is_named(kept: Kept) -> None:
+    for file in (kept.home.directory / "models").glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(StudyError, match="was erased"):
+        kept.keep()
+
+
+def test_a_study_that_was_shredded_gets_no_sealed_copy(kept: Kept) -> None:
+    kept.store.erase_salt(kept.study.digest)
+    with pytest.raises(RefusedError, match="was shredded"):
+        kept.keep()
+
+
+def test_its_key_elsewhere_comes_before_every_states(kept: Kept) -> None:
+    key = remote_store.earlier_key(RUN)
+    assert key < f"runs/{RUN}/state-00000001.sealed"
+    assert key.startswith(f"runs/{RUN}/state-")
+
+
+def test_a_run_whose_model_is_gone_is_paused_and_says_why(scene: Scene) -> None:
+    card = publish(scene.home, FIRST)
+    for file in (scene.home.directory / "models").glob("*.safetensors"):
+        file.unlink()
+    digest = scene.offers(continuing(card.digest))
+    scene.runs.watch()
+    assert scene.status(digest) == "paused"
+    scene.link.online = {1, 2, 3}
+    assert scene.after(9) == 0
+    assert scene.kinds(digest).count("resumed") in (2, 3, 4), "tried less and less often"
+    (event, *_) = [e for e in scene.store.events(digest) if e["kind"] == "paused"]
+    assert "the model that it continues is not there" in event["facts"]["why"]
+
+
+def test_a_run_whose_model_is_there_starts(scene: Scene) -> None:
+    digest = scene.offers(continuing(publish(scene.home, FIRST).digest))
+    assert scene.after(1) == 1
+    record = scene.store.last_run(digest)
+    assert record is not None
+    assert (scene.home.directory / "states" / local_store.earlier_key(record.id)).is_file()
