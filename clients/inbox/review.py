@@ -105,6 +105,7 @@ def _here(home: SiteHome, study: Study, population: Population) -> Section:
         (
             ("our decision", decided(home, study.digest)),
             ("patients", f"population {population.name}, {population.place}"),
+            *_took_part(home, study),
             *([("OUR POLICY FORBIDS", text) for text in broken] or [("our policy", "allows it")]),
             (
                 "who approves",
@@ -115,6 +116,15 @@ def _here(home: SiteHome, study: Study, population: Population) -> Section:
     )
 
 
+def _took_part(home: SiteHome, study: Study) -> list[tuple[str, str]]:
+    """Say in which studies of the model's lineage this hospital took part."""
+    if study.continues is None:
+        return []
+    approved = {digest for digest, _ in readable(home)}
+    ours = [ancestor.title for ancestor in study.lineage if ancestor.study in approved]
+    return [("approved here before", "; ".join(ours) or "none of the studies that it continues")]
+
+
 def _left(life: LifetimeBudget, renyi: float) -> str:
     fits = affordable(life, renyi).largest_epsilon
     return (
@@ -123,17 +133,23 @@ def _left(life: LifetimeBudget, renyi: float) -> str:
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:
-    """Flatten a document to one level; entries of lists are keyed by id, name or position."""
+    """Flatten a document to one level; entries of lists are keyed by id, card, name or position."""
     if isinstance(value, dict):
         parts = {str(name): part for name, part in value.items()}
     elif isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-        parts = {str(p.get("id") or p.get("name") or n): p for n, p in enumerate(value)}
+        parts = {
+            str(p.get("id") or p.get("card") or p.get("name") or n): p for n, p in enumerate(value)
+        }
     else:
         return {place: value}
     flat: dict[str, Any] = {}
     for name, part in parts.items():
         flat |= _flat(part, f"{place}.{name}" if place else name)
     return flat
+
+
+def _key(part: dict[str, Any]) -> Any:
+    return part.get("id") or part.get("card") or part.get("name")
 
 
 def _text(value: Any) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flo.clients.prediction.predict import Predicted
     from flo.privacy.report.sheet import Section
     from flo.published.model_card import ModelCard, PublishedModel, Quality
+    from flo.study.document import Study
 
 app = typer.Typer()
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="NAME.safetensors or its card.")]
@@ -220,11 +221,13 @@ def trusted_coordinators(home: Path, fingerprint: str | None) -> list[str]:
 def _sections(model: PublishedModel) -> list[Section]:
     from flo.keys.identity import fingerprint, format_fingerprint
     from flo.privacy.report.sheet import Section
+    from flo.privacy.report.wording import LIFE, of_life
     from flo.published.model_card import BINS_HIDE
     from flo.study.features import input_names
     from flo.study.models import parameter_count
 
     card, study = model.card, model.study
+    life = f"; {of_life(card.life.epsilon, card.life.delta)}" if card.life else ""
     missing = ", ".join(card.without_extract)
     return [
         Section(
@@ -246,11 +249,13 @@ def _sections(model: PublishedModel) -> list[Section]:
             "Privacy",
             (
                 ("ε, δ", f"{card.epsilon:.4f}, {card.delta:g} for one patient of one hospital"),
+                *([("a patient's life", f"{LIFE}{life}")] if study.continues else []),
                 ("trust model", card.trust_model),
                 ("report", card.report or "none: extracts were missing or contradicted each other"),
                 ("without extract", missing or "none: every hospital's ledger is in the report"),
             ),
         ),
+        *_lineage(study),
         Section(
             "Noisy evaluation on patients who were never trained on",
             (
@@ -265,9 +270,27 @@ def _sections(model: PublishedModel) -> list[Section]:
             (
                 ("signed by", format_fingerprint(fingerprint(bytes.fromhex(card.coordinator)))),
                 ("study digest", study.digest),
+                ("card digest", f"{card.digest} (names this model in [continues] of a study)"),
                 ("file digest", card.file),
             ),
         ),
+    ]
+
+
+def _lineage(study: Study) -> list[Section]:
+    """Return the studies that the model learnt from before its own."""
+    from flo.privacy.report.sheet import Section
+
+    if not study.lineage:
+        return []
+    return [
+        Section(
+            "Lineage: the studies that it learnt from before",
+            tuple(
+                (ancestor.title, f"δ = {ancestor.delta:g}; card {ancestor.card}")
+                for ancestor in study.lineage
+            ),
+        )
     ]
 
 

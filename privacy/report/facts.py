@@ -68,6 +68,7 @@ def facts_of(evidence: list[Any], heads: dict[str, Any], *, own_rules: bool) -> 
             "legal_basis": study.legal_basis,
             "record": study.data.record,
             "coordinator": fingerprint(coordinator),
+            **_lineage(study),
         },
         "guarantee": {
             "epsilon": rounded_up(plan.epsilon),
@@ -90,6 +91,13 @@ def facts_of(evidence: list[Any], heads: dict[str, Any], *, own_rules: bool) -> 
         "without_extract": sorted({h.id for h in study.hospitals} - set(names)),
         "not_covered_or_shown": list(NOT_SHOWN),
     }
+
+
+def _lineage(study: Study) -> dict[str, Any]:
+    """Return what the model learnt before, if the study continues one: an entry for each study."""
+    if study.continues is None:
+        return {}
+    return {"lineage": [ancestor.model_dump(mode="json") for ancestor in study.lineage]}
 
 
 def _hospital_facts(study: Study, plan: Plan, extract: Extract) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from flo.documents import canonical
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.report import risks
+from flo.privacy.report.wording import LIFE
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 720, 300, 56, 44, 16, 130
 
@@ -29,6 +30,7 @@ def render(
     facts = json.loads(report)["facts"]
     return environment.get_template("report.html.j2").render(
         facts=facts,
+        life=LIFE,
         prv=prv,
         plot=plot(facts),
         digest=canonical.digest(report),

@@ -19,6 +19,7 @@ from flo.privacy.releases.score_waves import LENGTH, expected_half_width
 from flo.privacy.report.wording import (
     ACCOUNTANT,
     ADJACENCY,
+    LIFE,
     MASKING,
     MAX_BUDGET_RATIO,
     NOT_COVERED,
@@ -32,6 +33,7 @@ from flo.study.packs import Pack
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, tells_who
 from flo.study.terms import Hospital
 
+_LATER = "their lineage is added at launch, from their cards"
 ASSUMED_HOLD_OUT, ASSUMED_PREVALENCE = 0.3, 0.5
 MANY_CODES, WIDE_BOUNDS = 100, 1e6
 
@@ -54,6 +56,7 @@ def sections(
     """
     return [
         _agreement(study),
+        *_continues(study),
         _partners(study, unconfirmed),
         _columns(study),
         _leaves(study),
@@ -73,6 +76,38 @@ def _agreement(study: Study) -> Section:
             ("a record is", study.data.record + _how_many(study)),
         ),
     )
+
+
+def _continues(study: Study) -> list[Section]:
+    """Say what the study's model has learnt before, and what that means for a patient."""
+    if study.continues is None:
+        return []
+    named = set(study.continues.models)
+    lines = [
+        (
+            f"{ancestor.name}, version {ancestor.version}",
+            f"ε = {ancestor.epsilon:.4f} at δ = {ancestor.delta:g} for one patient; "
+            + ("this study continues its model" if ancestor.card in named else "learnt before")
+            + f"; card {ancestor.card[:16]}, study {ancestor.study[:16]}",
+        )
+        for ancestor in study.lineage
+    ]
+    if not study.lineage:
+        lines = [("models", f"{', '.join(card[:16] for card in study.continues.models)}; {_LATER}")]
+    return [
+        Section(
+            "Earlier models that it continues",
+            (
+                *lines,
+                (
+                    "how",
+                    "the coordinator moves the earlier model towards what this study learns, by a "
+                    "share that follows from the studies' texts; that costs no further ε",
+                ),
+                ("a patient's life", LIFE),
+            ),
+        )
+    ]
 
 
 def _digest(study: Study) -> str:

@@ -39,6 +39,16 @@ NOT_COVERED = (  # in every report since version 1; verification compares it
     "Releases outside FLO, a second ledger, and the honesty of the installed software.",
 )
 
+LIFE = (
+    "All studies together cost a patient of one hospital no more than the life budget there: its "
+    "ledger refuses what would cost more"
+)
+
+
+def of_life(epsilon: float, delta: float) -> str:
+    """Return the largest life budget of a report's hospitals, in words."""
+    return f"at most ε = {epsilon:g} at δ = {delta:g} at the hospitals of the report"
+
 
 def trust(study: Study) -> str:
     """Return the study's trust model, with its number of colluders."""

@@ -12,6 +12,7 @@ from flo.errors import StudyError
 from flo.pages.responses import ALONE, HEADERS
 from flo.privacy.report import risks
 from flo.privacy.report.page import render
+from flo.privacy.report.wording import LIFE, of_life
 from flo.published.model_card import BINS_HIDE, ModelCard, read_card
 from flo.server.console.context import ConsoleContext
 from flo.server.console.sign_in import CONSOLE
@@ -46,12 +47,14 @@ def model_router(context: ConsoleContext) -> APIRouter:
 
 
 def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, Any]:
-    """Return the page's values: the card, and all signed versions of the study (lineage)."""
+    """Return the page's values: the card, and all signed versions of the study."""
     versions = [other for other in views.store.offers() if other.study.name == offer.study.name]
     return {
         "study": offer.study,
         "card": card,
         "bins_hide": BINS_HIDE,
+        "life": LIFE,
+        "of_life": of_life,
         "calibration": card.calibration and risks.plot(card.calibration),
         "risk_rows": risks.rows(card.calibration) if card.calibration else [],
         "quality": quality_plot(card.model_dump(include={"evaluation", "subgroups"})),

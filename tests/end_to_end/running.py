@@ -12,6 +12,7 @@ from typing import Any
 
 from flo.cli.coordinator.operator import Operator
 from flo.clients.home.site_home import SiteHome
+from flo.documents import canonical
 from flo.errors import FloError
 from flo.server.home.coordinator_home import CoordinatorHome
 from tests.builders import WHITENED, small_study, study_document
@@ -39,15 +40,21 @@ def launch(
     on: str = "here",
     model: dict[str, Any] | None = None,
     schema: int = 3,
+    continues: str | None = None,
     **mechanism: Any,
 ) -> str:
-    """The digest of a study that all of these hospitals have approved."""
+    """The digest of a study that all of these hospitals have approved.
+
+    ``continues``: the digest of a model's card.
+    """
     hospitals = [{"id": home.read_config().hospital, "declared_size": 40} for home in homes]
     limits = {"deadline_seconds": deadline, "minimum_cohort": 2}
     document = study_document(
         hospitals=hospitals, version=version, limits=limits, schema_version=schema
     )
     document["model"] = model or document["model"]
+    if continues is not None:
+        document["continues"] = {"models": [continues]}
     document["mechanism"] |= {**MODES[mode], **mechanism}
     study = small_study(**document).with_epsilon(epsilon)
     with Operator(coordinator.home.directory) as operator:
@@ -77,6 +84,12 @@ def wait_for(
                 time.sleep(0.2)
         time.sleep(0.2)
     raise AssertionError(f"the run did not get there within {seconds:g} seconds: {summary}")
+
+
+def card_of(home: CoordinatorHome, digest: str) -> str:
+    """The digest of a published model's card."""
+    (event,) = [event for event in all_events(home, digest) if event["kind"] == "published"]
+    return canonical.digest(Path(event["facts"]["card"]).read_bytes())
 
 
 def all_events(home: CoordinatorHome, digest: str) -> list[dict[str, Any]]:

@@ -12,16 +12,19 @@ import pytest
 
 from flo.cli.coordinator.operator import Operator
 from flo.clients.home.site_home import SiteHome
+from flo.clients.inbox.review import review
 from flo.clients.records import approval
 from flo.clients.records.members import Members
 from flo.keys.keystore import PASSPHRASE_VARIABLE
 from flo.privacy.patients.split import keyed_hash
 from flo.privacy.report.page import render
 from flo.privacy.report.report import build, verify
+from flo.published.model_card import Life, read_card
+from flo.server.studies.own_models import OwnModels
 from tests.builders import data_file
 from tests.commands import flo
 from tests.end_to_end.agents import agent, kill
-from tests.end_to_end.running import SITES, launch, wait_for
+from tests.end_to_end.running import SITES, card_of, launch, wait_for
 from tests.server.real_coordinator import serving
 
 STEPS = 4
@@ -69,9 +72,12 @@ def test_three_years_of_patients_an_opt_out_and_a_restore_add_up_in_one_report(
         north, first_year = sites[0], [f"north{n:04}" for n in range(40)]
         running, *_ = [stack.enter_context(agent(site)) for site in sites]
 
-        def year(version: int) -> str:
-            digest = launch(coordinator, sites, "distributed noise", version=version, **settings)
-            wait_for(lambda found: found["status"] == "done", home, digest)
+        def year(version: int, before: str | None = None) -> str:
+            """The study of a year; it continues the model of the study ``before``."""
+            card = before and card_of(coordinator.home, before)
+            more = {**settings, "version": version, "continues": card}
+            digest = launch(coordinator, sites, "distributed noise", **more)
+            wait_for(lambda f: any(e["kind"] == "published" for e in f["events"]), home, digest)
             return digest
 
         first = year(1)
@@ -82,7 +88,7 @@ def test_three_years_of_patients_an_opt_out_and_a_restore_add_up_in_one_report(
         said = flo("site", "opt-out", "--home", north.directory, typed=f"{second_year[0]}\n")
         assert said.returncode == 0, said.stderr
         done("site", "backup", tmp_path / "north.backup", "--home", north.directory)
-        second = year(2)
+        second = year(2, first)
         assert members(north, second, first_year + second_year) == set(second_year[1:])
 
         kill(running.pid)  # the machine is gone, and with it whom the second year froze
@@ -100,16 +106,38 @@ def test_three_years_of_patients_an_opt_out_and_a_restore_add_up_in_one_report(
         ids = tmp_path / "new.txt"
         ids.write_text("\n".join(third_year[:30]))
         done("site", "new-patients", ids, "--yes", "--home", north.directory)
-        third = year(3)
+        third = year(3, second)
         assert members(north, third, first_year + second_year + third_year) == set(third_year[:30])
         south = members(sites[1], third, third_year)
         assert south == set(third_year)
 
-        wait_for(lambda f: any(e["kind"] == "published" for e in f["events"]), home, third)
         with Operator(home) as operator:
             extracts = operator.call("GET", f"studies/{third}/extracts")
+        study = approval.load(north, third).read_study()
+        parts = review(north, study, north.read_config().population(None))
+        sheet = "\n".join(f"{name} {text}" for part in parts for name, text in part.lines)
+        done("model", "fetch", third, "--home", north.directory, "--out", tmp_path / "models")
+        (path,) = (tmp_path / "models").glob("*.card.json")
+        shown = " ".join(done("model", "show", path, "--home", north.directory).split())
+        cards = [card_of(coordinator.home, digest) for digest in (first, second)]
+        weights = [
+            OwnModels(coordinator.home).open(card_of(coordinator.home, digest)).weights
+            for digest in (first, second, third)
+        ]
+    for text in (sheet, shown):
+        for version, digest in enumerate(cards, start=1):
+            assert f"tiny, version {version}" in text
+            assert digest[:16] in text
+        assert "life budget" in text
+    assert "at most ε = 0.9 at δ = 1e-06 at the hospitals of the report" in shown
+    assert "approved here before tiny, version 1 (ε = " in sheet, "version 2 was lost"
+    card = read_card(path)
+    assert card.life == Life(epsilon=0.9, delta=1e-6)
+    assert len({vector.tobytes() for vector in weights}) == 3
     report = build([text.encode() for text in extracts.values()])
-    facts = {one["hospital"]: one for one in verify(report)["hospitals"]}
+    whole = verify(report)
+    assert [one["card"] for one in whole["study"]["lineage"]] == cards
+    facts = {one["hospital"]: one for one in whole["hospitals"]}
     assert len(facts) == 3
     numbers = {name: len(one["generations"]) for name, one in facts.items()}
     assert numbers == {"north": 3, "south": 3, "west": 3}  # of north, one is generation 0
@@ -120,4 +148,6 @@ def test_three_years_of_patients_an_opt_out_and_a_restore_add_up_in_one_report(
         assert [g["this_study"] for g in one["generations"]][:-1] == [[], []]
     assert facts["north"]["generations"][0]["number"] == 0
     assert facts["north"]["restored"]
-    assert "Generations of patients" in render(report)
+    page = render(report)
+    assert "Generations of patients" in page
+    assert "Earlier models that it continued" in page

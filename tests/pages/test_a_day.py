@@ -76,7 +76,7 @@ def test_from_an_invitation_to_a_report(
         operator.reads("Noisy AUC")
         operator.click("Model, report and card")
         operator.reads("Calibrated with the patients of all hospitals together")
-        operator.reads("Lineage")
+        operator.reads("trained from nothing")
         operator.shows("console-model")
         with operator.page.expect_download() as downloaded:
             operator.click("Download the model")

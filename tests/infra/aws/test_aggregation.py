@@ -18,7 +18,15 @@ from flo.server.home.coordinator_home import CoordinatorHome
 from flo.storage.artifacts import ArtifactStore
 from tests.builders import make_site
 from tests.end_to_end.agents import agent, kill
-from tests.end_to_end.running import WIDE, all_events, launch, releases, rounds, wait_for
+from tests.end_to_end.running import (
+    WIDE,
+    all_events,
+    card_of,
+    launch,
+    releases,
+    rounds,
+    wait_for,
+)
 from tests.infra.aws.account import account, home_with
 from tests.infra.aws.emulated import Aws
 from tests.infra.aws.sagemaker import EmulatedSageMaker, emulated_sagemaker, kill_all_of
@@ -107,8 +115,14 @@ def test_a_job_ends_in_the_very_model_that_the_coordinator_would_have_made(
 ) -> None:
     """A large model starts from weights of its study, so two studies have no model in common."""
     with staged(aws, tmp_path, names) as stage:
-        here = stage.over(stage.launch(mode, on="here", steps=STEPS, model=model))
-        digest = stage.launch(mode, version=2, steps=STEPS, model=model)
+        first = stage.launch(mode, on="here", steps=STEPS, model=model)
+        here, more = stage.over(first), dict[str, Any]()
+        if mode == "local noise":  # both of the others continue the first
+            more = {"schema": 4, "continues": card_of(stage.home, first), "learning_rate": 0.25}
+            again = stage.launch(mode, on="here", version=3, steps=STEPS, **more)
+            begun, here = here, stage.over(again)
+            assert here["result"]["model_digest"] != begun["result"]["model_digest"]
+        digest = stage.launch(mode, version=2, steps=STEPS, model=model, **more)
         there = stage.over(digest)
         if model is None:
             assert there["result"]["model_digest"] == here["result"]["model_digest"]
@@ -117,7 +131,8 @@ def test_a_job_ends_in_the_very_model_that_the_coordinator_would_have_made(
         assert stage.sagemaker.outcome(name).status == "Completed"
         assert Path(there["result"]["model"]).is_file()
         for site in stage.sites:
-            assert releases(site) == {"training": 2 * STEPS, "evaluation": 2}
+            studies = 3 if more else 2
+            assert releases(site) == {"training": studies * STEPS, "evaluation": studies}
         assert_everything_in_the_bucket_is_encrypted(stage, digest)
 
 
