@@ -57,7 +57,7 @@ def simulate(
     from flo.lab.notebook import simulate as run
 
     with working("loading patients") as status:
-        result = run(
+        simulated = run(
             study,
             data,
             epsilon=epsilon,
@@ -72,7 +72,8 @@ def simulate(
             engine=engine,
             unsafe_not_private=unsafe_not_private,
             progress=status.update,
-        ).document
+        )
+    result = simulated.document
     say("[bold yellow]NOT PRIVATE[/]: exact numbers on data this process can see")
     low, high = result["auc_interval"]
     say(f"AUC {result['auc']:.4f}, 95 % interval over test patients {low:.4f} to {high:.4f}")
@@ -80,6 +81,8 @@ def simulate(
         say(f"standard deviation of one model's AUC over new noise: {result['auc_noise']:.4f}")
     say(f"ε = {result['epsilon']:.4f}, δ = {result['delta']:g}, {result['trust_model']}")
     say(f"masks: {result['masks']}")
+    if simulated.study.continues:
+        say("the models that the study continues are not part of this: it starts anew")
     for name, key in (("as scored", "calibration"), ("on the card", "calibration_published")):
         if risk := result.get(key):
             say(
@@ -96,8 +99,8 @@ def simulate(
         say(f"pooled without privacy {result['auc_pooled']:.4f}")
         say(f"each alone without privacy, tested on all {result['auc_alone']:.4f}")
     console().print(_by_hospital(result, compare=compare))
-    if by_year := result.get("years"):
-        console().print(_by_year(by_year))
+    if found_years := result.get("years"):
+        console().print(by_year(found_years))
         say(
             f"life ε of the most exposed patient: {result['life_epsilon']:.4f}, from the simulated "
             "hospitals' ledgers"
@@ -109,7 +112,7 @@ def simulate(
     return results.SimulatedResult(**result)
 
 
-def _by_year(years: list[dict[str, Any]]) -> Table:
+def by_year(years: list[dict[str, Any]]) -> Table:
     """Return a table of AUCs by year, with standard errors over runs."""
     from rich.table import Table
 

@@ -19,7 +19,9 @@ class StudyCheckedResult(CommandResult):
     patients; ``recommended``: changes to the mechanism; ``advised``: whether the recommended way
     keeps enough AUC; null if made-up patients cannot tell, if none were tried, or if only a
     logistic model was tried in place of a network. ``network``: whether the patients suffice for a
-    network that FedAvgM trains (``flo.lab.network_size``); null for other models.
+    network that FedAvgM trains (``flo.lab.network_size``); null for other models. ``years``: with
+    ``--years``, patients expected by hospital, how many such studies a life budget pays for, and
+    AUCs of made-up patients by year, as ``flo simulate --years`` writes them.
     """
 
     study: str
@@ -34,6 +36,7 @@ class StudyCheckedResult(CommandResult):
     recommended: dict[str, Any] | None
     advised: bool | None
     network: dict[str, Any] | None
+    years: dict[str, Any] | None
 
 
 @dataclass(frozen=True)

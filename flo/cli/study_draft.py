@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -63,12 +63,19 @@ def new(
 
 
 @command(app)
-def check(study: StudyFile) -> results.StudyCheckedResult:
+def check(
+    study: StudyFile,
+    years: Annotated[
+        int | None,
+        typer.Option(min=2, max=50, help="Plan it for patients who arrive over so many years."),
+    ] = None,
+) -> results.StudyCheckedResult:
     """Explain a study in plain language: data that leave, σ, ε, budget shares, expected quality."""
     from flo.cli.terminal.output import console, say, show_sheet, working
     from flo.clients.data_process.trainer import private_step
     from flo.lab import advice
     from flo.lab.network_size import network_size
+    from flo.lab.years import study_of_a_year
     from flo.privacy.accounting.plan import Plan
     from flo.privacy.accounting.spending import of_training
     from flo.privacy.report.sheet import sections
@@ -78,6 +85,8 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
     with working("calibrating noise"):
         loaded = load(study)
         loaded.refuse_identifying()
+        if years:
+            study_of_a_year(loaded, 0, years)  # refuses too many before the study is explained
         unwritten = loaded.unwritten
         parts = sections(loaded)
         plan = Plan.of(loaded)
@@ -123,6 +132,7 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         advised = advised and None  # what holds for a logistic model may not hold for a network
     if size and size.enough is False:
         advised = False
+    over_years = _over_years(loaded, years) if years else None
     loaded.refuse_unfinished()
     return results.StudyCheckedResult(
         study=loaded.name,
@@ -144,7 +154,37 @@ def check(study: StudyFile) -> results.StudyCheckedResult:
         recommended=advice.recommended(found).changes(loaded) if found else None,
         advised=advised,
         network=asdict(size) | {"enough": size.enough} if size else None,
+        years=over_years,
     )
+
+
+def _over_years(study: Study, years: int) -> dict[str, Any]:
+    """Show what repeated studies would learn, and what to write into each of them."""
+    from flo.cli.lab import by_year
+    from flo.cli.terminal.output import console, plain, say, working
+    from flo.lab.planned_years import plan_years
+
+    with working("planning years") as status:
+        plan = plan_years(study, years, status.update)
+    say(f"\n[bold]over {years} years,[/] if equal numbers arrive and this study is repeated:")
+    if plan.aucs is not None:
+        say("each patient takes part once; AUC of made-up patients, not of your columns")
+        console().print(by_year(plan.aucs.document))
+    for life, count in plan.studies.items():
+        takes_part = {0: "no such study fits", 1: "a patient takes part once"}.get(
+            count, f"a patient takes part in up to {count} such studies"
+        )
+        say(f"  where the life budget is ε = {life:g}: {takes_part}")
+    say("  write for each year: schema_version = 4, another version, and what is expected:")
+    for hospital, expected in plan.expected.items():
+        say(f"    {plain(hospital)}: expected = {expected}")
+    say("  and from the second year on, with the card of the year before:")
+    say(plain('    [continues]\n    models = ["..."]  # the digest that `flo model show` states'))
+    return {
+        "expected": plan.expected,
+        "studies": {f"{life:g}": count for life, count in plan.studies.items()},
+        "years": plan.aucs.document if plan.aucs else None,
+    }
 
 
 def _show_size(size: NetworkSize) -> None:

@@ -39,6 +39,7 @@ from flo.study import usual
 from flo.study.document import MOST_SQUARED_INPUTS, Study, from_document
 from flo.study.features import input_names
 from flo.study.models import log_odds, parameter_count
+from flo.study.parameters import Vector
 from flo.study.schema import ImageColumn
 from flo.study.synthetic import made_up_inputs
 from flo.study.terms import round_size
@@ -48,7 +49,7 @@ _FEW = 1000
 _FORBIDDEN = 3.0  # limits; made-up inputs are less alike than real ones, and lose more
 _AS_GOOD = 0.005  # AUC: settings are changed for more than this
 _WORLDS = ((0.5, 0.75), (0.2, 0.75), (0.1, 0.75), (0.2, 0.35))  # prevalence, t
-_FEWEST, _MOST = 5, 8  # made-up laws per world: more for small studies, whose results vary more
+_FEWEST, _MOST = 5, 8  # made-up laws per world
 _MANY_PATIENTS, _MOST_PATIENTS = 30_000, 20_000
 _MOST_PARAMETERS = 20_000  # a larger network takes minutes to try
 _MOST_EXCHANGES = 5000  # hospitals × rounds; a longer study is not tried
@@ -137,13 +138,12 @@ def candidates(study: Study, progress: Progress = lambda text: None) -> list[Can
     """
     if unsupported_reason(study):
         return []
-    small = _of_at_most(study, _MOST_PATIENTS)
-    everyone = sum(hospital.planned for hospital in small.hospitals)
-    laws = range(min(max(_MANY_PATIENTS // everyone, _FEWEST), _MOST))
+    small = of_at_most(study, _MOST_PATIENTS)
+    laws = laws_for(small)
     ways = [study, *([drafted] if (drafted := _drafted(study)) not in (study, None) else [])]
     trials = dict[str, list[Trial]]()
     for prevalence, strength in _WORLDS:
-        folds = [_made_up(small, law, prevalence, strength) for law in laws]
+        folds = [made_up(small, law, prevalence, strength) for law in laws]
         without = [pooled(fold).auc for fold in folds]
         for way in ways:
             tried = way.mechanism
@@ -167,6 +167,12 @@ def candidates(study: Study, progress: Progress = lambda text: None) -> list[Can
         Candidate(way, Plan.of(way).shares(life)["training"], tuple(trials[way.digest]))
         for way in ways
     ]
+
+
+def laws_for(study: Study) -> range:
+    """Return the laws to try: more for small studies, whose results vary more."""
+    everyone = sum(hospital.planned for hospital in study.hospitals)
+    return range(min(max(_MANY_PATIENTS // everyone, _FEWEST), _MOST))
 
 
 def logistic_surrogate(study: Study) -> Study:
@@ -197,7 +203,7 @@ def _drafted(study: Study) -> Study | None:
     return study.with_mechanism(**settings, sampling=1.0, augmentation="none")
 
 
-def _of_at_most(study: Study, patients: int) -> Study:
+def of_at_most(study: Study, patients: int) -> Study:
     """Return the study, or a copy with smaller hospitals: with more patients noise matters less."""
     part = patients / sum(hospital.planned for hospital in study.hospitals)
     if part >= 1:
@@ -211,14 +217,22 @@ def _of_at_most(study: Study, patients: int) -> Study:
 
 def _auc(study: Study, fold: Fold) -> float:
     state, _ = run_once(study, fold, fast=True)
+    return auc_of(study, state.model, fold)
+
+
+def auc_of(study: Study, weights: Vector, fold: Fold) -> float:
+    """Return a model's AUC on a fold's held-out patients."""
     held = [snapshot.held_out for snapshot in fold.snapshots.values()]
     inputs = np.concatenate([patients.inputs for patients in held])
     labels = np.concatenate([patients.labels for patients in held])
-    return exact_auc(log_odds(study, state.model, inputs), labels)
+    return exact_auc(log_odds(study, weights, inputs), labels)
 
 
-def _made_up(study: Study, law: int, prevalence: float, strength: float) -> Fold:
-    """Make up patients for each hospital; law number ``law`` relates their inputs to the label."""
+def made_up(study: Study, law: int, prevalence: float, strength: float, draw: int = 0) -> Fold:
+    """Make up patients for each hospital; law number ``law`` relates their inputs to the label.
+
+    ``draw``: of other patients under the same law.
+    """
     inputs = made_up_inputs(study.data)
     score = inputs @ _weights(inputs.shape[1], law)
     score = (score - score.mean()) / max(score.std(), _TINY)
@@ -242,7 +256,7 @@ def _made_up(study: Study, law: int, prevalence: float, strength: float) -> Fold
                 some(hospital.planned * (1 - ASSUMED_HOLD_OUT), 2 * number),
                 some(_HELD_OUT / len(study.hospitals), 2 * number + 1),
             )
-            for number, hospital in enumerate(study.hospitals)
+            for number, hospital in enumerate(study.hospitals, draw * len(study.hospitals))
         }
     )
 

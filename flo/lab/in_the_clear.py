@@ -8,11 +8,14 @@ from dataclasses import replace
 
 from flo.clients.data_process.trainer import Trainer, private_step
 from flo.lab.folds import Fold
+from flo.lab.hospitals import enrol
 from flo.privacy.accounting.plan import Plan, ring_of
 from flo.privacy.secure_sum.ring import to_ring
 from flo.server.rounds.aggregation import StreamingSum
+from flo.server.rounds.continuing import EarlierModel
 from flo.server.rounds.state import RunState, advance
 from flo.study.document import Study
+from flo.study.parameters import Vector
 
 
 def run_in_the_clear(study: Study, fold: Fold) -> tuple[RunState, list[float]]:
@@ -24,6 +27,18 @@ def run_in_the_clear(study: Study, fold: Fold) -> tuple[RunState, list[float]]:
         state = round_in_the_clear(study, trainers, state)
         seconds.append(time.monotonic() - began)
     return state, seconds
+
+
+def train_in_the_clear(study: Study, fold: Fold, earlier: EarlierModel | None = None) -> Vector:
+    """Return the model of a fold's patients, before its evaluation.
+
+    ``earlier``: what the study continues.
+    """
+    enrolled, _ = enrol(study)
+    trainers, state = trainers_of(enrolled, fold), RunState.start(enrolled, earlier)
+    while state.phase != "evaluation":
+        state = round_in_the_clear(enrolled, trainers, state)
+    return state.model
 
 
 def round_in_the_clear(study: Study, trainers: Mapping[str, Trainer], state: RunState) -> RunState:

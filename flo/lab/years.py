@@ -21,14 +21,12 @@ from flo.errors import UsageError
 from flo.keys.identity import Identity
 from flo.lab.by_year import WAYS, Years
 from flo.lab.folds import Fold, tested, within
-from flo.lab.hospitals import enrol
-from flo.lab.in_the_clear import round_in_the_clear, trainers_of
+from flo.lab.in_the_clear import train_in_the_clear
 from flo.privacy.accounting.life_budget import SUB_LEDGERS
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.ledger.ledger import Ledger
 from flo.privacy.report.sheet import ASSUMED_HOLD_OUT
 from flo.server.rounds.continuing import EarlierModel, worth
-from flo.server.rounds.state import RunState
 from flo.study import usual
 from flo.study.document import Study, from_document
 from flo.study.models import log_odds
@@ -99,12 +97,12 @@ def run_years(
 
             arrived = since(0)
             inside = {name: one.take_part(asked, arrived[name]) for name, one in sites.items()}
-            models["fresh"] = _train(asked, sites, since(year / years), None)
+            models["fresh"] = train_in_the_clear(asked, _fold(sites, since(year / years)))
             models.setdefault("first_only", models["fresh"])
             if earlier is None:
                 earlier = EarlierModel(models["fresh"], worth(asked))
             else:
-                weights = _train(asked, sites, inside, earlier)
+                weights = train_in_the_clear(asked, _fold(sites, inside), earlier)
                 earlier = EarlierModel(weights, earlier.worth + worth(asked))
             models["continued"] = earlier.weights
             for way, weights in models.items():
@@ -166,13 +164,5 @@ def _site(
         yield _Site(table, ledger, frozenset(aside))
 
 
-def _train(
-    study: Study, sites: Mapping[str, _Site], chosen: Who, earlier: EarlierModel | None
-) -> Vector:
-    """Return the model of the chosen patients, under the study's noise."""
-    enrolled, _ = enrol(study)
-    fold = Fold({name: site.snapshot(chosen[name]) for name, site in sites.items()})
-    trainers, state = trainers_of(enrolled, fold), RunState.start(enrolled, earlier)
-    while state.phase != "evaluation":
-        state = round_in_the_clear(enrolled, trainers, state)
-    return state.model
+def _fold(sites: Mapping[str, _Site], chosen: Who) -> Fold:
+    return Fold({name: site.snapshot(chosen[name]) for name, site in sites.items()})

@@ -96,9 +96,9 @@ def test_settings_are_changed_only_where_they_clearly_lose_more() -> None:
 
 
 def test_sizes_beyond_what_is_tried_are_those_of_a_smaller_study() -> None:
-    small = advice._of_at_most(study_with(900_000, delta=1e-9), 20_000)
+    small = advice.of_at_most(study_with(900_000, delta=1e-9), 20_000)
     assert [hospital.declared_size for hospital in small.hospitals] == [6600] * 3
-    assert advice._of_at_most(study_with(400), 20_000) == study_with(400)
+    assert advice.of_at_most(study_with(400), 20_000) == study_with(400)
 
 
 def test_a_study_whose_trial_would_take_long_is_not_tried() -> None:
