@@ -6,17 +6,20 @@ import json
 import math
 import re
 import shlex
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from flo.study.document import Study
+from flo.lab.years import study_of_a_year
+from flo.study.document import Study, from_document
 from flo.study.loading import load
 from tests.commands import flo_process
 from tests.paths import EXAMPLES, ROOT
 
-PAGES = sorted((EXAMPLES).glob("*/README.md"))
+YEARLY = EXAMPLES / "yearly" / "README.md"  # which repeats the study of another page
+PAGES = sorted(set(EXAMPLES.glob("*/README.md")) - {YEARLY})
 STUDIES = sorted((EXAMPLES).glob("*/*.toml"))
 _ROW = re.compile(
     r"\| \[[\w.-]+\]\(([\w.-]+)\) \| ([\d.]+) \| (local|distributed) "
@@ -129,6 +132,49 @@ def test_the_numbers_of_a_page_come_again_within_its_error(row: Row) -> None:
         assert (f"{one['patients']:,}", f"{one['positive']:,}") == (patients, positive)
         assert one["auc_pooled"] == pytest.approx(float(pooled), abs=0.0015)
         assert one["auc_alone"] == pytest.approx(float(alone), abs=0.0015)
+
+
+# -- five years of one study -----------------------------------------------------------------------
+
+_YEAR = re.compile(
+    r"^\| (\d) \|" + r" \**(\.\d+)\** ± (\.\d+) \|" * 4 + "$",
+    re.MULTILINE,
+)
+_WAYS = ("first_only", "fresh", "continued", "all_at_once")
+
+
+def test_the_second_years_study_is_as_the_page_writes_it() -> None:
+    """The page's lines, in place of the study's own, make a study that continues a model."""
+    (written,) = re.findall(r"```toml\n(.*?)```", YEARLY.read_text(encoding="utf-8"), re.DOTALL)
+    changes = tomllib.loads(written)
+    study = load(EXAMPLES / "support2" / "study.toml")
+    (first,) = changes.pop("hospitals")
+    planned = study_of_a_year(study, 1, 5)
+    document = planned.model_dump(mode="json") | changes
+    assert planned.hospital(first["id"]).model_dump(exclude={"fingerprint"}) == first
+    found = from_document(document)
+    assert found.version == planned.version == 2
+    assert found.continues is not None
+    assert found.lineage == ()
+
+
+@pytest.mark.examples
+def test_the_years_of_a_page_come_again_within_their_error() -> None:
+    text = YEARLY.read_text(encoding="utf-8")
+    (command,) = re.findall(r"^flo (simulate .*)$", text, flags=re.MULTILINE)
+    words = [ROOT / word if word.endswith(".toml") else word for word in command.split()]
+    words[words.index("--seeds") + 1] = "4"
+    done = flo_process(*words, "--json", "-", seconds=900)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["life_epsilon"] <= 0.5
+    rows = _YEAR.findall(text)
+    assert len(rows) == len(found["years"]) == 5
+    for row, one in zip(rows, found["years"], strict=True):
+        assert int(row[0]) == one["year"]
+        for way, auc, error in zip(_WAYS, row[1::2], row[2::2], strict=True):
+            apart = math.hypot(float(error), one["standard_errors"][way])
+            assert one[way] == pytest.approx(float(auc), abs=4 * apart + 0.0005), way
 
 
 def test_the_notebook_runs_from_top_to_bottom() -> None:

@@ -1,17 +1,23 @@
-"""The drawings of the documentation, as SVG in ``docs/drawings``: ``python -m tools.draw``.
+"""The drawings of the documentation, as SVG beside its pages: ``python -m tools.draw``.
 
-Curves are computed from the definitions that the pages state; the rest is boxes and arrows.
+Curves are computed from the definitions or figures that the pages state; the rest is boxes and
+arrows.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from html import escape
 from pathlib import Path
 
 HERE = Path(__file__).parents[1] / "docs" / "drawings"
+YEARLY = Path(__file__).parents[1] / "examples" / "yearly"
 INK, SOFT, BLUE = "#1d2733", "#6b7785", "#2563a8"
 RED, GREEN, PAPER = "#b3443c", "#2f7d4f", "#ffffff"
+
+
+_YEAR = re.compile(r"^\| (\d) \|" + r" \**(\.\d+)\** ± \.\d+ \|" * 4 + "$", re.MULTILINE)
 
 
 class Drawing:
@@ -264,19 +270,48 @@ def aws() -> Drawing:
     return drawn
 
 
+def years() -> Drawing:
+    """Draw AUC by year, from the table of the example of five years."""
+    drawn = Drawing(720, 340, "AUC by year of a study that is repeated")
+    rows = _YEAR.findall((YEARLY / "README.md").read_text(encoding="utf-8"))
+    values = [[float(f"0{auc}") for auc in row[1:]] for row in rows]
+    left, right, bottom, top, low, high = 70.0, 480.0, 290.0, 30.0, 0.795, 0.85
+
+    def at(year: float, auc: float) -> tuple[float, float]:
+        across = left + (right - left) * (year - 1) / (len(values) - 1)
+        return across, bottom - (bottom - top) * (auc - low) / (high - low)
+
+    for tick in (0.80, 0.81, 0.82, 0.83, 0.84, 0.85):
+        _, y = at(1, tick)
+        drawn.line([(left, y), (right, y)], "#e3e8ee", 1)
+        drawn.text(left - 10, y + 5, f"{tick:.2f}", anchor="end", color=SOFT, size=13)
+    for year in range(1, len(values) + 1):
+        drawn.text(at(year, low)[0], bottom + 22, str(year), color=SOFT, size=13)
+    drawn.text((left + right) / 2, bottom + 44, "year", size=13)
+    drawn.text(left - 44, 20, "AUC", anchor="start", size=13)
+    names = ("first model", "this year's patients", "goes on learning", "all at once")
+    for column, (name, color) in enumerate(zip(names, (SOFT, "#c98a2b", BLUE, GREEN), strict=True)):
+        points = [at(year, row[column]) for year, row in enumerate(values, start=1)]
+        drawn.line(points, color, 3 if color == BLUE else 2)
+        shift = {"first model": 12, "this year's patients": -2}.get(name, 5)
+        drawn.text(right + 12, points[-1][1] + shift, name, anchor="start", color=color)
+    return drawn
+
+
 DRAWINGS = {
-    "epsilon.svg": epsilon,
-    "trust-models.svg": trust_models,
-    "secure-sum.svg": secure_sum,
-    "round.svg": round_,
-    "aws.svg": aws,
+    HERE / "epsilon.svg": epsilon,
+    HERE / "trust-models.svg": trust_models,
+    HERE / "secure-sum.svg": secure_sum,
+    HERE / "round.svg": round_,
+    HERE / "aws.svg": aws,
+    YEARLY / "years.svg": years,
 }
 
 
 def main() -> None:
     """Write all drawings."""
-    for name, draw in DRAWINGS.items():
-        (HERE / name).write_text(draw().svg(), encoding="utf-8")
+    for path, draw in DRAWINGS.items():
+        path.write_text(draw().svg(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -138,6 +138,12 @@ def partner_unknown(offer: Offered) -> Offered:
         pytest.param(another_key, TrustError, "another identity key for north", id="another key"),
         pytest.param(partner_unknown, TrustError, "every partner's fingerprint", id="no key"),
         pytest.param(
+            lambda offer: altered(offer, schema_version=4, continues={"models": ["ab" * 32]}),
+            TrustError,
+            "does not state what the models that it continues have learnt from",
+            id="no lineage",
+        ),
+        pytest.param(
             lambda offer: altered(offer, expires="2020-01-01"),
             RefusedError,
             "expired",

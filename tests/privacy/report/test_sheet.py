@@ -1,4 +1,4 @@
-"""The sheet says where a study's columns have room for what tells who a patient is."""
+"""The sheet says what could tell who a patient is, and what the model has learnt before."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from flo.privacy.report.sheet import sections
 from flo.study.document import from_document
-from tests.builders import study_document
+from tests.builders import small_study, study_document
+from tests.flo.continued import CARD, ancestor, continuing
 
 PEOPLE = [f"{a} {b}" for a in ("Ada", "Rosa", "Mary") for b in ("Byron", "King", "Hall")]
 
@@ -48,3 +49,26 @@ def test_codes_that_could_name_patients_are_pointed_at(codes: list[str], told: s
 @pytest.mark.parametrize(("maximum", "told"), [(1e6, True), (999_999, False)])
 def test_bounds_in_which_a_record_number_fits_are_pointed_at(maximum: float, told: bool) -> None:
     assert ("age" in close_looks(age={"minimum": 0, "maximum": maximum})) is told
+
+
+def test_every_study_that_the_model_learnt_from_is_named() -> None:
+    found = continuing(ancestor(2, epsilon=0.5), ancestor(1))
+    (section,) = [s for s in sections(found) if s.heading == "Earlier models that it continues"]
+    lines = dict(section.lines)
+    older, own = lines["tiny, version 2"], lines["tiny, version 1"]
+    assert own == (
+        "ε = 0.7500 at δ = 1e-06 for one patient; this study continues its model; "
+        f"card {CARD[:16]}, study {'d0' * 8}"
+    )
+    assert "ε = 0.5000" in older
+    assert "learnt before" in older
+    assert "no further ε" in lines["how"]
+    assert "no more than the life budget" in lines["a patient's life"]
+
+
+def test_a_draft_names_the_models_that_it_continues() -> None:
+    (section,) = [s for s in sections(continuing()) if s.heading.startswith("Earlier models")]
+    assert dict(section.lines)["models"].startswith(
+        f"{CARD[:16]}; their lineage is added at launch"
+    )
+    assert not [s for s in sections(small_study()) if s.heading.startswith("Earlier models")]
