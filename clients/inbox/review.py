@@ -63,7 +63,7 @@ def page(home: SiteHome, study: Study, population: Population) -> str:
 
 def differences(old: Study, new: Study) -> list[tuple[str, str]]:
     """Return (place, "before → now") for every field that differs, except ``version``."""
-    before, now = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, now = _fields(old), _fields(new)
     changed = []
     for place in [*before, *(place for place in now if place not in before)]:
         if before.get(place) != now.get(place) and place != "version":
@@ -72,6 +72,14 @@ def differences(old: Study, new: Study) -> list[tuple[str, str]]:
     if not changed and _undated(old) != _undated(new):
         return [("order", "the same parts in another order")]
     return changed
+
+
+def _fields(study: Study) -> dict[str, Any]:
+    """Flatten a study to one level; what it continues is one field."""
+    fields = _flat(study.model_dump(mode="json", exclude={"continues"}))
+    if study.continues:
+        fields["continues"] = [f"{one.title}, card {one.card}" for one in study.lineage]
+    return fields
 
 
 def _undated(study: Study) -> dict[str, Any]:
@@ -133,23 +141,17 @@ def _left(life: LifetimeBudget, renyi: float) -> str:
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:
-    """Flatten a document to one level; entries of lists are keyed by id, card, name or position."""
+    """Flatten a document to one level; entries of lists are keyed by id, name or position."""
     if isinstance(value, dict):
         parts = {str(name): part for name, part in value.items()}
     elif isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-        parts = {
-            str(p.get("id") or p.get("card") or p.get("name") or n): p for n, p in enumerate(value)
-        }
+        parts = {str(p.get("id") or p.get("name") or n): p for n, p in enumerate(value)}
     else:
         return {place: value}
     flat: dict[str, Any] = {}
     for name, part in parts.items():
         flat |= _flat(part, f"{place}.{name}" if place else name)
     return flat
-
-
-def _key(part: dict[str, Any]) -> Any:
-    return part.get("id") or part.get("card") or part.get("name")
 
 
 def _text(value: Any) -> str:

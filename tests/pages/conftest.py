@@ -7,20 +7,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from flo.clients.home.site_home import SiteHome
 from tests.end_to_end.agents import agent
-from tests.end_to_end.running import launch, wait_for
+from tests.end_to_end.running import card_of, launch, wait_for
 from tests.pages.browser import chromium
 from tests.server.real_coordinator import RealCoordinator, serving
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A consortium in which one study is done. ``digest``: of that study."""
+    """A consortium in which two studies are done. ``digest``: of the one that continues a model."""
 
     coordinator: RealCoordinator
     sites: list[SiteHome]
@@ -62,9 +63,13 @@ def finished(
     with ExitStack() as stack:
         for site in sites:
             stack.enter_context(agent(site))
-        digest = launch(coordinator, sites, "distributed noise", epsilon=0.5)
         home = coordinator.home.directory
-        wait_for(lambda s: s["status"] == "done" and _published(s), home, digest)
+        card: str | None = None
+        for version in (1, 2):
+            more: dict[str, Any] = {"version": version, "schema": 4, "continues": card}
+            digest = launch(coordinator, sites, "distributed noise", epsilon=0.5, **more)
+            wait_for(lambda s: s["status"] == "done" and _published(s), home, digest)
+            card = card_of(coordinator.home, digest)
         yield Finished(coordinator, sites, digest)
 
 

@@ -18,10 +18,11 @@ from flo.documents import canonical
 from flo.errors import FloError, UsageError
 from flo.host.environment import code_digest
 from flo.keys.identity import format_fingerprint
-from flo.study.document import Study
+from flo.study.document import Study, from_document
 from flo.study.loading import from_canonical
 from tests.builders import small_study
 from tests.clients.approving_site import Site, enrolled_site
+from tests.flo.continued import CARD, ancestor, continuing
 from tests.partners import partner
 from tests.privacy.ledgers import study_of
 
@@ -217,6 +218,16 @@ def test_a_change_stands_with_what_was_and_what_is() -> None:
     assert changed(limits={"deadline_seconds": 20, "minimum_cohort": 2}) == [
         ("limits.deadline_seconds", "10.0 → 20.0")
     ]
+
+
+def test_what_a_model_continues_is_one_change() -> None:
+    alone, other = continuing(ancestor()), continuing(ancestor(2), ancestor())
+    plain = from_document(alone.model_dump(mode="json") | {"continues": None})
+    first = f"tiny, version 1 (ε = 0.7500), card {CARD}"
+    assert differences(plain, alone) == [("continues", f"not there → {first}")]
+    ((place, words),) = differences(alone, other)
+    assert place == "continues"
+    assert words.startswith(f"{first} → tiny, version 2 (ε = 0.7500), card c1")
 
 
 def test_hospitals_and_columns_are_told_apart_by_name_not_by_place() -> None:
