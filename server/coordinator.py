@@ -12,6 +12,7 @@ import logging
 import secrets
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -113,6 +114,7 @@ class Coordinator:
         self._jobs = Jobs(home, self._store, self._superlink, aggregators)
         self._runs = Runs(home, self._store, self._superlink, self._jobs)
         self._signer = StudySigner(home, self._store)
+        self._studies = threading.Lock()  # no model is erased while a study of it is being signed
         self._steps: list[Callable[[], None]] = [
             *(self._runs.watch, self._audit.flush, self._sign, self._meter.write_if_due),
             partial(rotate, home.superexec_log_path),
@@ -277,14 +279,16 @@ class Coordinator:
     def _offer(self, study: Study, person: str, place: RunPlace) -> Offer:
         if place != "here":
             self._jobs.refuse_if_nowhere()
-        return self._signer.offer(study, person, place)
+        with self._studies:
+            return self._signer.offer(study, person, place)
 
     def _metrics(self) -> list[Metric]:
         uncopied = self._copies.failed if self._copies is not None else 0
         return measured(self._store, self._traffic, uncopied)
 
     def _shred(self, offer: Offer, person: str) -> int:
-        return shred(self._home, self._store, offer, person, self._jobs.artifacts(offer))
+        with self._studies:
+            return shred(self._home, self._store, offer, person, self._jobs.artifacts(offer))
 
     def _export_audit_log(self) -> bytes:
         self._sign()

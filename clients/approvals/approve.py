@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from flo.clients.approvals import roster
 from flo.clients.approvals.approvers import refuse_missing_people
 from flo.clients.approvals.fingerprints import refuse_strangers
+from flo.clients.approvals.lineage import approved_before, refuse_false_lineage
 from flo.clients.approvals.reserve import check_fits, check_study, freeze, reserve
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.connection.offers import Offered, refuse_forged
@@ -143,6 +144,7 @@ def _allowed_terms(
     broken, unconfirmed = terms.worst_case, terms.unconfirmed
     epsilon = charged_epsilon(study.canonical_bytes.decode(), broken)
     own = home.open_identity().fingerprint
+    refuse_false_lineage(study, approved_before(home, study))
     check_study(study, home.read_config().hospital, own, policy, epsilon, unconfirmed)
     refuse_strangers(study, unconfirmed, if_broken=broken)
     return terms

@@ -44,8 +44,7 @@ def check_study(
     """Check the site's own rules on a study that is charged at ``epsilon``.
 
     Raises:
-        TrustError: the study names another key for us, no fingerprint for a partner, or no lineage
-        for the models that it continues.
+        TrustError: the study names another key for us, or no fingerprint for a partner.
         PolicyError: it breaks the policy, or has distributed noise without masks.
         RefusedError: it has expired.
     """
@@ -60,11 +59,6 @@ def check_study(
         raise TrustError(
             f"the study does not name every partner's fingerprint: {', '.join(nameless)}",
             hint="ask the coordinator for a new version, once all hospitals are enrolled",
-        )
-    if study.continues and not study.lineage:
-        raise TrustError(
-            "the study does not state what the models that it continues have learnt from",
-            hint="ask the coordinator for a new version, signed by its own FLO",
         )
     if study.has_expired(datetime.now(UTC).date()):
         raise RefusedError(

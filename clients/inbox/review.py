@@ -13,11 +13,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flo.clients.approvals import participation, roster
+from flo.clients.approvals.lineage import approved_before, refuse_false_lineage
 from flo.clients.home.policy import findings
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.inbox.inbox import decided
 from flo.clients.records.approval import readable
+from flo.errors import TrustError
 from flo.host.environment import code_digest
 from flo.privacy.accounting.life_budget import SUB_LEDGERS, LifetimeBudget
 from flo.privacy.report.budget_view import affordable
@@ -128,9 +130,14 @@ def _took_part(home: SiteHome, study: Study) -> list[tuple[str, str]]:
     """Say in which studies of the model's lineage this hospital took part."""
     if study.continues is None:
         return []
-    approved = {digest for digest, _ in readable(home)}
-    ours = [ancestor.title for ancestor in study.lineage if ancestor.study in approved]
-    return [("approved here before", "; ".join(ours) or "none of the studies that it continues")]
+    approved = approved_before(home, study)
+    names = "; ".join(f"{one.name}, version {one.version}" for one in approved.values())
+    lines = [("approved here before", names or "none of the studies that it continues")]
+    try:
+        refuse_false_lineage(study, approved)
+    except TrustError as error:
+        lines.append(("THE LINEAGE IS FALSE", str(error)))
+    return lines
 
 
 def _left(life: LifetimeBudget, renyi: float) -> str:

@@ -66,15 +66,25 @@ def report(
 
 
 def _calibration(path: Path | None, report: bytes) -> Calibration | None:
-    """Return the calibration of a card, if a coordinator of this report signed it."""
+    """Return the calibration of a card that this report's coordinator signed.
+
+    Raises TrustError if it is another study's, or states another life budget than the report.
+    """
     from flo.errors import TrustError
+    from flo.privacy.report.facts import largest_life
     from flo.published.model_card import read_card
 
     if path is None:
         return None
-    facts, card = json.loads(report)["facts"]["study"], read_card(path)
-    if card.check(facts["coordinator"]).digest != facts["digest"]:
+    facts, card = json.loads(report)["facts"], read_card(path)
+    if card.check(facts["study"]["coordinator"]).digest != facts["study"]["digest"]:
         raise TrustError(f"{path} is the card of another study than the extracts are of")
+    life = largest_life(facts)
+    if card.life and not facts["without_extract"] and card.life.model_dump() != life:
+        raise TrustError(
+            f"{path} states a life budget of ε = {card.life.epsilon:g}, δ = {card.life.delta:g}, "
+            f"and the extracts ε = {life['epsilon']:g}, δ = {life['delta']:g}"
+        )
     return card.calibration
 
 

@@ -249,7 +249,7 @@ def _sections(model: PublishedModel) -> list[Section]:
             "Privacy",
             (
                 ("ε, δ", f"{card.epsilon:.4f}, {card.delta:g} for one patient of one hospital"),
-                *([("a patient's life", f"{LIFE}{life}")] if study.continues else []),
+                *([("a patient's life", f"{LIFE}{life}")] if card.life or study.continues else []),
                 ("trust model", card.trust_model),
                 ("report", card.report or "none: extracts were missing or contradicted each other"),
                 ("without extract", missing or "none: every hospital's ledger is in the report"),
@@ -287,7 +287,12 @@ def _lineage(study: Study) -> list[Section]:
         Section(
             "Lineage: the studies that it learnt from before",
             tuple(
-                (ancestor.title, f"δ = {ancestor.delta:g}; card {ancestor.card}")
+                (
+                    ancestor.title,
+                    f"δ = {ancestor.delta:g}; "
+                    + (f"life budget {ancestor.life.epsilon:g}; " if ancestor.life else "")
+                    + f"card {ancestor.card}",
+                )
                 for ancestor in study.lineage
             ),
         )

@@ -21,10 +21,11 @@ from flo.lab.years import study_of_a_year
 from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.patients.patients import Patients
-from flo.server.rounds.continuing import EarlierModel, worth
+from flo.server.rounds.continuing import EarlierModel
 from flo.study.document import Study, from_document
 from flo.study.parameters import Vector
 from flo.study.terms import round_size
+from flo.study.usual import worth
 
 _LIVES = (0.9, 0.5)  # life budgets of hospitals
 _WORLD = (0.2, 0.75)  # prevalence, strength

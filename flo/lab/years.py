@@ -26,12 +26,13 @@ from flo.privacy.accounting.life_budget import SUB_LEDGERS
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.ledger.ledger import Ledger
 from flo.privacy.report.sheet import ASSUMED_HOLD_OUT
-from flo.server.rounds.continuing import EarlierModel, worth
+from flo.server.rounds.continuing import EarlierModel
 from flo.study import usual
 from flo.study.document import Study, from_document
 from flo.study.models import log_odds
 from flo.study.parameters import Vector
 from flo.study.terms import round_size
+from flo.study.usual import worth
 
 MOST_YEARS = 50
 _POPULATION = "main"

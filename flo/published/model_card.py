@@ -34,6 +34,7 @@ from flo.privacy.releases.calibration import Calibration
 from flo.privacy.report.wording import trust
 from flo.protocol.messages import LARGEST_WEIGHT
 from flo.study.document import MAX_STUDY_BYTES, Study
+from flo.study.lineage import Life
 from flo.study.loading import from_canonical
 from flo.study.models import flat, log_odds
 from flo.study.parameters import Vector
@@ -67,22 +68,15 @@ class Quality(Document):
         return self
 
 
-class Life(Document):
-    """What no patient can have spent in all studies together, by the hospitals' ledgers."""
-
-    epsilon: Annotated[float, Field(gt=0)]
-    delta: Annotated[float, Field(gt=0, lt=1)]
-
-
 class ModelCard(Document):
     """``study``: its canonical document. ``file``: SHA-256 of the safetensors file.
 
     ``report``: digest of the privacy report that the coordinator made from the hospitals' extracts;
     ``without_extract``: hospitals whose extract had not arrived by then. ``coordinator``: its key.
     ``calibration``: risk of each log odds; None if the model was not evaluated, was counted in
-    bins, or if no fit was found. Cards of schema 1 have none. Cards of schema 3 are of models that
-    continue earlier ones, which the study names. ``life``: the largest life budget of the hospitals
-    in the report; None if a hospital's extract is missing.
+    bins, or if no fit was found. Cards of schema 1 have none. ``life``: the largest life budget of
+    the patients who took part in the study; None if a hospital's extract is missing. Only cards of
+    schema 3, which are of studies of schema 4, have it.
     """
 
     schema_version: Literal[1, 2, 3] = 2
@@ -167,8 +161,9 @@ class ModelCard(Document):
             and self.delta == study.mechanism.delta
             and self.trust_model == trust(study)
             and self.rounds <= study.mechanism.steps
-            and (self.schema_version >= 3) == (study.continues is not None)
-            and (study.continues is None or len(study.lineage) > 0)
+            and (self.schema_version < 3 or study.schema_version >= 4)
+            and (study.continues is None or (self.schema_version >= 3 and bool(study.lineage)))
+            and (self.life is None or (self.report is not None and not self.without_extract))
             and (self.calibration is None or not study.evaluation.bins)
         )
         if not follows:

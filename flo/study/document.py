@@ -259,7 +259,7 @@ class Study(Document):
 
     @property
     def lineage(self) -> tuple[Ancestor, ...]:
-        """Every study whose patients shaped the models that it continues, the oldest first."""
+        """Every study whose patients shaped the models that it continues."""
         return self.continues.lineage if self.continues else ()
 
     @property

@@ -1,7 +1,8 @@
 """The published models that a study continues, and every study that they learnt from; all public.
 
 A study names models by the SHA-256 of their cards. When the coordinator signs it, it adds the
-lineage: one entry for each study whose patients shaped those models, the oldest first.
+lineage: one entry for each study whose patients shaped those models, after those that it learnt
+from itself.
 """
 
 from __future__ import annotations
@@ -17,11 +18,19 @@ MOST_MODELS, MOST_ANCESTORS = 8, 100
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+class Life(Document):
+    """The largest life budget of the patients who took part in a study, as reports prove it."""
+
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+
+
 class Ancestor(Document):
     """One published model and its study. ``card``: SHA-256 of its card. ``study``: digest.
 
-    ``epsilon``, ``delta``: the study's own guarantee for one patient. ``worth``: n·ε² of the study,
-    by which models are combined (``flo.server.rounds.continuing``).
+    ``epsilon``, ``delta``: the study's own guarantee for one patient. ``life``: as the card states
+    it. ``worth``: n·ε² of the study, by which models are combined
+    (``flo.server.rounds.continuing``).
     """
 
     card: _Digest
@@ -30,6 +39,7 @@ class Ancestor(Document):
     version: Annotated[int, Field(ge=1)]
     epsilon: Annotated[float, Field(gt=0)]
     delta: Annotated[float, Field(gt=0, le=LARGEST_DELTA)]
+    life: Life | None = None
     worth: Annotated[float, Field(gt=0)]
 
     @property

@@ -9,7 +9,10 @@ and measured on other data (docs/decisions/0022). They suit a logistic model and
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flo.study.document import Study
 
 TRAINED = 0.75  # of the declared patients: sites hold out 20 to 30 %
 LITTLE = 600.0  # n·ε², up to which inputs are whitened halfway
@@ -24,13 +27,19 @@ _RULE: tuple[tuple[float, float, int, float, float], ...] = (
 WIDE: dict[str, Any] = {"clip": 0.25, "steps": 30, "learning_rate": 0.5, "momentum": 0.9}
 
 
+def worth(study: Study) -> float:
+    """Return n·ε² of a study, n the patients that it plans to train on; from its text only."""
+    planned = sum(hospital.planned for hospital in study.hospitals)
+    return TRAINED * planned * study.mechanism.epsilon**2
+
+
 def whitened(declared: int, epsilon: float) -> dict[str, Any]:
     """Return the settings of [mechanism] with which a logistic model or an mlp is trained.
 
     ``declared``: the patients of all hospitals, public; ``epsilon``: of training.
     """
-    worth = TRAINED * declared * epsilon**2
-    _, clip, steps, rate, momentum = next(rule for rule in _RULE if worth <= rule[0])
+    leaves = TRAINED * declared * epsilon**2
+    _, clip, steps, rate, momentum = next(rule for rule in _RULE if leaves <= rule[0])
     return {
         "algorithm": "whitened",
         "clip": clip,

@@ -93,6 +93,12 @@ def facts_of(evidence: list[Any], heads: dict[str, Any], *, own_rules: bool) -> 
     }
 
 
+def largest_life(facts: dict[str, Any]) -> dict[str, float]:
+    """Return ε and δ of the largest life budget of the populations that took part."""
+    lives = [hospital["life"] for hospital in facts["hospitals"]]
+    return {name: max(life[name] for life in lives) for name in ("epsilon", "delta")}
+
+
 def _lineage(study: Study) -> dict[str, Any]:
     """Return what the model learnt before, if the study continues one: an entry for each study."""
     if study.continues is None:

@@ -88,6 +88,8 @@ def _continues(study: Study) -> list[Section]:
             f"{ancestor.name}, version {ancestor.version}",
             f"ε = {ancestor.epsilon:.4f} at δ = {ancestor.delta:g} for one patient; "
             + ("this study continues its model" if ancestor.card in named else "learnt before")
+            + (f"; life budget at most {ancestor.life.epsilon:g}" if ancestor.life else "")
+            + f"; worth {ancestor.worth:.4g} (n·ε², by which models are combined)"
             + f"; card {ancestor.card[:16]}, study {ancestor.study[:16]}",
         )
         for ancestor in study.lineage
@@ -101,8 +103,9 @@ def _continues(study: Study) -> list[Section]:
                 *lines,
                 (
                     "how",
-                    "the coordinator moves the earlier model towards what this study learns, by a "
-                    "share that follows from the studies' texts; that costs no further ε",
+                    "if all rounds are trained, the coordinator moves the earlier model towards "
+                    "what this study learns, by a share that follows from the studies' texts; that "
+                    "costs no further ε",
                 ),
                 ("a patient's life", LIFE),
             ),

@@ -46,8 +46,8 @@ LIFE = (
 
 
 def of_life(epsilon: float, delta: float) -> str:
-    """Return the largest life budget of a report's hospitals, in words."""
-    return f"at most ε = {epsilon:g} at δ = {delta:g} at the hospitals of the report"
+    """Return the largest life budget of those who took part in a study, in words."""
+    return f"at most ε = {epsilon:g} at δ = {delta:g} for those who took part in this study"
 
 
 def trust(study: Study) -> str:

@@ -8,7 +8,7 @@ import functools
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from flo.errors import FloError, StudyError, TrustError
+from flo.errors import FloError, StudyError
 from flo.pages.forms import read_form
 from flo.pages.responses import redirect
 from flo.privacy.report.sheet import sections
@@ -121,5 +121,5 @@ def _as_signed(planned: Study, signer: StudySigner) -> Study:
     """Return the study with what signing adds; unchanged if it cannot be signed yet."""
     try:
         return signer.filled_in(planned)
-    except (StudyError, TrustError):
+    except FloError:  # among them a key store that does not answer
         return planned

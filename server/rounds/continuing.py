@@ -2,8 +2,8 @@
 
 Models are combined by public weights, which is post-processing. A study that starts from an earlier
 model was chosen after seeing it, which the ledgers' budgets allow for. A study is worth n·ε², n the
-patients that it plans to train on (``flo.privacy.releases.whitening.planned_patients``): the noise
-of its model has about the standard deviation 1/(n·ε), beside the chance of n patients.
+patients that it plans to train on (``flo.study.usual.worth``): the noise of its model has about the
+standard deviation 1/(n·ε), beside the chance of n patients.
 
 - A study worth more than ``LITTLE`` starts from the earlier model and moves it. The result keeps
   the earlier model's share: later studies count more, as the first ones were trained from nothing.
@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flo.privacy.releases import whitening
 from flo.study.document import Study
 from flo.study.parameters import Vector
+from flo.study.usual import worth
 
 LITTLE = 200.0  # n·ε² up to which a study of a logistic model starts anew
 
@@ -34,12 +34,6 @@ class EarlierModel:
 
     weights: Vector
     worth: float
-
-
-def worth(study: Study) -> float:
-    """Return n·ε² of a study, from its document only."""
-    patients = whitening.planned_patients(study, (hospital.id for hospital in study.hospitals))
-    return patients * study.mechanism.epsilon**2
 
 
 def starts_from_earlier(study: Study) -> bool:

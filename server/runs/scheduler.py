@@ -27,6 +27,7 @@ from flo.server.runs.jobs import Jobs
 from flo.server.store.run_tables import RunRecord, new_run_id
 from flo.server.store.store import Offer, Store
 from flo.server.studies.publish import is_due, published, write_card
+from flo.storage.artifacts import ArtifactStore
 from flo.study.document import Study
 
 log = logging.getLogger("flo.server")
@@ -76,6 +77,7 @@ class Runs:
             self._store.set_status(record.study, record.status)  # it may have ended meanwhile
             if record.status != "paused":
                 self.uncarded.add(record.study)
+                self._forget_earlier(record.id, record.study)
         self._launch_running()
 
     def watch(self) -> None:
@@ -130,8 +132,10 @@ class Runs:
         try:
             if offer is not None:
                 self._keep_earlier(run, offer)
-        except FloError as error:
-            self._give_up(run, study, f"the model that it continues is not there: {error}")
+        except (FloError, OSError) as error:
+            log.exception("the model that a run continues could not be put in place")
+            why = f"the model that it continues could not be put in place: {error}"
+            self._give_up(run, study, why)
             return
         try:
             app = self._jobs.app if elsewhere else APP_HERE
@@ -148,12 +152,26 @@ class Runs:
 
     def _keep_earlier(self, run: str, offer: Offer) -> None:
         """Put the model that a study continues, if any, where its run looks for it."""
-        if offer.study.continues is None:
+        if offer.study.continues is not None:
+            artifacts, key = self._place_of_earlier(run, offer)
+            earlier.keep(self._home, self._store, offer.study, run, artifacts, key)
+
+    def _forget_earlier(self, run: str, study: str) -> None:
+        """Remove what ``_keep_earlier`` put there; the run is over."""
+        offer = self._store.offer(study)
+        if offer is None or offer.study.continues is None:
             return
-        artifacts, key = self._jobs.artifacts(offer), remote_store.earlier_key(run)
-        if artifacts is None:
-            artifacts, key = self._home.states(), local_store.earlier_key(run)
-        earlier.keep(self._home, self._store, offer.study, run, artifacts, key)
+        try:
+            artifacts, key = self._place_of_earlier(run, offer)
+            artifacts.remove(key)
+        except FloError:
+            log.exception("a sealed model could not be removed; shredding the study removes it")
+
+    def _place_of_earlier(self, run: str, offer: Offer) -> tuple[ArtifactStore, str]:
+        elsewhere = self._jobs.artifacts(offer)
+        if elsewhere is not None:
+            return elsewhere, remote_store.earlier_key(run)
+        return self._home.states(), local_store.earlier_key(run)
 
     def _look_after_running(self) -> None:
         for study, running in list(self._running.items()):
@@ -163,6 +181,7 @@ class Runs:
                     self._store.set_status(study, record.status)
                     if record.status != "paused":
                         self.uncarded.add(study)
+                        self._forget_earlier(running.run, study)
                 self._jobs.forget(running.run)
                 del self._running[study]
                 continue
@@ -188,6 +207,8 @@ class Runs:
                 self._store.pause_run(run, launch)
         except RefusedError:  # a process has just taken over the run, so it continues
             return
+        if over:
+            self._forget_earlier(run, study)
         self._store.set_status(study, "ended" if over else "paused")
         self._store.add_event(study, "ended" if over else "paused", why=why)
 

@@ -46,6 +46,7 @@ class RunTables(Tables):
                 "INSERT INTO runs (id, study, status, started) VALUES (?, ?, 'running', ?)",
                 (run, study, now()),
             )
+            self._make_salt(study)  # a backup that has the run has what its files are sealed with
         return True
 
     def runs(self) -> list[RunRecord]:
@@ -161,15 +162,17 @@ class RunTables(Tables):
             RefusedError: the study was shredded.
         """
         with self._transaction():
-            self._db.execute(
-                "INSERT OR IGNORE INTO salts VALUES (?, ?)", (study, secrets.token_bytes(32))
-            )
+            self._make_salt(study)
             (salt,) = self._db.execute(
                 "SELECT salt FROM salts WHERE study = ?", (study,)
             ).fetchone()
         if salt is None:
             raise RefusedError(f"study {study[:12]} was shredded: its states cannot be opened")
         return bytes(salt)
+
+    def _make_salt(self, study: str) -> None:
+        fresh = secrets.token_bytes(32)
+        self._db.execute("INSERT OR IGNORE INTO salts VALUES (?, ?)", (study, fresh))
 
     def erase_salt(self, study: str) -> None:
         """Erase a study's salt and saved states permanently.

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 
 from flo.errors import StudyError
 from flo.published.model_card import ModelCard
-from flo.server.rounds.continuing import worth
 from flo.study.document import Study
 from flo.study.lineage import MOST_ANCESTORS, Ancestor
+from flo.study.usual import worth
 
 CardOf = Callable[[str], tuple[ModelCard, Study]]
 _MEANING = ("label", "records_per_patient", "columns")  # of a model's inputs and scores
@@ -49,6 +49,7 @@ def _ancestor(digest: str, card: ModelCard, study: Study) -> Ancestor:
         version=study.version,
         epsilon=card.epsilon,
         delta=card.delta,
+        life=card.life,
         worth=worth(study),
     )
 

@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from flo.documents import canonical
-from flo.errors import StudyError
+from flo.errors import StudyError, TrustError
 from flo.published.model_card import MAX_CARD_BYTES, ModelCard, PublishedModel, paths_of, read_card
 from flo.server.home.coordinator_home import CoordinatorHome
-from flo.server.rounds.continuing import EarlierModel, mean_of, worth
+from flo.server.rounds.continuing import EarlierModel, mean_of
 from flo.server.studies.ancestors import refuse_unfit
 from flo.study.document import Study
+from flo.study.usual import worth
 
 
 class OwnModels:
     """The models that a coordinator has published, by the SHA-256 of their cards."""
 
     def __init__(self, home: CoordinatorHome) -> None:
-        self._folder, self._coordinators = home.directory / "models", home.fingerprints()
+        self._home, self._folder = home, home.directory / "models"
 
     def card(self, digest: str) -> tuple[ModelCard, Study]:
         """Return a checked card and its study.
 
         Raises:
-            StudyError: there is no such model here, or it was erased. TrustError: the card is not
-            signed by this coordinator.
+            StudyError: there is no such model here, or its tensors are gone. TrustError: the card
+            is not signed by this coordinator.
         """
         card = read_card(self._path(digest))
-        return card, card.check(*self._coordinators)
+        return card, card.check(*self._home.fingerprints())
+
+    def check_tensors(self, digest: str) -> None:
+        """Check a model's tensors in pieces, without loading them. Raises TrustError."""
+        path = self._path(digest)
+        card, tensors = read_card(path), paths_of(path)[1]
+        with tensors.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != card.file:
+                raise TrustError(f"{tensors.name}: not the tensors that the model card names")
 
     def open(self, digest: str) -> PublishedModel:
         """Return a model whose card and tensors were checked. Raises as ``card`` does."""
-        return PublishedModel.open(self._path(digest), *self._coordinators)
+        return PublishedModel.open(self._path(digest), *self._home.fingerprints())
 
     def _path(self, digest: str) -> Path:
         for path in self._folder.glob("*.card.json"):
-            if path.stat().st_size > MAX_CARD_BYTES:
+            if not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
                 continue
             if canonical.digest(path.read_bytes()) == digest:
                 if not paths_of(path)[1].is_file():
                     raise StudyError(
-                        f"continues: the model with the card {digest[:12]} ({path.name}) was erased"
+                        f"continues: the tensors of the model with the card {digest[:12]} are not "
+                        f"in {self._folder}: they were erased, or moved away",
+                        hint=f"put {paths_of(path)[1].name} back, or continue another model",
                     )
                 return path
         raise StudyError(

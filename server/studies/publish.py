@@ -18,15 +18,17 @@ from safetensors.numpy import save as save_tensors
 from flo.documents import canonical
 from flo.errors import FloError, MessageError
 from flo.keys.claims import LedgerHead
+from flo.privacy.report.facts import largest_life
 from flo.privacy.report.report import MAX_REPORT_BYTES, MOST_VALUES, build
 from flo.privacy.report.wording import trust
-from flo.published.model_card import Life, ModelCard, PublishedModel, paths_of
+from flo.published.model_card import ModelCard, PublishedModel, paths_of
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.rounds.state import RunState
 from flo.server.store.store import Offer, Store
 from flo.storage.files import write_public
 from flo.study.document import Study
 from flo.study.features import input_names
+from flo.study.lineage import Life
 from flo.study.models import named
 
 log = logging.getLogger("flo.server.studies.publish")
@@ -87,7 +89,7 @@ def write_card(
     identity = home.open_identity()
     without = tuple(sorted({h.id for h in study.hospitals} - set(extracts)))
     card = ModelCard(
-        schema_version=3 if study.continues else 2,
+        schema_version=3 if study.schema_version >= 4 else 2,
         study=study.canonical_bytes.decode(),
         study_signature=offer.signature,
         run=run,
@@ -103,7 +105,7 @@ def write_card(
         },
         # Absent in results of older versions.
         calibration=result.get("calibration") if result["estimate"] else None,
-        life=_life(report) if study.continues and report is not None and not without else None,
+        life=_life(study, report) if report is not None and not without else None,
         report=canonical.digest(report) if report is not None else None,
         without_extract=without,
         coordinator=identity.public.hex(),
@@ -139,10 +141,9 @@ def _facts(report: bytes) -> dict[str, Any]:
     return facts
 
 
-def _life(report: bytes) -> Life:
-    """Return the largest life budget of the report's hospitals."""
-    lives = [hospital["life"] for hospital in _facts(report)["hospitals"]]
-    return Life(**{name: max(life[name] for life in lives) for name in ("epsilon", "delta")})
+def _life(study: Study, report: bytes) -> Life | None:
+    """Return the largest life budget in a report; None for an older study's card."""
+    return Life(**largest_life(_facts(report))) if study.schema_version >= 4 else None
 
 
 def _built(study: Study, documents: list[bytes], heads: dict[str, LedgerHead]) -> bytes | None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.store.store import Offer, RunPlace, Store
-from flo.server.studies.own_models import OwnModels, earlier_model
+from flo.server.studies.own_models import OwnModels
 from flo.server.studies.validation import complete_for_signing, filled_in
 from flo.study.document import Study
 
@@ -29,14 +29,15 @@ class StudySigner:
         """Return the study as it would be signed now.
 
         Raises:
-            StudyError, TrustError: as ``flo.server.studies.validation.complete_for_signing``; or a
-            model that it continues cannot be opened.
+            StudyError, TrustError: as ``flo.server.studies.validation.complete_for_signing``; or
+            the tensors of a model that it continues were changed.
         """
         models = OwnModels(self._home)
         earlier = [(offer.study, offer.status) for offer in self._store.offers()]
         today = datetime.now(UTC).date()
         complete = complete_for_signing(study, self._store.keys(), earlier, today, models.card)
-        earlier_model(complete, models)
+        for digest in complete.continues.models if complete.continues else ():
+            models.check_tensors(digest)
         return complete
 
     def offer(self, study: Study, person: str, place: RunPlace = "here") -> Offer:

@@ -10,7 +10,7 @@ from datetime import date
 
 from flo.errors import StudyError
 from flo.server.studies.ancestors import CardOf, with_lineage
-from flo.study.document import UNDER_WAY, Study
+from flo.study.document import MAX_STUDY_BYTES, UNDER_WAY, Study
 
 
 def with_fingerprints(study: Study, keys: Mapping[str, str]) -> Study:
@@ -56,12 +56,17 @@ def complete_for_signing(
 
     Raises:
         StudyError, TrustError: as ``filled_in``; or a text of the scaffold is unchanged, a column
-        identifies patients, the study has expired or is over, or its version was signed with
-        another text.
+        identifies patients, the study is too large, has expired or is over, or its version was
+        signed with another text.
     """
     study.refuse_unfinished()
     study.refuse_identifying()
     complete = filled_in(study, keys, card_of)
+    if (size := len(complete.canonical_bytes)) > MAX_STUDY_BYTES:
+        raise StudyError(
+            f"with keys and lineage the study has {size} bytes, limit {MAX_STUDY_BYTES}",
+            hint="use fewer or shorter columns, codes or texts",
+        )
     if complete.has_expired(today):
         raise StudyError(f"the study expired on {complete.expires}", hint="set a later `expires`")
     versions = [one.version for one, _ in earlier if one.name == complete.name]

@@ -19,8 +19,9 @@ from flo.keys.keystore import PASSPHRASE_VARIABLE
 from flo.privacy.patients.split import keyed_hash
 from flo.privacy.report.page import render
 from flo.privacy.report.report import build, verify
-from flo.published.model_card import Life, read_card
+from flo.published.model_card import read_card
 from flo.server.studies.own_models import OwnModels
+from flo.study.lineage import Life
 from tests.builders import data_file
 from tests.commands import flo
 from tests.end_to_end.agents import agent, kill
@@ -129,8 +130,8 @@ def test_three_years_of_patients_an_opt_out_and_a_restore_add_up_in_one_report(
             assert f"tiny, version {version}" in text
             assert digest[:16] in text
         assert "life budget" in text
-    assert "at most ε = 0.9 at δ = 1e-06 at the hospitals of the report" in shown
-    assert "approved here before tiny, version 1 (ε = " in sheet, "version 2 was lost"
+    assert "at most ε = 0.9 at δ = 1e-06 for those who took part in this study" in shown
+    assert "approved here before tiny, version 1\n" in sheet, "version 2 was lost"
     card = read_card(path)
     assert card.life == Life(epsilon=0.9, delta=1e-6)
     assert len({vector.tobytes() for vector in weights}) == 3

@@ -107,8 +107,9 @@ def made(
         "without_extract": ["west"],
         "coordinator": signer.public.hex(),
     }
-    if study.continues:
-        document |= {"schema_version": 3, "life": {"epsilon": 0.9, "delta": 1e-6}}
+    if study.schema_version >= 4:
+        life = {"epsilon": 0.9, "delta": 1e-6}
+        document |= {"schema_version": 3, "life": life, "without_extract": []}
     if changes.get("evaluation", "") is None:
         changes.setdefault("calibration", None)
     return Made(ModelCard.model_validate(document | changes).signed(signer), data)

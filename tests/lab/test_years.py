@@ -17,11 +17,11 @@ from flo.server.rounds.continuing import (
     EarlierModel,
     combined,
     starts_from_earlier,
-    worth,
 )
 from flo.study.document import Study, from_document
 from flo.study.loading import load
 from flo.study.models import log_odds, parameter_count
+from flo.study.usual import worth
 from tests.paths import EXAMPLES
 
 HEART = load(EXAMPLES / "heart" / "study.toml")

@@ -10,9 +10,10 @@ from flo.documents import canonical
 from flo.keys.identity import Signer
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.report.wording import trust
-from flo.published.model_card import Life, ModelCard
+from flo.published.model_card import ModelCard
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.study.document import Study
+from flo.study.lineage import Life
 from flo.study.models import named
 from flo.study.parameters import Vector
 from tests.flo.published_models import weights_of
@@ -30,7 +31,7 @@ def publish(
     identity = signer or home.open_identity()
     tensors = save(named(study, weights_of(study) if weights is None else weights))
     document: dict[str, Any] = {
-        "schema_version": 3 if study.continues else 2,
+        "schema_version": 3 if study.schema_version >= 4 else 2,
         "study": study.canonical_bytes.decode(),
         "study_signature": identity.sign("study", study.canonical_bytes),
         "run": "run-1",
@@ -42,8 +43,8 @@ def publish(
         "trust_model": trust(study),
         "evaluation": None,
         "subgroups": {},
-        "life": Life(epsilon=0.9, delta=1e-6) if study.continues else None,
-        "report": None,
+        "life": Life(epsilon=0.9, delta=1e-6) if study.schema_version >= 4 else None,
+        "report": "ab" * 32,
         "without_extract": [],
         "coordinator": identity.public.hex(),
     }

@@ -98,6 +98,13 @@ def test_a_card_of_a_study_whose_lineage_nobody_filled_in_is_refused(
         made("written").open()
 
 
+@pytest.mark.parametrize("change", [{"report": None}, {"without_extract": ["west"]}], ids=str)
+def test_a_life_that_no_report_can_prove_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(TrustError, match="contradicts its study"):
+        made("continued", **change).open()
+    made("continued", life=None, **change).open()
+
+
 def test_a_card_is_named_by_the_digest_of_its_file(tmp_path: Path) -> None:
     path = CONTINUED.write(tmp_path)
     assert CONTINUED.card.digest == canonical.digest(path.read_bytes())
@@ -132,6 +139,8 @@ def changed(document: Any, way: Way) -> Any:
         if document.startswith("{"):
             return document.replace('"version":9', '"version":8')
         return document[:-1] + ("a" if document[-1] != "a" else "b")
+    if isinstance(document, list):
+        return ["west"]
     return document + 1 if isinstance(document, int) else document * (1 - 1e-9)
 
 

@@ -52,16 +52,18 @@ def test_bounds_in_which_a_record_number_fits_are_pointed_at(maximum: float, tol
 
 
 def test_every_study_that_the_model_learnt_from_is_named() -> None:
-    found = continuing(ancestor(2, epsilon=0.5), ancestor(1))
+    life = {"epsilon": 0.9, "delta": 1e-6}
+    found = continuing(ancestor(2, epsilon=0.5, life=life), ancestor(1))
     (section,) = [s for s in sections(found) if s.heading == "Earlier models that it continues"]
     lines = dict(section.lines)
     older, own = lines["tiny, version 2"], lines["tiny, version 1"]
     assert own == (
         "ε = 0.7500 at δ = 1e-06 for one patient; this study continues its model; "
+        "worth 50 (n·ε², by which models are combined); "
         f"card {CARD[:16]}, study {'d0' * 8}"
     )
     assert "ε = 0.5000" in older
-    assert "learnt before" in older
+    assert "learnt before; life budget at most 0.9" in older
     assert "no further ε" in lines["how"]
     assert "no more than the life budget" in lines["a patient's life"]
 

@@ -11,10 +11,11 @@ import pytest
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.releases import whitening
 from flo.server.rounds import checkpoint
-from flo.server.rounds.continuing import LITTLE, EarlierModel, combined, mean_of, worth
+from flo.server.rounds.continuing import LITTLE, EarlierModel, combined, mean_of
 from flo.server.rounds.state import RunState, with_model_of_inputs
 from flo.study.document import Study
 from flo.study.models import initial_weights, log_odds, parameter_count
+from flo.study.usual import worth
 from tests.builders import HOSPITALS, WHITENED, small_study
 from tests.privacy.releases.test_whitening import shares
 from tests.secure_sums import advance

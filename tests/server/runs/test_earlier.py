@@ -113,7 +113,7 @@ def test_a_changed_file_is_refused(kept: Kept) -> None:
 def test_a_model_that_was_erased_since_is_named(kept: Kept) -> None:
     for file in (kept.home.directory / "models").glob("*.safetensors"):
         file.unlink()
-    with pytest.raises(StudyError, match="was erased"):
+    with pytest.raises(StudyError, match="were erased, or moved away"):
         kept.keep()
 
 
@@ -140,7 +140,7 @@ def test_a_run_whose_model_is_gone_is_paused_and_says_why(scene: Scene) -> None:
     assert scene.after(9) == 0
     assert scene.kinds(digest).count("resumed") in (2, 3, 4), "tried less and less often"
     (event, *_) = [e for e in scene.store.events(digest) if e["kind"] == "paused"]
-    assert "the model that it continues is not there" in event["facts"]["why"]
+    assert "the model that it continues could not be put in place" in event["facts"]["why"]
 
 
 def test_a_run_whose_model_is_there_starts(scene: Scene) -> None:
@@ -149,3 +149,59 @@ def test_a_run_whose_model_is_there_starts(scene: Scene) -> None:
     record = scene.store.last_run(digest)
     assert record is not None
     assert (scene.home.directory / "states" / local_store.earlier_key(record.id)).is_file()
+
+
+def test_nothing_sealed_is_left_of_a_run_that_is_given_up(scene: Scene) -> None:
+    digest = scene.offers(continuing(publish(scene.home, FIRST).digest))
+    scene.runs.watch()
+    record = scene.store.last_run(digest)
+    assert record is not None
+    file = scene.home.directory / "states" / local_store.earlier_key(record.id)
+    assert file.is_file()
+    scene.store.request_stop(digest)
+    for launch in range(1, 7):
+        scene.link.finished.add(launch)
+        scene.runs.watch()
+    assert scene.status(digest) == "ended"
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_nothing_sealed_is_left_if_a_process_dies_after_the_end(
+    scene: Scene, *, restarts: bool
+) -> None:
+    digest = scene.offers(continuing(publish(scene.home, FIRST).digest))
+    scene.runs.watch()
+    record = scene.store.last_run(digest)
+    assert record is not None
+    file = scene.home.directory / "states" / local_store.earlier_key(record.id)
+    scene.store.end_run(record.id, scene.store.take_run(record.id), "done", {})
+    assert file.is_file()
+    if restarts:
+        scene.restarted().recover()
+    else:
+        scene.runs.watch()
+    assert not file.exists()
+
+
+def test_a_disk_that_is_full_stops_no_other_run(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(earlier, "keep", full)
+    digest = scene.offers(continuing(publish(scene.home, FIRST).digest))
+    other = scene.offers(small_study(name="other"))
+    scene.runs.watch()
+    assert scene.status(digest) == "paused"
+    assert scene.status(other) == "running"
+    assert len(scene.link.started) == 1
+
+
+def test_a_backup_that_has_the_run_can_open_what_is_kept_for_it(scene: Scene) -> None:
+    digest = scene.offers(continuing(publish(scene.home, FIRST).digest))
+    scene.store.start_run(RUN, digest)
+    with closing(scene.home.open_store()) as copy:
+        salts = copy._all("SELECT salt FROM salts WHERE study = ?", digest)
+    assert salts == [(scene.store.salt(digest),)]

@@ -12,17 +12,18 @@ import pytest
 
 from flo.errors import FloError, StudyError, TrustError
 from flo.keys.identity import Identity
-from flo.published.model_card import ModelCard
+from flo.published.model_card import MAX_CARD_BYTES, ModelCard
 from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from flo.server.maintenance.key_rotation import replace_key
-from flo.server.rounds.continuing import worth
 from flo.server.store.hospitals import Member
 from flo.server.store.store import Store
+from flo.server.studies import validation
 from flo.server.studies.erase import shred
 from flo.server.studies.own_models import OwnModels, earlier_model
 from flo.server.studies.signing import StudySigner
 from flo.study.document import Study, from_document
 from flo.study.models import parameter_count
+from flo.study.usual import worth
 from tests.builders import HOSPITALS, study_document
 from tests.flo.published_models import MALLORY
 from tests.server.continued import publish
@@ -137,14 +138,14 @@ def test_tensors_that_were_changed_are_refused(scene: Scene) -> None:
     data = bytearray(tensors.read_bytes())
     data[-1] ^= 1
     tensors.write_bytes(data)
-    refused(scene, scene.study(2, card), "not the ones that the model card names", TrustError)
+    refused(scene, scene.study(2, card), "not the tensors that the model card names", TrustError)
 
 
 def test_a_model_that_was_erased_is_refused(scene: Scene) -> None:
     card = scene.published(1)
     _, tensors = scene.files(card)
     tensors.unlink()
-    refused(scene, scene.study(2, card), "was erased")
+    refused(scene, scene.study(2, card), "were erased, or moved away")
 
 
 def test_an_unfinished_model_is_refused(scene: Scene) -> None:
@@ -187,6 +188,34 @@ def test_another_lineage_than_the_models_have_is_refused(scene: Scene) -> None:
     filled = scene.signer.filled_in(scene.study(2, scene.published(1)))
     cheaper = [one.model_copy(update={"epsilon": 0.1}) for one in filled.lineage]
     refused(scene, filled.with_lineage(cheaper), "another lineage than that of its models")
+
+
+def test_a_study_that_its_lineage_makes_too_large_is_refused(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once signed it could not be read again, and no page or run would go on."""
+    asked = scene.study(2, scene.published(1))
+    size = len(scene.signer.filled_in(asked).canonical_bytes)
+    monkeypatch.setattr(validation, "MAX_STUDY_BYTES", size - 1)
+    refused(scene, asked, f"with keys and lineage the study has {size} bytes, limit {size - 1}")
+    monkeypatch.setattr(validation, "MAX_STUDY_BYTES", size)
+    scene.signer.offer(asked, "Ada")
+
+
+def test_what_is_no_card_in_the_folder_is_passed_over(scene: Scene) -> None:
+    card = scene.published(1)
+    folder = scene.home.directory / "models"
+    (folder / "a.card.json").symlink_to(folder / "nowhere")
+    (folder / "b.card.json").mkdir()
+    (folder / "c.card.json").write_bytes(bytes(MAX_CARD_BYTES + 1))
+    assert scene.signer.complete(scene.study(2, card)).lineage[0].card == card.digest
+
+
+def test_a_study_that_continues_nothing_opens_no_key(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CoordinatorHome, "fingerprints", None)
+    scene.signer.filled_in(scene.study(1))
 
 
 # -- erased under way ------------------------------------------------------------------------------

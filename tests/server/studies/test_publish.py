@@ -41,6 +41,7 @@ from flo.server.store.store import Offer, Store
 from flo.server.studies.publish import WAIT_SECONDS, is_due, published, write_card, write_tensors
 from flo.study.document import Study
 from flo.study.features import input_names
+from flo.study.lineage import Life
 from flo.study.models import initial_weights
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
 from tests.commands import flo
@@ -78,7 +79,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     folder = tmp_path_factory.mktemp("publish")
     home = CoordinatorHome.create(folder / "home", CoordinatorConfig())
     sites = [make_site(folder / name, name) for name in NAMES]
-    offers = [offered(study(name), sites, home.open_tls_identity()) for name in ("first", "second")]
+    studies = study("first", schema_version=4), study("second")
+    offers = [offered(one, sites, home.open_tls_identity()) for one in studies]
     early = b""
     world = World(sites, [offer.study for offer in offers])
     for site in sites:
@@ -159,6 +161,14 @@ def test_a_card_names_the_report_of_all_hospitals(scene: Scene) -> None:
     made = carded(scene, scene.extracts())
     assert made.reporting == list(NAMES)
     assert made.model.card.without_extract == ()
+    assert made.model.card.life == Life(epsilon=0.9, delta=1e-6)
+
+
+def test_a_card_states_no_life_that_its_report_does_not_prove(scene: Scene) -> None:
+    for extracts in ({}, {"north": scene.extracts()["north"]}):
+        card = carded(scene, extracts).model.card
+        assert card.without_extract
+        assert card.life is None
 
 
 def test_a_card_says_what_the_run_found(scene: Scene) -> None:
@@ -204,6 +214,11 @@ def test_a_card_says_the_risks_of_its_run_and_the_report_page_shows_them(
     (prv,) = re.findall(r"Opacus' PRV accountant: at most ε = (\d\.\d{4})", html.unescape(page))
     facts = json.loads((tmp_path / "report" / "report.json").read_bytes())["facts"]["guarantee"]
     assert facts["epsilon_pld"] <= float(prv) <= facts["epsilon"]
+    smaller = found.model.card.model_copy(update={"life": Life(epsilon=0.1, delta=1e-6)})
+    card.write_bytes(smaller.signed(scene.home.open_identity()).to_bytes())
+    refused = flo("audit", "report", *extracts, "--out", tmp_path / "none", "--card", card)
+    assert refused.returncode == EXIT_TRUST
+    assert "life budget of ε = 0.1, δ = 1e-06, and the extracts ε = 0.9" in refused.stderr
     foreign = made().write(tmp_path / "foreign")
     refused = flo("audit", "report", *extracts, "--out", tmp_path / "none", "--card", foreign)
     assert refused.returncode == EXIT_TRUST
