@@ -23,7 +23,14 @@ from flo.privacy.gradients.batches import EVERY_BLOCK, Slot
 from flo.privacy.gradients.bookkeeping import binary_loss
 from flo.privacy.gradients.step import PrivateStep
 from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
-from flo.privacy.releases import evaluation, least_squares, second_moments, survey, whitening
+from flo.privacy.releases import (
+    evaluation,
+    least_squares,
+    second_moments,
+    statistics,
+    survey,
+    whitening,
+)
 from flo.privacy.secure_sum import ring
 from flo.study import models
 from flo.study.document import Study
@@ -89,6 +96,9 @@ class Trainer:
             case "survey":
                 exact = survey.counts(self._study, self._snapshot.training)
                 exact += survey.counts(self._study, self._snapshot.held_out)
+            case "statistics":
+                exact = statistics.exact(self._study, self._snapshot.training)
+                exact += statistics.exact(self._study, self._snapshot.held_out)
         shares = noise_shares(self._study, cohort_size)
         limit = ring.clamp_bound(self._study.largest_size) if self._study.masked else None
         return mechanism.release(exact, self._noise, shares=shares, limit=limit)
@@ -111,7 +121,7 @@ class Trainer:
 
 def private_step(study: Study, device: str, at_once: int | None = None) -> PrivateStep | None:
     """Return the private step that a study trains with; None if it uses none."""
-    if study.survey or study.mechanism.algorithm == "least-squares":
+    if not study.trains or study.mechanism.algorithm == "least-squares":
         return None
     module, examples = models.build(study), made_up_inputs(study.data)
     if study.mechanism.algorithm == "whitened":  # the intercept is one of the inputs

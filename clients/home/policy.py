@@ -165,14 +165,14 @@ def findings(
             f"the study trains the model pack {study.model.name}, {study.model.digest}, which is "
             "not installed here",
         )
-    elif not study.survey:
+    elif study.trains:
         refuse(
             study.model.kind not in policy.models,
             f"models = {', '.join(policy.models)}",
             f"the study trains {study.model.kind}",
         )
     refuse(
-        study.survey is not None and not policy.surveys_allowed,
+        not study.trains and not policy.surveys_allowed,
         "surveys_allowed = false",
         "the study asks for noisy counts",
     )

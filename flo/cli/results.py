@@ -87,6 +87,14 @@ class ExtractsSavedResult(CommandResult):
     hospitals: list[str]
 
 
+@dataclass(frozen=True)
+class StatisticsWrittenResult(CommandResult):
+    """``files``: the signed statistics, all estimates as CSV, and the page."""
+
+    digest: str
+    files: list[str]
+
+
 # -- audit -----------------------------------------------------------------------------------------
 
 

@@ -178,6 +178,59 @@ def extracts(
     return results.ExtractsSavedResult(str(out), sorted(found))
 
 
+@command(app, "results")
+def results_(
+    study: Annotated[str, typer.Argument(help="A study, or a file NAME.statistics.json.")],
+    out: Annotated[Path, typer.Option(help="Folder for JSON, CSV and page.")],
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
+    coordinator: Annotated[
+        str | None, typer.Option(help="The coordinator's fingerprint, if no folder has it.")
+    ] = None,
+) -> results.StatisticsWrittenResult:
+    """Check a study's signed statistics, and write its tables and curves as CSV and as a page."""
+    from flo.cli.model import trusted_coordinators
+    from flo.cli.terminal.output import console, say, show_sheet
+    from flo.documents import canonical
+    from flo.documents.document import parse
+    from flo.keys.identity import fingerprint
+    from flo.published.statistics_result import MAX_RESULT_BYTES, StatisticsResult
+    from flo.statistics import page, reading, words
+    from flo.storage.files import write_public
+
+    file = Path(study)
+    data = file.read_bytes() if file.is_file() else _fetched_statistics(home, study)
+    document = canonical.decode(data, limit=MAX_RESULT_BYTES, what="statistics")
+    found = parse(StatisticsResult, document, "statistics")
+    if home.is_file() and coordinator is None:  # an access file: TLS proved who sent it
+        trusted = [fingerprint(bytes.fromhex(found.coordinator))]
+    else:
+        trusted = trusted_coordinators(home, coordinator)
+    checked = found.check(*trusted)
+    parts = reading.read(checked, found.noisy(), found.variance(checked))
+    texts = {
+        "statistics.json": data.decode(),
+        "csv": words.as_csv(parts),
+        "html": page.render(checked, parts, found.facts(checked)),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    files = []
+    for ending, text in texts.items():
+        files.append(out / f"{checked.name}-{found.run}.{ending}")
+        write_public(files[-1], text.encode())
+    show_sheet(page.sections(parts), console())
+    say(f"\nwritten: {', '.join(map(str, files))}")
+    return results.StatisticsWrittenResult(checked.digest, [str(path) for path in files])
+
+
+def _fetched_statistics(home: Path, study: str) -> bytes:
+    """Return a study's signed statistics from the coordinator."""
+    from flo.cli.coordinator.operator import Operator
+
+    digest = _find(home, study)["digest"]
+    with Operator(home) as operator:
+        return operator.fetch("GET", f"studies/{digest}/statistics").content
+
+
 def state_of(summary: dict[str, Any]) -> results.StudyStateResult:
     """Return a study's state from the coordinator's summary."""
     from flo.study.loading import from_canonical
@@ -252,6 +305,8 @@ def _show_result(summary: dict[str, Any]) -> None:
         say(f"model: {result['model']}")
     if result:
         ended = from_canonical(summary["study"].encode())
+        if ended.statistics:
+            say(f"tables and curves: flo study results {ended.name}:{ended.version} --out results")
         say(f"next: flo study extracts {ended.name}:{ended.version} --out extracts")
 
 

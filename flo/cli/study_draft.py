@@ -42,6 +42,13 @@ def new(
     id_column: Annotated[str, typer.Option(help="The patient id; never part of a study.")] = (
         "patient_id"
     ),
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Ask for tables instead of training a model.")
+    ] = False,
+    survival: Annotated[
+        str | None,
+        typer.Option(help="COLUMN with the time until the label's event: ask for a curve, too."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where to write the study.")] = Path("study.toml"),
 ) -> FileWrittenResult:
     """Draft a study of the columns that you declare; read only the header of the file."""
@@ -53,7 +60,11 @@ def new(
         raise UsageError(f"{out} already exists", hint="choose another --out, or move the file")
 
     declared = (number or [], category or [], may_be_missing or [])
-    draft = scaffold(csv, name, label, hospital, *declared, id_column)
+    draft = scaffold(
+        *(csv, name, label, hospital, *declared, id_column),
+        statistics=statistics,
+        survival=survival,
+    )
     out.write_text(draft.text, encoding="utf-8")
     if draft.left_out:
         say(f"not declared, so not in the study: {some(draft.left_out)}")
@@ -108,7 +119,7 @@ def check(
         found = advice.candidates(loaded, status.update)
         twin = (
             []
-            if found or loaded.model.kind == "logistic"
+            if found or not loaded.trains or loaded.model.kind == "logistic"
             else advice.candidates(advice.logistic_surrogate(loaded))
         )
     advised = advice.recommended(found or twin).advised if found or twin else None
@@ -116,7 +127,7 @@ def check(
         _show_ways(loaded, found)
     else:
         say(f"not tried on made-up patients: {advice.unsupported_reason(loaded)}")
-        if not loaded.survey:
+        if loaded.trains:
             say("  flo simulate tries it on data you may see")
     size = network_size(loaded)
     if size:

@@ -116,8 +116,8 @@ class Candidate:
 
 def unsupported_reason(study: Study) -> str | None:
     """Return why a study is not tried on made-up patients; None if it is."""
-    if study.survey:
-        return "a survey trains no model"
+    if not study.trains:
+        return "it trains no model"
     if study.schema_version == 1:
         return "schema_version 1 is supported for reading only"
     if any(isinstance(column, ImageColumn) for column in study.data.columns):

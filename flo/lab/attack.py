@@ -65,8 +65,8 @@ def attack(
     progress: Progress = lambda text: None,
 ) -> Attacked:
     """Attack the training of ``study`` with its real trainer. Raises UsageError for a survey."""
-    if study.survey:
-        raise UsageError("a survey trains no model", hint="attack the planned study instead")
+    if not study.trains:
+        raise UsageError("this study trains no model", hint="attack one that does")
     if study.mechanism.noise != "local":
         study = study.with_mechanism(noise="local")
     part = Plan.of(study).purpose("training")

@@ -55,7 +55,7 @@ class NetworkSize:
 
 def network_size(study: Study) -> NetworkSize | None:
     """Return what the patients of ``study`` allow; None unless it trains a network by FedAvgM."""
-    if study.survey or study.model.kind == "logistic" or study.mechanism.algorithm != "fedavgm":
+    if not study.trains or study.model.kind == "logistic" or study.mechanism.algorithm != "fedavgm":
         return None
     part = Plan.of(study).purpose("training")
     patients = (1 - ASSUMED_HOLD_OUT) * sum(h.planned for h in study.hospitals)

@@ -126,8 +126,8 @@ def simulate(
     ):
         if count < least:
             raise UsageError(f"{name} = {count} is too few, at least {least}")
-    if study.survey:
-        raise UsageError("a survey trains no model", hint="simulate the planned study instead")
+    if not study.trains:
+        raise UsageError("this study trains no model", hint="simulate one that does")
     run = engine or partial(run_once, fast=fast)
     hospitals = {hospital.id: hospitals[hospital.id] for hospital in study.hospitals}
     if years is not None:

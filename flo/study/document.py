@@ -28,6 +28,7 @@ from flo.study.features import input_names
 from flo.study.lineage import Ancestor, Continues
 from flo.study.packs import Model, Pack
 from flo.study.schema import ImageColumn, Schema, Text, tells_who
+from flo.study.statistics import Statistics, check_columns
 from flo.study.terms import (
     Evaluation,
     Hospital,
@@ -63,6 +64,7 @@ class Study(Document):
     mechanism: MechanismSettings
     evaluation: Evaluation
     survey: Survey | None = None
+    statistics: Statistics | None = None
     continues: Continues | None = None
     limits: Limits
 
@@ -132,6 +134,13 @@ class Study(Document):
             )
         self._refuse_sums_that_are_not_secure()
         self._refuse_what_cannot_be_continued()
+        if self.statistics:
+            if self.schema_version < 4 or self.survey or self.continues:
+                raise ValueError(
+                    "statistics: only in a study of schema_version = 4, without [survey] and "
+                    "[continues]"
+                )
+            check_columns(self.statistics, self.data)
         return self
 
     def _refuse_sums_that_are_not_secure(self) -> None:
@@ -205,6 +214,8 @@ class Study(Document):
         """Purposes of the study's releases, in order."""
         if self.survey:
             return ("survey",)
+        if self.statistics:
+            return ("statistics",)
         if self.mechanism.algorithm == "whitened":
             return ("moments", "training", "evaluation")
         return ("training", "evaluation")
@@ -217,8 +228,8 @@ class Study(Document):
     @property
     def largest_epsilon(self) -> float:
         """The largest ε that the document states."""
-        if self.survey:
-            return self.survey.epsilon
+        if asked := self.survey or self.statistics:
+            return asked.epsilon
         return max(self.mechanism.epsilon, self.evaluation.epsilon)
 
     def has_expired(self, today: date) -> bool:
@@ -261,6 +272,11 @@ class Study(Document):
     def lineage(self) -> tuple[Ancestor, ...]:
         """Every study whose patients shaped the models that it continues."""
         return self.continues.lineage if self.continues else ()
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains a model: it is neither a survey nor of statistics."""
+        return self.survey is None and self.statistics is None
 
     @property
     def by_generation(self) -> bool:
@@ -342,7 +358,8 @@ class Study(Document):
     def with_survey(self, **survey: Any) -> Study:
         """Return this planned study's survey: ``name-survey``, of which only the counts are run."""
         version = max(2, self.schema_version)
-        changes = {"schema_version": version, "survey": survey, "continues": None}
+        nothing = {"continues": None, "statistics": None}
+        changes = {"schema_version": version, "survey": survey, **nothing}
         document = self.model_dump(mode="json") | changes
         document["name"] = f"{self.name[:56]}-survey"
         return from_document(document)
@@ -350,7 +367,7 @@ class Study(Document):
     def with_epsilon(self, epsilon: float) -> Study:
         """Return a validated copy with another ε for every part of the study."""
         document = self.model_dump(mode="json")
-        for part in ("mechanism", "evaluation", "survey"):
+        for part in ("mechanism", "evaluation", "survey", "statistics"):
             if document[part]:
                 document[part]["epsilon"] = epsilon
         return from_document(document)

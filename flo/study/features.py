@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from flo.arrays import Floats
+from flo.arrays import Floats, Mask
 from flo.study import scattering
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 
@@ -95,6 +95,24 @@ def cells(column: Column, bins: int) -> list[str]:
     return [*names, "missing"] if column.missing == "indicator" else names
 
 
+def scaled_number(schema: Schema, name: str, inputs: Floats) -> tuple[Floats, Mask]:
+    """Return a number column's values scaled to [-1, 1], (n,), and which are there, (n,).
+
+    A value that is no finite number counts as missing.
+    """
+    start = 0
+    for column in schema.columns:
+        width = len(_names(column))
+        if column.name == name:
+            part = inputs[:, start : start + width]
+            there = np.isfinite(part[:, 0])
+            if column.missing == "indicator":
+                there &= part[:, -1] != 1
+            return np.clip(np.nan_to_num(part[:, 0]), -1.0, 1.0), there
+        start += width
+    raise ValueError(f"no column {name!r}")
+
+
 def cell_of(schema: Schema, name: str, inputs: Floats, bins: int) -> Codes:
     """Return the index of each record's cell in ``cells``, shape (n,), from its inputs (n, d)."""
     start = 0
@@ -113,7 +131,7 @@ def _cell_of(column: Column, part: Floats, bins: int) -> Codes:
         found = part[:, 0] == 1 if two else np.argmax(part[:, : len(column.codes)], axis=1)
         count = len(column.codes)
     else:
-        scaled = np.nan_to_num(part[:, 0])
+        scaled = np.clip(np.nan_to_num(part[:, 0]), -1.0, 1.0)
         found = np.clip(np.floor((scaled + 1) / 2 * bins), 0, bins - 1)
         count = bins
     return np.where(missing, count, found).astype(np.int64)

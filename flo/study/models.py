@@ -59,7 +59,7 @@ def request_length(study: Study, purpose: Purpose) -> int:
 
     The model, and for training on whitened inputs also W (``flo.privacy.releases.whitening``).
     """
-    if purpose in ("survey", "moments"):
+    if purpose in ("survey", "statistics", "moments"):
         return 0
     whitened = purpose == "training" and study.mechanism.algorithm == "whitened"
     matrix = (len(input_names(study.data)) + 1) ** 2 if whitened else 0

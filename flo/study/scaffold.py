@@ -25,7 +25,7 @@ from flo.study.usual import WIDE, whitened
 _LONGEST_HEADER = 1 << 20
 _SHARED_FROM = 3  # hospitals
 _NAMES_SHOWN = 20
-_EPSILON = 0.5
+_EPSILON, _INTERVALS = 0.5, 12
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,14 @@ def scaffold(
     categories: list[str],
     may_be_missing: list[str],
     id_column: str,
+    *,
+    statistics: bool = False,
+    survival: str | None = None,
 ) -> ScaffoldedStudy:
     """Draft a study of the declared columns. Raises UsageError for missing or malformed input.
+
+    ``statistics``: a study of statistics, with a table of all columns by the label. ``survival``:
+    the column with the time until the label's event, for a curve besides.
 
     With three or more hospitals the draft has distributed noise. With two, each hospital would have
     to add all of its noise itself, in case the other colludes with the coordinator.
@@ -106,14 +112,48 @@ def scaffold(
         "evaluation": {"epsilon": _EPSILON, "retry_allowance": 0 if dropouts else 1},
         "limits": {"deadline_seconds": 60, "minimum_cohort": _smallest(len(partners), dropouts)},
     }
+    if statistics or survival:
+        document = _asking(document, survival)
     draft = from_document(document, what="the draft")
     draft.refuse_identifying()
-    if len(input_names(draft.data)) <= MOST_SQUARED_INPUTS:
+    if draft.trains and len(input_names(draft.data)) <= MOST_SQUARED_INPUTS:
         everyone = sum(hospital.declared_size for hospital in draft.hospitals)
         document["mechanism"] |= whitened(everyone, _EPSILON)
         from_document(document, what="the draft")
     left_out = [c for c in header if c not in declared | {label, id_column}]
     return ScaffoldedStudy(tomli_w.dumps(document), left_out)
+
+
+def _asking(document: dict[str, Any], survival: str | None) -> dict[str, Any]:
+    """Return the draft as a study of statistics, which says nothing about training."""
+    data, mechanism = document["data"], document["mechanism"]
+    names = [column["name"] for column in data["columns"] if column["name"] != survival]
+    parts: list[dict[str, Any]] = []
+    if names:
+        table = {"kind": "table", "name": "table-one", "columns": names, "by": data["label"]}
+        parts.append(table)
+    if survival:
+        parts.append(_curve(data, survival))
+    kept = {name: mechanism[name] for name in ("noise", "masking", "delta")}
+    asked = {"epsilon": _EPSILON, "parts": parts}
+    purpose = f"{PLACEHOLDER}, in plain language, what these questions are for."
+    found = document | {"purpose": purpose, "mechanism": kept, "statistics": asked}
+    del found["model"], found["evaluation"]
+    return found
+
+
+def _curve(data: dict[str, Any], survival: str) -> dict[str, Any]:
+    """Return a curve with equal intervals over the bounds of its time."""
+    time = next((column for column in data["columns"] if column["name"] == survival), None)
+    if time is None or time["kind"] != "number":
+        raise UsageError(
+            f"--survival {survival!r} is not a number column of this study",
+            hint="declare it: --number COLUMN:0:MAXIMUM:days",
+        )
+    width = (time["maximum"] - time["minimum"]) / _INTERVALS
+    inner = [round(time["minimum"] + width * n, 6) for n in range(1, _INTERVALS)]
+    curve = {"kind": "survival", "name": "survival", "time": survival, "event": data["label"]}
+    return curve | {"edges": [*inner, time["maximum"]]}
 
 
 def some(names: list[str]) -> str:

@@ -9,8 +9,15 @@ _SINCE_THEN = (("aggregation", "sum"), ("algorithm", "fedavgm"), ("augmentation"
 
 
 def with_usual_values(document: Any) -> Any:
-    """Return a parsed study with the values that its version implies where it states none."""
-    if not isinstance(document, dict) or document.get("schema_version") not in (1, 2):
+    """Return a parsed study with the values that it implies where it states none.
+
+    A study of statistics trains no model, so it need not say how.
+    """
+    if not isinstance(document, dict):
+        return document
+    if isinstance(document.get("statistics"), dict):
+        return _of_statistics(document)
+    if document.get("schema_version") not in (1, 2):
         return document
     usual: dict[str, dict[str, Any]] = {"evaluation": {"bins": 4}}
     if document["schema_version"] == 1:
@@ -19,6 +26,17 @@ def with_usual_values(document: Any) -> Any:
         name: {**values, **document[name]}
         for name, values in usual.items()
         if isinstance(document.get(name), dict)
+    }
+
+
+def _of_statistics(document: dict[str, Any]) -> dict[str, Any]:
+    epsilon = document["statistics"].get("epsilon")
+    sums = {"algorithm": "least-squares", "epsilon": epsilon, "clip": 1.0, "steps": 1}
+    given = document.get("mechanism", {})
+    mechanism = sums | given if isinstance(given, dict) else given
+    return {"model": {"kind": "logistic"}, "evaluation": {"epsilon": epsilon}} | {
+        **document,
+        "mechanism": mechanism,
     }
 
 
@@ -37,8 +55,9 @@ def in_its_form(document: dict[str, Any]) -> dict[str, Any]:
         for name in ("scattering", "hinges"):
             if name in column and not column[name]:
                 del column[name]
-    if document["continues"] is None:
-        del document["continues"]
+    for name in ("continues", "statistics"):
+        if document[name] is None:
+            del document[name]
     if document["schema_version"] >= 3:
         del document["evaluation"]["bins"]
     if document["schema_version"] == 1:

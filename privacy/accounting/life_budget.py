@@ -22,6 +22,7 @@ CHARGES = {
     "training": ("training",),
     "evaluation": ("evaluation",),
     "survey": SUB_LEDGERS,
+    "statistics": SUB_LEDGERS,
 }
 
 

@@ -22,7 +22,14 @@ from flo.privacy.mechanisms.mechanisms import (
     PoissonSum,
     ScoreWaves,
 )
-from flo.privacy.releases import evaluation, least_squares, second_moments, survey, whitening
+from flo.privacy.releases import (
+    evaluation,
+    least_squares,
+    second_moments,
+    statistics,
+    survey,
+    whitening,
+)
 from flo.privacy.secure_sum import ring
 from flo.privacy.secure_sum.components import Component, components
 from flo.study.document import Study
@@ -180,6 +187,18 @@ def _plan(study: Study) -> Plan:
                     study.survey.epsilon,
                     1,
                     study.survey.retry_allowance,
+                )
+            }
+        )
+    if asked := study.statistics:
+        size = statistics.length(study)
+        return Plan(
+            {
+                "statistics": part(
+                    lambda sigma: FullBatchSum(size, sigma, statistics.NORM),
+                    asked.epsilon,
+                    1,
+                    asked.retry_allowance,
                 )
             }
         )

@@ -182,8 +182,8 @@ class Mechanism:
 class FullBatchSum(Mechanism):
     """Sum of the clipped contributions of all patients of a site.
 
-    A contribution is a gradient (``flo.privacy.gradients.step``), or products of the patient's
-    inputs (``flo.privacy.releases.second_moments``).
+    A contribution is a gradient (``flo.privacy.gradients.step``), products of the patient's inputs
+    (``flo.privacy.releases.second_moments``), or counts (``flo.privacy.releases.statistics``).
 
     Attributes:
         clip: L2 bound on one patient's contribution; positive and finite.

@@ -5,6 +5,7 @@ Words and numbers only; callers decide the layout.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.gradients.augmentation import copies
 from flo.privacy.mechanisms.mechanisms import Mechanism
-from flo.privacy.releases import survey
+from flo.privacy.releases import statistics, survey
 from flo.privacy.releases.score_waves import LENGTH, expected_half_width
 from flo.privacy.report.wording import (
     ACCOUNTANT,
@@ -31,6 +32,7 @@ from flo.study.document import Study
 from flo.study.models import layers
 from flo.study.packs import Pack
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, tells_who
+from flo.study.statistics import Survival
 from flo.study.terms import Hospital
 
 _LATER = "their lineage is added at launch, from their cards"
@@ -189,13 +191,19 @@ def _could_tell(column: Column) -> list[str]:
 
 def _leaves(study: Study) -> Section:
     lines = {
-        **(_survey_leaves(study) if study.survey else _training_leaves(study)),
+        **_released(study),
         "never": "records, exact counts, losses, batch sizes, error details",
         "trust model": trust(study),
         "masking": MASKING[study.mechanism.noise, study.mechanism.masking],
         **_together(study),
     }
     return Section("What leaves the hospital", tuple(lines.items()))
+
+
+def _released(study: Study) -> dict[str, str]:
+    if study.survey:
+        return _survey_leaves(study)
+    return _statistics_leaves(study) if study.statistics else _training_leaves(study)
 
 
 def _together(study: Study) -> dict[str, str]:
@@ -302,6 +310,30 @@ def _survey_leaves(study: Study) -> dict[str, str]:
     }
 
 
+def _statistics_leaves(study: Study) -> dict[str, str]:
+    """Say what each part counts, and how many patients its noise is worth."""
+    part = Plan.of(study).purpose("statistics")
+    deviation = math.sqrt(combined_variance(study, part, len(study.hospitals)))
+    everyone = sum(hospital.planned for hospital in study.hospitals)
+    lines = {
+        "one release": f"1 noisy sum of {part.mechanism.length} numbers about all patients; no "
+        "model is trained"
+    }
+    for block in statistics.layout(study):
+        asked, half = block.part, 1.96 * deviation / block.scale
+        by = f" by {asked.by}" if asked.by else ""
+        what = (
+            f"survival by {asked.time} and {asked.event}, {len(asked.edges)} intervals{by}"
+            if isinstance(asked, Survival)
+            else f"counts, means, deviations and quartiles of {', '.join(asked.columns)}{by}"
+        )
+        lines[f"{asked.name} ({block.share:.0%} of the cost)"] = (
+            f"{what}. A count is right within ± {half:.0f} patients (95 %), so a code or cell of "
+            f"fewer than {2 * half:.0f} ({2 * half / everyone:.1%} of all) says little"
+        )
+    return lines
+
+
 def _cost(study: Study, life: LifetimeBudget | None) -> Section:
     plan = Plan.of(study)
     delta = study.mechanism.delta
@@ -310,8 +342,8 @@ def _cost(study: Study, life: LifetimeBudget | None) -> Section:
         for purpose, part in plan.purposes.items()
     )
     touched = "training and evaluation use different patients"
-    if study.survey:
-        touched = "a survey counts every patient, so both halves of the budget are charged"
+    if not study.trains:
+        touched = "every patient is counted, so both halves of the budget are charged"
     elif "moments" in plan.purposes:
         touched = (
             "second moments (moments) and training use the same patients, and their costs add up; "
@@ -346,7 +378,7 @@ def _cost(study: Study, life: LifetimeBudget | None) -> Section:
         if max(shares.values()) > 1:
             text = f"does not fit: the study needs {max(shares.values()):.1f} times that budget"
         lines[f"share of life ε = {budget.epsilon:g}"] = text
-    if not study.survey:
+    if study.trains:
         lines["expected result"] = _expected(study, plan)
     not_covered = (("not covered", text) for text in NOT_COVERED)
     return Section("What it costs in privacy", (*lines.items(), *not_covered))

@@ -24,6 +24,7 @@ from flo.server.http.asgi import Refused, read_body
 from flo.server.http.metrics import PROMETHEUS, Metric, as_prometheus
 from flo.server.http.protocol import PERSON
 from flo.server.runs.job_access import JobKeys
+from flo.server.runs.remote_documents import facts_of
 from flo.server.store.store import Offer, RunPlace, Store
 from flo.server.studies.actions import OperatorActions
 from flo.study.document import MAX_STUDY_BYTES
@@ -102,6 +103,10 @@ def operator_app(
     def shred_study(digest: str, request: Request) -> Any:
         return {"removed": actions.shred(actions.find(digest), request.scope[PERSON].name)}
 
+    @app.get("/v1/flo/studies/{digest}/statistics")
+    def statistics(digest: str) -> Any:
+        return Response(actions.statistics(digest).read_bytes(), media_type="application/json")
+
     @app.get("/v1/flo/metrics")
     def watched() -> Any:
         return Response(as_prometheus(metrics()), media_type=PROMETHEUS)
@@ -142,5 +147,5 @@ def _summary(store: Store, offer: Offer) -> dict[str, Any]:
         "place": offer.place,
         "approved": store.approvals(offer.study.digest),
         "run": run.id if run else None,
-        "result": run.result if run else None,
+        "result": facts_of(run.result) if run and run.result else None,
     }

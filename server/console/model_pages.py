@@ -18,7 +18,7 @@ from flo.server.console.context import ConsoleContext
 from flo.server.console.sign_in import CONSOLE
 from flo.server.console.view import StudyViews, quality_plot
 from flo.server.store.store import Offer
-from flo.server.studies.publish import published
+from flo.server.studies.publish import published, report_path
 
 
 def model_router(context: ConsoleContext) -> APIRouter:
@@ -62,7 +62,7 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
             (other, published(views.store, other.study.digest) is not None) for other in versions
         ],
         "extracts": sorted(views.store.extracts(offer.study.digest)),
-        "has_report": _report_of(_model_files(views, offer)[0]).is_file(),
+        "has_report": report_path(_model_files(views, offer)[0]).is_file(),
     }
 
 
@@ -80,14 +80,10 @@ def _model_files(views: StudyViews, offer: Offer) -> tuple[Path, Path]:
 def _file_of(views: StudyViews, offer: Offer, name: str) -> Path:
     """Return the path of a published file. Raises StudyError if it does not exist (yet)."""
     card, tensors = _model_files(views, offer)
-    path = {"card": card, "tensors": tensors, "report": _report_of(card)}.get(name)
+    path = {"card": card, "tensors": tensors, "report": report_path(card)}.get(name)
     if path is None or not path.is_file():
         raise StudyError(
             f"the model of study {offer.study.name} has no file {name[:20]!r}",
             hint="the model's page lists its files",
         )
     return path
-
-
-def _report_of(card: Path) -> Path:
-    return card.with_name(card.name.replace(".card.", ".report."))

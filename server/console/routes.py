@@ -21,6 +21,7 @@ from flo.server.console.context import ConsoleContext
 from flo.server.console.draft_pages import draft_router
 from flo.server.console.model_pages import model_router
 from flo.server.console.sign_in import CONSOLE, person_of
+from flo.server.console.statistics_pages import statistics_router
 from flo.server.console.study_pages import study_router
 
 _ENTRIES = 100
@@ -49,7 +50,13 @@ def console_app(context: ConsoleContext) -> FastAPI:
         hint = "please report it, with the traceback in the coordinator's log"
         return context.page(request, "problem.html.j2", 500, title="A bug", why=why, hint=hint)
 
-    for router in (study_router, draft_router, model_router, _record_router):
+    for router in (
+        study_router,
+        draft_router,
+        model_router,
+        statistics_router,
+        _record_router,
+    ):
         app.include_router(router(context))
     return app
 

@@ -25,6 +25,7 @@ ROUTES: dict[tuple[str, str], str] = {
     ("GET", "/v1/flo/studies/{digest}/extracts"): "fetch extracts",
     ("GET", "/v1/flo/studies/{digest}/heads"): "fetch extracts",
     ("POST", "/v1/flo/studies/{digest}/shred"): "shred a study",
+    ("GET", "/v1/flo/studies/{digest}/statistics"): "see studies",
     ("GET", "/v1/flo/metrics"): "see metrics",
     ("GET", "/v1/flo/audit"): "export the audit log",
     ("GET", "/console"): "see studies",
@@ -34,6 +35,8 @@ ROUTES: dict[tuple[str, str], str] = {
     ("GET", "/console/studies/{digest}/sheet"): "see studies",
     ("GET", "/console/studies/{digest}/model"): "see studies",
     ("GET", "/console/studies/{digest}/report"): "see studies",
+    ("GET", "/console/studies/{digest}/statistics"): "see studies",
+    ("GET", "/console/studies/{digest}/statistics/{form}"): "see studies",
     ("GET", "/console/studies/{digest}/files/{file}"): "download a model",
     ("GET", "/console/studies/{digest}/stop"): "stop a study",
     ("POST", "/console/studies/{digest}/stop"): "stop a study",
@@ -83,6 +86,7 @@ _PATTERNS = [
             .replace(r"\{digest\}", "[0-9a-f]{64}")
             .replace(r"\{draft\}", "[0-9a-f]{16}")
             .replace(r"\{file\}", "(card|tensors|report)")
+            .replace(r"\{form\}", "(json|csv|report)")
             .replace(r"\{run\}", "run-[0-9a-f]{1,16}-[0-9a-f]{6}")
             .replace(r"\{job\}", "flo-run-[0-9a-f]{1,16}-[0-9a-f]{6}-[0-9]{1,6}")
         ),

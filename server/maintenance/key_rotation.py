@@ -17,7 +17,12 @@ from flo.keys.identity import Identity
 from flo.keys.rotation import KeyRotation, RotationStep
 from flo.server.home.coordinator_home import CoordinatorHome, sign_events
 from flo.server.store.store import Store
-from flo.server.studies.publish import published, write_card
+from flo.server.studies.publish import (
+    published,
+    published_statistics,
+    write_card,
+    write_statistics,
+)
 from flo.storage.files import write_public
 from flo.study.document import UNDER_WAY
 
@@ -83,5 +88,9 @@ def _sign_what_waits(home: CoordinatorHome, store: Store) -> None:
             study = offer.study.digest
             shown = store.extracts(study), store.study_heads(study)
             write_card(home, offer, record.id, result, *shown)
+        if record and "statistics" in result and not published_statistics(store, record.study):
+            shown = store.extracts(record.study), store.study_heads(record.study)
+            path = write_statistics(home, offer, record.id, result, *shown)
+            store.add_event(record.study, "published", card=str(path))
     with closing(home.open_audit_log()) as log:
         sign_events(store, log)

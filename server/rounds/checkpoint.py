@@ -26,10 +26,11 @@ from flo.server.rounds.state import RunState
 from flo.study.parameters import Vector
 
 SCHEMA_VERSION = 8
-# A state of schema 5 has no calibration; before 7 there were no deals, before 8 no earlier model.
+# A state of schema 5 has no calibration; before 7 there were no deals, before 8 neither an earlier
+# model nor statistics.
 _READ = (5, 6, 7, 8)
 _LIMIT = 64 << 20
-_VECTORS = ("weights", "velocity", "tail_sum", "whitening", "earlier")
+_VECTORS = ("weights", "velocity", "tail_sum", "whitening", "earlier", "sums")
 _KINDS: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
 _LARGEST_INSIDE = 1 << 16  # bytes
 
@@ -50,6 +51,7 @@ def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
             "attempt": state.attempt,
             "tail_count": state.tail_count,
             "earlier_worth": state.earlier_worth,
+            "sums_of": list(state.sums_of),
             "retries": state.retries,
             "cohort": list(state.cohort),
             "heads": {h: head.model_dump(mode="json") for h, head in state.heads.items()},
@@ -93,6 +95,7 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
         },
         tail_count=document["tail_count"],
         earlier_worth=document.get("earlier_worth", 0.0),
+        sums_of=tuple(document.get("sums_of", ())),
         retries=document["retries"],
         cohort=tuple(document["cohort"]),
         heads={h: LedgerHead.model_validate(head) for h, head in document["heads"].items()},

@@ -46,7 +46,7 @@ _ANSWERS = {
     "finish": "settled",
 }
 EVERYONE = ""  # key for the sum of all, among hospital ids
-Phase = Literal["survey", "moments", "training", "evaluation", "done"]
+Phase = Literal["survey", "statistics", "moments", "training", "evaluation", "done"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class RunState:
     the ledger head of the hospital with that key. ``whitening``: W, (d²,), while a study trains on
     whitened inputs; ``weights`` and ``tail_sum`` are then of z = xW. ``earlier``: the model that
     the study continues, until it is part of ``weights``; ``earlier_worth``: what it counts for.
+
+    ``sums``: what a statistics study released, (length,); ``sums_of``: of which hospitals.
 
     Where sums survive dropouts: ``deals``, what each hospital dealt for the next request;
     ``survivors``, once their list was named to anybody.
@@ -79,6 +81,8 @@ class RunState:
     subgroups: dict[str, Estimate] = field(default_factory=dict)
     calibration: Calibration | None = None
     counted: dict[str, list[survey.Counted]] = field(default_factory=dict)
+    sums: Vector = field(default_factory=lambda: NO_WEIGHTS)
+    sums_of: tuple[str, ...] = ()
     whitening: Vector = field(default_factory=lambda: NO_WEIGHTS)
     earlier: Vector = field(default_factory=lambda: NO_WEIGHTS)
     earlier_worth: float = 0.0
@@ -87,11 +91,11 @@ class RunState:
 
     @classmethod
     def start(cls, study: Study, earlier: EarlierModel | None = None) -> RunState:
-        """Return the initial state: the model's public initial weights, or none for a survey.
+        """Return the initial state: the model's public initial weights, if it trains one.
 
         ``earlier``: what the study continues; where its rule says so, training starts from it.
         """
-        weights = np.zeros(0) if study.survey else initial_weights(study)
+        weights = initial_weights(study) if study.trains else np.zeros(0)
         kept, worth = NO_WEIGHTS, 0.0
         if earlier is not None:
             kept, worth = earlier.weights.astype(precision(study)), earlier.worth
@@ -121,6 +125,8 @@ class RunState:
     def purpose(self) -> Purpose:
         """Purpose of the next request; after the end of the run, of the last request."""
         if self.phase == "done":
+            if len(self.sums):
+                return "statistics"
             return "survey" if self.counted else "evaluation"
         return self.phase
 
@@ -233,6 +239,9 @@ def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
         variance = combined_variance(study, part, count)
         counted[EVERYONE] = survey.read(study, gathered.all_values(), variance)
         return replace(state, phase="done", counted=counted)
+    if state.phase == "statistics":
+        of = tuple(sorted(gathered.hospitals))
+        return replace(state, phase="done", sums=gathered.all_values(), sums_of=of)
     if state.phase == "evaluation":
         variance = combined_variance(study, part, count)
         noisy = gathered.all_values()

@@ -101,28 +101,46 @@ def _carry_out(
         kept.pause(round=state.round, phase=state.phase)
     else:
         state = with_model_of_inputs(study, state)
-        kept.end(end, _result(study, state, None if study.survey else publish(state)))
+        kept.end(end, _result(study, state, publish(state) if study.trains else None))
 
 
 def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
     plan = Plan.of(study)
+    if not study.trains:
+        return _counted(study, state)
     training = study.mechanism.steps if state.phase in ("evaluation", "done") else state.round - 1
     result: dict[str, Any] = {
-        "rounds": int(bool(state.counted)) if study.survey else training,
+        "rounds": training,
         "epsilon": plan.epsilon,
         "delta": study.mechanism.delta,
     }
-    if model is None:
-        return result | {
-            "survey": {
-                hospital: [asdict(column) for column in columns]
-                for hospital, columns in state.counted.items()
-            }
-        }
     return result | {
         "estimate": asdict(state.estimate) if state.estimate else None,
         "subgroups": {name: asdict(found) for name, found in state.subgroups.items()},
         "calibration": state.calibration and state.calibration.model_dump(mode="json"),
         "model": model,
         "model_digest": model_digest(state.model),
+    }
+
+
+def _counted(study: Study, state: RunState) -> dict[str, Any]:
+    """Return the result of a survey or of statistics; without figures if nothing was released."""
+    released = bool(state.counted) or bool(len(state.sums))
+    plan = Plan.of(study)
+    result: dict[str, Any] = {
+        "rounds": int(released),
+        "epsilon": plan.epsilon,
+        "delta": study.mechanism.delta,
+    }
+    if study.survey:
+        return result | {
+            "survey": {
+                hospital: [asdict(column) for column in columns]
+                for hospital, columns in state.counted.items()
+            }
+        }
+    if not released:
+        return result
+    return result | {
+        "statistics": {"values": state.sums.tolist(), "hospitals": list(state.sums_of)}
     }

@@ -15,6 +15,7 @@ from flo.server.rounds.checkpoint_vectors import KeptVectors
 from flo.server.rounds.continuing import EarlierModel
 from flo.server.rounds.state import RunState
 from flo.server.runs import earlier
+from flo.server.runs.remote_documents import facts_of
 from flo.server.store.run_tables import Event
 from flo.server.store.store import Store
 from flo.storage.artifacts import LocalArtifacts
@@ -93,7 +94,7 @@ class LocalRunStore:
         self._store.end_run(self._run, self._launch, status, result)
         self._named = []
         self._remove_all_but(set())
-        self.event(status, **result)
+        self.event(status, **facts_of(result))
 
     def failed(self, why: str) -> None:
         """Record the failure as an event; the run stays as it was saved."""

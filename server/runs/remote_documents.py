@@ -17,6 +17,7 @@ from flo.documents.document import Document
 from flo.keys.claims import LARGEST_COUNT, Digest, LedgerHead
 from flo.privacy.releases.calibration import Calibration
 from flo.study.document import MAX_STUDY_BYTES
+from flo.study.statistics import MOST_CELLS
 from flo.study.terms import Identifier
 
 MAX_RUN_REPORT_BYTES = 8 << 20
@@ -92,8 +93,13 @@ class _Column(Document):
     half_width: float
 
 
+class _Statistics(Document):
+    values: Annotated[tuple[float, ...], Field(max_length=MOST_CELLS)]
+    hospitals: _Hospitals
+
+
 class RunResult(Document):
-    """Result of a run: a survey's counts, or else a model's name, digest and estimates."""
+    """Result of a run: a survey's counts, statistics, or a model's name, digest and estimates."""
 
     rounds: _Count
     epsilon: Annotated[float, Field(gt=0)]
@@ -108,8 +114,14 @@ class RunResult(Document):
         ]
         | None
     ) = None
+    statistics: _Statistics | None = None
     model: _Text | None = None
     model_digest: Digest | None = None
+
+
+def facts_of(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what the event of a run's end states: its result without the long sums."""
+    return {name: value for name, value in result.items() if name != "statistics"}
 
 
 RUN_EVENT_FACTS: dict[str, type[Document]] = {

@@ -31,6 +31,7 @@ from flo.server.runs.remote_documents import (
     RunReport,
     RunStatus,
     Saved,
+    facts_of,
 )
 from flo.storage.artifacts import ArtifactStore
 from flo.study.document import Study
@@ -213,7 +214,7 @@ class RemoteRunStore:
 
     def end(self, status: str, result: dict[str, Any]) -> None:
         """Report the end, then remove every saved state of the run."""
-        self.event(status, **result)
+        self.event(status, **facts_of(result))
         self._tell(end=parse(RunEnd, {"status": status, "result": result}, "the end"))
         self._remove_before(self._number + 1 + REUSED)
 

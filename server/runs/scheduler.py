@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from flo.errors import FloError, NetworkError, RefusedError
 from flo.server.flower.superlink import APP_HERE, SuperLink
@@ -26,7 +27,14 @@ from flo.server.runs import earlier, local_store, remote_store
 from flo.server.runs.jobs import Jobs
 from flo.server.store.run_tables import RunRecord, new_run_id
 from flo.server.store.store import Offer, Store
-from flo.server.studies.publish import is_due, published, write_card
+from flo.server.studies.publish import (
+    WAIT_SECONDS,
+    is_due,
+    published,
+    published_statistics,
+    write_card,
+    write_statistics,
+)
 from flo.storage.artifacts import ArtifactStore
 from flo.study.document import Study
 
@@ -66,7 +74,9 @@ class Runs:
         self._chain = home.chain_path.read_bytes()
         self._running: dict[str, _Running] = {}
         self._waiting: dict[str, _Waiting] = {}
-        self.uncarded: set[str] = set()  # studies that ended with a model and have no card yet
+        # Studies that ended with a model or statistics that are not signed yet.
+        self.uncarded: set[str] = set()
+        self._ended: dict[str, float] = {}  # since when statistics wait for extracts
 
     def recover(self) -> None:
         """Continue, after a start of the coordinator, the runs that were running."""
@@ -259,10 +269,35 @@ class Runs:
             result = (record.result or {}) if record else {}
             if record and offer and "model" in result and not published(self._store, study):
                 self._sign_card(record, offer, result)
+            elif (
+                record
+                and offer
+                and "statistics" in result
+                and not published_statistics(self._store, study)
+            ):
+                self._sign_statistics(record, offer, result)
             else:
                 self.uncarded.discard(study)
+                self._ended.pop(study, None)
 
-    def _sign_card(self, record: RunRecord, offer: Offer, result: dict[str, object]) -> None:
+    def _sign_statistics(self, record: RunRecord, offer: Offer, result: dict[str, Any]) -> None:
+        """Sign a study's statistics once all extracts are there, or have been waited for."""
+        study = offer.study.digest
+        extracts, heads = self._store.extracts(study), self._store.study_heads(study)
+        waited = time.monotonic() - self._ended.setdefault(study, time.monotonic())
+        if len(extracts) < len(offer.study.hospitals) and waited <= WAIT_SECONDS:
+            return
+        try:
+            path = write_statistics(self._home, offer, record.id, result, extracts, heads)
+        except Exception as error:  # any: one study's failure must not stop the others
+            log.exception("the statistics could not be signed")
+            why = str(error) if isinstance(error, FloError) else type(error).__name__
+            self._store.add_event(study, "no-card", why=why)
+        else:
+            self._store.add_event(study, "published", card=str(path))
+        self.uncarded.discard(study)
+
+    def _sign_card(self, record: RunRecord, offer: Offer, result: dict[str, Any]) -> None:
         study = offer.study.digest
         extracts = self._store.extracts(study)
         try:

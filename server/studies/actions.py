@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from flo.errors import StudyError
 from flo.server.store.store import Offer, RunPlace, Store
+from flo.server.studies.publish import published_statistics
 from flo.server.studies.signing import StudySigner
 from flo.study.document import Study
 
@@ -37,6 +39,19 @@ class OperatorActions:
         if found is None:
             raise StudyError(f"study {digest[:12]} does not exist", hint="see `flo study list`")
         return found
+
+    def statistics(self, digest: str) -> Path:
+        """Return the path of a study's signed statistics. Raises StudyError: there are none."""
+        study = self.find(digest).study
+        path = published_statistics(self.store, digest)
+        if path is None:
+            raise StudyError(
+                f"study {study.name} has no statistics",
+                hint="they are published some seconds after its run has ended"
+                if study.statistics
+                else "only a study with [statistics] has them",
+            )
+        return path
 
     def stop(self, digest: str, person: str) -> None:
         """Stop a study after its current round, or immediately if no run has started.

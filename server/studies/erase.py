@@ -2,7 +2,8 @@
 
 The study's key, derived from the salt (``flo.server.keys.study_keys``), seals saved states, and
 models in remote storage: this also erases copies out of reach, in old versions or on a lost disk.
-Model files in the coordinator's folder are not sealed; they are deleted. Launch documents contain
+Models and statistics in the
+coordinator's folder are not sealed; they are deleted. Launch documents contain
 no key. Not erased: the signed study, approvals, extracts, the model card and report, the audit log,
 models that hospitals have downloaded, models that later studies made from it, and the salt in
 earlier backups of the coordinator.
@@ -13,7 +14,7 @@ from __future__ import annotations
 from flo.errors import StudyError
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.store.store import Offer, Store
-from flo.server.studies.publish import tensors_path
+from flo.server.studies.publish import statistics_path, tensors_path
 from flo.storage.artifacts import ArtifactStore
 from flo.study.document import UNDER_WAY
 
@@ -46,12 +47,16 @@ def shred(
     store.add_event(study.digest, "shredded", by=person)
     removed = 0
     for record in store.runs():
-        path = tensors_path(home, study, record.id)
         if record.study != study.digest:
             continue
-        if path.exists():
-            path.unlink()
-            removed += 1
+        for path in (
+            tensors_path(home, study, record.id),
+            statistics_path(home, study, record.id),
+        ):
+            if path.exists():
+                path.unlink()
+                removed += 1
+        store.forget_statistics(record.id)
         removed += _remove(home.states(), f"runs/{record.id}/")
     if artifacts is not None:
         removed += _remove(artifacts, "")

@@ -66,7 +66,7 @@ class StudyProgress:
 
     @property
     def purpose(self) -> str:
-        """What the rounds before the evaluation are for: training or a survey."""
+        """What the rounds before the evaluation are for: training, a survey or statistics."""
         return self._paid[-1]
 
     @property
@@ -82,8 +82,8 @@ class StudyProgress:
     @property
     def budget(self) -> float:
         """ε of the rounds before the evaluation, as the study states it."""
-        chosen = self.study.survey if self.purpose == "survey" else self.study.mechanism
-        return chosen.epsilon if chosen else 0.0
+        counted = self.study.survey or self.study.statistics
+        return counted.epsilon if counted else self.study.mechanism.epsilon
 
     def spent(self, hospital: str) -> float:
         """Return the ε that a hospital has spent before the evaluation, at most, by RDP."""
@@ -179,6 +179,7 @@ class StudyProgress:
             "moments": "sent second moments",
             "training": f"round {facts['round']}",
             "survey": "counted",
+            "statistics": "counted",
         }
         self._say(words.get(phase, "evaluated"), *cohort)
         self._count(phase, cohort)

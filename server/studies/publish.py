@@ -1,8 +1,8 @@
 """Publishing a model: tensors when the run ends, the signed card after the hospitals' extracts.
 
-The card contains the digest of a privacy report, made here from the hospitals' signed extracts. It
-names the hospitals whose extract did not arrive in time; an auditor can make the report again when
-it arrives.
+Statistics are published in the same way, as one signed result. The card contains the digest of a
+privacy report, made here from the hospitals' signed extracts. It names the hospitals whose extract
+did not arrive in time; an auditor can make the report again when it arrives.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from flo.privacy.report.facts import largest_life
 from flo.privacy.report.report import MAX_REPORT_BYTES, MOST_VALUES, build
 from flo.privacy.report.wording import trust
 from flo.published.model_card import ModelCard, PublishedModel, paths_of
+from flo.published.statistics_result import StatisticsResult
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.rounds.state import RunState
 from flo.server.store.store import Offer, Store
@@ -33,6 +34,7 @@ from flo.study.models import named
 
 log = logging.getLogger("flo.server.studies.publish")
 
+STATISTICS = ".statistics.json"  # ending of signed statistics
 WAIT_SECONDS = 5.0  # for missing extracts
 _QUALITY = ("auc", "low", "high", "level")
 
@@ -83,11 +85,8 @@ def write_card(
     """Make the report, sign the card with its digest, store both next to the tensors."""
     study, path = offer.study, Path(result["model"])
     tensors, (card_path, _) = path.read_bytes(), paths_of(path)
-    report, extracts = _report(study, extracts, heads)
-    if report is not None:
-        write_public(card_path.with_name(card_path.name.replace(".card.", ".report.")), report)
+    report, without = _write_report(report_path(card_path), study, extracts, heads)
     identity = home.open_identity()
-    without = tuple(sorted({h.id for h in study.hospitals} - set(extracts)))
     card = ModelCard(
         schema_version=3 if study.schema_version >= 4 else 2,
         study=study.canonical_bytes.decode(),
@@ -113,6 +112,55 @@ def write_card(
     PublishedModel.of(card, tensors, identity.fingerprint)
     write_public(card_path, card.to_bytes())
     return card_path
+
+
+def statistics_path(home: CoordinatorHome, study: Study, run: str) -> Path:
+    """Return the path of a run's signed statistics in the coordinator's folder."""
+    return home.directory / "models" / f"{study.name}-{run}{STATISTICS}"
+
+
+def report_path(published: Path) -> Path:
+    """Return the path of the report beside a card or a result of statistics."""
+    stem = published.name.removesuffix(".card.json").removesuffix(STATISTICS)
+    return published.with_name(f"{stem}.report.json")
+
+
+def write_statistics(
+    home: CoordinatorHome,
+    offer: Offer,
+    run: str,
+    result: dict[str, Any],
+    extracts: dict[str, bytes],
+    heads: dict[str, LedgerHead],
+) -> Path:
+    """Make the report, sign the statistics with its digest, and store both."""
+    study, path = offer.study, statistics_path(home, offer.study, run)
+    report, without = _write_report(report_path(path), study, extracts, heads)
+    identity = home.open_identity()
+    signed = StatisticsResult(
+        study=study.canonical_bytes.decode(),
+        study_signature=offer.signature,
+        run=run,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        hospitals=tuple(result["statistics"]["hospitals"]),
+        values=tuple(result["statistics"]["values"]),
+        report=canonical.digest(report) if report is not None else None,
+        without_extract=without,
+        coordinator=identity.public.hex(),
+    ).signed(identity)
+    signed.check(identity.fingerprint)
+    write_public(path, signed.to_bytes())
+    return path
+
+
+def _write_report(
+    path: Path, study: Study, extracts: dict[str, bytes], heads: dict[str, LedgerHead]
+) -> tuple[bytes | None, tuple[str, ...]]:
+    """Write the report of valid extracts. Return it, and the hospitals that are not in it."""
+    report, used = _report(study, extracts, heads)
+    if report is not None:
+        write_public(path, report)
+    return report, tuple(sorted({h.id for h in study.hospitals} - set(used)))
 
 
 def _report(
@@ -181,6 +229,13 @@ def published(store: Store, study: str) -> tuple[Path, Path] | None:
         return None
     card, tensors = paths_of(Path(model))
     return (card, tensors) if card.is_file() and tensors.is_file() else None
+
+
+def published_statistics(store: Store, study: str) -> Path | None:
+    """Return the path of a study's signed statistics; None until they exist."""
+    told = store.last_event(study, "published") or {}
+    path = Path(told.get("card", ""))
+    return path if path.name.endswith(STATISTICS) and path.is_file() else None
 
 
 def _quality(estimate: dict[str, Any] | None) -> Any:

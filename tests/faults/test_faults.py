@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.bench import run_many
 
-SEEDS = range(10)
+SEEDS = range(6)
 
 
 @pytest.mark.slow

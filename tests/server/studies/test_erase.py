@@ -15,7 +15,7 @@ from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from flo.server.keys.study_keys import job_secret, study_key
 from flo.server.store.store import Offer, Store
 from flo.server.studies.erase import shred
-from flo.server.studies.publish import tensors_path
+from flo.server.studies.publish import statistics_path, tensors_path
 from flo.storage.artifacts import LocalArtifacts
 from tests.builders import small_study
 from tests.commands import flo
@@ -136,3 +136,23 @@ def test_the_coordinators_key_is_replaced_after_a_shred(home: CoordinatorHome) -
         shred(home, store, offer, "Ada", None)
     done = flo("coordinator", "replace-key", "--yes", "--home", home.directory)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_statistics_of_a_study_are_gone_from_folder_and_database(home: CoordinatorHome) -> None:
+    with closing(home.open_store()) as store:
+        store.add_study(STUDY, "00")
+        store.start_run("run-1", STUDY.digest)
+        sums = {"values": [12345.5], "hospitals": ["north"]}
+        result = {"rounds": 1, "epsilon": 0.5, "delta": 1e-6, "statistics": sums}
+        store.end_run("run-1", store.take_run("run-1"), "done", result)
+        store.set_status(STUDY.digest, "done")
+        path = statistics_path(home, STUDY, "run-1")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("12345.5")
+        offer = store.offer(STUDY.digest)
+        assert offer is not None
+        assert shred(home, store, offer, "Ada", None) == 1
+        record = store.last_run(STUDY.digest)
+        assert record is not None
+        assert record.result == {"rounds": 1, "epsilon": 0.5, "delta": 1e-6}
+        assert not path.exists()

@@ -1,0 +1,131 @@
+"""Statistics as one self-contained page with tables and curves: no script, no network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from flo.privacy.report.sheet import Section
+from flo.statistics import words
+from flo.statistics.reading import PartRead
+from flo.statistics.survival import Curve, SurvivalRead
+from flo.statistics.table_one import TableRead
+from flo.study.document import Study
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720.0, 320.0, 48.0, 140.0, 14.0, 40.0
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class DrawnCurve:
+    """A curve in SVG: its steps, its band, where its label stands, and the label."""
+
+    steps: str
+    band: str
+    label_at: Point
+    label: str
+
+
+def render(study: Study, parts: list[PartRead], facts: list[tuple[str, str]]) -> str:
+    """Return the page. ``facts``: (label, text) pairs about the result, such as who signed it."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("page.html.j2").render(
+        study=study,
+        facts=facts,
+        tables=[(part, _rows(part)) for part in parts if isinstance(part, TableRead)],
+        curves=[(part, _drawn(part)) for part in parts if isinstance(part, SurvivalRead)],
+        words=words,
+        test=test_in_words,
+        ticks=[(0.25 * k, _y(0.25 * k)) for k in range(5)],
+        size=(_WIDTH, _HEIGHT, _LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM),
+    )
+
+
+def sections(parts: list[PartRead]) -> list[Section]:
+    """Return the same in words for a terminal."""
+    found = []
+    for part in parts:
+        if isinstance(part, TableRead):
+            lines = [
+                (f"{label}, {group}", text)
+                for label, texts in _rows(part)
+                for group, text in zip([g.name for g in part.groups], texts, strict=True)
+            ]
+        else:
+            lines = _survival_lines(part)
+        found.append(Section(part.name, tuple(lines)))
+    return found
+
+
+def _rows(part: TableRead) -> list[tuple[str, list[str]]]:
+    """Return a table's rows: label, and words for each group."""
+    found = [("patients", [words.count(group.patients) for group in part.groups])]
+    for place, column in enumerate(part.groups[0].columns):
+        by_group = [words.lines_of(group.columns[place]) for group in part.groups]
+        for line, (label, _) in enumerate(by_group[0]):
+            texts = [lines[line][1] for lines in by_group]
+            found.append((f"{column.name}: {label}", texts))
+    return found
+
+
+def _survival_lines(part: SurvivalRead) -> list[tuple[str, str]]:
+    lines = []
+    for curve in part.curves:
+        for edge, found in zip(part.edges, curve.survival, strict=True):
+            lines.append((f"{curve.group}, after {edge:g}", words.share(found)))
+        lines.append((f"{curve.group}, median", words.number(curve.median)))
+    if part.log_rank:
+        lines.append(("log-rank test", test_in_words(part)))
+    return lines
+
+
+def test_in_words(part: SurvivalRead) -> str:
+    """Return the log-rank test of a part that has one."""
+    test = part.log_rank
+    if test is None:
+        return words.TOO_FEW
+    p = f"p = {test.p:.3f}" if test.p >= 0.001 else "p < 0.001"
+    return f"χ² = {test.statistic:.2f}, {test.freedom} degrees of freedom, {p}"
+
+
+def _y(value: float) -> float:
+    return round(_HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * value, 1)
+
+
+def _drawn(part: SurvivalRead) -> tuple[list[DrawnCurve], list[tuple[float, str]]]:
+    last = part.edges[-1]
+    right = _WIDTH - _RIGHT
+
+    def x(time: float) -> float:
+        return round(_LEFT + (right - _LEFT) * time / last, 1)
+
+    xs = [x(edge) for edge in part.edges]
+    curves = [_curve(curve, x(0.0), xs) for curve in part.curves]
+    curves.sort(key=lambda drawn: drawn.label_at[1])
+    placed = list[DrawnCurve]()
+    for drawn in curves:  # labels do not cover each other
+        lowest = placed[-1].label_at[1] + 15 if placed else 0.0
+        at = (drawn.label_at[0], max(drawn.label_at[1], lowest))
+        placed.append(DrawnCurve(drawn.steps, drawn.band, at, drawn.label))
+    every = max(1, math.ceil(len(part.edges) / 8))
+    return placed, [(x(edge), f"{edge:g}") for edge in part.edges[::every]]
+
+
+def _curve(curve: Curve, zero: float, xs: list[float]) -> DrawnCurve:
+    """Lay out a curve: at each edge it falls to its value there."""
+    shown = [(x, one) for x, one in zip(xs, curve.survival, strict=True) if one.readable]
+    steps, upper, lower = [(zero, _y(1.0))], [(zero, _y(1.0))], [(zero, _y(1.0))]
+    for x, one in shown:
+        for line, value in ((steps, one.value), (upper, one.high), (lower, one.low)):
+            line += [(x, line[-1][1]), (x, _y(value))]
+    band = [*upper, *reversed(lower)]
+    return DrawnCurve(_points(steps), _points(band), steps[-1], curve.group)
+
+
+def _points(points: list[Point]) -> str:
+    return " ".join(f"{x},{y}" for x, y in points)

@@ -1,0 +1,113 @@
+"""Estimates in words, and statistics as rows of a file; the same for screen, page and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator
+
+from flo.statistics.estimates import Estimate
+from flo.statistics.reading import PartRead
+from flo.statistics.survival import SurvivalRead
+from flo.statistics.table_one import ColumnRead, GroupRead, TableRead
+
+TOO_FEW = "too few to say"
+_HEADER = ("part", "group", "column", "statistic", "item", "value", "low", "high", "readable")
+Row = tuple[str, str, str, str, str, Estimate]
+
+
+def count(found: Estimate) -> str:
+    """Return a number of patients with its interval."""
+    if math.isnan(found.value):
+        return TOO_FEW
+    if found.low <= 0:
+        return f"fewer than {found.high:,.0f}"
+    return f"{found.value:,.0f} ({found.low:,.0f} to {found.high:,.0f})"
+
+
+def share(found: Estimate) -> str:
+    """Return a proportion in per cent with its interval."""
+    if not found.readable:
+        return TOO_FEW
+    return f"{100 * found.value:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
+def number(found: Estimate) -> str:
+    """Return a value in its unit with its interval."""
+    if not found.readable:
+        return TOO_FEW
+    return f"{found.value:.4g} ({found.low:.4g} to {found.high:.4g})"
+
+
+def lines_of(column: ColumnRead) -> list[tuple[str, str]]:
+    """Return (label, words) of one column in one group."""
+    lines = list[tuple[str, str]]()
+    if column.mean and column.deviation:
+        lines += [("mean", number(column.mean)), ("deviation", number(column.deviation))]
+        names = ("lower quartile", "median", "upper quartile")
+        quartiles = zip(names, column.quartiles, strict=True)
+        lines += [(name, number(one)) for name, one in quartiles]
+    for code, found in column.counts.items():
+        lines.append((code, f"{count(found)}; {share(column.shares[code])}"))
+    if column.missing:
+        lines.append(("missing", count(column.missing)))
+    return lines
+
+
+def rows(parts: list[PartRead]) -> Iterator[Row]:
+    """Yield every estimate: part, group, column, statistic, item, and the estimate."""
+    for part in parts:
+        yield from _of_table(part) if isinstance(part, TableRead) else _of_survival(part)
+
+
+def _of_table(part: TableRead) -> Iterator[Row]:
+    for group in part.groups:
+        yield (part.name, group.name, "", "patients", "", group.patients)
+        for column in group.columns:
+            yield from _of_column(part, group, column)
+
+
+def _of_column(part: TableRead, group: GroupRead, column: ColumnRead) -> Iterator[Row]:
+    def row(statistic: str, item: str, found: Estimate) -> Row:
+        return part.name, group.name, column.name, statistic, item, found
+
+    for code, found in column.counts.items():
+        yield row("count", code, found)
+        yield row("share", code, column.shares[code])
+    if column.missing:
+        yield row("missing", "", column.missing)
+    if column.mean and column.deviation:
+        yield row("mean", "", column.mean)
+        yield row("deviation", "", column.deviation)
+        for item, found in zip(("25 %", "50 %", "75 %"), column.quartiles, strict=True):
+            yield row("quantile", item, found)
+
+
+def _of_survival(part: SurvivalRead) -> Iterator[Row]:
+    for curve in part.curves:
+        for edge, found in zip(part.edges, curve.survival, strict=True):
+            yield part.name, curve.group, part.time, "survival", f"{edge:g}", found
+            starts = ["start", *(f"{edge:g}" for edge in part.edges)]
+        for start, found in zip(starts, curve.at_risk, strict=True):
+            yield part.name, curve.group, part.time, "at risk", start, found
+        yield part.name, curve.group, part.time, "events", "", curve.events
+        yield part.name, curve.group, part.time, "median", "", curve.median
+    if part.log_rank:
+        test = part.log_rank
+        for name, value in (("log-rank chi2", test.statistic), ("log-rank p", test.p)):
+            exact = Estimate(value, value, value)
+            yield part.name, "", part.time, name, f"{test.freedom} df", exact
+
+
+def as_csv(parts: list[PartRead]) -> str:
+    """Return all estimates as the text of a CSV file; what is not readable has no numbers."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_HEADER)
+    for *names, found in rows(parts):
+        shown = found.readable and not math.isnan(found.value)
+        ends = (found.value, found.low, found.high)
+        values = [f"{value:.6g}" if shown and math.isfinite(value) else "" for value in ends]
+        writer.writerow([*names, *values, "yes" if shown else "no"])
+    return text.getvalue()

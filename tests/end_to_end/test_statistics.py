@@ -1,0 +1,105 @@
+"""Questions before models: three real hospitals answer tables and a curve from one secure sum."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flo.cli.coordinator.operator import Operator
+from flo.clients.home.site_home import SiteHome
+from flo.documents import canonical
+from flo.privacy.report.report import verify
+from tests.builders import study_document
+from tests.commands import flo
+from tests.end_to_end.agents import agent
+from tests.end_to_end.running import SITES, releases, wait_for
+from tests.server.real_coordinator import serving
+
+pytestmark = pytest.mark.slow
+PARTS = [
+    {"kind": "table", "name": "table-one", "columns": ["age", "ward"], "by": "ill", "bins": 10},
+    {"kind": "survival", "name": "time", "time": "age", "event": "ill", "edges": [30, 60, 90]},
+]
+
+
+def done(*words: str | Path) -> str:
+    said = flo(*words)
+    assert said.returncode == 0, said.stderr
+    return said.stdout
+
+
+def document(sites: list[SiteHome], **changes: Any) -> dict[str, Any]:
+    """A study of statistics as a person writes it: it says nothing about training."""
+    found = study_document(
+        schema_version=4,
+        name="questions",
+        hospitals=[{"id": site.read_config().hospital, "declared_size": 40} for site in sites],
+        mechanism={"noise": "distributed", "masking": "on", "delta": 1e-6},
+        statistics={"epsilon": 0.5, "parts": PARTS},
+    )
+    del found["model"], found["evaluation"]
+    return found | changes
+
+
+def test_from_a_question_to_a_page_and_a_verified_report(tmp_path: Path) -> None:
+    with serving(tmp_path / "coordinator") as coordinator, contextlib.ExitStack() as stack:
+        home = coordinator.home.directory
+        sites = [coordinator.enrol(tmp_path / name, name) for name in SITES]
+        for site in sites:
+            stack.enter_context(agent(site))
+        study = tmp_path / "study.json"
+        study.write_text(json.dumps(document(sites)))
+        with Operator(home) as operator:
+            from flo.study.document import from_document
+
+            asked = from_document(document(sites))
+            offered = operator.call("POST", "studies", body=asked.canonical_bytes)
+        digest = str(offered["digest"])
+        keys = [f"{s.read_config().hospital}={s.open_identity().fingerprint}" for s in sites]
+        for site in sites:
+            done("site", "confirm", *keys, "--home", site.directory)
+            sheet = " ".join(done("site", "review", digest, "--home", site.directory).split())
+            assert "1 noisy sum of" in sheet
+            assert "A count is right within ±" in sheet
+            done("site", "approve", digest, "--yes", "--home", site.directory)
+        found = wait_for(lambda f: any(e["kind"] == "published" for e in f["events"]), home, digest)
+        assert found["status"] == "done"
+        assert "statistics" not in found["result"], "the long sum is in the signed file only"
+        for site in sites:
+            assert releases(site) == {"statistics": 1}
+        out = tmp_path / "results"
+        said = " ".join(done("study", "results", "questions", "--out", out, "--home", home).split())
+        assert "table-one" in said
+        (signed,) = out.glob("*.statistics.json")
+        (page,) = out.glob("*.html")
+        (table,) = out.glob("*.csv")
+        assert "Kaplan-Meier curves" in page.read_text()
+        rows = list(csv.DictReader(table.read_text().splitlines()))
+        assert {row["part"] for row in rows} == {"table-one", "time"}
+        report = (coordinator.home.directory / "models").glob("questions-*.report.json")
+        (facts,) = [verify(path.read_bytes()) for path in report]
+        assert len(facts["hospitals"]) == 3
+        stated = json.loads(signed.read_bytes())
+        assert sorted(stated["hospitals"]) == sorted(SITES)
+        # The file alone gives everything again, and one changed number is found.
+        again = tmp_path / "again"
+        done("study", "results", signed, "--out", again, "--home", home)
+        assert {p.name: p.read_bytes() for p in out.iterdir()} == {
+            p.name: p.read_bytes() for p in again.iterdir()
+        }
+        stated["values"][0] += 1.0
+        signed.write_bytes(canonical.encode(stated))
+        refused = flo("study", "results", signed, "--out", again, "--home", home)
+        assert refused.returncode == 4
+        done("study", "shred", "questions", "--yes", "--home", home)
+        assert not list((coordinator.home.directory / "models").glob("*.statistics.json"))
+        with contextlib.closing(coordinator.home.open_store()) as store:
+            record = store.last_run(digest)
+        assert record is not None
+        assert record.result is not None
+        assert "statistics" not in record.result

@@ -1,0 +1,44 @@
+"""Values of lifelines for the patients of SUPPORT2, for ``test_survival.py``.
+
+Run in an environment of its own, because lifelines' warnings fail FLO's suite:
+
+    pip install lifelines==0.30.3
+    python tests/flo/statistics/make_references.py support2.csv > references.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pandas as pd
+from lifelines import KaplanMeierFitter
+from lifelines.statistics import multivariate_logrank_test
+
+EDGES = [30, 60, 90, 120, 150, 180, 270, 365, 545, 730, 1095, 1460]
+
+
+def main(file: str) -> None:
+    """Write the references as JSON."""
+    table = pd.read_csv(file)
+    table["old"] = (table["age"] > 65).map({True: "over 65", False: "up to 65"})
+    found: dict[str, Any] = {"edges": EDGES, "curves": {}, "medians": {}, "log_rank": {}}
+    groups = {"all": table, **{f"sex={sex}": part for sex, part in table.groupby("sex")}}
+    for name, part in groups.items():
+        fitted = KaplanMeierFitter().fit(part["d.time"], part["death"])
+        found["curves"][name] = [float(fitted.predict(edge)) for edge in EDGES]
+        found["medians"][name] = float(fitted.median_survival_time_)
+    short = table.assign(
+        time=table["d.time"].clip(upper=EDGES[-1]),
+        died=table["death"].where(table["d.time"] <= EDGES[-1], 0),
+    )
+    for by in ("sex", "old", "ca"):
+        test = multivariate_logrank_test(short["time"], short[by], short["died"])
+        found["log_rank"][by] = {"statistic": float(test.test_statistic), "p": float(test.p_value)}
+    json.dump(found, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,135 @@
+"""What a study of statistics may ask, and that it need not say how to train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flo.errors import StudyError
+from flo.study.document import Study, from_document
+from flo.study.loading import from_canonical
+from flo.study.statistics import MOST_PARTS
+from tests.builders import small_study, study_document
+from tests.flo.continued import CARD
+from tests.flo.studies import SURVEY
+
+TABLE: dict[str, Any] = {"kind": "table", "name": "one", "columns": ["age", "ward"]}
+CURVE: dict[str, Any] = {
+    **{"kind": "survival", "name": "time", "time": "age", "event": "ill", "by": "ward"},
+    "edges": [10, 50],
+}
+
+
+def written(*parts: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    document = study_document(
+        schema_version=4,
+        mechanism={"noise": "distributed", "masking": "on", "delta": 1e-6},
+        statistics={"epsilon": 0.5, "parts": list(parts)},
+    )
+    del document["model"], document["evaluation"]
+    return document | changes
+
+
+def asked(*parts: dict[str, Any], **changes: Any) -> Study:
+    return from_document(written(*parts, **changes))
+
+
+def test_a_study_of_statistics_says_nothing_about_training() -> None:
+    study = asked(TABLE, CURVE)
+    assert study.purposes == ("statistics",)
+    assert not study.trains
+    assert small_study().trains
+    assert study.mechanism.epsilon == study.largest_epsilon == 0.5
+    assert from_canonical(study.canonical_bytes) == study
+    assert study.with_epsilon(0.25).largest_epsilon == 0.25
+
+
+def test_other_studies_are_written_as_before() -> None:
+    assert b"statistics" not in small_study(schema_version=4).canonical_bytes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "two"},
+        {"columns": ["ward", "age"]},
+        {"columns": ["ward"]},
+        {"by": "ill"},
+        {"bins": 39},
+        {"share": 2.0},
+    ],
+    ids=str,
+)
+def test_every_field_of_a_table_is_approved(change: dict[str, Any]) -> None:
+    assert asked(TABLE).digest != asked(TABLE | change).digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "two"},
+        {"event": "sex"},
+        {"by": None},
+        {"edges": [10]},
+        {"edges": [10, 51]},
+        {"share": 2.0},
+    ],
+    ids=str,
+)
+def test_every_field_of_a_curve_is_approved(change: dict[str, Any]) -> None:
+    document = written(CURVE)
+    sex = {"kind": "category", "name": "sex", "codes": ["f", "m"], "missing": "refuse"}
+    document["data"]["columns"].append(sex)
+    document["statistics"]["parts"] = [CURVE | change]
+    other = from_document(document)
+    document["statistics"]["parts"] = [CURVE]
+    assert from_document(document).digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ([], "at least 1"),
+        ([TABLE | {"name": f"n{n}"} for n in range(MOST_PARTS + 1)], f"at most {MOST_PARTS}"),
+        ([TABLE, CURVE | {"name": "one"}], "two parts have the same name"),
+        ([TABLE | {"columns": ["heart"]}], "one: column 'heart' is no number or category column"),
+        ([TABLE | {"columns": ["age", "age"]}], "a column appears twice"),
+        ([TABLE | {"by": "ward"}], "column 'ward' is what the table is grouped by"),
+        ([TABLE | {"by": "age"}], "by = 'age' is neither the label nor a category"),
+        ([TABLE | {"bins": 1}], "bins"),
+        ([TABLE | {"kind": "cox"}], "FLO has no 'cox'; the nearest that it has: survival by a gr"),
+        ([TABLE | {"kind": "x"}], "FLO has no 'x'; the nearest that it has: table or survival"),
+        ([CURVE | {"time": "ward"}], "time = 'ward' must be a number column"),
+        ([CURVE | {"event": "ward"}], "event = 'ward' must be the label, or a category of two"),
+        ([CURVE | {"edges": [0, 50]}], "edges must lie above 0 and up to 100, the bounds of age"),
+        ([CURVE | {"edges": [50, 101]}], "edges must lie above 0 and up to 100"),
+        ([CURVE | {"edges": [50, 50]}], "edges must rise"),
+        ([CURVE | {"edges": []}], "at least 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_asked_is_refused_by_name(parts: list[dict[str, Any]], why: str) -> None:
+    with pytest.raises(StudyError, match=why):
+        asked(*parts)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"schema_version": 3}, "only in a study of schema_version = 4"),
+        ({"survey": SURVEY}, "without \\[survey\\]"),
+        ({"continues": {"models": [CARD]}}, "without \\[survey\\] and \\[continues\\]"),
+    ],
+    ids=["schema", "survey", "continues"],
+)
+def test_where_statistics_cannot_stand(change: dict[str, Any], why: str) -> None:
+    with pytest.raises(StudyError, match=why):
+        asked(TABLE, **change)
+
+
+def test_a_curve_needs_one_record_for_each_patient() -> None:
+    document = written(CURVE)
+    document["data"]["records_per_patient"] = "many"
+    with pytest.raises(StudyError, match='needs records_per_patient = "one"'):
+        from_document(document)
