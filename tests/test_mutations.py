@@ -31,6 +31,7 @@ from flo.privacy.ledger.ledger import Ledger
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 from flo.privacy.patients.patients import Patients
 from flo.privacy.patients.split import position
+from flo.privacy.releases import statistics
 from flo.protocol.messages import Reply, Request, RequestHeader, decode_reply, model_digest
 from flo.study.document import Study
 from tests.builders import (
@@ -43,6 +44,8 @@ from tests.builders import (
     small_study,
 )
 from tests.partners import claims, encode_request
+from tests.privacy.releases.test_statistics import CURVE, TABLE, asking
+from tests.privacy.releases.test_survey import patients_of
 
 Steps = npt.NDArray[np.int64]
 LENGTH = 6  # parameters of the small study
@@ -248,3 +251,31 @@ def test_noise_that_a_restart_repeats_is_noticed(monkeypatch: pytest.MonkeyPatch
 def test_half_the_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flo.clients.data_process.trainer.SystemNoise", Half)
     assert faults_of_noise(releases(RELEASES)) == {"too little"}
+
+
+# -- a patient counts too much in statistics -------------------------------------------------------
+
+
+def largest_contribution() -> float:
+    """The largest norm of one patient of a table and a curve, at an end of every bound."""
+    study = asking(TABLE, CURVE, many=False)
+    visits = [(age, 1, pressure, 1.0, 0) for age in (0.0, 100.0) for pressure in (80.0, 160.0)]
+    return max(
+        float(np.linalg.norm(statistics.exact(study, patients_of(study, [visit]))))
+        for visit in visits
+    )
+
+
+def test_a_moment_or_a_share_that_weighs_too_much_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert largest_contribution() <= statistics.NORM + 1e-9
+    monkeypatch.setattr(statistics, "MOMENT", 1.0)
+    assert largest_contribution() > statistics.NORM + 1e-3
+    monkeypatch.undo()
+    monkeypatch.setattr(statistics, "scaled_number", beyond_its_bounds)
+    assert largest_contribution() > statistics.NORM + 1e-3
+
+
+def beyond_its_bounds(*_: Any) -> tuple[Any, Any]:
+    return np.array([3.0]), np.array([True])

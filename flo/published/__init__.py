@@ -1,1 +1,1 @@
-"""The signed model card, and the model as ONNX."""
+"""Signed model cards and statistics, and a model as ONNX."""

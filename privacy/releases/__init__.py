@@ -1,1 +1,1 @@
-"""Releases other than gradients: counts and sums for evaluation, survey, second moments."""
+"""Releases other than gradients: sums for evaluation, survey, statistics, second moments."""

@@ -25,11 +25,16 @@ from tests.clients.approved_site import Site as AskedSite
 from tests.clients.approved_site import approved_site
 from tests.clients.approving_site import Site, enrolled_site
 from tests.flo.studies import PACK, imaging
+from tests.flo.study.test_statistics_terms import TABLE
+from tests.flo.study.test_statistics_terms import asked as asked_statistics
 from tests.privacy.ledgers import facts, study_of
 
 STUDY = small_study()
 LARGE, SAMPLED = STUDY.with_mechanism(epsilon=1.0), STUDY.with_mechanism(sampling=0.5)
 SURVEY = STUDY.with_survey(epsilon=0.3, columns=["ward"])
+STATISTICS = asked_statistics(
+    TABLE, mechanism={"noise": "local", "masking": "off", "delta": 1e-6}
+)
 PACKED, SEEN = small_study(model=PACK), from_document(imaging())
 assert isinstance(PACKED.model, Pack)
 
@@ -70,6 +75,7 @@ BROKEN: list[tuple[str, Any, Any, Study, str]] = [
     ("masking_required", True, False, STUDY, "= true: the coordinator would see the sum"),
     ("sampling_allowed", False, True, SAMPLED, "= false: the study samples patients with pro"),
     ("surveys_allowed", False, True, SURVEY, "= false"),
+    ("surveys_allowed", False, True, STATISTICS, "= false"),
     ("minimum_hospitals", 4, 3, STUDY, "= 4: the study names 3"),
     ("minimum_cohort", 3, 2, STUDY, "= 3: a round of the study may have 2"),
     ("minimum_declared_size", 41, 40, STUDY, "= 41: west declares 40"),

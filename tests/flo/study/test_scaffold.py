@@ -13,6 +13,7 @@ from flo.privacy.accounting.plan import Plan
 from flo.study.document import SCHEMA_VERSION, Study, from_document
 from flo.study.scaffold import scaffold
 from flo.study.schema import NumberColumn
+from flo.study.statistics import Survival, TableOne
 from tests.commands import flo
 
 HEADER = "patient_id,age,ward,ill\n"
@@ -264,3 +265,43 @@ def test_the_noise_of_a_draft_covers_only_the_retries_that_can_still_be_needed(
         ratio = one.noise_multiplier / other.noise_multiplier
         assert ratio == pytest.approx(squared**0.5, rel=1e-4), purpose
     assert now.epsilon == pytest.approx(before.epsilon, rel=1e-3)
+
+
+# -- statistics ------------------------------------------------------------------------------------
+
+
+def test_a_draft_of_statistics_asks_for_a_table_and_says_nothing_of_training(
+    tmp_path: Path,
+) -> None:
+    study = draft(tmp_path, statistics=True)
+    assert study.statistics is not None
+    (table,) = study.statistics.parts
+    assert isinstance(table, TableOne)
+    assert (table.columns, table.by) == (("age", "ward"), "ill")
+    assert not study.trains
+    text = scaffold(
+        *(tmp_path / "patients.csv", "tiny", "ill", ["north:303"], ["age:0:110:years"]),
+        *(["ward:a,b,c"], [], "patient_id"),
+        statistics=True,
+    ).text
+    assert "[model]" not in text
+    assert "learning_rate" not in text
+
+
+def test_a_draft_of_a_curve_has_equal_intervals_over_the_times_bounds(tmp_path: Path) -> None:
+    study = draft(tmp_path, survival="age")
+    assert study.statistics is not None
+    table, curve = study.statistics.parts
+    assert isinstance(table, TableOne)
+    assert table.columns == ("ward",)
+    assert isinstance(curve, Survival)
+    assert (curve.time, curve.event, len(curve.edges)) == ("age", "ill", 12)
+    assert curve.edges[-1] == 110
+    assert curve.edges[0] == pytest.approx(110 / 12)
+    Plan.of(study)
+
+
+@pytest.mark.parametrize("name", ["ward", "heart"])
+def test_a_time_that_is_no_number_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f"--survival '{name}' is not a number column"):
+        draft(tmp_path, survival=name)
