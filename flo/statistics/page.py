@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -16,15 +15,17 @@ from flo.statistics.table_one import TableRead
 from flo.study.document import Study
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720.0, 320.0, 48.0, 140.0, 14.0, 40.0
+_APART = 34.0  # between labels of the axis
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class DrawnCurve:
-    """A curve in SVG: its steps, its band, where its label stands, and the label."""
+    """A curve in SVG: its line, its band, its points, where its label stands, and the label."""
 
-    steps: str
+    line: str
     band: str
+    points: list[Point]
     label_at: Point
     label: str
 
@@ -98,33 +99,35 @@ def _y(value: float) -> float:
 
 
 def _drawn(part: SurvivalRead) -> tuple[list[DrawnCurve], list[tuple[float, str]]]:
-    last = part.edges[-1]
-    right = _WIDTH - _RIGHT
+    begin, whole, right = part.start, part.edges[-1] - part.start, _WIDTH - _RIGHT
 
     def x(time: float) -> float:
-        return round(_LEFT + (right - _LEFT) * time / last, 1)
+        return round(_LEFT + (right - _LEFT) * (time - begin) / whole, 1)
 
     xs = [x(edge) for edge in part.edges]
-    curves = [_curve(curve, x(0.0), xs) for curve in part.curves]
+    curves = [_curve(curve, x(begin), xs) for curve in part.curves]
     curves.sort(key=lambda drawn: drawn.label_at[1])
     placed = list[DrawnCurve]()
     for drawn in curves:  # labels do not cover each other
         lowest = placed[-1].label_at[1] + 15 if placed else 0.0
         at = (drawn.label_at[0], max(drawn.label_at[1], lowest))
-        placed.append(DrawnCurve(drawn.steps, drawn.band, at, drawn.label))
-    every = max(1, math.ceil(len(part.edges) / 8))
-    return placed, [(x(edge), f"{edge:g}") for edge in part.edges[::every]]
+        placed.append(replace(drawn, label_at=at))
+    ticks = [(x(begin), f"{begin:g}")]
+    for edge in part.edges:
+        if x(edge) - ticks[-1][0] >= _APART:
+            ticks.append((x(edge), f"{edge:g}"))
+    return placed, ticks
 
 
 def _curve(curve: Curve, zero: float, xs: list[float]) -> DrawnCurve:
-    """Lay out a curve: at each edge it falls to its value there."""
+    """Lay out a curve: known at the edges, and straight between them, as a life table is."""
     shown = [(x, one) for x, one in zip(xs, curve.survival, strict=True) if one.readable]
-    steps, upper, lower = [(zero, _y(1.0))], [(zero, _y(1.0))], [(zero, _y(1.0))]
-    for x, one in shown:
-        for line, value in ((steps, one.value), (upper, one.high), (lower, one.low)):
-            line += [(x, line[-1][1]), (x, _y(value))]
+    start = (zero, _y(1.0))
+    line = [start, *((x, _y(one.value)) for x, one in shown)]
+    upper = [start, *((x, _y(one.high)) for x, one in shown)]
+    lower = [start, *((x, _y(one.low)) for x, one in shown)]
     band = [*upper, *reversed(lower)]
-    return DrawnCurve(_points(steps), _points(band), steps[-1], curve.group)
+    return DrawnCurve(_points(line), _points(band), line, line[-1], curve.group)
 
 
 def _points(points: list[Point]) -> str:

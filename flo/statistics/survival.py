@@ -48,11 +48,12 @@ class LogRank:
 
 @dataclass(frozen=True)
 class SurvivalRead:
-    """Curves by group; ``log_rank``: None of one group, or where too few are left to compare."""
+    """Curves by group. ``start``: time zero. ``log_rank``: None of one group, or of too few."""
 
     name: str
     by: str | None
     time: str
+    start: float
     edges: tuple[float, ...]
     curves: tuple[Curve, ...]
     log_rank: LogRank | None
@@ -71,7 +72,7 @@ def read_survival(block: Block, values: Floats, variance: float, start: float) -
         for group, row in zip(block.groups, values, strict=True)
     )
     test = log_rank(values, variance) if len(block.groups) > 1 else None
-    return SurvivalRead(part.name, part.by, part.time, edges, curves, test)
+    return SurvivalRead(part.name, part.by, part.time, start, edges, curves, test)
 
 
 def _exposed(row: Floats) -> tuple[Floats, Floats]:

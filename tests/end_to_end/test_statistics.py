@@ -14,11 +14,14 @@ from flo.cli.coordinator.operator import Operator
 from flo.clients.home.site_home import SiteHome
 from flo.documents import canonical
 from flo.privacy.report.report import verify
+from flo.server.console.sign_in import COOKIE
+from flo.server.http.tokens import issue
+from flo.study.document import from_document
 from tests.builders import study_document
 from tests.commands import flo
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import SITES, releases, wait_for
-from tests.server.real_coordinator import serving
+from tests.server.real_coordinator import RealCoordinator, ask, serving
 
 pytestmark = pytest.mark.slow
 PARTS = [
@@ -46,18 +49,34 @@ def document(sites: list[SiteHome], **changes: Any) -> dict[str, Any]:
     return found | changes
 
 
+def assert_console_shows(coordinator: RealCoordinator, digest: str) -> None:
+    text, _ = issue(coordinator.home.open_identity(), "Vera", "viewer", 600)
+    study = f"/console/studies/{digest}"
+
+    def get(path: str) -> tuple[int, str]:
+        anyone = coordinator.anonymous()
+        with coordinator.connection(coordinator.private_port, anyone) as connection:
+            answer = ask(connection, "GET", path, headers={"cookie": f"{COOKIE}={text}"})
+            return answer.status, answer.body.decode()
+
+    assert "Tables and curves" in get(study)[1]
+    assert "Kaplan-Meier curves" in get(f"{study}/statistics")[1]
+    assert get(f"{study}/statistics/csv")[1].startswith("part,group,column,statistic")
+    assert json.loads(get(f"{study}/statistics/json")[1])["hospitals"] == sorted(SITES)
+    assert "Hospital by hospital" in get(f"{study}/statistics/report")[1]
+    assert get(f"{study}/statistics/tensors")[0] == 403
+    status, said = get(f"/console/studies/{'0' * 64}/statistics")
+    assert (status, "does not exist" in said) == (400, True)
+
+
 def test_from_a_question_to_a_page_and_a_verified_report(tmp_path: Path) -> None:
     with serving(tmp_path / "coordinator") as coordinator, contextlib.ExitStack() as stack:
         home = coordinator.home.directory
         sites = [coordinator.enrol(tmp_path / name, name) for name in SITES]
         for site in sites:
             stack.enter_context(agent(site))
-        study = tmp_path / "study.json"
-        study.write_text(json.dumps(document(sites)))
+        asked = from_document(document(sites))
         with Operator(home) as operator:
-            from flo.study.document import from_document
-
-            asked = from_document(document(sites))
             offered = operator.call("POST", "studies", body=asked.canonical_bytes)
         digest = str(offered["digest"])
         keys = [f"{s.read_config().hospital}={s.open_identity().fingerprint}" for s in sites]
@@ -86,6 +105,7 @@ def test_from_a_question_to_a_page_and_a_verified_report(tmp_path: Path) -> None
         assert len(facts["hospitals"]) == 3
         stated = json.loads(signed.read_bytes())
         assert sorted(stated["hospitals"]) == sorted(SITES)
+        assert_console_shows(coordinator, digest)
         # The file alone gives everything again, and one changed number is found.
         again = tmp_path / "again"
         done("study", "results", signed, "--out", again, "--home", home)

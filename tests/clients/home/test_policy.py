@@ -32,9 +32,7 @@ from tests.privacy.ledgers import facts, study_of
 STUDY = small_study()
 LARGE, SAMPLED = STUDY.with_mechanism(epsilon=1.0), STUDY.with_mechanism(sampling=0.5)
 SURVEY = STUDY.with_survey(epsilon=0.3, columns=["ward"])
-STATISTICS = asked_statistics(
-    TABLE, mechanism={"noise": "local", "masking": "off", "delta": 1e-6}
-)
+STATISTICS = asked_statistics(TABLE, mechanism={"noise": "local", "masking": "off", "delta": 1e-6})
 PACKED, SEEN = small_study(model=PACK), from_document(imaging())
 assert isinstance(PACKED.model, Pack)
 
