@@ -198,10 +198,11 @@ def results_(
     from flo.storage.files import write_public
 
     file = Path(study)
-    data = file.read_bytes() if file.is_file() else _fetched_statistics(home, study)
+    fetched = not file.is_file()
+    data = _fetched_statistics(home, study) if fetched else file.read_bytes()
     document = canonical.decode(data, limit=MAX_RESULT_BYTES, what="statistics")
     found = parse(StatisticsResult, document, "statistics")
-    if home.is_file() and coordinator is None:  # an access file: TLS proved who sent it
+    if fetched and home.is_file() and coordinator is None:  # by an access file: TLS proved whose
         trusted = [fingerprint(bytes.fromhex(found.coordinator))]
     else:
         trusted = trusted_coordinators(home, coordinator)

@@ -156,7 +156,7 @@ class ModelCard(Document):
         """Raises TrustError unless the card agrees with all that follows from the study."""
         plan = Plan.of(study)
         follows = (
-            not study.survey
+            study.trains
             and math.isclose(self.epsilon, plan.epsilon, rel_tol=1e-6)
             and self.delta == study.mechanism.delta
             and self.trust_model == trust(study)

@@ -27,8 +27,8 @@ from flo.study.statistics import MOST_CELLS
 from flo.study.terms import Identifier
 
 MAX_RESULT_BYTES = 4 * MAX_STUDY_BYTES
-_LARGEST = 1e12
-_Value = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
+LARGEST_VALUE = 1e12  # of a number of the sum
+_Value = Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)]
 
 
 class StatisticsResult(Document):

@@ -14,8 +14,9 @@ from flo.arrays import Floats
 
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-# A denominator below this many standard deviations of its own noise says nothing.
-LEAST_SIGNAL = 4.0
+# A denominator below this many standard deviations of its own noise says nothing: above it, that it
+# is shown hardly depends on its noise, which would bias what is shown.
+LEAST_SIGNAL = 8.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,12 @@ def interval(value: float, variance: float, low: float, high: float, widest: flo
     half = Z * math.sqrt(max(variance, 0.0))
     ends = (min(max(value - half, low), high), min(max(value + half, low), high))
     return Estimate(min(max(value, low), high), *ends, readable=2 * half <= widest)
+
+
+def of_patients(value: float, variance: float) -> Estimate:
+    """Return a number of patients with its interval; a negative one is none that noise hides."""
+    half = Z * math.sqrt(max(variance, 0.0))
+    return Estimate(max(value, 0.0), max(value - half, 0.0), max(value, 0.0) + half)
 
 
 def share_variance(count: float, total: float) -> float:

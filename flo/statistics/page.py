@@ -91,7 +91,10 @@ def test_in_words(part: SurvivalRead) -> str:
     if test is None:
         return words.TOO_FEW
     p = f"p = {test.p:.3f}" if test.p >= 0.001 else "p < 0.001"
-    return f"χ² = {test.statistic:.2f}, {test.freedom} degrees of freedom, {p}"
+    found = f"χ² = {test.statistic:.2f}, {test.freedom} degrees of freedom, {p}"
+    if test.compared == len(part.edges):
+        return found
+    return f"{found}, in {test.compared} of {len(part.edges)} intervals (in others many left)"
 
 
 def _y(value: float) -> float:

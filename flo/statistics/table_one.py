@@ -11,18 +11,20 @@ import numpy as np
 from flo.arrays import Floats
 from flo.privacy.releases.statistics import MOMENT, Block, ColumnBlock
 from flo.statistics.estimates import (
+    LEAST_SIGNAL,
     NOTHING,
     Estimate,
     Linear,
     Z,
     interval,
+    of_patients,
     share_variance,
 )
 from flo.study.schema import NumberColumn
 
 QUARTILES = (0.25, 0.5, 0.75)
 _WIDEST_SHARE = 0.3
-_KURTOSIS = (1.5, 20.0)  # of a number, as its noisy histogram may show it
+_LEAST_KURTOSIS = 1.5  # of a number; its noisy histogram may show less
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def read_table(
         if len(block.groups) > 1:
             patients = _count(size, everyone, variance)
         else:  # nobody is outside
-            patients = interval(size.value, size.noise(variance), 0.0, math.inf, math.inf)
+            patients = of_patients(size.value, size.noise(variance))
         groups.append(GroupRead(name, patients, columns))
     return TableRead(block.part.name, block.part.by, tuple(groups))
 
@@ -103,8 +105,7 @@ def _column(
 ) -> ColumnRead:
     places = range(column.start, column.start + len(column.cells))
     cells = [_coordinate(block, row, place) for place in places]
-    has_missing = column.cells[-1] == "missing"
-    missing = cells.pop() if has_missing else None
+    missing = cells.pop() if column.missing else None
     there = size.plus(missing, -1.0) if missing else size
     names = column.cells[: len(cells)]
     counted = None
@@ -128,7 +129,7 @@ def _coordinate(block: Block, row: Floats, place: int) -> Linear:
 def _count(cell: Linear, everyone: float, variance: float) -> Estimate:
     """Return a number of patients, which would be another if others of the source had come."""
     sampled = max(everyone, 1.0) ** 2 * share_variance(cell.value, everyone)
-    return interval(cell.value, cell.noise(variance) + sampled, 0.0, math.inf, math.inf)
+    return of_patients(cell.value, cell.noise(variance) + sampled)
 
 
 def _share(cell: Linear, there: Linear, variance: float) -> Estimate:
@@ -166,7 +167,9 @@ def _number(
         half,
     )
     deviation = NOTHING
-    if spread.is_signal(variance):
+    # Whether it is shown is decided by the histogram, whose noise is not that of the moments.
+    seen = _spread_of(cells, there.value)
+    if spread.value > 0 and seen > LEAST_SIGNAL * math.sqrt(spread.noise(variance)):
         fourth = _kurtosis(cells, mean.value, spread.value) * spread.value**2
         sampled = max(fourth - spread.value**2, 0.0) / there.value
         root = math.sqrt(spread.value)
@@ -177,11 +180,19 @@ def _number(
 
 
 def _kurtosis(cells: Sequence[Linear], mean: float, squared: float) -> float:
-    """Return E(x - mean)⁴ / squared², from the middles of a noisy histogram's bins."""
+    """Return E(x - mean)⁴ / squared² at most, from the far ends of a noisy histogram's bins."""
     weights = np.maximum([cell.value for cell in cells], 0.0)
+    edges = np.linspace(-1.0, 1.0, len(cells) + 1)
+    far = np.maximum(np.abs(edges[:-1] - mean), np.abs(edges[1:] - mean))
+    fourth = float(weights @ far**4) / max(float(weights.sum()), 1e-9)
+    return max(fourth / squared**2, _LEAST_KURTOSIS)
+
+
+def _spread_of(cells: Sequence[Linear], there: float) -> float:
+    """Return the variance of a scaled number, from the middles of its noisy histogram's bins."""
+    weights = np.array([cell.value for cell in cells]) / there
     middles = -1 + (2 * np.arange(len(cells)) + 1) / len(cells)
-    fourth = float(weights @ (middles - mean) ** 4) / max(float(weights.sum()), 1e-9)
-    return min(max(fourth / squared**2, _KURTOSIS[0]), _KURTOSIS[1])
+    return float(weights @ middles**2 - (weights @ middles) ** 2)
 
 
 def _quantile(

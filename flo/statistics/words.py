@@ -14,6 +14,7 @@ from flo.statistics.table_one import ColumnRead, GroupRead, TableRead
 
 TOO_FEW = "too few to say"
 _HEADER = ("part", "group", "column", "statistic", "item", "value", "low", "high", "readable")
+_FORMULA = ("=", "+", "-", "@", "\t")  # a spreadsheet would compute what begins so
 Row = tuple[str, str, str, str, str, Estimate]
 
 
@@ -109,5 +110,6 @@ def as_csv(parts: list[PartRead]) -> str:
         shown = found.readable and not math.isnan(found.value)
         ends = (found.value, found.low, found.high)
         values = [f"{value:.6g}" if shown and math.isfinite(value) else "" for value in ends]
-        writer.writerow([*names, *values, "yes" if shown else "no"])
+        plain = [f"'{name}" if name.startswith(_FORMULA) else name for name in names]
+        writer.writerow([*plain, *values, "yes" if shown else "no"])
     return text.getvalue()

@@ -92,7 +92,9 @@ class Study(Document):
                 f"minimum_cohort {self.limits.minimum_cohort} exceeds the {len(ids)} hospitals"
             )
         self._refuse_columns_that_do_not_fit()
-        if self.mechanism.algorithm != "fedavgm":  # a release has a product for each pair of inputs
+        if (
+            self.trains and self.mechanism.algorithm != "fedavgm"
+        ):  # a release has a product for each pair of inputs
             algorithm, inputs = self.mechanism.algorithm, len(input_names(self.data))
             trained = ("logistic", "mlp") if algorithm == "whitened" else ("logistic",)
             if self.model.kind not in trained:

@@ -60,7 +60,8 @@ class Survival(Document):
 
     ``time``: a number column, until the event or until the patient was last seen. ``event``: the
     label, or a category of two codes whose second one is the event. ``edges``: rising ends of the
-    time intervals, in the column's unit; a time at an end belongs to the interval before it.
+    time intervals, in the column's unit. An event at an end belongs to the interval before it; a
+    patient who was last seen at an end was there until then.
     """
 
     kind: Literal["survival"] = "survival"

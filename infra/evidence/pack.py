@@ -184,7 +184,7 @@ def _annex(study: Study) -> dict[str, str]:
             f"{study.purpose} {len(study.hospitals)} hospitals; "
             + (
                 "noisy counts, nothing is trained"
-                if study.survey
+                if not study.trains
                 else f"{sums} noisy sums train a {study.model.kind} model"
             )
         ),

@@ -39,12 +39,17 @@ _LABEL = ("0", "1")
 
 @dataclass(frozen=True)
 class ColumnBlock:
-    """Where a table's column lies within a group. ``cells``: names; ``moments``: of a number."""
+    """Where a table's column lies within a group.
+
+    ``cells``: names; ``missing``: whether the last is of those without a value. ``moments``: of a
+    number.
+    """
 
     name: str
     start: int
     cells: tuple[str, ...]
     moments: bool
+    missing: bool
 
     @property
     def end(self) -> int:
@@ -120,9 +125,11 @@ def _block(study: Study, part: TableOne | Survival, start: int, share: float) ->
         return Block(part, start, groups, 2 * len(part.edges) + 1, 1.0, math.sqrt(share), share)
     columns, place, squared = list[ColumnBlock](), 0, 0
     numbers = {c.name for c in study.data.columns if isinstance(c, NumberColumn)}
+    missing = {c.name for c in study.data.columns if c.missing == "indicator"}
     for name in part.columns:
         moments = name in numbers
-        column = ColumnBlock(name, place, tuple(_cells(study, name, part.bins)), moments)
+        cells_ = tuple(_cells(study, name, part.bins))
+        column = ColumnBlock(name, place, cells_, moments, name in missing)
         columns.append(column)
         place, squared = column.end, squared + 1 + moments
     norm = math.sqrt(squared)
@@ -173,10 +180,12 @@ def _survival(study: Study, block: Block, patients: Patients) -> Floats:
     assert isinstance(time, NumberColumn)
     value, _ = scaled_number(study.data, part.time, patients.inputs)
     edges = scale(time, np.array(part.edges))
-    interval = np.searchsorted(edges, value, side="left")  # e_{j-1} < t <= e_j
     event = _cell_of(study, part.event, 1, patients) == 1
     last = len(part.edges)
-    cell = np.where(interval == last, 2 * last, np.where(event, interval, last + interval))
+    # An event at an edge belongs to the interval before it; who was last seen there lived until it.
+    happened = np.searchsorted(edges, value, side="left")
+    left = np.searchsorted(edges, value, side="right")
+    cell = np.where(event, np.where(happened == last, 2 * last, happened), last + left)
     group = _group_of(study, part, patients)
     return _counted(block, group, cell, block.width, patients).ravel()
 

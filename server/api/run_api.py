@@ -12,6 +12,8 @@ from fastapi import APIRouter, Request
 from flo.documents import canonical
 from flo.documents.document import Document, parse
 from flo.errors import MessageError, PolicyError, UsageError
+from flo.privacy.releases import statistics
+from flo.published.statistics_result import LARGEST_VALUE
 from flo.server.http.asgi import ByteQuota, Refused, read_body
 from flo.server.http.tokens import Token
 from flo.server.runs.job_access import JobKeys
@@ -132,11 +134,27 @@ def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: R
     result = {
         name: value for name, value in given.items() if value is not None or name == "estimate"
     }
+    if "statistics" in result:
+        _refuse_foreign_statistics(study, result["statistics"])
     if "model" in result:
         if result["model"] != tensors_name(study, run):
             raise MessageError(f"the result must name the model {tensors_name(study, run)}")
         result["model"] = str(models / tensors_name(study, run))
     store.end_run(run, launch, end.status, result)
+
+
+def _refuse_foreign_statistics(study: Study, found: dict[str, Any]) -> None:
+    """Raise MessageError unless a job's noisy sum can be of this study."""
+    hospitals, partners = found["hospitals"], {hospital.id for hospital in study.hospitals}
+    fits = (
+        study.statistics is not None
+        and len(found["values"]) == statistics.length(study)
+        and all(abs(value) <= LARGEST_VALUE for value in found["values"])
+        and set(hospitals) <= partners
+        and study.cohort_floor <= len(set(hospitals)) == len(hospitals)
+    )
+    if not fits:
+        raise MessageError("the result's statistics are not of this study")
 
 
 def _look(store: Store, offer: Offer, run: str) -> RunStatus:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from fastapi import APIRouter
 from starlette.responses import FileResponse, Response
 
+from flo.documents import canonical
+from flo.documents.document import parse
 from flo.errors import StudyError
 from flo.pages.responses import ALONE, HEADERS, download
 from flo.privacy.report.page import render as render_report
-from flo.published.statistics_result import read_result
+from flo.published.statistics_result import MAX_RESULT_BYTES, StatisticsResult
 from flo.server.console.context import ConsoleContext
 from flo.server.console.sign_in import CONSOLE
 from flo.server.studies.publish import report_path
@@ -50,7 +53,14 @@ def statistics_router(context: ConsoleContext) -> APIRouter:
 
 def _opened(path: Path) -> tuple[Study, list[PartRead], list[tuple[str, str]]]:
     """Return the study of a result, its parts, and facts about the result."""
-    found = read_result(path)
+    return _read(path.read_bytes())
+
+
+@functools.lru_cache(maxsize=8)
+def _read(data: bytes) -> tuple[Study, list[PartRead], list[tuple[str, str]]]:
+    """Read a result once: reading a large one takes seconds."""
+    document = canonical.decode(data, limit=MAX_RESULT_BYTES, what="statistics")
+    found = parse(StatisticsResult, document, "statistics")
     study = from_canonical(found.study.encode())
     parts = read(study, found.noisy(), found.variance(study))
     return study, parts, found.facts(study)

@@ -12,7 +12,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flo.errors import RefusedError
+from flo.errors import FloError, RefusedError
 from flo.keys.identity import Identity
 from flo.keys.rotation import KeyRotation, RotationStep
 from flo.server.home.coordinator_home import CoordinatorHome, sign_events
@@ -90,7 +90,11 @@ def _sign_what_waits(home: CoordinatorHome, store: Store) -> None:
             write_card(home, offer, record.id, result, *shown)
         if record and "statistics" in result and not published_statistics(store, record.study):
             shown = store.extracts(record.study), store.study_heads(record.study)
-            path = write_statistics(home, offer, record.id, result, *shown)
+            try:
+                path = write_statistics(home, offer, record.id, result, *shown)
+            except FloError as error:  # as the running coordinator found, too: it is not published
+                store.add_event(record.study, "no-card", why=str(error))
+                continue
             store.add_event(record.study, "published", card=str(path))
     with closing(home.open_audit_log()) as log:
         sign_events(store, log)

@@ -213,7 +213,7 @@ def test_a_survey_counts_and_trains_nothing(data: Path) -> None:
 
 def test_a_survey_has_no_auc_to_simulate_and_says_so(data: Path) -> None:
     study = small_study().with_survey(epsilon=0.9, columns=["ward"])
-    with pytest.raises(UsageError, match="survey"):
+    with pytest.raises(UsageError, match="this study trains no model"):
         simulate(study, load_hospitals(study, data, "patient_id"), fold_count=2)
 
 

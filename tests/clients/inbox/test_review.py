@@ -23,6 +23,7 @@ from flo.study.loading import from_canonical
 from tests.builders import small_study
 from tests.clients.approving_site import Site, enrolled_site
 from tests.flo.continued import CARD, ancestor, continuing
+from tests.flo.study.test_statistics_terms import CURVE, TABLE, asked
 from tests.partners import partner
 from tests.privacy.ledgers import study_of
 
@@ -195,7 +196,19 @@ def test_the_people_who_must_say_yes_are_on_it(site: Site, read: Any) -> None:
 def test_a_survey_says_that_it_counts_everyone_and_trains_nothing(site: Site, read: Any) -> None:
     text = read(site, STUDY.with_survey(epsilon=0.3, columns=["ward"]))
     assert "noisy counts of all patients by each of ill, ward; no model is trained" in text
-    assert "a survey counts every patient, so both halves of the budget are charged" in text
+    assert "every patient is counted, so both halves of the budget are charged" in text
+
+
+@READ
+def test_statistics_say_what_they_count_and_what_their_noise_is_worth(
+    site: Site, read: Any
+) -> None:
+    text = read(site, asked(TABLE, CURVE))
+    assert "1 noisy sum of" in text
+    assert "numbers about all patients; no model is trained" in text
+    assert "one (50% of the cost)" in text
+    assert "survival by age and ill, 2 intervals by ward" in text
+    assert "every patient is counted, so both halves of the budget are charged" in text
 
 
 @READ

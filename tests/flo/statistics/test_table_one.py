@@ -12,9 +12,10 @@ import pytest
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.releases import statistics
 from flo.statistics import page, words
-from flo.statistics.estimates import NOTHING, Estimate
+from flo.statistics.estimates import NOTHING, Estimate, of_patients
 from flo.statistics.reading import read
 from flo.statistics.table_one import ColumnRead, TableRead
+from flo.study.document import from_document
 from tests.flo.statistics.support2 import (
     CODES,
     CURVE,
@@ -110,7 +111,8 @@ def test_the_estimates_of_one_release_hold_what_is_true() -> None:
 
 def test_what_is_not_known_is_not_said() -> None:
     assert words.share(NOTHING) == words.number(NOTHING) == words.count(NOTHING)
-    assert words.count(Estimate(3.0, -4.0, 10.0)) == "fewer than 10"
+    assert words.count(of_patients(3.0, 4.0)) == "fewer than 7"
+    assert words.count(of_patients(-30.0, 4.0)) == "fewer than 4"
     assert words.count(Estimate(1200.4, 1100.0, 1300.0)) == "1,200 (1,100 to 1,300)"
     assert words.share(Estimate(0.5, 0.1, 0.9, readable=False)) == "too few to say"
     assert words.share(Estimate(0.123, 0.1, 0.15)) == "12.3 % (10.0 to 15.0)"
@@ -135,12 +137,26 @@ def test_file_and_page_hold_every_estimate_and_no_nan(deviation: float) -> None:
     assert [section.heading for section in page.sections(parts)] == ["table-one", "survival"]
 
 
+def test_a_code_called_missing_is_a_code_and_no_formula_leaves(found: TableRead) -> None:
+    document = asking(TABLE).model_dump(mode="json")
+    sex = next(one for one in document["data"]["columns"] if one["name"] == "sex")
+    sex["codes"] = ["=1+1", "missing"]
+    study = from_document(document)
+    parts = read(study, statistics.exact(study, everybody(asking(TABLE))), SILENT)
+    assert isinstance(parts[0], TableRead)
+    read_ = column(parts[0], "0", "sex")
+    expected = column(found, "0", "sex")
+    assert [one.value for one in read_.shares.values()] == pytest.approx(
+        [one.value for one in expected.shares.values()]
+    )
+    assert read_.missing is None
+    assert ",'=1+1," in words.as_csv(parts)
+
+
 def test_hostile_names_stay_text_on_the_page() -> None:
     name: dict[str, Any] = {"by": None, "columns": ["age"], "name": "table-one"}
     document = asking(TABLE | name).model_dump(mode="json")
     document["purpose"] = "<script>alert(1)</script>"
-    from flo.study.document import from_document
-
     study = from_document(document)
     parts = read(study, statistics.exact(study, everybody(study)), SILENT)
     shown = page.render(study, parts, [("<b>", "<i>")])

@@ -378,6 +378,7 @@ def test_what_touches_everyone_is_charged_to_both_sub_ledgers() -> None:
         "training": ("training",),
         "evaluation": ("evaluation",),
         "survey": ("training", "evaluation"),
+        "statistics": ("training", "evaluation"),
     }
     assert SUB_LEDGERS == ("training", "evaluation")
 

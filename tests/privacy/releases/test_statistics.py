@@ -76,11 +76,12 @@ def test_patients_are_in_the_cells_that_a_statistician_would_name() -> None:
     assert curve[0] == pytest.approx([1, 0, 0, 0, 1, 1, 1])
 
 
-def test_a_time_at_an_edge_belongs_to_the_interval_before_it() -> None:
+def test_an_event_at_an_edge_is_before_it_and_who_was_last_seen_there_lived_until_it() -> None:
     times = [25.0, math.nextafter(25, 26), 50.0, 75.0, math.nextafter(75, 76)]
-    drawn = [(time, 0, 90.0, 1.0, who) for who, time in enumerate(times)]
-    (found,) = units(asking(CURVE, many=False), drawn)
-    assert found[0] == pytest.approx([1, 2, 1, 0, 0, 0, 1])
+    for event, expected in ((1.0, [1, 2, 1, 0, 0, 0, 1]), (0.0, [0, 0, 0, 0, 2, 1, 2])):
+        drawn = [(time, 0, 90.0, event, who) for who, time in enumerate(times)]
+        (found,) = units(asking(CURVE, many=False), drawn)
+        assert found[0] == pytest.approx(expected)
 
 
 def test_a_patients_visits_share_their_weight() -> None:

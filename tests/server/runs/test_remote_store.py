@@ -39,6 +39,7 @@ from tests.server.real_coordinator import RealCoordinator, new_home, served, ser
 pytestmark = pytest.mark.processes
 
 LIMIT = 1 << 24
+SUMS = {"values": [1.0], "hospitals": ["nobody"]}
 RESULT = {"rounds": 1, "epsilon": 0.9, "delta": 1e-6}
 
 
@@ -372,6 +373,11 @@ def _tell(**what: Any) -> bytes:
         ),
         pytest.param(
             {"end": {"status": "done", "result": {**RESULT, "model": "../x"}}}, "model", id="path"
+        ),
+        pytest.param(
+            {"end": {"status": "done", "result": {**RESULT, "statistics": SUMS}}},
+            "statistics are not of this study",
+            id="statistics of a study that trains",
         ),
         pytest.param({"saved": {"number": -1}}, "saved.number", id="number"),
         pytest.param({"launch": "x"}, "launch", id="launch"),
