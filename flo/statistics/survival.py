@@ -79,8 +79,9 @@ def read_survival(block: Block, values: Floats, variance: float, start: float) -
     part = block.part
     assert isinstance(part, Survival)
     edges = part.edges
+    everyone = float(values.sum())
     curves = tuple(
-        _curve(group, row, variance, (start, *edges))
+        _curve(group, row, everyone, variance, (start, *edges))
         for group, row in zip(block.groups, values, strict=True)
     )
     test = log_rank(values, variance) if len(block.groups) > 1 else None
@@ -100,13 +101,15 @@ def _exposed(row: Floats, part: float = 0.5) -> tuple[Floats, Floats]:
     return gradients @ row, gradients
 
 
-def _curve(group: str, row: Floats, variance: float, times: tuple[float, ...]) -> Curve:
+def _curve(
+    group: str, row: Floats, everyone: float, variance: float, times: tuple[float, ...]
+) -> Curve:
     survival = _survival(row, variance)
     return Curve(
         group,
         tuple(survival),
-        tuple(_at_risk(row, variance)),
-        _events(row, variance),
+        tuple(_at_risk(row, everyone, variance)),
+        _events(row, everyone, variance),
         _median(survival, times),
     )
 
@@ -147,22 +150,25 @@ def _products(row: Floats, variance: float, part: float) -> list[tuple[float, fl
     return found
 
 
-def _at_risk(row: Floats, variance: float) -> list[Estimate]:
-    """Return the numbers still there at time 0 and at each edge."""
-    intervals, everyone, found = len(row) // 2, float(row.sum()), []
+def _at_risk(row: Floats, everyone: float, variance: float) -> list[Estimate]:
+    """Return the numbers still there at time 0 and at each edge; ``everyone``: of all groups."""
+    intervals, found = len(row) // 2, []
     for j in range(intervals + 1):
         left = float(row[j:intervals].sum() + row[intervals + j :].sum())
         noise = variance * (2 * (intervals - j) + 1)
-        sampled = everyone**2 * share_variance(left, everyone) if j and everyone > 0 else 0.0
-        found.append(of_patients(left, noise + sampled))
+        found.append(of_patients(left, noise + _sampled(left, everyone)))
     return found
 
 
-def _events(row: Floats, variance: float) -> Estimate:
-    intervals, everyone = len(row) // 2, float(row.sum())
+def _events(row: Floats, everyone: float, variance: float) -> Estimate:
+    intervals = len(row) // 2
     happened = float(row[:intervals].sum())
-    sampled = everyone**2 * share_variance(happened, everyone) if everyone > 0 else 0.0
-    return of_patients(happened, variance * intervals + sampled)
+    return of_patients(happened, variance * intervals + _sampled(happened, everyone))
+
+
+def _sampled(count: float, everyone: float) -> float:
+    """Return the sampling variance of a number of patients out of everyone."""
+    return everyone**2 * share_variance(count, everyone) if everyone > 0 else 0.0
 
 
 def _median(survival: list[Estimate], times: tuple[float, ...]) -> Estimate:

@@ -23,7 +23,7 @@ from flo.statistics.estimates import (
 from flo.study.schema import NumberColumn
 
 QUARTILES = (0.25, 0.5, 0.75)
-_WIDEST_SHARE = 0.3
+_WIDEST_SHARE, _WIDEST_CDF = 0.3, 0.2
 _LEAST_KURTOSIS = 1.5  # of a number; its noisy histogram may show less
 
 
@@ -198,7 +198,11 @@ def _spread_of(cells: Sequence[Linear], there: float) -> float:
 def _quantile(
     cells: Sequence[Linear], there: Linear, variance: float, number: NumberColumn, q: float
 ) -> Estimate:
-    """Return a quantile, with an interval of whole bins: those that the band of the CDF allows."""
+    """Return a quantile, with an interval of whole bins: those that the band of the CDF allows.
+
+    Whether it is shown follows from the noise of the CDF in the middle of the bins, which hardly
+    depends on the values drawn; an interval's width would.
+    """
     edges = np.linspace(number.minimum, number.maximum, len(cells) + 1)
     total, values, ends = Linear(0.0, np.zeros_like(there.gradient)), [0.0], [(0.0, 0.0)]
     for cell in cells:
@@ -214,5 +218,7 @@ def _quantile(
     low = next(k for k, (_, upper) in enumerate(ends) if upper >= q)
     high = len(ends) - 1 - next(k for k, (lower, _) in enumerate(reversed(ends)) if lower <= q)
     least, most = float(edges[max(low - 1, 0)]), float(edges[min(high + 1, len(cells))])
-    readable = most - least <= (number.maximum - number.minimum) / 2
+    middle = sum((one.gradient for one in cells[: len(cells) // 2]), np.zeros_like(there.gradient))
+    half = Z * math.sqrt(variance * float(middle @ middle)) / there.value
+    readable = 2 * half <= _WIDEST_CDF
     return Estimate(min(max(value, least), most), least, most, readable)
