@@ -64,6 +64,7 @@ def filled(path: str) -> str:
         "{job}": f"flo-{run}-1",
         "{draft}": "0" * 16,
         "{file}": "card",
+        "{form}": "json",
     }.items():
         path = path.replace(name, value)
     return path
