@@ -291,11 +291,11 @@ class Runs:
             path = write_statistics(self._home, offer, record.id, result, extracts, heads)
         except Exception as error:  # any: one study's failure must not stop the others
             log.exception("the statistics could not be signed")
-            why = str(error) if isinstance(error, FloError) else type(error).__name__
-            self._store.add_event(study, "no-card", why=why)
+            self._say_unsigned(study, error)
         else:
             self._store.add_event(study, "published", card=str(path))
         self.uncarded.discard(study)
+        self._ended.pop(study, None)
 
     def _sign_card(self, record: RunRecord, offer: Offer, result: dict[str, Any]) -> None:
         study = offer.study.digest
@@ -312,8 +312,11 @@ class Runs:
             return
         except Exception as error:  # any: one study's failure must not stop the others
             log.exception("the model card could not be signed")
-            why = str(error) if isinstance(error, FloError) else type(error).__name__
-            self._store.add_event(study, "no-card", why=why)
+            self._say_unsigned(study, error)
         else:
             self._store.add_event(study, "published", card=str(card))
         self.uncarded.discard(study)
+
+    def _say_unsigned(self, study: str, error: Exception) -> None:
+        why = str(error) if isinstance(error, FloError) else type(error).__name__
+        self._store.add_event(study, "no-card", why=why)
