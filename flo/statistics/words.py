@@ -45,7 +45,7 @@ def lines_of(column: ColumnRead) -> list[tuple[str, str]]:
     """Return (label, words) of one column in one group."""
     lines = list[tuple[str, str]]()
     if column.mean and column.deviation:
-        lines += [("mean", number(column.mean)), ("deviation", number(column.deviation))]
+        lines += [("mean", number(column.mean)), ("standard deviation", number(column.deviation))]
         names = ("lower quartile", "median", "upper quartile")
         quartiles = zip(names, column.quartiles, strict=True)
         lines += [(name, number(one)) for name, one in quartiles]
@@ -80,7 +80,7 @@ def _of_column(part: TableRead, group: GroupRead, column: ColumnRead) -> Iterato
         yield row("missing", "", column.missing)
     if column.mean and column.deviation:
         yield row("mean", "", column.mean)
-        yield row("deviation", "", column.deviation)
+        yield row("standard deviation", "", column.deviation)
         for item, found in zip(("25 %", "50 %", "75 %"), column.quartiles, strict=True):
             yield row("quantile", item, found)
 

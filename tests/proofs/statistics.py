@@ -211,7 +211,7 @@ def _truth(source: Source) -> dict[Key, float]:
             values = rows_[name].dropna()
             found[*at, name, "missing", ""] = len(rows_) - len(values)
             found[*at, name, "mean", ""] = float(values.mean())
-            found[*at, name, "deviation", ""] = float(values.std(ddof=0))
+            found[*at, name, "standard deviation", ""] = float(values.std(ddof=0))
             for q in (25, 50, 75):
                 found[*at, name, "quantile", f"{q} %"] = float(values.quantile(q / 100))
     groups = {("all", "all"): source.table}
