@@ -26,6 +26,7 @@ from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
 from flo.privacy.releases import (
     evaluation,
     least_squares,
+    regressions,
     second_moments,
     statistics,
     survey,
@@ -99,6 +100,9 @@ class Trainer:
             case "statistics":
                 exact = statistics.exact(self._study, self._snapshot.training)
                 exact += statistics.exact(self._study, self._snapshot.held_out)
+            case "regression":
+                exact = regressions.exact(self._study, self._snapshot.training, weights)
+                exact += regressions.exact(self._study, self._snapshot.held_out, weights)
         shares = noise_shares(self._study, cohort_size)
         limit = ring.clamp_bound(self._study.largest_size) if self._study.masked else None
         return mechanism.release(exact, self._noise, shares=shares, limit=limit)

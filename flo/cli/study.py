@@ -207,7 +207,7 @@ def results_(
     else:
         trusted = trusted_coordinators(home, coordinator)
     checked = found.check(*trusted)
-    parts = reading.read(checked, found.noisy(), found.variance(checked))
+    parts = reading.read(checked, found.noisy(), found.variance(checked), found.released(checked))
     texts = {
         "statistics.json": data.decode(),
         "csv": words.as_csv(parts),

@@ -6,11 +6,12 @@ figure of them is in it. ``NAME-RUN.statistics.json``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, StringConstraints
+from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 
 from flo.arrays import Floats
 from flo.documents import canonical
@@ -19,11 +20,12 @@ from flo.errors import TrustError
 from flo.keys.claims import Digest, PublicKey, Signature
 from flo.keys.identity import Signer, fingerprint, format_fingerprint, low_s, verify
 from flo.privacy.accounting.plan import Plan, combined_variance
-from flo.privacy.releases import statistics
+from flo.privacy.releases import regressions, statistics
+from flo.privacy.releases.regressions import Released
 from flo.privacy.report.wording import trust
 from flo.study.document import MAX_STUDY_BYTES, Study
 from flo.study.loading import from_canonical
-from flo.study.statistics import MOST_CELLS
+from flo.study.statistics import MOST_CELLS, ROUNDS
 from flo.study.terms import Identifier
 
 MAX_RESULT_BYTES = 4 * MAX_STUDY_BYTES
@@ -31,9 +33,21 @@ LARGEST_VALUE = 1e12  # of a number of the sum
 _Value = Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)]
 
 
+_Hospitals = Annotated[tuple[Identifier, ...], Field(max_length=1000)]
+_Values = Annotated[tuple[_Value, ...], Field(max_length=MOST_CELLS)]
+
+
+class RoundSum(Document):
+    """A round of regressions: its noisy sum in the unit of ``flo.privacy.releases.regressions``."""
+
+    hospitals: _Hospitals
+    values: _Values
+
+
 class StatisticsResult(Document):
     """``study``: its canonical document. ``hospitals``: of whom the sum is. ``values``: the noisy
-    sum, (length,), in the unit of ``flo.privacy.releases.statistics``.
+    sum, (length,), in the unit of ``flo.privacy.releases.statistics``; both are empty if the study
+    has regressions only. ``rounds``: of its regressions.
 
     ``report``: digest of the privacy report made from the hospitals' extracts;
     ``without_extract``: hospitals whose extract had not arrived by then. ``coordinator``: its key.
@@ -44,12 +58,21 @@ class StatisticsResult(Document):
     study_signature: Signature
     run: Identifier
     made: Annotated[str, StringConstraints(max_length=500)]
-    hospitals: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=1000)]
-    values: Annotated[tuple[_Value, ...], Field(min_length=1, max_length=MOST_CELLS)]
+    hospitals: _Hospitals
+    values: _Values
+    rounds: Annotated[tuple[RoundSum, ...], Field(max_length=ROUNDS)] = ()
     report: Digest | None
     without_extract: tuple[Identifier, ...]
     coordinator: PublicKey
     signature: Signature | Literal[""] = ""
+
+    @model_serializer(mode="wrap")
+    def _as_before_regressions(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``rounds`` out if there are none, so that earlier results' bytes are the same."""
+        document: dict[str, Any] = dump(self)
+        if not self.rounds:
+            document.pop("rounds", None)
+        return document
 
     def signed(self, identity: Signer) -> StatisticsResult:
         """Return a copy signed by this coordinator, replacing any earlier signature."""
@@ -77,10 +100,7 @@ class StatisticsResult(Document):
         partners = {hospital.id for hospital in study.hospitals}
         follows = (
             self.signature == low_s(self.signature)
-            and study.statistics is not None
-            and len(self.values) == statistics.length(study)
-            and set(self.hospitals) <= partners
-            and study.cohort_floor <= len(set(self.hospitals)) == len(self.hospitals)
+            and fits(study, self.values, self.hospitals, self.rounds)
             and set(self.without_extract) <= partners
         )
         if not follows:
@@ -92,16 +112,25 @@ class StatisticsResult(Document):
         return np.array(self.values)
 
     def variance(self, study: Study) -> float:
-        """Return the variance of the noise in each coordinate, which follows from the study."""
-        part = Plan.of(study).purpose("statistics")
-        return combined_variance(study, part, len(self.hospitals))
+        """Return the variance of the noise in each coordinate, which follows from the study.
+
+        0 if the study has regressions only.
+        """
+        return _variance(study, "statistics", self.hospitals) if self.values else 0.0
+
+    def released(self, study: Study) -> list[Released]:
+        """Return the rounds of the study's regressions, with the variance of their noise."""
+        return [
+            Released(np.array(one.values), _variance(study, "regression", one.hospitals))
+            for one in self.rounds
+        ]
 
     def facts(self, study: Study) -> list[tuple[str, str]]:
         """Return what is to be known of the result besides its figures: (label, text)."""
         missing = ", ".join(self.without_extract)
         plan = Plan.of(study)
         return [
-            ("hospitals", ", ".join(self.hospitals)),
+            ("hospitals", ", ".join(self.hospitals or self.rounds[0].hospitals)),
             (
                 "privacy",
                 f"ε = {plan.epsilon:.4f}, δ = {plan.delta:g} for one patient of one hospital",
@@ -116,6 +145,34 @@ class StatisticsResult(Document):
 
     def _statement(self) -> bytes:
         return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
+
+
+def fits(
+    study: Study,
+    values: Sequence[float],
+    hospitals: Sequence[str],
+    rounds: Sequence[RoundSum],
+) -> bool:
+    """Return whether sums of these hospitals can be of this study."""
+    asked, partners = study.statistics, {hospital.id for hospital in study.hospitals}
+    if asked is None:
+        return False
+
+    def are_fit(named: Sequence[str]) -> bool:
+        return set(named) <= partners and study.cohort_floor <= len(set(named)) == len(named)
+
+    planned = ROUNDS if "regression" in asked.purposes else 0
+    return (
+        len(values) == statistics.length(study)
+        and (are_fit(hospitals) if values else not hospitals)
+        and len(rounds) == planned
+        and all(len(one.values) == regressions.length(study) for one in rounds)
+        and all(are_fit(one.hospitals) for one in rounds)
+    )
+
+
+def _variance(study: Study, purpose: str, hospitals: Sequence[str]) -> float:
+    return combined_variance(study, Plan.of(study).purpose(purpose), len(hospitals))
 
 
 def read_result(path: Path) -> StatisticsResult:

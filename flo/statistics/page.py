@@ -7,9 +7,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from flo.pages.plots import Intervals, intervals
 from flo.privacy.report.sheet import Section
 from flo.statistics import words
 from flo.statistics.reading import PartRead
+from flo.statistics.regression import RegressionRead
 from flo.statistics.survival import Curve, SurvivalRead
 from flo.statistics.table_one import TableRead
 from flo.study.document import Study
@@ -39,9 +41,11 @@ def render(study: Study, parts: list[PartRead], facts: list[tuple[str, str]]) ->
         study=study,
         facts=facts,
         tables=[(part, _rows(part)) for part in parts if isinstance(part, TableRead)],
+        regressions=[(part, _forest(part)) for part in parts if isinstance(part, RegressionRead)],
         curves=[(part, _drawn(part)) for part in parts if isinstance(part, SurvivalRead)],
         words=words,
         test=test_in_words,
+        wald=wald_in_words,
         ticks=[(0.25 * k, _y(0.25 * k)) for k in range(5)],
         size=(_WIDTH, _HEIGHT, _LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM),
     )
@@ -57,8 +61,10 @@ def sections(parts: list[PartRead]) -> list[Section]:
                 for label, texts in _rows(part)
                 for group, text in zip([g.name for g in part.groups], texts, strict=True)
             ]
-        else:
+        elif isinstance(part, SurvivalRead):
             lines = _survival_lines(part)
+        else:
+            lines = _regression_lines(part)
         found.append(Section(part.name, tuple(lines)))
     return found
 
@@ -83,6 +89,37 @@ def _survival_lines(part: SurvivalRead) -> list[tuple[str, str]]:
     if part.log_rank:
         lines.append(("log-rank test", test_in_words(part)))
     return lines
+
+
+def _regression_lines(part: RegressionRead) -> list[tuple[str, str]]:
+    lines = [("patients with all values", words.count(part.patients))]
+    for one in part.coefficients:
+        ratio = f"; odds ratio {words.number(one.ratio)}" if one.ratio and one.p is not None else ""
+        text = f"{words.number(one.value)}{ratio}; {words.p_value(one.p)}"
+        lines.append((one.name, text if one.p is not None else words.TOO_FEW))
+    lines.append(("all but the intercept", wald_in_words(part)))
+    return lines
+
+
+def wald_in_words(part: RegressionRead) -> str:
+    """Return the test that no predictor matters."""
+    if part.wald is None:
+        return words.TOO_FEW
+    statistic, freedom, p = part.wald
+    return f"Wald χ² = {statistic:.2f}, {freedom} degrees of freedom, {words.p_value(p)}"
+
+
+def _forest(part: RegressionRead) -> Intervals | None:
+    """Lay out the standardised coefficients but the intercept: value by its standard error."""
+    shown = [one for one in part.coefficients[1:] if one.p is not None]
+    if not shown:
+        return None
+    rows = []
+    for one in shown:
+        scale = max(abs(one.value.low), abs(one.value.high), 1e-300)
+        ends = (one.value.low / scale, one.value.value / scale, one.value.high / scale)
+        rows.append((one.name, *ends))
+    return intervals(rows, -1.0, 1.0)
 
 
 def test_in_words(part: SurvivalRead) -> str:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flo.arrays import Floats
+from flo.privacy.releases import regressions
+from flo.privacy.releases.regressions import Released
 from flo.privacy.releases.statistics import in_units, layout
+from flo.statistics.regression import RegressionRead, read_regression
 from flo.statistics.survival import SurvivalRead, read_survival
 from flo.statistics.table_one import TableRead, read_table
 from flo.study.document import Study
 from flo.study.schema import NumberColumn
 from flo.study.statistics import TableOne
 
-PartRead = TableRead | SurvivalRead
+PartRead = TableRead | SurvivalRead | RegressionRead
 
 
-def read(study: Study, noisy: Floats, variance: float) -> list[PartRead]:
-    """Read a release of a statistics study, or the sum of several hospitals' releases.
+def read(
+    study: Study, noisy: Floats, variance: float, rounds: Sequence[Released] = ()
+) -> list[PartRead]:
+    """Read the releases of a statistics study, or the sum of several hospitals' releases.
 
     ``noisy``: (length,), in the unit of the summands. ``variance``: of the noise in each
-    coordinate, in that unit squared.
+    coordinate, in that unit squared. ``rounds``: of its regressions, which come last.
     """
     numbers = {c.name: c for c in study.data.columns if isinstance(c, NumberColumn)}
     found = list[PartRead]()
@@ -28,4 +35,6 @@ def read(study: Study, noisy: Floats, variance: float) -> list[PartRead]:
         else:
             start = numbers[block.part.time].minimum
             found.append(read_survival(block, values, in_patients, start))
+    for regression in regressions.layout(study) if rounds else ():
+        found.append(read_regression(study, regression, rounds, numbers))
     return found

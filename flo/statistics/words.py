@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from flo.statistics.estimates import Estimate
 from flo.statistics.reading import PartRead
+from flo.statistics.regression import RegressionRead
 from flo.statistics.survival import SurvivalRead
 from flo.statistics.table_one import ColumnRead, GroupRead, TableRead
 
@@ -56,10 +57,22 @@ def lines_of(column: ColumnRead) -> list[tuple[str, str]]:
     return lines
 
 
+def p_value(p: float | None) -> str:
+    """Return a p-value in words."""
+    if p is None:
+        return TOO_FEW
+    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+
+
 def rows(parts: list[PartRead]) -> Iterator[Row]:
     """Yield every estimate: part, group, column, statistic, item, and the estimate."""
     for part in parts:
-        yield from _of_table(part) if isinstance(part, TableRead) else _of_survival(part)
+        if isinstance(part, TableRead):
+            yield from _of_table(part)
+        elif isinstance(part, SurvivalRead):
+            yield from _of_survival(part)
+        else:
+            yield from _of_regression(part)
 
 
 def _of_table(part: TableRead) -> Iterator[Row]:
@@ -99,6 +112,17 @@ def _of_survival(part: SurvivalRead) -> Iterator[Row]:
         for name, value in (("log-rank chi2", test.statistic), ("log-rank p", test.p)):
             exact = Estimate(value, value, value)
             yield part.name, "", part.time, name, f"{test.freedom} df", exact
+
+
+def _of_regression(part: RegressionRead) -> Iterator[Row]:
+    yield part.name, "", part.outcome, "patients", "", part.patients
+    for one in part.coefficients:
+        yield part.name, "", part.outcome, "coefficient", one.name, one.value
+        if one.ratio:
+            yield part.name, "", part.outcome, "odds ratio", one.name, one.ratio
+        if one.p is not None:
+            exact = Estimate(one.p, one.p, one.p)
+            yield part.name, "", part.outcome, "p", one.name, exact
 
 
 def as_csv(parts: list[PartRead]) -> str:

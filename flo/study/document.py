@@ -217,7 +217,7 @@ class Study(Document):
         if self.survey:
             return ("survey",)
         if self.statistics:
-            return ("statistics",)
+            return self.statistics.purposes
         if self.mechanism.algorithm == "whitened":
             return ("moments", "training", "evaluation")
         return ("training", "evaluation")

@@ -23,6 +23,7 @@ from flo.study.networks import Layer
 from flo.study.packs import Cnn, Mlp, Pack
 from flo.study.parameters import Vector
 from flo.study.schema import ImageColumn, Schema
+from flo.study.statistics import coefficient_count
 from flo.study.terms import Purpose
 
 if TYPE_CHECKING:
@@ -57,8 +58,12 @@ def parameter_count(study: Study) -> int:
 def request_length(study: Study, purpose: Purpose) -> int:
     """Return how many numbers a request for a release carries.
 
-    The model, and for training on whitened inputs also W (``flo.privacy.releases.whitening``).
+    The model, and for training on whitened inputs also W (``flo.privacy.releases.whitening``); the
+    coefficients of all regressions.
     """
+    if purpose == "regression":
+        assert study.statistics is not None
+        return coefficient_count(study.statistics, study.data)
     if purpose in ("survey", "statistics", "moments"):
         return 0
     whitened = purpose == "training" and study.mechanism.algorithm == "whitened"

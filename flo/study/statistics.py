@@ -15,6 +15,8 @@ from flo.documents.document import Document
 from flo.study.schema import Bound, CategoryColumn, Column, ColumnName, NumberColumn, Schema
 from flo.study.terms import Identifier
 
+MOST_PREDICTORS = 50
+ROUNDS = 6  # in which regressions are summed, each at better coefficients
 MOST_PARTS, MOST_COLUMNS, MOST_INTERVALS, MOST_CELLS = 20, 100, 100, 20_000
 _NEAREST = {  # what people ask for, and the nearest thing that there is
     "crosstab": "table, of one category column and by",
@@ -25,9 +27,10 @@ _NEAREST = {  # what people ask for, and the nearest thing that there is
     "chi-square": "table by a group: proportions with 95 % intervals",
     "cox": "survival by a group, with the log-rank test",
     "competing-risks": "survival, in which those who left for another reason are censored",
-    "regression": "a study that trains a logistic model",
-    "logistic": "a study that trains a logistic model",
-    "mixed-effects": "table by a group",
+    "logistic": 'regression, with family = "logistic"',
+    "linear": 'regression, with family = "linear"',
+    "poisson": 'regression, with family = "linear"',
+    "mixed-effects": "regression, with the group as a category among the predictors",
 }
 _Share = Annotated[float, Field(ge=0.01, le=100)]
 
@@ -80,7 +83,30 @@ class Survival(Document):
         return edges
 
 
-Part = Annotated[TableOne | Survival, Field(discriminator="kind")]
+class Regression(Document):
+    """A logistic or linear regression of ``outcome`` on ``predictors``, with an intercept.
+
+    ``outcome``: of a logistic one the label, or a category of two codes whose second one counts; of
+    a linear one a number. A category is compared with its first code. Patients with a missing value
+    in any of these columns do not take part.
+    """
+
+    kind: Literal["regression"] = "regression"
+    name: Identifier
+    family: Literal["logistic", "linear"]
+    outcome: ColumnName
+    predictors: Annotated[tuple[ColumnName, ...], Field(min_length=1, max_length=MOST_PREDICTORS)]
+    share: _Share = 1.0
+
+    @field_validator("predictors")
+    @classmethod
+    def _distinct(cls, predictors: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(predictors)) != len(predictors):
+            raise ValueError("a predictor appears twice")
+        return predictors
+
+
+Part = Annotated[TableOne | Survival | Regression, Field(discriminator="kind")]
 
 
 class Statistics(Document):
@@ -90,13 +116,21 @@ class Statistics(Document):
     parts: Annotated[tuple[Part, ...], Field(min_length=1, max_length=MOST_PARTS)]
     retry_allowance: Annotated[int, Field(ge=0, le=100)] = 0
 
+    @property
+    def purposes(self) -> tuple[Literal["statistics", "regression"], ...]:
+        """Purposes of the releases: one for tables and curves, then rounds of regressions."""
+        kinds = {isinstance(part, Regression) for part in self.parts}
+        if kinds == {True}:
+            return ("regression",)
+        return ("statistics", "regression") if True in kinds else ("statistics",)
+
     @field_validator("parts", mode="before")
     @classmethod
     def _known(cls, parts: Any) -> Any:
         for part in parts if isinstance(parts, list | tuple) else ():
             kind = part.get("kind") if isinstance(part, dict) else "table"
-            if kind not in ("table", "survival"):
-                nearest = _NEAREST.get(str(kind).lower(), "table or survival")
+            if kind not in ("table", "survival", "regression"):
+                nearest = _NEAREST.get(str(kind).lower(), "table, survival or regression")
                 raise ValueError(f"FLO has no {kind!r}; the nearest that it has: {nearest}")
         return parts
 
@@ -112,7 +146,7 @@ def check_columns(statistics: Statistics, data: Schema) -> None:
     """Raise ValueError, naming the part, unless its columns exist and are of the right kind."""
     columns = {column.name: column for column in data.columns}
     for part in statistics.parts:
-        wanted = (part.by,) if part.by else ()
+        wanted = () if isinstance(part, Regression) or part.by is None else (part.by,)
         groups = [name for name in wanted if not _is_group(columns, data, name)]
         if groups:
             raise ValueError(
@@ -121,8 +155,10 @@ def check_columns(statistics: Statistics, data: Schema) -> None:
             )
         if isinstance(part, TableOne):
             _check_table(part, columns, data)
-        else:
+        elif isinstance(part, Survival):
             _check_survival(part, columns, data)
+        else:
+            _check_regression(part, columns, data)
 
 
 def _is_group(columns: dict[str, Column], data: Schema, name: str) -> bool:
@@ -161,3 +197,42 @@ def _check_survival(part: Survival, columns: dict[str, Column], data: Schema) ->
         raise ValueError(
             f'statistics {part.name}: a survival curve needs records_per_patient = "one"'
         )
+
+
+def _check_regression(part: Regression, columns: dict[str, Column], data: Schema) -> None:
+    outcome = columns.get(part.outcome)
+    if part.family == "linear":
+        fits, needed = isinstance(outcome, NumberColumn), "a number column"
+    else:
+        two = isinstance(outcome, CategoryColumn) and len(outcome.codes) == 2
+        fits, needed = part.outcome == data.label or two, "the label, or a category of two codes"
+    if not fits:
+        raise ValueError(
+            f"statistics {part.name}: outcome = {part.outcome!r} of a {part.family} regression "
+            f"must be {needed}"
+        )
+    for name in part.predictors:
+        known = isinstance(columns.get(name), NumberColumn | CategoryColumn)
+        if not known or name == part.outcome:
+            why = "is the outcome" if known else "is no number or category column"
+            raise ValueError(f"statistics {part.name}: predictor {name!r} {why}")
+    if data.records_per_patient == "many":
+        raise ValueError(f'statistics {part.name}: a regression needs records_per_patient = "one"')
+
+
+def coefficient_names(part: Regression, data: Schema) -> tuple[str, ...]:
+    """Return the names of a regression's coefficients, the intercept first."""
+    names = ["intercept"]
+    for name in part.predictors:
+        column = next(one for one in data.columns if one.name == name)
+        if isinstance(column, CategoryColumn):
+            names += [f"{name} = {code}" for code in column.codes[1:]]
+        else:
+            names.append(name)
+    return tuple(names)
+
+
+def coefficient_count(statistics: Statistics, data: Schema) -> int:
+    """Return how many coefficients all regressions have."""
+    parts = [part for part in statistics.parts if isinstance(part, Regression)]
+    return sum(len(coefficient_names(part, data)) for part in parts)

@@ -17,7 +17,9 @@ Identifier = Annotated[
         "1 to 63 lower-case letters without accents (koeln, not Köln), digits and hyphens",
     ),
 ]
-Purpose = Literal["survey", "statistics", "moments", "training", "evaluation"]  # of a release
+Purpose = Literal[
+    "survey", "statistics", "regression", "moments", "training", "evaluation"
+]  # of a release
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 
 

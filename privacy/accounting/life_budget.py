@@ -23,6 +23,7 @@ CHARGES = {
     "evaluation": ("evaluation",),
     "survey": SUB_LEDGERS,
     "statistics": SUB_LEDGERS,
+    "regression": SUB_LEDGERS,
 }
 
 

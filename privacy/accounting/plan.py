@@ -25,6 +25,7 @@ from flo.privacy.mechanisms.mechanisms import (
 from flo.privacy.releases import (
     evaluation,
     least_squares,
+    regressions,
     second_moments,
     statistics,
     survey,
@@ -34,6 +35,7 @@ from flo.privacy.secure_sum import ring
 from flo.privacy.secure_sum.components import Component, components
 from flo.study.document import Study
 from flo.study.models import parameter_count
+from flo.study.statistics import ROUNDS
 
 # Whitening: the part of training's Rényi budget that second moments take (docs/decisions/0022).
 _OF_MOMENTS = 0.2
@@ -190,18 +192,8 @@ def _plan(study: Study) -> Plan:
                 )
             }
         )
-    if asked := study.statistics:
-        size = statistics.length(study)
-        return Plan(
-            {
-                "statistics": part(
-                    lambda sigma: FullBatchSum(size, sigma, statistics.NORM),
-                    asked.epsilon,
-                    1,
-                    asked.retry_allowance,
-                )
-            }
-        )
+    if study.statistics:
+        return Plan(_statistics_parts(study))
     training, tested, p = study.mechanism, study.evaluation, training_length(study)
     if training.algorithm == "whitened":
         trained = _whitened_parts(study)
@@ -229,6 +221,40 @@ def _plan(study: Study) -> Plan:
             ),
         }
     )
+
+
+def _statistics_parts(study: Study) -> dict[str, PlannedPurpose]:
+    """Return one release of tables and curves and rounds of regressions, of one ε together.
+
+    As in ``_whitened_parts`` the purposes have shares of one Gaussian's Rényi cost.
+    """
+    asked, delta = study.statistics, study.mechanism.delta
+    assert asked is not None
+    lengths = {"statistics": statistics.length(study), "regression": regressions.length(study)}
+    planned = {"statistics": 1, "regression": ROUNDS}
+    if len(asked.purposes) == 1:
+        (purpose,) = asked.purposes
+        releases = planned[purpose] + asked.retry_allowance
+        mechanism = accounting.calibrate(
+            lambda sigma: FullBatchSum(lengths[purpose], sigma, statistics.NORM),
+            asked.epsilon,
+            delta,
+            releases,
+        )
+        only = PlannedPurpose(mechanism, planned[purpose], asked.retry_allowance, delta)
+        return {purpose: only}
+    whole = accounting.calibrate(
+        lambda sigma: FullBatchSum(1, sigma, 1.0), asked.epsilon, delta, 1
+    ).noise_multiplier
+    of_regressions = regressions.share_of(study)
+    shares = {"statistics": 1 - of_regressions, "regression": of_regressions}
+    found = dict[str, PlannedPurpose]()
+    for purpose in asked.purposes:
+        releases = planned[purpose] + asked.retry_allowance
+        sigma = accounting.sigma_up(whole * math.sqrt(releases / shares[purpose]))
+        mechanism = FullBatchSum(lengths[purpose], sigma, statistics.NORM)
+        found[purpose] = PlannedPurpose(mechanism, planned[purpose], asked.retry_allowance, delta)
+    return found
 
 
 def _whitened_parts(study: Study) -> dict[str, PlannedPurpose]:

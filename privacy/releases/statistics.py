@@ -30,7 +30,7 @@ from flo.privacy.releases.histograms import record_weights, weighted_counts
 from flo.study.document import Study
 from flo.study.features import Codes, cell_of, cells, scale, scaled_number
 from flo.study.schema import NumberColumn
-from flo.study.statistics import MOST_CELLS, Statistics, Survival, TableOne
+from flo.study.statistics import MOST_CELLS, Regression, Statistics, Survival, TableOne
 
 NORM = 1.0  # of a patient's whole vector
 MOMENT = math.sqrt(0.5)  # weight of x and x²
@@ -80,17 +80,18 @@ class Block:
 
 
 def length(study: Study) -> int:
-    """Return the number of coordinates of the release. Raises StudyError: no statistics study."""
-    return layout(study)[-1].end
+    """Return the number of coordinates of the release; 0 if the study has regressions only."""
+    blocks = layout(study)
+    return blocks[-1].end if blocks else 0
 
 
 @lru_cache(maxsize=32)
 def layout(study: Study) -> tuple[Block, ...]:
-    """Return the blocks of a statistics study in order.
+    """Return the blocks of a study's tables and curves in order.
 
     Raises StudyError: it is none, or has more than ``MOST_CELLS`` numbers.
     """
-    parts = _statistics(study).parts
+    parts = [part for part in _statistics(study).parts if not isinstance(part, Regression)]
     whole, blocks, start = sum(part.share for part in parts), list[Block](), 0
     for part in parts:
         block = _block(study, part, start, part.share / whole)

@@ -43,8 +43,8 @@ def render(
 def plot(facts: dict[str, Any]) -> dict[str, Any]:
     """Return coordinates of the plot of ε over releases: axes, line per hospital, study's ε."""
     budget = facts["guarantee"]["epsilon"]
-    counted = {"survey", "statistics"} & set(facts["hospitals"][0]["sigma"])
-    purpose = counted.pop() if counted else "training"
+    sigma = facts["hospitals"][0]["sigma"]
+    purpose = next((p for p in ("survey", "regression", "statistics") if p in sigma), "training")
     with_moments = any("moments" in site["sigma"] for site in facts["hospitals"])
     most = max([1, *(n for site in facts["hospitals"] for n, _ in site["epsilon_by_release"])])
     top = 1.15 * max([budget, *(e for s in facts["hospitals"] for _, e in s["epsilon_by_release"])])

@@ -15,8 +15,9 @@ from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.gradients.augmentation import copies
 from flo.privacy.mechanisms.mechanisms import Mechanism
-from flo.privacy.releases import statistics, survey
+from flo.privacy.releases import regressions, statistics, survey
 from flo.privacy.releases.score_waves import LENGTH, expected_half_width
+from flo.privacy.releases.statistics import Block
 from flo.privacy.report.wording import (
     ACCOUNTANT,
     ADJACENCY,
@@ -312,26 +313,46 @@ def _survey_leaves(study: Study) -> dict[str, str]:
 
 def _statistics_leaves(study: Study) -> dict[str, str]:
     """Say what each part counts, and how many patients its noise is worth."""
-    part = Plan.of(study).purpose("statistics")
-    deviation = math.sqrt(combined_variance(study, part, len(study.hospitals)))
-    everyone = sum(hospital.planned for hospital in study.hospitals)
-    lines = {
-        "one release": f"1 noisy sum of {part.mechanism.length} numbers about all patients; no "
-        "model is trained"
-    }
-    for block in statistics.layout(study):
-        asked, half = block.part, 1.96 * deviation / block.scale
-        by = f" by {asked.by}" if asked.by else ""
-        what = (
-            f"survival by {asked.time} and {asked.event}, {len(asked.edges)} intervals{by}"
-            if isinstance(asked, Survival)
-            else f"counts, means, deviations and quartiles of {', '.join(asked.columns)}{by}"
+    plan, lines = Plan.of(study), dict[str, str]()
+    of_regressions = regressions.share_of(study)
+    if "statistics" in plan.purposes:
+        part = plan.purpose("statistics")
+        lines["one release"] = (
+            f"1 noisy sum of {part.mechanism.length} numbers about all patients; no model is "
+            "trained"
         )
-        lines[f"{asked.name} ({block.share:.0%} of the cost)"] = (
+        deviation = math.sqrt(combined_variance(study, part, len(study.hospitals)))
+        for block in statistics.layout(study):
+            half = 1.96 * deviation / block.scale
+            lines |= _block_leaves(study, block, half, block.share * (1 - of_regressions))
+    if "regression" in plan.purposes:
+        part = plan.purpose("regression")
+        lines["regressions"] = (
+            f"{part.planned} noisy sums of {part.mechanism.length} numbers about all patients: "
+            "scores and information, each at coefficients from the sums before"
+        )
+        for regression in regressions.layout(study):
+            asked = regression.part
+            lines[f"{asked.name} ({regression.share * of_regressions:.0%} of the cost)"] = (
+                f"{asked.family} regression of {asked.outcome} on {', '.join(asked.predictors)}"
+            )
+    return lines
+
+
+def _block_leaves(study: Study, block: Block, half: float, share: float) -> dict[str, str]:
+    asked, everyone = block.part, sum(hospital.planned for hospital in study.hospitals)
+    by = f" by {asked.by}" if asked.by else ""
+    what = (
+        f"survival by {asked.time} and {asked.event}, {len(asked.edges)} intervals{by}"
+        if isinstance(asked, Survival)
+        else f"counts, means, deviations and quartiles of {', '.join(asked.columns)}{by}"
+    )
+    return {
+        f"{asked.name} ({share:.0%} of the cost)": (
             f"{what}. A count is right within ± {half:.0f} patients (95 %), so a code or cell of "
             f"fewer than {2 * half:.0f} ({2 * half / everyone:.1%} of all) says little"
         )
-    return lines
+    }
 
 
 def _cost(study: Study, life: LifetimeBudget | None) -> Section:

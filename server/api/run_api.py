@@ -12,8 +12,7 @@ from fastapi import APIRouter, Request
 from flo.documents import canonical
 from flo.documents.document import Document, parse
 from flo.errors import MessageError, PolicyError, UsageError
-from flo.privacy.releases import statistics
-from flo.published.statistics_result import LARGEST_VALUE
+from flo.published.statistics_result import LARGEST_VALUE, RoundSum, fits
 from flo.server.http.asgi import ByteQuota, Refused, read_body
 from flo.server.http.tokens import Token
 from flo.server.runs.job_access import JobKeys
@@ -145,15 +144,9 @@ def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: R
 
 def _refuse_foreign_statistics(study: Study, found: dict[str, Any]) -> None:
     """Raise MessageError unless a job's noisy sum can be of this study."""
-    hospitals, partners = found["hospitals"], {hospital.id for hospital in study.hospitals}
-    fits = (
-        study.statistics is not None
-        and len(found["values"]) == statistics.length(study)
-        and all(abs(value) <= LARGEST_VALUE for value in found["values"])
-        and set(hospitals) <= partners
-        and study.cohort_floor <= len(set(hospitals)) == len(hospitals)
-    )
-    if not fits:
+    rounds = [parse(RoundSum, one, "a round") for one in found.get("rounds", ())]
+    within = all(abs(value) <= LARGEST_VALUE for value in found["values"])
+    if not (within and fits(study, found["values"], found["hospitals"], rounds)):
         raise MessageError("the result's statistics are not of this study")
 
 

@@ -62,5 +62,5 @@ def _read(data: bytes) -> tuple[Study, list[PartRead], list[tuple[str, str]]]:
     document = canonical.decode(data, limit=MAX_RESULT_BYTES, what="statistics")
     found = parse(StatisticsResult, document, "statistics")
     study = from_canonical(found.study.encode())
-    parts = read(study, found.noisy(), found.variance(study))
+    parts = read(study, found.noisy(), found.variance(study), found.released(study))
     return study, parts, found.facts(study)

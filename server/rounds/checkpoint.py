@@ -30,7 +30,7 @@ SCHEMA_VERSION = 8
 # model nor statistics.
 _READ = (5, 6, 7, 8)
 _LIMIT = 64 << 20
-_VECTORS = ("weights", "velocity", "tail_sum", "whitening", "earlier", "sums")
+_VECTORS = ("weights", "velocity", "tail_sum", "whitening", "earlier", "sums", "regressed")
 _KINDS: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
 _LARGEST_INSIDE = 1 << 16  # bytes
 
@@ -52,6 +52,7 @@ def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
             "tail_count": state.tail_count,
             "earlier_worth": state.earlier_worth,
             "sums_of": list(state.sums_of),
+            "regressed_of": [list(one) for one in state.regressed_of],
             "retries": state.retries,
             "cohort": list(state.cohort),
             "heads": {h: head.model_dump(mode="json") for h, head in state.heads.items()},
@@ -96,6 +97,7 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
         tail_count=document["tail_count"],
         earlier_worth=document.get("earlier_worth", 0.0),
         sums_of=tuple(document.get("sums_of", ())),
+        regressed_of=tuple(tuple(one) for one in document.get("regressed_of", ())),
         retries=document["retries"],
         cohort=tuple(document["cohort"]),
         heads={h: LedgerHead.model_validate(head) for h, head in document["heads"].items()},

@@ -20,7 +20,14 @@ from flo.arrays import Floats
 from flo.errors import MessageError
 from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
 from flo.privacy.accounting.plan import Plan, PlannedPurpose, combined_variance, reach_of, ring_of
-from flo.privacy.releases import calibration, evaluation, least_squares, survey, whitening
+from flo.privacy.releases import (
+    calibration,
+    evaluation,
+    least_squares,
+    regressions,
+    survey,
+    whitening,
+)
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.score_waves import Estimate
 from flo.privacy.secure_sum.masking import cohort_digest
@@ -36,7 +43,7 @@ from flo.server.rounds.aggregation import StreamingSum
 from flo.server.rounds.continuing import EarlierModel, combined, starts_from_earlier
 from flo.server.rounds.robust import largest_norm, robust_mean
 from flo.study.document import Study
-from flo.study.models import initial_weights, precision
+from flo.study.models import initial_weights, precision, request_length
 from flo.study.parameters import Vector
 from flo.study.terms import Purpose
 
@@ -46,7 +53,7 @@ _ANSWERS = {
     "finish": "settled",
 }
 EVERYONE = ""  # key for the sum of all, among hospital ids
-Phase = Literal["survey", "statistics", "moments", "training", "evaluation", "done"]
+Phase = Literal["survey", "statistics", "regression", "moments", "training", "evaluation", "done"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class RunState:
     the study continues, until it is part of ``weights``; ``earlier_worth``: what it counts for.
 
     ``sums``: what a statistics study released, (length,); ``sums_of``: of which hospitals.
+    ``regressed``, ``regressed_of``: the same of its rounds of regressions so far, in order.
 
     Where sums survive dropouts: ``deals``, what each hospital dealt for the next request;
     ``survivors``, once their list was named to anybody.
@@ -83,6 +91,8 @@ class RunState:
     counted: dict[str, list[survey.Counted]] = field(default_factory=dict)
     sums: Vector = field(default_factory=lambda: NO_WEIGHTS)
     sums_of: tuple[str, ...] = ()
+    regressed: Vector = field(default_factory=lambda: NO_WEIGHTS)
+    regressed_of: tuple[tuple[str, ...], ...] = ()
     whitening: Vector = field(default_factory=lambda: NO_WEIGHTS)
     earlier: Vector = field(default_factory=lambda: NO_WEIGHTS)
     earlier_worth: float = 0.0
@@ -96,6 +106,8 @@ class RunState:
         ``earlier``: what the study continues; where its rule says so, training starts from it.
         """
         weights = initial_weights(study) if study.trains else np.zeros(0)
+        if "regression" in study.purposes:
+            weights = np.zeros(request_length(study, "regression"))
         kept, worth = NO_WEIGHTS, 0.0
         if earlier is not None:
             kept, worth = earlier.weights.astype(precision(study)), earlier.worth
@@ -115,7 +127,7 @@ class RunState:
     def asked(self) -> Vector:
         """What the next request carries: the model, and W if the inputs are whitened."""
         match self.phase:
-            case "moments":
+            case "moments" | "statistics":
                 return NO_WEIGHTS
             case "training" if len(self.whitening):
                 return np.concatenate([self.weights, self.whitening])
@@ -125,6 +137,8 @@ class RunState:
     def purpose(self) -> Purpose:
         """Purpose of the next request; after the end of the run, of the last request."""
         if self.phase == "done":
+            if self.regressed_of:
+                return "regression"
             if len(self.sums):
                 return "statistics"
             return "survey" if self.counted else "evaluation"
@@ -240,8 +254,12 @@ def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
         counted[EVERYONE] = survey.read(study, gathered.all_values(), variance)
         return replace(state, phase="done", counted=counted)
     if state.phase == "statistics":
+        following: Phase = "regression" if "regression" in study.purposes else "done"
         of = tuple(sorted(gathered.hospitals))
-        return replace(state, phase="done", sums=gathered.all_values(), sums_of=of)
+        state = replace(state, phase=following, round=1, attempt=1, retries=0)
+        return replace(state, sums=gathered.all_values(), sums_of=of)
+    if state.phase == "regression":
+        return _regressed(study, state, part, gathered)
     if state.phase == "evaluation":
         variance = combined_variance(study, part, count)
         noisy = gathered.all_values()
@@ -255,6 +273,25 @@ def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
     if study.mechanism.algorithm == "least-squares":
         return _solved(study, state, part, gathered)
     return _stepped(study, state, part, gathered)
+
+
+def _regressed(
+    study: Study, state: RunState, part: PlannedPurpose, gathered: StreamingSum
+) -> RunState:
+    """Return the state after a round of regressions: the next one asks at better coefficients."""
+    sums = np.concatenate([state.regressed, gathered.all_values()])
+    of = (*state.regressed_of, tuple(sorted(gathered.hospitals)))
+    rounds = regressions.rounds_of(sums, [combined_variance(study, part, len(one)) for one in of])
+    finished = state.round == part.planned
+    return replace(
+        state,
+        phase="done" if finished else "regression",
+        round=1 if finished else state.round + 1,
+        attempt=1,
+        weights=regressions.next_coefficients(study, rounds),
+        regressed=sums,
+        regressed_of=of,
+    )
 
 
 def _solved(

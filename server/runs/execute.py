@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
+import numpy as np
+
 from flo.errors import FloError
 from flo.host.memory import give_back_freed_memory
 from flo.privacy.accounting.plan import Plan
@@ -125,10 +127,10 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
 
 def _counted(study: Study, state: RunState) -> dict[str, Any]:
     """Return the result of a survey or of statistics; without figures if nothing was released."""
-    released = bool(state.counted) or bool(len(state.sums))
+    released = bool(state.counted) or bool(len(state.sums)) or bool(state.regressed_of)
     plan = Plan.of(study)
     result: dict[str, Any] = {
-        "rounds": int(released),
+        "rounds": int(bool(state.counted) or len(state.sums) > 0) + len(state.regressed_of),
         "epsilon": plan.epsilon,
         "delta": study.mechanism.delta,
     }
@@ -139,8 +141,16 @@ def _counted(study: Study, state: RunState) -> dict[str, Any]:
                 for hospital, columns in state.counted.items()
             }
         }
-    if not released:
+    if state.phase != "done" or not released:  # rounds that were cut short are not published
         return result
+    rounds = np.split(state.regressed, max(len(state.regressed_of), 1))
     return result | {
-        "statistics": {"values": state.sums.tolist(), "hospitals": list(state.sums_of)}
+        "statistics": {
+            "values": state.sums.tolist(),
+            "hospitals": list(state.sums_of),
+            "rounds": [
+                {"values": one.tolist(), "hospitals": list(of)}
+                for one, of in zip(rounds, state.regressed_of, strict=False)
+            ],
+        }
     }

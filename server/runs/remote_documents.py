@@ -17,7 +17,7 @@ from flo.documents.document import Document
 from flo.keys.claims import LARGEST_COUNT, Digest, LedgerHead
 from flo.privacy.releases.calibration import Calibration
 from flo.study.document import MAX_STUDY_BYTES
-from flo.study.statistics import MOST_CELLS
+from flo.study.statistics import MOST_CELLS, ROUNDS
 from flo.study.terms import Identifier
 
 MAX_RUN_REPORT_BYTES = 8 << 20
@@ -93,9 +93,13 @@ class _Column(Document):
     half_width: float
 
 
-class _Statistics(Document):
+class _Sum(Document):
     values: Annotated[tuple[float, ...], Field(max_length=MOST_CELLS)]
     hospitals: _Hospitals
+
+
+class _Statistics(_Sum):
+    rounds: Annotated[tuple[_Sum, ...], Field(max_length=ROUNDS)] = ()
 
 
 class RunResult(Document):

@@ -180,6 +180,7 @@ class StudyProgress:
             "training": f"round {facts['round']}",
             "survey": "counted",
             "statistics": "counted",
+            "regression": f"regression round {facts['round']}",
         }
         self._say(words.get(phase, "evaluated"), *cohort)
         self._count(phase, cohort)

@@ -22,7 +22,7 @@ from flo.privacy.report.facts import largest_life
 from flo.privacy.report.report import MAX_REPORT_BYTES, MOST_VALUES, build
 from flo.privacy.report.wording import trust
 from flo.published.model_card import ModelCard, PublishedModel, paths_of
-from flo.published.statistics_result import StatisticsResult
+from flo.published.statistics_result import RoundSum, StatisticsResult
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.rounds.state import RunState
 from flo.server.store.store import Offer, Store
@@ -144,6 +144,7 @@ def write_statistics(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         hospitals=tuple(result["statistics"]["hospitals"]),
         values=tuple(result["statistics"]["values"]),
+        rounds=tuple(RoundSum(**one) for one in result["statistics"].get("rounds", ())),
         report=canonical.digest(report) if report is not None else None,
         without_extract=without,
         coordinator=identity.public.hex(),

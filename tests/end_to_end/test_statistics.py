@@ -1,4 +1,4 @@
-"""Questions before models: three real hospitals answer tables and a curve from one secure sum."""
+"""Questions before models: three real hospitals answer tables, a curve and a regression."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from flo.privacy.report.report import verify
 from flo.server.console.sign_in import COOKIE
 from flo.server.http.tokens import issue
 from flo.study.document import from_document
+from flo.study.statistics import ROUNDS
 from tests.builders import study_document
 from tests.commands import flo
 from tests.end_to_end.agents import agent
@@ -27,6 +28,10 @@ pytestmark = pytest.mark.slow
 PARTS = [
     {"kind": "table", "name": "table-one", "columns": ["age", "ward"], "by": "ill", "bins": 10},
     {"kind": "survival", "name": "time", "time": "age", "event": "ill", "edges": [30, 60, 90]},
+    {
+        **{"kind": "regression", "name": "risk", "family": "logistic", "outcome": "ill"},
+        "predictors": ["age", "ward"],
+    },
 ]
 
 
@@ -85,12 +90,13 @@ def test_from_a_question_to_a_page_and_a_verified_report(tmp_path: Path) -> None
             sheet = " ".join(done("site", "review", digest, "--home", site.directory).split())
             assert "1 noisy sum of" in sheet
             assert "A count is right within ±" in sheet
+            assert "logistic regression of ill on age, ward" in sheet
             done("site", "approve", digest, "--yes", "--home", site.directory)
         found = wait_for(lambda f: any(e["kind"] == "published" for e in f["events"]), home, digest)
         assert found["status"] == "done"
         assert "statistics" not in found["result"], "the long sum is in the signed file only"
         for site in sites:
-            assert releases(site) == {"statistics": 1}
+            assert releases(site) == {"statistics": 1, "regression": ROUNDS}
         out = tmp_path / "results"
         said = " ".join(done("study", "results", "questions", "--out", out, "--home", home).split())
         assert "table-one" in said
@@ -99,7 +105,7 @@ def test_from_a_question_to_a_page_and_a_verified_report(tmp_path: Path) -> None
         (table,) = out.glob("*.csv")
         assert "Kaplan-Meier curves" in page.read_text()
         rows = list(csv.DictReader(table.read_text().splitlines()))
-        assert {row["part"] for row in rows} == {"table-one", "time"}
+        assert {row["part"] for row in rows} == {"table-one", "time", "risk"}
         report = (coordinator.home.directory / "models").glob("questions-*.report.json")
         (facts,) = [verify(path.read_bytes()) for path in report]
         assert len(facts["hospitals"]) == 3

@@ -11,11 +11,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
@@ -26,11 +24,10 @@ from flo.privacy.releases import statistics
 from flo.statistics import words
 from flo.statistics.reading import read
 from flo.statistics.survival import SurvivalRead, log_rank
-from flo.study.document import Study, from_document
-from flo.study.terms import round_size
-from tests.flo.statistics import support2
-from tests.proofs.hospitals import general_table
+from flo.study.document import Study
+from tests.proofs import regressions
 from tests.proofs.rows import Row, chance
+from tests.proofs.source import Source, rotterdam, support2_source
 
 _RUNS, _TESTS = 3000, 5000
 _QUICK_RUNS, _QUICK_TESTS = 40, 300
@@ -39,101 +36,17 @@ _LEAST, _MEDIAN, _ALPHA = 0.93, (0.93, 0.97), 0.05
 Key = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set with survival. ``numbers``: bounds; ``codes``; ``event``: the label."""
-
-    name: str
-    table: pd.DataFrame  # with "hospital" and "days"
-    numbers: dict[str, tuple[float, float]]
-    codes: dict[str, tuple[str, ...]]
-    event: str
-    by: str
-    edges: tuple[float, ...]
-    most_days: float
-
-    def asking(self, epsilon: float, *parts: dict[str, Any]) -> Study:
-        sizes = self.table["hospital"].value_counts()
-        columns = [_number("days", self.table, 0, self.most_days)]
-        columns += [_number(name, self.table, *ends) for name, ends in self.numbers.items()]
-        columns += [
-            {"kind": "category", "name": name, "codes": list(codes)}
-            for name, codes in self.codes.items()
-        ]
-        return from_document(
-            {
-                **{"schema_version": 4, "name": self.name, "version": 1, "purpose": "Prove it."},
-                **{"legal_basis": "Public, anonymised data.", "expires": "2099-12-31"},
-                "hospitals": [
-                    {"id": name, "declared_size": round_size(int(n))} for name, n in sizes.items()
-                ],
-                "data": {"record": "patient", "label": self.event, "columns": columns},
-                "mechanism": {"noise": "distributed", "masking": "on", "delta": 1e-6},
-                "statistics": {"epsilon": epsilon, "parts": list(parts)},
-                "limits": {"minimum_cohort": 2},
-            }
-        )
-
-    @property
-    def parts(self) -> list[dict[str, Any]]:
-        columns = [*self.numbers, *self.codes]
-        curve: dict[str, Any] = {"kind": "survival", "time": "days", "event": self.event}
-        curve |= {"edges": list(self.edges)}
-        return [
-            {"kind": "table", "name": "table", "columns": columns, "by": self.event},
-            curve | {"name": "all"},
-            curve | {"name": "groups", "by": self.by},
-        ]
-
-
-def _number(name: str, table: pd.DataFrame, low: float, high: float) -> dict[str, Any]:
-    column = {"kind": "number", "name": name, "unit": "1", "minimum": low, "maximum": high}
-    missing = {"missing": "indicator", "missing_value": (low + high) / 2}
-    return column | (missing if table[name].isna().any() else {})
-
-
-def _support2() -> Source:
-    table = support2.table()
-    ends: dict[str, tuple[float, float]] = dict(support2.NUMBERS)
-    return Source(
-        *("support2", table, ends, support2.CODES, "death", "sex"),
-        edges=support2.EDGES,
-        most_days=2100,
-    )
-
-
-def _rotterdam() -> Source:
-    """Women with breast cancer (survival's rotterdam): had no part in any choice."""
-    table = general_table("survival", "rotterdam")
-    table["patient_id"] = [f"rotterdam-{number}" for number in table["pid"]]
-    table["days"] = table["dtime"].clip(0, 7500)
-    table["hospital"] = "site-" + pd.cut(table["year"], 4, labels=False).astype(str)
-    table["size"] = table["size"].map({"<=20": "small", "20-50": "middle", ">50": "large"})
-    table["hormon"] = table["hormon"].map({0: "no", 1: "yes"})
-    for name, most in (("nodes", 20), ("pgr", 500)):
-        table[name] = table[name].clip(0, most)
-    columns = ["patient_id", "hospital", "days", "death", "age", "nodes", "pgr", "size", "hormon"]
-    return Source(
-        "rotterdam",
-        table[columns],
-        {"age": (20, 95), "nodes": (0, 20), "pgr": (0, 500)},
-        {"size": ("small", "middle", "large"), "hormon": ("no", "yes")},
-        *("death", "hormon"),
-        edges=tuple(365.0 * year for year in range(1, 13)),
-        most_days=7500,
-    )
-
-
 def rows(quick: bool) -> Iterator[Row]:
     """Coverage on two sources, the log-rank test's size and power, and a curve's error."""
     runs, tests = (_QUICK_RUNS, _QUICK_TESTS) if quick else (_RUNS, _TESTS)
-    sources = [_support2()] if quick else [_support2(), _rotterdam()]
+    sources = [support2_source()] if quick else [support2_source(), rotterdam()]
     for source in sources:
         for epsilon in (0.9,) if quick else (0.9, 0.3):
             yield from _coverage(source, epsilon, runs, room=quick)
-    yield from _tests_of_curves(_support2(), tests, room=quick)
+    yield from _tests_of_curves(support2_source(), tests, room=quick)
     yield from _apart(tests, room=quick)
-    yield _error(_support2(), 1000 if not quick else runs, room=quick)
+    yield from regressions.rows(sources, quick)
+    yield _error(support2_source(), 1000 if not quick else runs, room=quick)
 
 
 # -- intervals -------------------------------------------------------------------------------------
@@ -291,7 +204,7 @@ def _apart(runs: int, *, room: bool) -> Iterator[Row]:
 
     Times are real, those of SUPPORT2; how long people are followed is drawn.
     """
-    source, draw, began = _support2(), np.random.default_rng(29), time.monotonic()
+    source, draw, began = support2_source(), np.random.default_rng(29), time.monotonic()
     edges = tuple(300.0 * n for n in range(1, 6))
     table = source.table[source.table["death"] == 1]
     width, rejected = 2 * len(edges) + 1, 0

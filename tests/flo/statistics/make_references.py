@@ -1,8 +1,8 @@
-"""Values of lifelines for the patients of SUPPORT2, for ``test_survival.py``.
+"""Values of lifelines and statsmodels for the patients of SUPPORT2, for the tests in this folder.
 
 Run in an environment of its own, because lifelines' warnings fail FLO's suite:
 
-    pip install lifelines==0.30.3
+    pip install lifelines==0.30.3 statsmodels==0.15.0
     python tests/flo/statistics/make_references.py support2.csv > references.json
 """
 
@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 import pandas as pd
+import statsmodels.formula.api as smf
 from lifelines import KaplanMeierFitter
 from lifelines.statistics import multivariate_logrank_test
 
@@ -37,8 +38,33 @@ def main(file: str) -> None:
             test = multivariate_logrank_test(time, table[by], died)
             figures = {"statistic": float(test.test_statistic), "p": float(test.p_value)}
             found[name][by] = figures
+    found["regressions"] = regressions(table)
     json.dump(found, sys.stdout, indent=1)
     sys.stdout.write("\n")
+
+
+def regressions(table: pd.DataFrame) -> dict[str, Any]:
+    """Return coefficients, standard errors, p-values and the Wald test of two regressions."""
+    limits = {"age": (18, 100), "meanbp": (40, 160), "bili": (0, 10), "alb": (1.5, 4.5)}
+    for name, ends in limits.items():
+        table[name] = table[name].clip(*ends)
+    ca = "C(ca, Treatment('no'))"
+    death = smf.logit(f"death ~ age + meanbp + C(sex) + {ca}", table).fit(disp=False)
+    albumin = smf.ols("alb ~ age + bili + C(sex)", table).fit()
+    return {"death": _of(death), "albumin": _of(albumin)}
+
+
+def _of(fitted: Any) -> dict[str, Any]:
+    slopes = list(fitted.params.index[1:])
+    wald = fitted.wald_test(slopes, use_f=False, scalar=True)
+    return {
+        "names": list(fitted.params.index),
+        "coefficients": fitted.params.tolist(),
+        "errors": fitted.bse.tolist(),
+        "p": fitted.pvalues.tolist(),
+        "patients": int(fitted.nobs),
+        "wald": float(wald.statistic),
+    }
 
 
 if __name__ == "__main__":

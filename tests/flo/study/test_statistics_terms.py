@@ -20,6 +20,15 @@ CURVE: dict[str, Any] = {
     "edges": [10, 50],
 }
 
+ILL: dict[str, Any] = {
+    **{"kind": "regression", "name": "ill", "family": "logistic", "outcome": "ill"},
+    "predictors": ["age", "ward"],
+}
+AGE: dict[str, Any] = {
+    **{"kind": "regression", "name": "age", "family": "linear", "outcome": "age"},
+    "predictors": ["ward"],
+}
+
 
 def written(*parts: dict[str, Any], **changes: Any) -> dict[str, Any]:
     document = study_document(
@@ -88,6 +97,20 @@ def test_every_field_of_a_curve_is_approved(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "change",
+    [{"name": "two"}, {"predictors": ["age"]}, {"predictors": ["ward", "age"]}, {"share": 2.0}],
+    ids=str,
+)
+def test_every_field_of_a_regression_is_approved(change: dict[str, Any]) -> None:
+    assert asked(ILL).digest != asked(ILL | change).digest
+
+
+def test_a_study_releases_tables_first_and_then_rounds_of_regressions() -> None:
+    assert asked(ILL).purposes == ("regression",)
+    assert asked(ILL, TABLE, AGE).purposes == ("statistics", "regression")
+
+
+@pytest.mark.parametrize(
     ("parts", "why"),
     [
         ([], "at least 1"),
@@ -99,13 +122,22 @@ def test_every_field_of_a_curve_is_approved(change: dict[str, Any]) -> None:
         ([TABLE | {"by": "age"}], "by = 'age' is neither the label nor a category"),
         ([TABLE | {"bins": 1}], "bins"),
         ([TABLE | {"kind": "cox"}], "FLO has no 'cox'; the nearest that it has: survival by a gr"),
-        ([TABLE | {"kind": "x"}], "FLO has no 'x'; the nearest that it has: table or survival"),
+        ([TABLE | {"kind": "x"}], "FLO has no 'x'; the nearest that it has: table, survival or "),
         ([CURVE | {"time": "ward"}], "time = 'ward' must be a number column"),
         ([CURVE | {"event": "ward"}], "event = 'ward' must be the label, or a category of two"),
         ([CURVE | {"edges": [0, 50]}], "edges must lie above 0 and up to 100, the bounds of age"),
         ([CURVE | {"edges": [50, 101]}], "edges must lie above 0 and up to 100"),
         ([CURVE | {"edges": [50, 50]}], "edges must rise"),
         ([CURVE | {"edges": []}], "at least 1"),
+        ([ILL | {"outcome": "ward"}], "outcome = 'ward' of a logistic regression must be the"),
+        ([ILL | {"outcome": "age"}], "must be the label, or a category of two codes"),
+        ([AGE | {"outcome": "ill"}], "of a linear regression must be a number column"),
+        ([AGE | {"predictors": ["age"]}], "predictor 'age' is the outcome"),
+        ([ILL | {"predictors": ["heart"]}], "predictor 'heart' is no number or category column"),
+        ([ILL | {"predictors": ["age", "age"]}], "a predictor appears twice"),
+        ([ILL | {"predictors": []}], "at least 1"),
+        ([ILL | {"family": "poisson"}], "family"),
+        ([ILL | {"kind": "logistic"}], "FLO has no 'logistic'; the nearest that it has: regressi"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -128,8 +160,9 @@ def test_where_statistics_cannot_stand(change: dict[str, Any], why: str) -> None
         asked(TABLE, **change)
 
 
-def test_a_curve_needs_one_record_for_each_patient() -> None:
-    document = written(CURVE)
+@pytest.mark.parametrize("part", [CURVE, ILL], ids=["curve", "regression"])
+def test_some_parts_need_one_record_for_each_patient(part: dict[str, Any]) -> None:
+    document = written(part)
     document["data"]["records_per_patient"] = "many"
     with pytest.raises(StudyError, match='needs records_per_patient = "one"'):
         from_document(document)

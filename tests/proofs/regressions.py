@@ -1,0 +1,159 @@
+"""Regressions of group ``statistics``: intervals, widths and signs against fits of pandas' rows.
+
+The truth is the maximum of the likelihood over all patients of the source, found by a Newton
+iteration on the table itself. *Noise*: the patients stay; *redrawn*: they are drawn again, too.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flo.arrays import Floats
+from flo.clients.records.snapshot import Snapshot
+from flo.lab.simulation import load_hospitals
+from flo.privacy.accounting.plan import Plan, combined_variance
+from flo.privacy.patients.patients import Patients
+from flo.privacy.releases import regressions
+from flo.privacy.releases.regressions import Released
+from flo.statistics.reading import read
+from flo.statistics.regression import RegressionRead
+from flo.study.document import Study
+from flo.study.statistics import ROUNDS
+from tests.proofs.rows import Row, chance
+from tests.proofs.source import Source
+
+_RUNS, _QUICK_RUNS = 1000, 30
+_LEAST, _MEDIAN, _WIDEST = 0.93, (0.93, 0.97), 2.5
+_CERTAIN, _ENOUGH = 3.0, 7000  # standard errors, and patients from which widths are promised
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Coefficients and standard errors by name, per unit, without noise; of ``patients``."""
+
+    values: dict[str, float]
+    errors: dict[str, float]
+    patients: int
+
+
+def rows(sources: list[Source], quick: bool) -> Iterator[Row]:
+    """Coverage, widths beside a fit without privacy, and signs."""
+    runs = _QUICK_RUNS if quick else _RUNS
+    for source in sources:
+        for part in source.regressions:
+            for epsilon in (0.9,) if quick else (0.9, 0.3):
+                yield from _coverage(source, part, epsilon, runs, room=quick)
+
+
+def _coverage(
+    source: Source, part: dict[str, Any], epsilon: float, runs: int, *, room: bool
+) -> Iterator[Row]:
+    study, truth = source.asking(epsilon, part), _fitted(source, part)
+    everyone = _everyone(study, source)
+    for how in ("noise", "redrawn"):
+        began, draw = time.monotonic(), np.random.default_rng(int(1000 * epsilon))
+        held: dict[str, list[bool]] = {name: [] for name in truth.values}
+        wide: dict[str, list[float]] = {name: [] for name in truth.values}
+        wrong = 0
+        for _ in range(runs):
+            patients = everyone if how == "noise" else _redrawn(everyone, draw)
+            for one in _answer(study, patients, draw).coefficients:
+                if one.p is None:
+                    continue
+                true, error = truth.values[one.name], truth.errors[one.name]
+                held[one.name].append(one.value.low <= true <= one.value.high)
+                wide[one.name].append((one.value.high - one.value.low) / (2 * 1.96 * error))
+                certain = not one.value.low <= 0 <= one.value.high
+                beyond = abs(true) > _CERTAIN * error
+                wrong += certain and beyond and (one.value.value > 0) != (true > 0)
+        took = time.monotonic() - began
+        name = f"{source.name}, {part['name']}, ε = {epsilon}: {how}"
+        shown = len(held["intercept"]) / runs
+        yield Row(f"{name}, share of runs shown", shown, runs, took)
+        if shown < 0.5:
+            continue
+        slack = chance(0.95, runs) + 0.01 if room else 0.0
+        shares = [float(np.mean(found)) for found in held.values()]
+        yield Row(f"{name}, least held of {len(shares)}", min(shares), runs, took, _LEAST - slack)
+        low, high = _MEDIAN
+        middle = float(np.median(shares))
+        if how == "redrawn":
+            yield Row(f"{name}, median held", middle, runs, took, low - slack, high + slack)
+        widest = max(float(np.median(found)) for found in wide.values())
+        most = _WIDEST if truth.patients >= _ENOUGH else math.inf
+        yield Row(f"{name}, widest beside no privacy", widest, runs, took, most=most)
+        yield Row(f"{name}, wrong signs", wrong, runs, took, most=0)
+
+
+def _everyone(study: Study, source: Source) -> Patients:
+    by_site = {
+        str(name): part.drop(columns="hospital") for name, part in source.table.groupby("hospital")
+    }
+    loaded = load_hospitals(study, by_site, "patient_id").values()
+    found = [Snapshot.divided(one, set()).training for one in loaded]
+    inputs = np.concatenate([one.inputs for one in found])
+    labels = np.concatenate([one.labels for one in found])
+    return Patients(inputs, labels, np.arange(len(labels)), len(labels))
+
+
+def _redrawn(everyone: Patients, draw: np.random.Generator) -> Patients:
+    chosen = draw.integers(0, everyone.count, everyone.count)
+    return Patients(
+        everyone.inputs[chosen], everyone.labels[chosen], everyone.patient, everyone.count
+    )
+
+
+def _answer(study: Study, patients: Patients, draw: np.random.Generator) -> RegressionRead:
+    part = Plan.of(study).purpose("regression")
+    variance = combined_variance(study, part, len(study.hospitals))
+    found = list[Released]()
+    for _ in range(ROUNDS):
+        asked = regressions.next_coefficients(study, found)
+        exact = regressions.exact(study, patients, asked)
+        found.append(Released(exact + draw.normal(0, math.sqrt(variance), len(exact)), variance))
+    (answer,) = read(study, np.zeros(0), 0.0, found)
+    assert isinstance(answer, RegressionRead)
+    return answer
+
+
+# -- the truth -------------------------------------------------------------------------------------
+
+
+def _fitted(source: Source, part: dict[str, Any]) -> Fit:
+    table = source.table.dropna(subset=[part["outcome"], *part["predictors"]])
+    design = {"intercept": np.ones(len(table))}
+    for name in part["predictors"]:
+        if name in source.codes:
+            for code in source.codes[name][1:]:
+                design[f"{name} = {code}"] = (table[name] == code).to_numpy(float)
+        else:
+            design[name] = table[name].to_numpy(float)
+    x, y = np.column_stack(list(design.values())), table[part["outcome"]].to_numpy(float)
+    beta, covariance = _logistic(x, y) if part["family"] == "logistic" else _linear(x, y)
+    errors = np.sqrt(np.diag(covariance))
+    return Fit(
+        dict(zip(design, map(float, beta), strict=True)),
+        dict(zip(design, map(float, errors), strict=True)),
+        len(table),
+    )
+
+
+def _linear(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    beta, *_ = np.linalg.lstsq(x, y, rcond=None)
+    left = y - x @ beta
+    return beta, np.linalg.inv(x.T @ x) * float(left @ left) / (len(y) - x.shape[1])
+
+
+def _logistic(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    beta = np.zeros(x.shape[1])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-x @ beta))
+        information = (x * (p * (1 - p))[:, None]).T @ x
+        beta = beta + np.linalg.solve(information, x.T @ (y - p))
+    return beta, np.linalg.inv(information)
