@@ -192,7 +192,7 @@ class Handler:
         if header.kind == "release":
             if header.purpose not in study.purposes:
                 raise PartnerRefused("malformed", f"the study has no {header.purpose}")
-            last = study.mechanism.steps if header.purpose == "training" else 1
+            last = Plan.of(study).purpose(header.purpose).planned
             if not 1 <= header.round <= last:
                 raise PartnerRefused("malformed", f"round {header.round} is outside 1..{last}")
         return approved, study
