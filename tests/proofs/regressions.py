@@ -26,7 +26,7 @@ from flo.statistics.regression import RegressionRead
 from flo.study.document import Study
 from flo.study.statistics import ROUNDS
 from tests.proofs.rows import Row, chance
-from tests.proofs.source import Source
+from tests.proofs.survival_sets import Source
 
 _RUNS, _QUICK_RUNS = 1000, 30
 _LEAST, _MEDIAN, _WIDEST = 0.93, (0.93, 0.97), 2.5
@@ -147,7 +147,8 @@ def _fitted(source: Source, part: dict[str, Any]) -> Fit:
 def _linear(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     beta, *_ = np.linalg.lstsq(x, y, rcond=None)
     left = y - x @ beta
-    return beta, np.linalg.inv(x.T @ x) * float(left @ left) / (len(y) - x.shape[1])
+    of_residuals = float(left @ left) / (len(y) - x.shape[1])
+    return np.asarray(beta, float), np.asarray(np.linalg.inv(x.T @ x) * of_residuals, float)
 
 
 def _logistic(x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -156,4 +157,4 @@ def _logistic(x: Floats, y: Floats) -> tuple[Floats, Floats]:
         p = 1 / (1 + np.exp(-x @ beta))
         information = (x * (p * (1 - p))[:, None]).T @ x
         beta = beta + np.linalg.solve(information, x.T @ (y - p))
-    return beta, np.linalg.inv(information)
+    return np.asarray(beta, float), np.asarray(np.linalg.inv(information), float)
