@@ -20,16 +20,17 @@ from flo.errors import TrustError
 from flo.keys.claims import Digest, PublicKey, Signature
 from flo.keys.identity import Signer, fingerprint, format_fingerprint, low_s, verify
 from flo.privacy.accounting.plan import Plan, combined_variance
-from flo.privacy.releases import regressions, statistics
-from flo.privacy.releases.regressions import Released
+from flo.privacy.releases import fisher_scoring, regressions, statistics
+from flo.privacy.releases.fisher_scoring import Released
 from flo.privacy.report.wording import trust
 from flo.study.document import MAX_STUDY_BYTES, Study
 from flo.study.loading import from_canonical
-from flo.study.statistics import MOST_CELLS, ROUNDS
+from flo.study.statistics import MOST_CELLS, ROUNDS, coefficient_count
 from flo.study.terms import Identifier
 
-MAX_RESULT_BYTES = 4 * MAX_STUDY_BYTES
+MAX_RESULT_BYTES = 8 * MAX_STUDY_BYTES
 LARGEST_VALUE = 1e12  # of a number of the sum
+_SAME = 1e-6  # coefficients computed on two machines
 _Value = Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)]
 
 
@@ -38,16 +39,21 @@ _Values = Annotated[tuple[_Value, ...], Field(max_length=MOST_CELLS)]
 
 
 class RoundSum(Document):
-    """A round of regressions: its noisy sum in the unit of ``flo.privacy.releases.regressions``."""
+    """A round of regressions: its noisy sum in the unit of ``flo.privacy.releases.regressions``.
+
+    ``asked``: the coefficients at which it was summed; they follow from the rounds before.
+    """
 
     hospitals: _Hospitals
     values: _Values
+    asked: _Values
 
 
 class StatisticsResult(Document):
     """``study``: its canonical document. ``hospitals``: of whom the sum is. ``values``: the noisy
     sum, (length,), in the unit of ``flo.privacy.releases.statistics``; both are empty if the study
-    has regressions only. ``rounds``: of its regressions.
+    has regressions only. ``rounds``: of its regressions, fewer than planned if the run was cut
+    short.
 
     ``report``: digest of the privacy report made from the hospitals' extracts;
     ``without_extract``: hospitals whose extract had not arrived by then. ``coordinator``: its key.
@@ -102,6 +108,7 @@ class StatisticsResult(Document):
             self.signature == low_s(self.signature)
             and fits(study, self.values, self.hospitals, self.rounds)
             and set(self.without_extract) <= partners
+            and self._asked_what_follows(study)
         )
         if not follows:
             raise TrustError("the statistics contradict their study")
@@ -121,16 +128,30 @@ class StatisticsResult(Document):
     def released(self, study: Study) -> list[Released]:
         """Return the rounds of the study's regressions, with the variance of their noise."""
         return [
-            Released(np.array(one.values), _variance(study, "regression", one.hospitals))
+            Released(
+                np.array(one.values),
+                np.array(one.asked),
+                _variance(study, "regression", one.hospitals),
+            )
             for one in self.rounds
         ]
+
+    def _asked_what_follows(self, study: Study) -> bool:
+        """Return whether each round asked at the coefficients that the rounds before give."""
+        rounds = self.released(study)
+        return all(
+            np.allclose(
+                rounds[n].asked, fisher_scoring.next_coefficients(study, rounds[:n]), _SAME, _SAME
+            )
+            for n in range(len(rounds))
+        )
 
     def facts(self, study: Study) -> list[tuple[str, str]]:
         """Return what is to be known of the result besides its figures: (label, text)."""
         missing = ", ".join(self.without_extract)
         plan = Plan.of(study)
         return [
-            ("hospitals", ", ".join(self.hospitals or self.rounds[0].hospitals)),
+            *self._took_part(),
             (
                 "privacy",
                 f"ε = {plan.epsilon:.4f}, δ = {plan.delta:g} for one patient of one hospital",
@@ -142,6 +163,17 @@ class StatisticsResult(Document):
             ("study digest", study.digest),
             ("signed by", format_fingerprint(fingerprint(bytes.fromhex(self.coordinator)))),
         ]
+
+    def _took_part(self) -> list[tuple[str, str]]:
+        """Return the hospitals of the tables, and those of the rounds where they are others."""
+        found = [("hospitals", ", ".join(self.hospitals))] if self.values else []
+        sets = dict.fromkeys(one.hospitals for one in self.rounds)
+        if list(sets) == [self.hospitals]:
+            return found
+        for hospitals in sets:
+            of = [str(n) for n, one in enumerate(self.rounds, 1) if one.hospitals == hospitals]
+            found.append((f"hospitals, regressions' round {', '.join(of)}", ", ".join(hospitals)))
+        return found
 
     def _statement(self) -> bytes:
         return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
@@ -162,11 +194,14 @@ def fits(
         return set(named) <= partners and study.cohort_floor <= len(set(named)) == len(named)
 
     planned = ROUNDS if "regression" in asked.purposes else 0
+    coefficients = coefficient_count(asked, study.data)
     return (
         len(values) == statistics.length(study)
         and (are_fit(hospitals) if values else not hospitals)
-        and len(rounds) == planned
+        and len(rounds) <= planned
+        and bool(values or len(rounds) > 0)
         and all(len(one.values) == regressions.length(study) for one in rounds)
+        and all(len(one.asked) == coefficients for one in rounds)
         and all(are_fit(one.hospitals) for one in rounds)
     )
 

@@ -17,6 +17,7 @@ Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 # A denominator below this many standard deviations of its own noise says nothing: above it, that it
 # is shown hardly depends on its noise, which would bias what is shown.
 LEAST_SIGNAL = 8.0
+_WIDEST_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,20 @@ def share_variance(count: float, total: float) -> float:
     total = max(total, 1.0)
     p = (min(max(count, 0.0), total) + 2) / (total + 4)
     return p * (1 - p) / total
+
+
+def counted(cell: Linear, everyone: float, variance: float) -> Estimate:
+    """Return a number of patients, which would be another if others of the source had come.
+
+    ``everyone``: of how many, noisy; ``variance``: of the noise of a coordinate.
+    """
+    sampled = max(everyone, 1.0) ** 2 * share_variance(cell.value, everyone)
+    return of_patients(cell.value, cell.noise(variance) + sampled)
+
+
+def proportion(cell: Linear, there: Linear, variance: float) -> Estimate:
+    """Return a share of the patients ``there``; NOTHING if noise hides how many those are."""
+    if not there.is_signal(variance):
+        return NOTHING
+    share, sampled = cell.over(there), share_variance(cell.value, there.value)
+    return interval(share.value, share.noise(variance) + sampled, 0.0, 1.0, _WIDEST_SHARE)

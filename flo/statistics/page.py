@@ -10,6 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from flo.pages.plots import Intervals, intervals
 from flo.privacy.report.sheet import Section
 from flo.statistics import words
+from flo.statistics.associations import association_lines, association_map, column_lines
+from flo.statistics.catalogue import CatalogueRead
 from flo.statistics.reading import PartRead
 from flo.statistics.regression import RegressionRead
 from flo.statistics.survival import Curve, SurvivalRead
@@ -43,6 +45,11 @@ def render(study: Study, parts: list[PartRead], facts: list[tuple[str, str]]) ->
         tables=[(part, _rows(part)) for part in parts if isinstance(part, TableRead)],
         regressions=[(part, _forest(part)) for part in parts if isinstance(part, RegressionRead)],
         curves=[(part, _drawn(part)) for part in parts if isinstance(part, SurvivalRead)],
+        catalogues=[
+            (part, association_map(part), column_lines(part))
+            for part in parts
+            if isinstance(part, CatalogueRead)
+        ],
         words=words,
         test=test_in_words,
         wald=wald_in_words,
@@ -63,8 +70,10 @@ def sections(parts: list[PartRead]) -> list[Section]:
             ]
         elif isinstance(part, SurvivalRead):
             lines = _survival_lines(part)
-        else:
+        elif isinstance(part, RegressionRead):
             lines = _regression_lines(part)
+        else:
+            lines = [*column_lines(part), *association_lines(part)]
         found.append(Section(part.name, tuple(lines)))
     return found
 

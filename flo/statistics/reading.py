@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from flo.arrays import Floats
 from flo.privacy.releases import regressions
-from flo.privacy.releases.regressions import Released
+from flo.privacy.releases.catalogue import CatalogueBlock
+from flo.privacy.releases.fisher_scoring import Released
 from flo.privacy.releases.statistics import in_units, layout
+from flo.statistics.catalogue import CatalogueRead, read_catalogue
 from flo.statistics.regression import RegressionRead, read_regression
 from flo.statistics.survival import SurvivalRead, read_survival
 from flo.statistics.table_one import TableRead, read_table
@@ -15,7 +17,7 @@ from flo.study.document import Study
 from flo.study.schema import NumberColumn
 from flo.study.statistics import TableOne
 
-PartRead = TableRead | SurvivalRead | RegressionRead
+PartRead = TableRead | SurvivalRead | RegressionRead | CatalogueRead
 
 
 def read(
@@ -29,6 +31,9 @@ def read(
     numbers = {c.name: c for c in study.data.columns if isinstance(c, NumberColumn)}
     found = list[PartRead]()
     for block in layout(study):
+        if isinstance(block, CatalogueBlock):
+            found.append(read_catalogue(block, noisy, variance))
+            continue
         values, in_patients = in_units(study, block, noisy), variance / block.scale**2
         if isinstance(block.part, TableOne):
             found.append(read_table(block, values, in_patients, numbers))
@@ -36,5 +41,5 @@ def read(
             start = numbers[block.part.time].minimum
             found.append(read_survival(block, values, in_patients, start))
     for regression in regressions.layout(study) if rounds else ():
-        found.append(read_regression(study, regression, rounds, numbers))
+        found.append(read_regression(study, regression, rounds))
     return found

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import chi2, norm
 
 from flo.arrays import Floats
-from flo.privacy.releases.regressions import RegressionBlock, Released, estimate
+from flo.privacy.releases.fisher_scoring import Released, Why, estimate
+from flo.privacy.releases.regressions import RegressionBlock, patients_noise, simplex
 from flo.statistics.estimates import NOTHING, Estimate, Z, of_patients
 from flo.study.document import Study
-from flo.study.schema import NumberColumn
+from flo.study.schema import CategoryColumn, NumberColumn, Schema
+
+_WEAK = 0.4  # entries of the weakest direction that name a predictor
 
 
 @dataclass(frozen=True)
 class Coefficient:
-    """``value``: per unit of the predictor. ``ratio``: e^value, of a logistic one.
+    """``value``: per unit of the predictor, or of a code beside the first one. ``ratio``: e^value,
+    of odds (logistic) or rates (Poisson).
 
     ``p``: two-sided, of the value 0; None if it is not readable.
     """
@@ -32,7 +36,8 @@ class Coefficient:
 @dataclass(frozen=True)
 class RegressionRead:
     """``patients``: with all values. ``wald``: χ², degrees of freedom and p that all coefficients
-    but the intercept are 0; None if they are not readable.
+    but the intercept are 0; None if they are not readable. ``unknown``: empty, or why nothing is;
+    ``weakest``: the predictors of which least is known.
     """
 
     name: str
@@ -41,55 +46,87 @@ class RegressionRead:
     patients: Estimate
     coefficients: tuple[Coefficient, ...]
     wald: tuple[float, int, float] | None
+    unknown: Why
+    weakest: tuple[str, ...]
 
 
 def read_regression(
-    study: Study,
-    block: RegressionBlock,
-    rounds: Sequence[Released],
-    numbers: Mapping[str, NumberColumn],
+    study: Study, block: RegressionBlock, rounds: Sequence[Released]
 ) -> RegressionRead:
-    """Read one regression. ``numbers``: the study's number columns by name."""
-    found = estimate(study, block, rounds)
-    change = _to_units(block, numbers)
+    """Read one regression from its rounds."""
+    found, part = estimate(block, rounds), block.part
+    change = to_units(block, study.data)
     values = change @ found.coefficients
     covariance = change @ found.covariance @ change.T
-    if block.part.family == "linear":
-        outcome = numbers[block.part.outcome]
+    numbers = {c.name: c for c in study.data.columns if isinstance(c, NumberColumn)}
+    if part.family == "linear":
+        outcome = numbers[part.outcome]
         half = (outcome.maximum - outcome.minimum) / 2
         values, covariance = values * half, covariance * half**2
         values[0] += outcome.minimum + half
+    elif part.family == "poisson":
+        values[0] += math.log(numbers[part.outcome].maximum)
+    known = not found.unknown
     coefficients = tuple(
-        _coefficient(block, name, float(value), math.sqrt(max(float(variance), 0.0)), found.known)
+        _coefficient(block, name, float(value), math.sqrt(max(float(variance), 0.0)), known)
         for name, value, variance in zip(block.names, values, np.diag(covariance), strict=True)
     )
-    noise = sum(one.variance for one in rounds) / len(rounds) ** 2 / block.scale**2 / 0.25
-    patients = of_patients(found.patients, noise)
-    part = block.part
-    wald = _wald(values, covariance) if found.known else None
-    return RegressionRead(part.name, part.family, part.outcome, patients, coefficients, wald)
+    noise = sum(patients_noise(block, one.variance) for one in rounds) / len(rounds) ** 2
+    return RegressionRead(
+        part.name,
+        part.family,
+        part.outcome,
+        of_patients(found.patients, noise),
+        coefficients,
+        _wald(values, covariance) if known else None,
+        found.unknown,
+        _weakest(block, study.data, found.weakest),
+    )
 
 
-def _to_units(block: RegressionBlock, numbers: Mapping[str, NumberColumn]) -> Floats:
-    """Return the matrix from coefficients of scaled predictors to those per unit, (d, d)."""
-    change = np.eye(block.size)
-    for place, name in enumerate(block.names):
-        if place and (column := numbers.get(name)):
+def to_units(block: RegressionBlock, data: Schema) -> Floats:
+    """Return the matrix from coefficients of the release to those of ``block.names``, (d, d)."""
+    change, place = np.eye(block.size), 1
+    for column in _predictors(block, data):
+        if isinstance(column, NumberColumn):
             slope = 2 / (column.maximum - column.minimum)
             change[place, place] = slope
             change[0, place] = -slope * column.minimum - 1
+            place += 1
+        else:
+            corners = simplex(len(column.codes))
+            mine = slice(place, place + len(column.codes) - 1)
+            change[mine, mine] = corners[1:] - corners[0]
+            change[0, mine] = corners[0]
+            place += len(column.codes) - 1
     return change
+
+
+def _predictors(block: RegressionBlock, data: Schema) -> list[NumberColumn | CategoryColumn]:
+    columns = {c.name: c for c in data.columns if isinstance(c, NumberColumn | CategoryColumn)}
+    return [columns[name] for name in block.part.predictors]
+
+
+def _weakest(block: RegressionBlock, data: Schema, direction: Floats) -> tuple[str, ...]:
+    """Return the predictors with large entries in a direction."""
+    found, place = list[str](), 1
+    for column in _predictors(block, data):
+        size = 1 if isinstance(column, NumberColumn) else len(column.codes) - 1
+        if float(np.linalg.norm(direction[place : place + size])) >= _WEAK:
+            found.append(column.name)
+        place += size
+    return tuple(found)
 
 
 def _coefficient(
     block: RegressionBlock, name: str, value: float, error: float, known: bool
 ) -> Coefficient:
-    logistic = block.part.family == "logistic"
+    of_ratios = block.part.family != "linear"
     if not known or error == 0:
-        return Coefficient(name, NOTHING, NOTHING if logistic else None, None)
+        return Coefficient(name, NOTHING, NOTHING if of_ratios else None, None)
     low, high = value - Z * error, value + Z * error
     ratio = None
-    if logistic:
+    if of_ratios:
         middle, least, most = (math.exp(min(max(one, -700), 700)) for one in (value, low, high))
         ratio = Estimate(middle, least, most)
     p = 2 * float(norm.sf(abs(value) / error))

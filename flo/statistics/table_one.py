@@ -16,14 +16,16 @@ from flo.statistics.estimates import (
     Estimate,
     Linear,
     Z,
+    counted,
     interval,
     of_patients,
+    proportion,
     share_variance,
 )
 from flo.study.schema import NumberColumn
 
 QUARTILES = (0.25, 0.5, 0.75)
-_WIDEST_SHARE, _WIDEST_CDF = 0.3, 0.2
+_WIDEST_CDF = 0.2
 _LEAST_KURTOSIS = 1.5  # of a number; its noisy histogram may show less
 
 
@@ -78,7 +80,7 @@ def read_table(
             for column in block.columns
         )
         if len(block.groups) > 1:
-            patients = _count(size, everyone, variance)
+            patients = counted(size, everyone, variance)
         else:  # nobody is outside
             patients = of_patients(size.value, size.noise(variance))
         groups.append(GroupRead(name, patients, columns))
@@ -108,35 +110,20 @@ def _column(
     missing = cells.pop() if column.missing else None
     there = size.plus(missing, -1.0) if missing else size
     names = column.cells[: len(cells)]
-    counted = None
-    if missing is not None:
-        counted = _count(missing, everyone, variance)
+    without = None if missing is None else counted(missing, everyone, variance)
     if number is not None:
-        return _number(block, column, row, cells, there, variance, number, counted)
+        return _number(block, column, row, cells, there, variance, number, without)
     counts, shares = dict[str, Estimate](), dict[str, Estimate]()
     for name, cell in zip(names, cells, strict=True):
-        counts[name] = _count(cell, everyone, variance)
-        shares[name] = _share(cell, there, variance)
-    return ColumnRead(column.name, counts, shares, counted)
+        counts[name] = counted(cell, everyone, variance)
+        shares[name] = proportion(cell, there, variance)
+    return ColumnRead(column.name, counts, shares, without)
 
 
 def _coordinate(block: Block, row: Floats, place: int) -> Linear:
     gradient = np.zeros(block.width)
     gradient[place] = 1.0
     return Linear(float(row[place]), gradient)
-
-
-def _count(cell: Linear, everyone: float, variance: float) -> Estimate:
-    """Return a number of patients, which would be another if others of the source had come."""
-    sampled = max(everyone, 1.0) ** 2 * share_variance(cell.value, everyone)
-    return of_patients(cell.value, cell.noise(variance) + sampled)
-
-
-def _share(cell: Linear, there: Linear, variance: float) -> Estimate:
-    if not there.is_signal(variance):
-        return NOTHING
-    share, sampled = cell.over(there), share_variance(cell.value, there.value)
-    return interval(share.value, share.noise(variance) + sampled, 0.0, 1.0, _WIDEST_SHARE)
 
 
 def _number(

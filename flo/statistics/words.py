@@ -6,7 +6,13 @@ import csv
 import io
 import math
 from collections.abc import Iterator
+from itertools import product
 
+import numpy as np
+
+from flo.arrays import Floats
+from flo.privacy.releases.catalogue import Places
+from flo.statistics.catalogue import CatalogueRead
 from flo.statistics.estimates import Estimate
 from flo.statistics.reading import PartRead
 from flo.statistics.regression import RegressionRead
@@ -71,8 +77,10 @@ def rows(parts: list[PartRead]) -> Iterator[Row]:
             yield from _of_table(part)
         elif isinstance(part, SurvivalRead):
             yield from _of_survival(part)
-        else:
+        elif isinstance(part, RegressionRead):
             yield from _of_regression(part)
+        else:
+            yield from _of_catalogue(part)
 
 
 def _of_table(part: TableRead) -> Iterator[Row]:
@@ -123,6 +131,26 @@ def _of_regression(part: RegressionRead) -> Iterator[Row]:
         if one.p is not None:
             exact = Estimate(one.p, one.p, one.p)
             yield part.name, "", part.outcome, "p", one.name, exact
+
+
+def _of_catalogue(part: CatalogueRead) -> Iterator[Row]:
+    """Yield the counts of every column's cells and of every pair's."""
+    yield part.name, "", "", "patients", "", part.patients
+    columns = part.block.columns
+    for places in [*((n,) for n in range(len(columns))), *part.block.pairs]:
+        named = " x ".join(columns[n].name for n in places)
+        for cell in product(*(range(columns[n].size) for n in places)):
+            item = ", ".join(columns[n].cells[k] for n, k in zip(places, cell, strict=True))
+            found = part.counted(places, one_cell(part, places, cell))
+            yield part.name, "", named, "count", item, found.patients
+            yield part.name, "", named, "share", item, found.share
+
+
+def one_cell(part: CatalogueRead, places: Places, cell: tuple[int, ...]) -> Floats:
+    """Return the mask of one cell of a column or pair."""
+    mask = np.zeros([part.block.columns[n].size for n in places])
+    mask[cell] = 1.0
+    return mask
 
 
 def as_csv(parts: list[PartRead]) -> str:

@@ -28,7 +28,8 @@ from flo.study.features import input_names
 from flo.study.lineage import Ancestor, Continues
 from flo.study.packs import Model, Pack
 from flo.study.schema import ImageColumn, Schema, Text, tells_who
-from flo.study.statistics import Statistics, check_columns
+from flo.study.statistics import Statistics
+from flo.study.statistics_columns import check_columns
 from flo.study.terms import (
     Evaluation,
     Hospital,

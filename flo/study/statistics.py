@@ -6,18 +6,20 @@ sub-ledgers are charged. Bins and time intervals are public choices, never learn
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from flo.documents.document import Document
-from flo.study.schema import Bound, CategoryColumn, Column, ColumnName, NumberColumn, Schema
+from flo.study.schema import Bound, CategoryColumn, ColumnName, NumberColumn, Schema
 from flo.study.terms import Identifier
 
-MOST_PREDICTORS = 50
+INTERCEPT = "intercept"
+MOST_PREDICTORS, MOST_PAIRS = 50, 5000
 ROUNDS = 6  # in which regressions are summed, each at better coefficients
 MOST_PARTS, MOST_COLUMNS, MOST_INTERVALS, MOST_CELLS = 20, 100, 100, 20_000
+_KINDS = ("table", "survival", "regression", "catalogue")
 _NEAREST = {  # what people ask for, and the nearest thing that there is
     "crosstab": "table, of one category column and by",
     "histogram": "table, whose numbers have quartiles",
@@ -29,7 +31,8 @@ _NEAREST = {  # what people ask for, and the nearest thing that there is
     "competing-risks": "survival, in which those who left for another reason are censored",
     "logistic": 'regression, with family = "logistic"',
     "linear": 'regression, with family = "linear"',
-    "poisson": 'regression, with family = "linear"',
+    "poisson": 'regression, with family = "poisson"',
+    "negative-binomial": 'regression, with family = "poisson", whose intervals count dispersion',
     "mixed-effects": "regression, with the group as a category among the predictors",
 }
 _Share = Annotated[float, Field(ge=0.01, le=100)]
@@ -84,16 +87,17 @@ class Survival(Document):
 
 
 class Regression(Document):
-    """A logistic or linear regression of ``outcome`` on ``predictors``, with an intercept.
+    """A logistic, linear or Poisson regression of ``outcome`` on ``predictors``, with an intercept.
 
     ``outcome``: of a logistic one the label, or a category of two codes whose second one counts; of
-    a linear one a number. A category is compared with its first code. Patients with a missing value
+    a linear one a number; of a Poisson one a number of at least 0, whose expected value is at most
+    the column's maximum. A category is compared with its first code. Patients with a missing value
     in any of these columns do not take part.
     """
 
     kind: Literal["regression"] = "regression"
     name: Identifier
-    family: Literal["logistic", "linear"]
+    family: Literal["logistic", "linear", "poisson"]
     outcome: ColumnName
     predictors: Annotated[tuple[ColumnName, ...], Field(min_length=1, max_length=MOST_PREDICTORS)]
     share: _Share = 1.0
@@ -106,7 +110,59 @@ class Regression(Document):
         return predictors
 
 
-Part = Annotated[TableOne | Survival | Regression, Field(discriminator="kind")]
+class Ranges(Document):
+    """Where the ranges of a number column meet: each range has its lower end, not its upper one."""
+
+    column: ColumnName
+    at: Annotated[tuple[Bound, ...], Field(min_length=1, max_length=MOST_INTERVALS)]
+
+    @field_validator("at")
+    @classmethod
+    def _rising(cls, at: tuple[float, ...]) -> tuple[float, ...]:
+        if any(one >= other for one, other in pairwise(at)):
+            raise ValueError("at must rise")
+        return at
+
+
+class Catalogue(Document):
+    """Counts of patients by every column and by every pair of columns, for questions later.
+
+    ``columns``: all number and category columns and the label, if left out. ``pairs``: all pairs of
+    them, if left out. ``ranges``: of numbers; others have ``bins`` equal ranges of their bounds.
+    """
+
+    kind: Literal["catalogue"] = "catalogue"
+    name: Identifier
+    columns: Annotated[tuple[ColumnName, ...], Field(max_length=MOST_COLUMNS)] = ()
+    pairs: Annotated[tuple[tuple[ColumnName, ColumnName], ...], Field(max_length=MOST_PAIRS)] = ()
+    ranges: Annotated[tuple[Ranges, ...], Field(max_length=MOST_COLUMNS)] = ()
+    bins: Annotated[int, Field(ge=2, le=50)] = 4
+    share: _Share = 1.0
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Catalogue:
+        pairs = [frozenset(pair) for pair in self.pairs]
+        ranged = [one.column for one in self.ranges]
+        for what, named in (("column", self.columns), ("pair", pairs), ("column's range", ranged)):
+            if len(set(named)) != len(named):
+                raise ValueError(f"a {what} appears twice")
+        if any(len(pair) == 1 for pair in pairs):
+            raise ValueError("a pair names one column twice")
+        return self
+
+    def of(self, data: Schema) -> tuple[str, ...]:
+        """Return the names of the columns that are counted."""
+        if self.columns:
+            return self.columns
+        known = [c.name for c in data.columns if isinstance(c, NumberColumn | CategoryColumn)]
+        return (*known, data.label)
+
+    def pairs_of(self, data: Schema) -> tuple[tuple[str, str], ...]:
+        """Return the pairs that are counted."""
+        return self.pairs or tuple(combinations(self.of(data), 2))
+
+
+Part = Annotated[TableOne | Survival | Regression | Catalogue, Field(discriminator="kind")]
 
 
 class Statistics(Document):
@@ -129,8 +185,8 @@ class Statistics(Document):
     def _known(cls, parts: Any) -> Any:
         for part in parts if isinstance(parts, list | tuple) else ():
             kind = part.get("kind") if isinstance(part, dict) else "table"
-            if kind not in ("table", "survival", "regression"):
-                nearest = _NEAREST.get(str(kind).lower(), "table, survival or regression")
+            if kind not in _KINDS:
+                nearest = _NEAREST.get(str(kind).lower(), ", ".join(_KINDS))
                 raise ValueError(f"FLO has no {kind!r}; the nearest that it has: {nearest}")
         return parts
 
@@ -142,87 +198,9 @@ class Statistics(Document):
         return self
 
 
-def check_columns(statistics: Statistics, data: Schema) -> None:
-    """Raise ValueError, naming the part, unless its columns exist and are of the right kind."""
-    columns = {column.name: column for column in data.columns}
-    for part in statistics.parts:
-        wanted = () if isinstance(part, Regression) or part.by is None else (part.by,)
-        groups = [name for name in wanted if not _is_group(columns, data, name)]
-        if groups:
-            raise ValueError(
-                f"statistics {part.name}: by = {groups[0]!r} is neither the label nor a category "
-                "column"
-            )
-        if isinstance(part, TableOne):
-            _check_table(part, columns, data)
-        elif isinstance(part, Survival):
-            _check_survival(part, columns, data)
-        else:
-            _check_regression(part, columns, data)
-
-
-def _is_group(columns: dict[str, Column], data: Schema, name: str) -> bool:
-    return name == data.label or isinstance(columns.get(name), CategoryColumn)
-
-
-def _check_table(part: TableOne, columns: dict[str, Column], data: Schema) -> None:
-    for name in part.columns:
-        known = name == data.label or isinstance(columns.get(name), NumberColumn | CategoryColumn)
-        if not known or name == part.by:
-            why = "is what the table is grouped by" if known else "is no number or category column"
-            raise ValueError(f"statistics {part.name}: column {name!r} {why}")
-
-
-def _check_survival(part: Survival, columns: dict[str, Column], data: Schema) -> None:
-    time, event = columns.get(part.time), columns.get(part.event)
-    if not isinstance(time, NumberColumn) or time.missing != "refuse":
-        raise ValueError(
-            f"statistics {part.name}: time = {part.time!r} must be a number column that is never "
-            "missing"
-        )
-    if not time.minimum < part.edges[0] or part.edges[-1] > time.maximum:
-        raise ValueError(
-            f"statistics {part.name}: edges must lie above {time.minimum:g} and up to "
-            f"{time.maximum:g}, the bounds of {part.time}"
-        )
-    two = isinstance(event, CategoryColumn) and len(event.codes) == 2
-    if part.event != data.label and not (
-        two and isinstance(event, CategoryColumn) and event.missing == "refuse"
-    ):
-        raise ValueError(
-            f"statistics {part.name}: event = {part.event!r} must be the label, or a category of "
-            "two codes that is never missing"
-        )
-    if data.records_per_patient == "many":
-        raise ValueError(
-            f'statistics {part.name}: a survival curve needs records_per_patient = "one"'
-        )
-
-
-def _check_regression(part: Regression, columns: dict[str, Column], data: Schema) -> None:
-    outcome = columns.get(part.outcome)
-    if part.family == "linear":
-        fits, needed = isinstance(outcome, NumberColumn), "a number column"
-    else:
-        two = isinstance(outcome, CategoryColumn) and len(outcome.codes) == 2
-        fits, needed = part.outcome == data.label or two, "the label, or a category of two codes"
-    if not fits:
-        raise ValueError(
-            f"statistics {part.name}: outcome = {part.outcome!r} of a {part.family} regression "
-            f"must be {needed}"
-        )
-    for name in part.predictors:
-        known = isinstance(columns.get(name), NumberColumn | CategoryColumn)
-        if not known or name == part.outcome:
-            why = "is the outcome" if known else "is no number or category column"
-            raise ValueError(f"statistics {part.name}: predictor {name!r} {why}")
-    if data.records_per_patient == "many":
-        raise ValueError(f'statistics {part.name}: a regression needs records_per_patient = "one"')
-
-
 def coefficient_names(part: Regression, data: Schema) -> tuple[str, ...]:
     """Return the names of a regression's coefficients, the intercept first."""
-    names = ["intercept"]
+    names = [INTERCEPT]
     for name in part.predictors:
         column = next(one for one in data.columns if one.name == name)
         if isinstance(column, CategoryColumn):

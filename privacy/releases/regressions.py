@@ -1,28 +1,26 @@
 """Regressions from a few noisy sums: scores and information at coefficients that are public.
 
-In each round a patient, with predictors x (intercept first, numbers scaled to [-1, 1], categories
-as 0 or 1 for each code but the first) and outcome y, contributes for each regression
+In each round a patient has predictors x: 1, numbers scaled to [-1, 1], and for each category its
+code's point of the regular simplex, of norm 1 (for two codes -1 or 1). So ‖x‖² <= R² = 1 + numbers
++ categories, and no entry is beyond 1. With the outcome y and c = ``INFORMATION`` the patient
+contributes to each regression at coefficients β
 
-- logistic, y in {0, 1}, p = 1/(1 + e^(-xβ)):  (y - p)·x,  p(1 - p)·xxᵀ,  1/2;
-- linear, y scaled to [-1, 1]:                  y·x,        xxᵀ/4,         1/2,  y²/2;
+- logistic, y in {0, 1}, p = 1/(1 + e^(-xβ)):   (y - p)·x,   4c·p(1 - p)·xxᵀ,   1/2, 0;
+- linear, y scaled to [-1, 1]:                  y·x,         c·xxᵀ,             1/2, y²/2;
+- Poisson, y and m = min(e^(xβ), 1) in units of the outcome's maximum:
+                                                (y - m)·x,   c·m·xxᵀ,           1/2, (y - m)²/2;
 
-or nothing if a value is missing. ‖x‖² <= R² = 1 + numbers + categories, whatever β is. The upper
-triangle of xxᵀ has norm at most ‖x‖², so the norm is at most √(R² + R⁴/16 + 1/4) for logistic, and
-1/4 more under the root for linear. Blocks are scaled as in ``flo.privacy.releases.statistics``, so
-that a patient's whole vector has norm 1.
+or nothing if a value is missing. Of xxᵀ the upper triangle is sent, with the off-diagonal entries
+times √2, so its norm is ‖x‖². Whatever β is, the norm is at most √(R² + c²R⁴ + 1/4 + 1/4). Blocks
+are scaled as in ``flo.privacy.releases.statistics``, so that a patient's whole vector has norm 1; a
+patient's records, should there be several, share a weight of 1.
 
-The next β is a Newton step on the noisy sums (Fisher scoring); the estimate combines all rounds
-whose scores are linear in β: all (linear), or nearly so: all but the first two (logistic). With
-scores s_t and information H_t at β_t, averages over these rounds: β̂ = H̄⁻¹·mean(s_t + H_t·β_t), of
-variance H̄⁻¹ (sampling, times the residual variance if linear) + H̄⁻¹·v·H̄⁻¹, v that of the noise in
-a coordinate of mean(s_t + H_t·(β_t - β̂)). It does not know of noise in H̄ beyond that, so H̄ must be
-clearly above it (``MOST_NOISE``).
+How the next β and the estimate follow: ``flo.privacy.releases.fisher_scoring``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,18 +29,18 @@ import numpy as np
 from flo.arrays import Floats, Mask
 from flo.errors import StudyError
 from flo.privacy.patients.patients import Patients
+from flo.privacy.releases.catalogue import contrasts_of
+from flo.privacy.releases.histograms import record_weights
 from flo.study.document import Study
 from flo.study.features import cell_of, scaled_number
-from flo.study.models import request_length
 from flo.study.parameters import Vector
 from flo.study.schema import CategoryColumn, NumberColumn
-from flo.study.statistics import MOST_CELLS, Regression, coefficient_names
+from flo.study.statistics import MOST_CELLS, ROUNDS, Regression, coefficient_names
 
 NORM = 1.0
-MOST_NOISE = 1.0  # of the smallest eigenvalue of H̄, by the noise's usual largest one
-_INFORMATION, _COUNT, _SQUARE = 0.25, 0.5, 0.5
-_FIRST = 2  # rounds of a logistic one that are too far from the estimate to be part of it
-_LARGEST_STEP = 4.0
+INFORMATION = 0.3  # c: more of it is less noise in the information, and more in the scores
+LARGEST_COEFFICIENT = 1e6  # that may be asked about
+_COUNT, _SQUARE = 0.5, 0.5
 
 
 @dataclass(frozen=True)
@@ -68,28 +66,29 @@ class RegressionBlock:
     def end(self) -> int:
         """The first place after the block."""
         d = self.size
-        return self.start + d + d * (d + 1) // 2 + 1 + (self.part.family == "linear")
+        return self.start + d + d * (d + 1) // 2 + 2
+
+    @property
+    def coefficients(self) -> slice:
+        """Where its coefficients are among those of all regressions."""
+        return slice(self.first, self.first + self.size)
 
 
 @dataclass(frozen=True)
-class Released:
-    """What one round released: the noisy sum, (length,), and the variance of its noise."""
+class Sums:
+    """A round's sums of one regression. ``score``: (d,); ``information``: (d, d).
 
-    sums: Floats
-    variance: float
-
-
-@dataclass(frozen=True)
-class Estimated:
-    """Coefficients, (d,), and their covariance, (d, d), on the scaled predictors and outcome.
-
-    ``patients``: how many had all values, noisy. ``known``: whether the noise is small enough.
+    ``patients``: with all values. ``squares``: of outcomes (linear) or residuals (Poisson).
+    ``noise``: standard deviation of an entry of the score; ``information_noise``: of a diagonal
+    entry of the information, whose other entries have 1/√2 of it.
     """
 
-    coefficients: Floats
-    covariance: Floats
+    score: Floats
+    information: Floats
     patients: float
-    known: bool
+    squares: float
+    noise: float
+    information_noise: float
 
 
 def share_of(study: Study) -> float:
@@ -111,15 +110,13 @@ def layout(study: Study) -> tuple[RegressionBlock, ...]:
     whole, found, start, first = sum(part.share for part in parts), list[RegressionBlock](), 0, 0
     for part in parts:
         share = part.share / whole
-        scale = math.sqrt(share) / _norm(part)
-        block = RegressionBlock(
-            part, start, first, coefficient_names(part, study.data), scale, share
-        )
+        scale, names = math.sqrt(share) / norm_of(part), coefficient_names(part, study.data)
+        block = RegressionBlock(part, start, first, names, scale, share)
         found.append(block)
         start, first = block.end, first + block.size
-    if start > MOST_CELLS:
+    if ROUNDS * start > MOST_CELLS:
         raise StudyError(
-            f"the regressions have {start} numbers, limit {MOST_CELLS}",
+            f"{ROUNDS} rounds of the regressions have {ROUNDS * start} numbers, limit {MOST_CELLS}",
             hint="use fewer predictors, or fewer codes",
         )
     return tuple(found)
@@ -131,36 +128,82 @@ def length(study: Study) -> int:
     return blocks[-1].end if blocks else 0
 
 
+def norm_of(part: Regression) -> float:
+    """Return the bound on the norm of a patient's contribution to a regression."""
+    squared = 1.0 + len(part.predictors)
+    return math.sqrt(squared + (INFORMATION * squared) ** 2 + _COUNT**2 + _SQUARE**2)
+
+
 def exact(study: Study, patients: Patients, asked: Vector) -> Floats:
     """Return the exact sum at the coefficients ``asked``, (length,); a patient's norm is <= 1."""
     found = np.zeros(length(study))
+    weight = record_weights(patients.patient, patients.count)
+    beta = np.nan_to_num(np.asarray(asked, dtype=np.float64))
+    beta = np.clip(beta, -LARGEST_COEFFICIENT, LARGEST_COEFFICIENT)
     for block in layout(study):
-        x, y, there = _values(study, block.part, patients)
-        beta = np.nan_to_num(np.asarray(asked, dtype=np.float64))
-        beta = beta[block.first : block.first + block.size]
-        found[block.start : block.end] = block.scale * _sums(block, x[there], y[there], beta)
+        x, y, there = design(study, block.part, patients)
+        mine = _sums(block.part, x[there], y[there], beta[block.coefficients], weight[there])
+        found[block.start : block.end] = block.scale * mine
     return found
 
 
-def _sums(block: RegressionBlock, x: Floats, y: Floats, beta: Floats) -> Floats:
-    upper = np.triu_indices(block.size)
-    count = _COUNT * len(y)
-    if block.part.family == "linear":
-        information = _INFORMATION * (x.T @ x)
-        square = _SQUARE * float(y @ y)
-        return np.concatenate([x.T @ y, information[upper], [count, square]])
-    p = 1 / (1 + np.exp(-np.clip(x @ beta, -700, 700)))
-    information = (x * (p * (1 - p))[:, None]).T @ x
-    return np.concatenate([x.T @ (y - p), information[upper], [count]])
+def _sums(part: Regression, x: Floats, y: Floats, beta: Floats, weight: Floats) -> Floats:
+    count = _COUNT * float(weight.sum())
+    if part.family == "linear":
+        expected, informed = np.zeros(len(y)), np.ones(len(y))
+    elif part.family == "logistic":
+        expected = 1 / (1 + np.exp(-np.clip(x @ beta, -700, 700)))
+        informed = expected * (1 - expected)
+    else:
+        expected = np.exp(np.minimum(x @ beta, 0.0))
+        informed = expected
+    score = x.T @ (weight * (y - expected))
+    information = _factor(part) * (x * (weight * informed)[:, None]).T @ x
+    squares = _SQUARE * float(weight @ (y - expected) ** 2) if part.family != "logistic" else 0.0
+    upper = (information * _spread(len(beta)))[np.triu_indices(len(beta))]
+    return np.concatenate([score, upper, [count, squares]])
 
 
-def _norm(part: Regression) -> float:
-    squared = 1.0 + len(part.predictors)
-    linear = _SQUARE**2 if part.family == "linear" else 0.0
-    return math.sqrt(squared + squared**2 * _INFORMATION**2 + _COUNT**2 + linear)
+def read_sums(block: RegressionBlock, released: Floats, variance: float) -> Sums:
+    """Read a regression's part of a round's noisy sum; ``variance``: of each coordinate of it."""
+    d, values = block.size, released[block.start : block.end] / block.scale
+    information = np.zeros((d, d))
+    information[np.triu_indices(d)] = values[d:-2]
+    information /= _spread(d) * _factor(block.part)
+    information += np.triu(information, 1).T
+    noise, information_noise = noise_of(block, variance)
+    return Sums(
+        score=values[:d],
+        information=information,
+        patients=float(values[-2]) / _COUNT,
+        squares=float(values[-1]) / _SQUARE,
+        noise=noise,
+        information_noise=information_noise,
+    )
 
 
-def _values(study: Study, part: Regression, patients: Patients) -> tuple[Floats, Floats, Mask]:
+def noise_of(block: RegressionBlock, variance: float) -> tuple[float, float]:
+    """Return ``noise`` and ``information_noise`` of a round's ``Sums``."""
+    noise = math.sqrt(variance) / block.scale
+    return noise, noise / _factor(block.part)
+
+
+def patients_noise(block: RegressionBlock, variance: float) -> float:
+    """Return the variance of the noise of a round's number of patients."""
+    return variance / block.scale**2 / _COUNT**2
+
+
+def _factor(part: Regression) -> float:
+    """Return by what the information is multiplied; of a logistic one it is at most xxᵀ/4."""
+    return INFORMATION * (4 if part.family == "logistic" else 1)
+
+
+def _spread(d: int) -> Floats:
+    """Return the factors of the entries of a symmetric matrix: 1 on the diagonal, else √2."""
+    return np.full((d, d), math.sqrt(2)) - (math.sqrt(2) - 1) * np.eye(d)
+
+
+def design(study: Study, part: Regression, patients: Patients) -> tuple[Floats, Floats, Mask]:
     """Return predictors (n, d), outcomes (n,), and which patients have all values, (n,)."""
     there = np.ones(len(patients.labels), dtype=np.bool_)
     columns = {column.name: column for column in study.data.columns}
@@ -174,100 +217,22 @@ def _values(study: Study, part: Regression, patients: Patients) -> tuple[Floats,
             assert isinstance(column, CategoryColumn)
             cell = cell_of(study.data, name, patients.inputs, 1)
             known = cell < len(column.codes)
-            codes = np.arange(1, len(column.codes))
-            parts.append((cell[:, None] == codes).astype(np.float64))
+            parts.append(simplex(len(column.codes))[np.where(known, cell, 0)])
         there &= known
     if part.outcome == study.data.label:
-        outcome = np.where(patients.labels == 1, 1.0, 0.0)
-    elif isinstance(columns[part.outcome], NumberColumn):
+        return np.hstack(parts), np.where(patients.labels == 1, 1.0, 0.0), there
+    column = columns[part.outcome]
+    if isinstance(column, NumberColumn):
         outcome, known = scaled_number(study.data, part.outcome, patients.inputs)
-        there &= known
+        if part.family == "poisson":
+            half = (column.maximum - column.minimum) / 2
+            outcome = (column.minimum + half * (outcome + 1)) / column.maximum
     else:
         cell = cell_of(study.data, part.outcome, patients.inputs, 1)
-        there &= cell < 2
-        outcome = np.where(cell == 1, 1.0, 0.0)
-    return np.hstack(parts), outcome, there
+        known, outcome = cell < 2, np.where(cell == 1, 1.0, 0.0)
+    return np.hstack(parts), outcome, there & known
 
 
-def rounds_of(sums: Vector, variances: Sequence[float]) -> list[Released]:
-    """Return the rounds whose sums lie one after another in ``sums``, with their variances."""
-    each = np.asarray(sums, dtype=np.float64).reshape(len(variances), -1)
-    return [Released(one, variance) for one, variance in zip(each, variances, strict=True)]
-
-
-# -- from sums to coefficients ---------------------------------------------------------------------
-
-
-def next_coefficients(study: Study, rounds: Sequence[Released]) -> Floats:
-    """Return what the next round asks about, (coefficients,); zeros before any round."""
-    found = np.zeros(request_length(study, "regression"))
-    for number in range(len(rounds)):
-        for block in layout(study):
-            place = slice(block.first, block.first + block.size)
-            if block.part.family == "logistic":
-                found[place] = _stepped(block, rounds[number], found[place])
-    return found
-
-
-def estimate(study: Study, block: RegressionBlock, rounds: Sequence[Released]) -> Estimated:
-    """Return the coefficients of a regression after all rounds."""
-    place = slice(block.first, block.first + block.size)
-    asked = [next_coefficients(study, rounds[:n])[place] for n in range(len(rounds))]
-    logistic = block.part.family == "logistic"
-    used = range(min(_FIRST, len(rounds) - 1) if logistic else 0, len(rounds))
-    read = {n: _read(block, rounds[n]) for n in used}
-    factor = 1.0 if logistic else _INFORMATION
-    information = np.mean([read[n][1] for n in used], axis=0) / factor
-    noise = math.sqrt(sum(rounds[n].variance for n in used)) / len(used) / block.scale
-    values, vectors = np.linalg.eigh(information)
-    loud = 2 * noise / factor * math.sqrt(block.size)
-    known = bool(values[0] > loud / MOST_NOISE)
-    inverse = (vectors / np.maximum(values, loud)) @ vectors.T
-    if logistic:
-        target = np.mean([read[n][0] + read[n][1] @ asked[n] for n in used], axis=0)
-        found = inverse @ target
-        apart = [float((asked[n] - found) @ (asked[n] - found)) for n in used]
-        residual = 1.0
-    else:
-        target = np.mean([read[n][0] for n in used], axis=0)
-        found = inverse @ target
-        apart = [float(found @ found) / factor**2 for _ in used]
-        residual = _residual(block, [rounds[n] for n in used], found, target, information)
-    each = [rounds[n].variance * (1 + more) for n, more in zip(used, apart, strict=True)]
-    of_noise = sum(each) / len(used) ** 2 / block.scale**2
-    covariance = residual * inverse + of_noise * inverse @ inverse
-    patients = float(np.mean([read[n][2] for n in used]))
-    return Estimated(found, covariance, patients, known)
-
-
-def _residual(
-    block: RegressionBlock,
-    rounds: Sequence[Released],
-    found: Floats,
-    target: Floats,
-    information: Floats,
-) -> float:
-    """Return the variance of a linear regression's residuals, from noisy sums."""
-    squares = [released.sums[block.end - 1] / block.scale / _SQUARE for released in rounds]
-    patients = np.mean([_read(block, released)[2] for released in rounds])
-    total = float(np.mean(squares)) - 2 * float(found @ target) + float(found @ information @ found)
-    return max(total, 0.0) / max(float(patients) - block.size, 1.0)
-
-
-def _stepped(block: RegressionBlock, released: Released, asked: Floats) -> Floats:
-    score, information, _ = _read(block, released)
-    noise = math.sqrt(released.variance) / block.scale
-    values, vectors = np.linalg.eigh(information)
-    inverse = (vectors / np.maximum(values, 3 * noise)) @ vectors.T
-    step = inverse @ score
-    size = float(np.linalg.norm(step))
-    return np.asarray(asked + step * min(1.0, _LARGEST_STEP / max(size, 1e-300)))
-
-
-def _read(block: RegressionBlock, released: Released) -> tuple[Floats, Floats, float]:
-    """Return a round's score (d,), information as it was summed (d, d), and number of patients."""
-    d, values = block.size, released.sums[block.start : block.end] / block.scale
-    information = np.zeros((d, d))
-    information[np.triu_indices(d)] = values[d : d + d * (d + 1) // 2]
-    information += np.triu(information, 1).T
-    return values[:d], information, float(values[d + d * (d + 1) // 2]) / _COUNT
+def simplex(codes: int) -> Floats:
+    """Return the corners of a regular simplex around 0, (codes, codes - 1), each of norm 1."""
+    return contrasts_of(codes).T * math.sqrt(codes / (codes - 1))

@@ -6,6 +6,7 @@ The vector has a block for each part of the study. A patient contributes to a bl
   for each number that is there also (x, x²)/√2 of the value x scaled to [-1, 1]. With k columns, m
   of them numbers, the norm is at most √(k + m), because x² + x⁴ <= 2.
 - of a survival curve: 1 in the cell of group, time interval, and event or not; norm 1.
+- of a catalogue: as ``flo.privacy.releases.catalogue`` says; norm 1.
 
 A patient's records share a weight of 1, and a weighted mean of vectors of norm at most N has norm
 at most N. Block i, of norm N_i and share s_i of the budget (Σ s_i = 1), is multiplied by √s_i/N_i,
@@ -26,11 +27,20 @@ import numpy as np
 from flo.arrays import Floats, Integers
 from flo.errors import StudyError
 from flo.privacy.patients.patients import Patients
+from flo.privacy.releases import catalogue
+from flo.privacy.releases.catalogue import CatalogueBlock
 from flo.privacy.releases.histograms import record_weights, weighted_counts
 from flo.study.document import Study
 from flo.study.features import Codes, cell_of, cells, scale, scaled_number
 from flo.study.schema import NumberColumn
-from flo.study.statistics import MOST_CELLS, Regression, Statistics, Survival, TableOne
+from flo.study.statistics import (
+    MOST_CELLS,
+    Catalogue,
+    Regression,
+    Statistics,
+    Survival,
+    TableOne,
+)
 
 NORM = 1.0  # of a patient's whole vector
 MOMENT = math.sqrt(0.5)  # weight of x and x²
@@ -86,15 +96,20 @@ def length(study: Study) -> int:
 
 
 @lru_cache(maxsize=32)
-def layout(study: Study) -> tuple[Block, ...]:
-    """Return the blocks of a study's tables and curves in order.
+def layout(study: Study) -> tuple[Block | CatalogueBlock, ...]:
+    """Return the blocks of a study's tables, curves and catalogues in order.
 
     Raises StudyError: it is none, or has more than ``MOST_CELLS`` numbers.
     """
     parts = [part for part in _statistics(study).parts if not isinstance(part, Regression)]
-    whole, blocks, start = sum(part.share for part in parts), list[Block](), 0
+    whole, blocks, start = sum(part.share for part in parts), list[Block | CatalogueBlock](), 0
     for part in parts:
-        block = _block(study, part, start, part.share / whole)
+        share = part.share / whole
+        block = (
+            catalogue.block_of(study, part, start, share)
+            if isinstance(part, Catalogue)
+            else _block(study, part, start, share)
+        )
         blocks.append(block)
         start = block.end
     if start > MOST_CELLS:
@@ -109,9 +124,15 @@ def exact(study: Study, patients: Patients) -> Floats:
     """Return the exact sum over patients, shape (length,); each patient's norm is at most 1."""
     found = np.zeros(length(study))
     for block in layout(study):
-        values = _table if isinstance(block.part, TableOne) else _survival
-        found[block.start : block.end] = block.scale * values(study, block, patients)
+        found[block.start : block.end] = block.scale * _values(study, block, patients)
     return found
+
+
+def _values(study: Study, block: Block | CatalogueBlock, patients: Patients) -> Floats:
+    """Return a block's exact values, not scaled."""
+    if isinstance(block, CatalogueBlock):
+        return catalogue.exact(study, block, patients)
+    return (_table if isinstance(block.part, TableOne) else _survival)(study, block, patients)
 
 
 def in_units(study: Study, block: Block, noisy: Floats) -> Floats:

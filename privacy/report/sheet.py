@@ -5,7 +5,6 @@ Words and numbers only; callers decide the layout.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -15,9 +14,9 @@ from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.gradients.augmentation import copies
 from flo.privacy.mechanisms.mechanisms import Mechanism
-from flo.privacy.releases import regressions, statistics, survey
+from flo.privacy.releases import survey
 from flo.privacy.releases.score_waves import LENGTH, expected_half_width
-from flo.privacy.releases.statistics import Block
+from flo.privacy.report.sheet_statistics import statistics_leaves
 from flo.privacy.report.wording import (
     ACCOUNTANT,
     ADJACENCY,
@@ -33,7 +32,6 @@ from flo.study.document import Study
 from flo.study.models import layers
 from flo.study.packs import Pack
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, tells_who
-from flo.study.statistics import Survival
 from flo.study.terms import Hospital
 
 _LATER = "their lineage is added at launch, from their cards"
@@ -204,7 +202,7 @@ def _leaves(study: Study) -> Section:
 def _released(study: Study) -> dict[str, str]:
     if study.survey:
         return _survey_leaves(study)
-    return _statistics_leaves(study) if study.statistics else _training_leaves(study)
+    return statistics_leaves(study) if study.statistics else _training_leaves(study)
 
 
 def _together(study: Study) -> dict[str, str]:
@@ -308,50 +306,6 @@ def _survey_leaves(study: Study) -> dict[str, str]:
         "survey": f"noisy counts of all patients by each of {', '.join(columns)}; no model is "
         "trained",
         "noise": f"± {half:.0f} patients in every cell {whose} (90 % interval)",
-    }
-
-
-def _statistics_leaves(study: Study) -> dict[str, str]:
-    """Say what each part counts, and how many patients its noise is worth."""
-    plan, lines = Plan.of(study), dict[str, str]()
-    of_regressions = regressions.share_of(study)
-    if "statistics" in plan.purposes:
-        part = plan.purpose("statistics")
-        lines["one release"] = (
-            f"1 noisy sum of {part.mechanism.length} numbers about all patients; no model is "
-            "trained"
-        )
-        deviation = math.sqrt(combined_variance(study, part, len(study.hospitals)))
-        for block in statistics.layout(study):
-            half = 1.96 * deviation / block.scale
-            lines |= _block_leaves(study, block, half, block.share * (1 - of_regressions))
-    if "regression" in plan.purposes:
-        part = plan.purpose("regression")
-        lines["regressions"] = (
-            f"{part.planned} noisy sums of {part.mechanism.length} numbers about all patients: "
-            "scores and information, each at coefficients from the sums before"
-        )
-        for regression in regressions.layout(study):
-            asked = regression.part
-            lines[f"{asked.name} ({regression.share * of_regressions:.0%} of the cost)"] = (
-                f"{asked.family} regression of {asked.outcome} on {', '.join(asked.predictors)}"
-            )
-    return lines
-
-
-def _block_leaves(study: Study, block: Block, half: float, share: float) -> dict[str, str]:
-    asked, everyone = block.part, sum(hospital.planned for hospital in study.hospitals)
-    by = f" by {asked.by}" if asked.by else ""
-    what = (
-        f"survival by {asked.time} and {asked.event}, {len(asked.edges)} intervals{by}"
-        if isinstance(asked, Survival)
-        else f"counts, means, deviations and quartiles of {', '.join(asked.columns)}{by}"
-    )
-    return {
-        f"{asked.name} ({share:.0%} of the cost)": (
-            f"{what}. A count is right within ± {half:.0f} patients (95 %), so a code or cell of "
-            f"fewer than {2 * half:.0f} ({2 * half / everyone:.1%} of all) says little"
-        )
     }
 
 

@@ -30,7 +30,10 @@ SCHEMA_VERSION = 8
 # model nor statistics.
 _READ = (5, 6, 7, 8)
 _LIMIT = 64 << 20
-_VECTORS = ("weights", "velocity", "tail_sum", "whitening", "earlier", "sums", "regressed")
+_VECTORS = (
+    *("weights", "velocity", "tail_sum", "whitening", "earlier"),
+    *("sums", "regressed", "regressed_at"),
+)
 _KINDS: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
 _LARGEST_INSIDE = 1 << 16  # bytes
 

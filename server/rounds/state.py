@@ -23,8 +23,8 @@ from flo.privacy.accounting.plan import Plan, PlannedPurpose, combined_variance,
 from flo.privacy.releases import (
     calibration,
     evaluation,
+    fisher_scoring,
     least_squares,
-    regressions,
     survey,
     whitening,
 )
@@ -67,7 +67,8 @@ class RunState:
     the study continues, until it is part of ``weights``; ``earlier_worth``: what it counts for.
 
     ``sums``: what a statistics study released, (length,); ``sums_of``: of which hospitals.
-    ``regressed``, ``regressed_of``: the same of its rounds of regressions so far, in order.
+    ``regressed``, ``regressed_of``: the same of its rounds of regressions so far, in order, and
+    ``regressed_at``: the coefficients at which they asked.
 
     Where sums survive dropouts: ``deals``, what each hospital dealt for the next request;
     ``survivors``, once their list was named to anybody.
@@ -92,6 +93,7 @@ class RunState:
     sums: Vector = field(default_factory=lambda: NO_WEIGHTS)
     sums_of: tuple[str, ...] = ()
     regressed: Vector = field(default_factory=lambda: NO_WEIGHTS)
+    regressed_at: Vector = field(default_factory=lambda: NO_WEIGHTS)
     regressed_of: tuple[tuple[str, ...], ...] = ()
     whitening: Vector = field(default_factory=lambda: NO_WEIGHTS)
     earlier: Vector = field(default_factory=lambda: NO_WEIGHTS)
@@ -280,16 +282,19 @@ def _regressed(
 ) -> RunState:
     """Return the state after a round of regressions: the next one asks at better coefficients."""
     sums = np.concatenate([state.regressed, gathered.all_values()])
+    asked = np.concatenate([state.regressed_at, state.weights])
     of = (*state.regressed_of, tuple(sorted(gathered.hospitals)))
-    rounds = regressions.rounds_of(sums, [combined_variance(study, part, len(one)) for one in of])
+    variances = [combined_variance(study, part, len(one)) for one in of]
+    rounds = fisher_scoring.rounds_of(sums, asked, variances)
     finished = state.round == part.planned
     return replace(
         state,
         phase="done" if finished else "regression",
         round=1 if finished else state.round + 1,
         attempt=1,
-        weights=regressions.next_coefficients(study, rounds),
+        weights=fisher_scoring.next_coefficients(study, rounds),
         regressed=sums,
+        regressed_at=asked,
         regressed_of=of,
     )
 

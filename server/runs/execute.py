@@ -141,16 +141,17 @@ def _counted(study: Study, state: RunState) -> dict[str, Any]:
                 for hospital, columns in state.counted.items()
             }
         }
-    if state.phase != "done" or not released:  # rounds that were cut short are not published
+    if not released:
         return result
-    rounds = np.split(state.regressed, max(len(state.regressed_of), 1))
+    count = max(len(state.regressed_of), 1)
+    rounds = zip(np.split(state.regressed, count), np.split(state.regressed_at, count), strict=True)
     return result | {
         "statistics": {
             "values": state.sums.tolist(),
             "hospitals": list(state.sums_of),
             "rounds": [
-                {"values": one.tolist(), "hospitals": list(of)}
-                for one, of in zip(rounds, state.regressed_of, strict=False)
+                {"values": one.tolist(), "asked": asked.tolist(), "hospitals": list(of)}
+                for (one, asked), of in zip(rounds, state.regressed_of, strict=False)
             ],
         }
     }

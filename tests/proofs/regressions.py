@@ -16,20 +16,24 @@ import numpy as np
 
 from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
+from flo.lab.foresight import foresee_all
 from flo.lab.simulation import load_hospitals
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.patients.patients import Patients
-from flo.privacy.releases import regressions
-from flo.privacy.releases.regressions import Released
+from flo.privacy.releases import regressions, statistics
+from flo.privacy.releases.fisher_scoring import Released, next_coefficients
+from flo.statistics.catalogue import CatalogueRead
 from flo.statistics.reading import read
 from flo.statistics.regression import RegressionRead
+from flo.statistics.synthetic_rows import synthetic_rows
 from flo.study.document import Study
-from flo.study.statistics import ROUNDS
+from flo.study.statistics import INTERCEPT, ROUNDS
 from tests.proofs.rows import Row, chance
-from tests.proofs.survival_sets import Source
+from tests.proofs.statistics_sets import Source
 
 _RUNS, _QUICK_RUNS = 1000, 30
 _LEAST, _MEDIAN, _WIDEST = 0.93, (0.93, 0.97), 2.5
+_MOSTLY = 0.5  # shown in fewer runs than this, those that are shown are chosen by their noise
 _CERTAIN, _ENOUGH = 3.0, 7000  # standard errors, and patients from which widths are promised
 
 
@@ -40,6 +44,14 @@ class Fit:
     values: dict[str, float]
     errors: dict[str, float]
     patients: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Whether each shown interval of a coefficient held the truth, and its width beside none."""
+
+    held: list[bool]
+    wide: list[float]
 
 
 def rows(sources: list[Source], quick: bool) -> Iterator[Row]:
@@ -56,57 +68,91 @@ def _coverage(
 ) -> Iterator[Row]:
     study, truth = source.asking(epsilon, part), _fitted(source, part)
     everyone = _everyone(study, source)
+    slack = chance(0.95, runs) + 0.01 if room else 0.0
     for how in ("noise", "redrawn"):
+        if how == "noise" and source.enlarged > 1:
+            continue  # the truth is of the source
         began, draw = time.monotonic(), np.random.default_rng(int(1000 * epsilon))
-        held: dict[str, list[bool]] = {name: [] for name in truth.values}
-        wide: dict[str, list[float]] = {name: [] for name in truth.values}
+        seen = {name: Seen([], []) for name in truth.values}
         wrong = 0
         for _ in range(runs):
-            patients = everyone if how == "noise" else _redrawn(everyone, draw)
+            patients = everyone if how == "noise" else _redrawn(everyone, draw, source.enlarged)
             for one in _answer(study, patients, draw).coefficients:
                 if one.p is None:
                     continue
-                true, error = truth.values[one.name], truth.errors[one.name]
-                held[one.name].append(one.value.low <= true <= one.value.high)
-                wide[one.name].append((one.value.high - one.value.low) / (2 * 1.96 * error))
+                true = truth.values[one.name]
+                error = truth.errors[one.name] / math.sqrt(source.enlarged)
+                seen[one.name].held.append(one.value.low <= true <= one.value.high)
+                seen[one.name].wide.append((one.value.high - one.value.low) / (2 * 1.96 * error))
                 certain = not one.value.low <= 0 <= one.value.high
                 beyond = abs(true) > _CERTAIN * error
                 wrong += certain and beyond and (one.value.value > 0) != (true > 0)
         took = time.monotonic() - began
         name = f"{source.name}, {part['name']}, ε = {epsilon}: {how}"
-        shown = len(held["intercept"]) / runs
+        shown = len(seen[INTERCEPT].held) / runs
         yield Row(f"{name}, share of runs shown", shown, runs, took)
-        if shown < 0.5:
+        right = [1 - (len(one.held) - sum(one.held)) / runs for one in seen.values()]
+        yield Row(f"{name}, least hidden or held", min(right), runs, took, _LEAST - slack)
+        yield Row(f"{name}, wrong signs", wrong, runs, took, most=0)
+        if shown < _MOSTLY:
             continue
-        slack = chance(0.95, runs) + 0.01 if room else 0.0
-        shares = [float(np.mean(found)) for found in held.values()]
+        shares = [float(np.mean(one.held)) for one in seen.values()]
         yield Row(f"{name}, least held of {len(shares)}", min(shares), runs, took, _LEAST - slack)
         low, high = _MEDIAN
         middle = float(np.median(shares))
         if how == "redrawn":
             yield Row(f"{name}, median held", middle, runs, took, low - slack, high + slack)
-        widest = max(float(np.median(found)) for found in wide.values())
+        widths = {name: float(np.median(one.wide)) for name, one in seen.items()}
         most = _WIDEST if truth.patients >= _ENOUGH else math.inf
-        yield Row(f"{name}, widest beside no privacy", widest, runs, took, most=most)
-        yield Row(f"{name}, wrong signs", wrong, runs, took, most=0)
+        yield Row(f"{name}, widest beside no privacy", max(widths.values()), runs, took, most=most)
+        yield from _foreseen(study, source, widths, name)
 
 
-def _everyone(study: Study, source: Source) -> Patients:
+def _foreseen(study: Study, source: Source, widths: dict[str, float], name: str) -> Iterator[Row]:
+    """What the synthetic rows of a catalogue at ε = 0.3 foretell of the widths."""
+    began = time.monotonic()
+    (block,) = regressions.layout(study)
+    part = block.part
+    columns = list(dict.fromkeys([*part.predictors, part.outcome, source.event]))
+    catalogue = source.asking(0.3, {"kind": "catalogue", "name": "all", "columns": columns})
+    draw = np.random.default_rng(7)
+    everyone = _redrawn(_everyone(catalogue, source), draw, source.enlarged)
+    variance = combined_variance(
+        catalogue, Plan.of(catalogue).purpose("statistics"), len(catalogue.hospitals)
+    )
+    exact = statistics.exact(catalogue, everyone)
+    noisy = exact + draw.normal(0, math.sqrt(variance), len(exact))
+    (found,) = read(catalogue, noisy, variance)
+    assert isinstance(found, CatalogueRead)
+    rows = synthetic_rows(found, everyone.count, draw)
+    for missing in {column.name for column in study.data.columns} - set(rows.columns):
+        rows[missing] = source.table[missing].iloc[0]
+    (precision,) = foresee_all(study, rows).values()
+    off = [precision.widths[one] / width for one, width in widths.items()]
+    worst = max(off, key=lambda ratio: abs(math.log(ratio)))
+    took = time.monotonic() - began
+    yield Row(f"{name}, width foreseen / measured, worst", worst, len(off), took, 0.8, 1.25)
+
+
+def _by_hospital(study: Study, source: Source) -> dict[str, Patients]:
     by_site = {
         str(name): part.drop(columns="hospital") for name, part in source.table.groupby("hospital")
     }
-    loaded = load_hospitals(study, by_site, "patient_id").values()
-    found = [Snapshot.divided(one, set()).training for one in loaded]
+    loaded = load_hospitals(study, by_site, "patient_id")
+    return {name: Snapshot.divided(one, set()).training for name, one in loaded.items()}
+
+
+def _everyone(study: Study, source: Source) -> Patients:
+    found = _by_hospital(study, source).values()
     inputs = np.concatenate([one.inputs for one in found])
     labels = np.concatenate([one.labels for one in found])
     return Patients(inputs, labels, np.arange(len(labels)), len(labels))
 
 
-def _redrawn(everyone: Patients, draw: np.random.Generator) -> Patients:
-    chosen = draw.integers(0, everyone.count, everyone.count)
-    return Patients(
-        everyone.inputs[chosen], everyone.labels[chosen], everyone.patient, everyone.count
-    )
+def _redrawn(everyone: Patients, draw: np.random.Generator, times: int) -> Patients:
+    count = everyone.count * times
+    chosen = draw.integers(0, everyone.count, count)
+    return Patients(everyone.inputs[chosen], everyone.labels[chosen], np.arange(count), count)
 
 
 def _answer(study: Study, patients: Patients, draw: np.random.Generator) -> RegressionRead:
@@ -114,9 +160,10 @@ def _answer(study: Study, patients: Patients, draw: np.random.Generator) -> Regr
     variance = combined_variance(study, part, len(study.hospitals))
     found = list[Released]()
     for _ in range(ROUNDS):
-        asked = regressions.next_coefficients(study, found)
+        asked = next_coefficients(study, found)
         exact = regressions.exact(study, patients, asked)
-        found.append(Released(exact + draw.normal(0, math.sqrt(variance), len(exact)), variance))
+        noisy = exact + draw.normal(0, math.sqrt(variance), len(exact))
+        found.append(Released(noisy, asked, variance))
     (answer,) = read(study, np.zeros(0), 0.0, found)
     assert isinstance(answer, RegressionRead)
     return answer
@@ -135,7 +182,8 @@ def _fitted(source: Source, part: dict[str, Any]) -> Fit:
         else:
             design[name] = table[name].to_numpy(float)
     x, y = np.column_stack(list(design.values())), table[part["outcome"]].to_numpy(float)
-    beta, covariance = _logistic(x, y) if part["family"] == "logistic" else _linear(x, y)
+    fit = {"logistic": _logistic, "linear": _linear, "poisson": _poisson}[part["family"]]
+    beta, covariance = fit(x, y)
     errors = np.sqrt(np.diag(covariance))
     return Fit(
         dict(zip(design, map(float, beta), strict=True)),
@@ -158,3 +206,15 @@ def _logistic(x: Floats, y: Floats) -> tuple[Floats, Floats]:
         information = (x * (p * (1 - p))[:, None]).T @ x
         beta = beta + np.linalg.solve(information, x.T @ (y - p))
     return np.asarray(beta, float), np.asarray(np.linalg.inv(information), float)
+
+
+def _poisson(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """With the dispersion Σ(y - m)²/Σm."""
+    beta = np.zeros(x.shape[1])
+    beta[0] = math.log(y.mean())
+    for _ in range(50):
+        m = np.exp(x @ beta)
+        information = (x * m[:, None]).T @ x
+        beta = beta + np.linalg.solve(information, x.T @ (y - m))
+    dispersion = float((y - m) @ (y - m) / m.sum())
+    return np.asarray(beta, float), np.asarray(np.linalg.inv(information) * dispersion, float)

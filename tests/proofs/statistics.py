@@ -27,7 +27,7 @@ from flo.statistics.survival import SurvivalRead, log_rank
 from flo.study.document import Study
 from tests.proofs import regressions
 from tests.proofs.rows import Row, chance
-from tests.proofs.survival_sets import Source, rotterdam, support2_source
+from tests.proofs.statistics_sets import Source, rotterdam, support2_source
 
 _RUNS, _TESTS = 3000, 5000
 _QUICK_RUNS, _QUICK_TESTS = 40, 300

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flo.privacy.releases import regressions
-from flo.privacy.releases.regressions import Released
+from flo.privacy.releases.fisher_scoring import Released, next_coefficients
 from flo.statistics import words
 from flo.statistics.page import render, sections
 from flo.statistics.reading import PartRead, read
@@ -40,9 +40,10 @@ def rounds_of(study: Study, deviation: float, seed: int = 0) -> list[Released]:
     everyone, draw = everybody(study), np.random.default_rng(seed)
     found: list[Released] = []
     for _ in range(ROUNDS):
-        sums = regressions.exact(study, everyone, regressions.next_coefficients(study, found))
+        asked = next_coefficients(study, found)
+        sums = regressions.exact(study, everyone, asked)
         noisy = sums + draw.normal(0, deviation, len(sums))
-        found.append(Released(noisy, max(deviation, 1e-9) ** 2))
+        found.append(Released(noisy, asked, max(deviation, 1e-9) ** 2))
     return found
 
 

@@ -15,7 +15,7 @@ from flo.errors import MessageError
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 from flo.privacy.patients.patients import Patients
-from flo.privacy.releases import regressions, statistics
+from flo.privacy.releases import fisher_scoring, regressions, statistics
 from flo.server.api.run_api import _refuse_foreign_statistics
 from flo.server.rounds import checkpoint
 from flo.server.rounds.state import RunState, request_header
@@ -110,6 +110,7 @@ def test_a_run_ends_with_the_sums_of_every_round_and_of_whom_they_are() -> None:
             for patients in (snapshot.training, snapshot.held_out)
         )
         assert one["hospitals"] == sorted(HOSPITALS)
+        assert one["asked"] == state.asked.tolist()
         assert one["values"] == pytest.approx(expected, abs=1e-3)
     _refuse_foreign_statistics(STUDY, found)
 
@@ -119,23 +120,27 @@ def test_what_was_asked_follows_from_the_published_sums_alone() -> None:
     states = finished(STUDY, noise=True)
     last = states[-1]
     variance = combined_variance(STUDY, Plan.of(STUDY).purpose("regression"), len(HOSPITALS))
-    rounds = regressions.rounds_of(last.regressed, [variance] * ROUNDS)
+    rounds = fisher_scoring.rounds_of(last.regressed, last.regressed_at, [variance] * ROUNDS)
     for number, state in enumerate(states[1:-1]):
-        again: Floats = regressions.next_coefficients(STUDY, rounds[:number])
+        again: Floats = fisher_scoring.next_coefficients(STUDY, rounds[:number])
         assert state.asked == pytest.approx(again)
 
 
-def test_rounds_that_were_cut_short_are_not_published() -> None:
+def test_a_run_that_was_cut_short_ends_with_what_was_released() -> None:
     states = finished(STUDY)
     told = _counted(STUDY, states[3])
     assert told["rounds"] == 3
-    assert "statistics" not in told
+    found = told["statistics"]
+    assert len(found["values"]) == statistics.length(STUDY)
+    assert len(found["rounds"]) == 2
+    _refuse_foreign_statistics(STUDY, found)
+    assert "statistics" not in _counted(STUDY, states[0]), "nothing was released yet"
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"rounds": []},
+        {"rounds": [{"values": [1.0], "asked": [0.0] * 7, "hospitals": ["north"]}]},
         {"values": [1.0]},
         {"hospitals": ["nobody"]},
     ],

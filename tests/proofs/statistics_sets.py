@@ -1,4 +1,4 @@
-"""Two data sets with survival, as studies of statistics ask about them."""
+"""Data sets, as studies of statistics ask about them."""
 
 from __future__ import annotations
 
@@ -7,35 +7,41 @@ from typing import Any
 
 import pandas as pd
 
+from flo.datasets import fars
 from flo.study.document import Study, from_document
-from flo.study.terms import round_size
+from flo.study.terms import largest_delta, round_size
 from tests.flo.statistics import support2
+from tests.proofs import hospitals
 from tests.proofs.hospitals import general_table
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set with survival. ``numbers``: bounds; ``codes``; ``event``: the label.
+    """A data set. ``numbers``: bounds; ``codes``; ``event``: the label.
 
-    ``regressions``: parts of a study.
+    ``regressions``: parts of a study. ``by``, ``edges``, ``most_days``: of survival, if it has
+    "days". ``enlarged``: how many times as many patients are drawn from it as it has.
     """
 
     name: str
-    table: pd.DataFrame  # with "hospital" and "days"
+    table: pd.DataFrame  # with "hospital"
     numbers: dict[str, tuple[float, float]]
     codes: dict[str, tuple[str, ...]]
     event: str
-    by: str
-    edges: tuple[float, ...]
-    most_days: float
     regressions: tuple[dict[str, Any], ...]
+    by: str = ""
+    edges: tuple[float, ...] = ()
+    most_days: float = 0.0
+    enlarged: int = 1
 
     def asking(self, epsilon: float, *parts: dict[str, Any]) -> Study:
-        sizes = self.table["hospital"].value_counts()
-        columns = [_number("days", self.table, 0, self.most_days)]
+        sizes = self.enlarged * self.table["hospital"].value_counts()
+        columns = [_number("days", self.table, 0, self.most_days)] if self.edges else []
+        delta = largest_delta(max(round_size(int(size)) for size in sizes))
         columns += [_number(name, self.table, *ends) for name, ends in self.numbers.items()]
         columns += [
             {"kind": "category", "name": name, "codes": list(codes)}
+            | ({"missing": "indicator"} if self.table[name].isna().any() else {})
             for name, codes in self.codes.items()
         ]
         return from_document(
@@ -46,7 +52,7 @@ class Source:
                     {"id": name, "declared_size": round_size(int(n))} for name, n in sizes.items()
                 ],
                 "data": {"record": "patient", "label": self.event, "columns": columns},
-                "mechanism": {"noise": "distributed", "masking": "on", "delta": 1e-6},
+                "mechanism": {"noise": "distributed", "masking": "on", "delta": delta},
                 "statistics": {"epsilon": epsilon, "parts": list(parts)},
                 "limits": {"minimum_cohort": 2},
             }
@@ -80,7 +86,8 @@ def support2_source() -> Source:
     table = support2.table()
     ends: dict[str, tuple[float, float]] = dict(support2.NUMBERS)
     return Source(
-        *("support2", table, ends, support2.CODES, "death", "sex"),
+        *("support2", table, ends, support2.CODES, "death"),
+        by="sex",
         edges=support2.EDGES,
         most_days=2100,
         regressions=(
@@ -106,11 +113,76 @@ def rotterdam() -> Source:
         table[columns],
         {"age": (20, 95), "nodes": (0, 20), "pgr": (0, 500)},
         {"size": ("small", "middle", "large"), "hormon": ("no", "yes")},
-        *("death", "hormon"),
+        "death",
+        by="hormon",
         edges=tuple(365.0 * year for year in range(1, 13)),
         most_days=7500,
         regressions=(
             _regression("logistic", "death", "age", "nodes", "pgr", "hormon", "size"),
             _regression("linear", "nodes", "age", "pgr", "hormon", "size"),
         ),
+    )
+
+
+def fars_source() -> Source:
+    """People in fatal crashes, by state; states of fewer than 1,000 are one hospital."""
+    parts = [part.assign(hospital=name) for name, part in fars.load().items()]
+    table = pd.concat(parts, ignore_index=True)
+    sizes = table["hospital"].map(table["hospital"].value_counts())
+    table["hospital"] = table["hospital"].where(sizes >= 1000, "small-states")
+    names = ("sex", "ejected", "drunk")  # rare codes are merged
+    table["sex"] = table["sex"].where(table["sex"].isin(["Male", "Female"]))
+    known = {"Not_Ejected": "no", "Totally_Ejected": "yes", "Partially_Ejected": "yes"}
+    table["ejected"] = table["ejection"].map(known)
+    table["drunk"] = table["alcohol"].str.split("_").str[0].str.lower()
+    table["drunk"] = table["drunk"].replace("not", "unknown")  # not reported
+    codes = {name: tuple(sorted(table[name].dropna().unique())) for name in names}
+    return Source(
+        "fars",
+        table[["patient_id", "hospital", "died", "age", *names]],
+        {"age": (0, 97)},
+        codes,
+        "died",
+        (_regression("logistic", "died", "age", *names),),
+    )
+
+
+def nass_source() -> Source:
+    """People in crashes, of whom 4.5 % died: a rare outcome; had no part in any choice."""
+    table = pd.concat(
+        part.assign(hospital=name) for name, part in hospitals.nass().tables.items()
+    ).reset_index(drop=True)
+    names = ("airbag", "seatbelt", "frontal", "sex")
+    codes = {name: tuple(sorted(table[name].dropna().unique())) for name in names}
+    return Source(
+        "nass",
+        table[["patient_id", "hospital", "died", "ageOFocc", "yearVeh", *names]],
+        {"ageOFocc": (15, 100), "yearVeh": (1950, 2005)},
+        codes,
+        "died",
+        (_regression("logistic", "died", "ageOFocc", *names),),
+    )
+
+
+def panel() -> Source:
+    """A year of 6,127 people (COUNT's rwm5yr) and how often they saw a doctor: a count.
+
+    Poisson regressions need more people, so ten times as many are drawn from them.
+    """
+    table = general_table("COUNT", "rwm5yr").drop_duplicates("id").reset_index(drop=True)
+    table["patient_id"] = [f"panel-{number}" for number in table["id"]]
+    table["hospital"] = "site-" + table["edlevel"].astype(str)
+    table["docvis"] = table["docvis"].clip(0, 40)
+    table["visited"] = (table["docvis"] > 0).astype(int)
+    names = ("female", "outwork", "married")
+    for name in names:
+        table[name] = table[name].map({0: "no", 1: "yes"})
+    return Source(
+        "panel",
+        table[["patient_id", "hospital", "visited", "docvis", "age", *names]],
+        {"docvis": (0, 40), "age": (20, 70)},
+        dict.fromkeys(names, ("no", "yes")),
+        "visited",
+        (_regression("poisson", "docvis", "age", *names),),
+        enlarged=10,
     )

@@ -1,0 +1,159 @@
+"""A catalogue from its noisy block: counts in any cells of a column or of a pair of columns.
+
+Components are orthogonal, and a count is linear in them: over the cells of a 0/1 mask M of a pair
+(a, a') it is N·ΣM/(aa') + (C·M·1)·m/a' + (C'·Mᵀ·1)·m'/a + (C·M·C'ᵀ)·D, with the components N of all
+patients, m and m' of the columns and D of the pair. So it has no bias, and its noise is known.
+
+Tables whose cells are all needed at once, for associations and made-up rows, have D shrunk towards
+independence (James and Stein, with a positive part): λ = max(0, 1 - (k - 2)·σ²/‖d‖²), where d is
+what D differs from independence and k is its dimension.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import chi2
+
+from flo.arrays import Floats
+from flo.privacy.releases.catalogue import CatalogueBlock, Places, contrasted, contrasts_of
+from flo.statistics.estimates import Estimate, Linear, counted, of_patients, proportion
+
+FALSE_ALARM = 0.01  # of the test whether a pair is associated
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many patients, and their share of all."""
+
+    patients: Estimate
+    share: Estimate
+
+
+@dataclass(frozen=True)
+class CatalogueRead:
+    """``values``: the block, divided by its scale and by √u of each component, so in patients.
+
+    ``variance``: of the noise of a coordinate of the block, in patients, before division by √u.
+    """
+
+    block: CatalogueBlock
+    values: Floats
+    variance: float
+
+    @property
+    def name(self) -> str:
+        """The part's name."""
+        return self.block.part.name
+
+    @property
+    def patients(self) -> Estimate:
+        """All patients, with the interval of the noise: nobody is outside."""
+        everyone = self._everyone()
+        return of_patients(everyone.value, everyone.noise(self.variance))
+
+    def counted(self, places: Places, mask: Floats) -> Counted:
+        """Count the patients in the cells where ``mask``, (a,) or (a, a'), is 1.
+
+        ``places``: of one column, or of a pair that the catalogue has.
+        """
+        cell, everyone = self._sum(places, mask), self._everyone()
+        return Counted(
+            counted(cell, everyone.value, self.variance),
+            proportion(cell, everyone, self.variance),
+        )
+
+    def column(self, place: int) -> Floats:
+        """Return a column's counts, (a,), none of them negative, which add up to all patients."""
+        component, size = self.block.components[(place,)], self.block.columns[place].size
+        everyone = self._everyone().value
+        found = everyone / size + contrasts_of(size).T @ self._values((place,))
+        found = np.maximum(found, 0.0)
+        assert component.end > component.start
+        return np.asarray(found * (max(everyone, 1.0) / max(found.sum(), 1e-300)))
+
+    def table(self, pair: Places) -> Floats:
+        """Return a pair's counts, (a, a'), shrunk towards independence; none is negative."""
+        independent, apart, variance = self._apart(pair)
+        squared = float((apart**2).sum())
+        shrunk = max(0.0, 1 - max(apart.size - 2, 0.5) * variance / max(squared, 1e-300))
+        one, other = (contrasts_of(self.block.columns[n].size) for n in pair)
+        found = independent + shrunk * one.T @ apart @ other
+        return _raked(np.maximum(found, 0.0), independent.sum(axis=1), independent.sum(axis=0))
+
+    def association(self, pair: Places) -> float | None:
+        """Return Cramér's V of a pair, in [0, 1]; None if it may well be independent.
+
+        The test is of size ``FALSE_ALARM``: under independence ‖d‖² is a sum of squares whose
+        eigenvalues follow from the columns' counts and the noise (Satterthwaite's χ²).
+        """
+        independent, apart, variance = self._apart(pair)
+        everyone = float(independent.sum())
+        one, other = (_eigenvalues(independent.sum(axis=axis) / everyone) for axis in (1, 0))
+        each = everyone * np.outer(one, other) + variance
+        scale = float((each**2).sum() / each.sum())
+        freedom = float(each.sum() ** 2 / (each**2).sum())
+        if float((apart**2).sum()) / scale <= chi2.ppf(1 - FALSE_ALARM, freedom):
+            return None
+        table = self.table(pair)
+        expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / everyone
+        there = expected > 0
+        squared = float(((table - expected)[there] ** 2 / expected[there]).sum())
+        return min(1.0, math.sqrt(squared / everyone / (min(table.shape) - 1)))
+
+    def _apart(self, pair: Places) -> tuple[Floats, Floats, float]:
+        """Return the table under independence, what a pair's component differs from it, and σ²."""
+        columns = [self.column(n) for n in pair]
+        independent = np.outer(*columns) / columns[0].sum()
+        shape = [self.block.columns[n].size - 1 for n in pair]
+        apart = self._values(pair).reshape(shape) - contrasted(independent)
+        return independent, apart, self.variance / self.block.components[pair].weight ** 2
+
+    def _values(self, places: Places) -> Floats:
+        component = self.block.components[places]
+        return self.values[component.start : component.end]
+
+    def _everyone(self) -> Linear:
+        return self._sum((), np.ones(()))
+
+    def _sum(self, places: Places, mask: Floats) -> Linear:
+        """Return the count over a mask, with its gradient by the block's noisy coordinates."""
+        gradient = np.zeros(len(self.values))
+        value = 0.0
+        inside = [of for of in self.block.components if set(of) <= set(places)]
+        for of in inside:
+            kept = mask
+            for axis in reversed(range(len(places))):
+                if places[axis] not in of:
+                    kept = kept.mean(axis=axis)
+            component, factors = self.block.components[of], contrasted(kept).ravel()
+            value += float(factors @ self._values(of))
+            gradient[component.start : component.end] = factors / component.weight
+        return Linear(value, gradient)
+
+
+def read_catalogue(block: CatalogueBlock, noisy: Floats, variance: float) -> CatalogueRead:
+    """Read a catalogue of a study's noisy sum, (length,); ``variance``: of a coordinate of it."""
+    values = noisy[block.start : block.end] / block.scale
+    for component in block.components.values():
+        values[component.start : component.end] /= component.weight
+    return CatalogueRead(block, values, variance / block.scale**2)
+
+
+def _eigenvalues(shares: Floats) -> Floats:
+    """Return those of C·(diag(p) - ppᵀ)·Cᵀ, the covariance of a patient's contrasts."""
+    contrasts = contrasts_of(len(shares))
+    covariance = np.diag(shares) - np.outer(shares, shares)
+    found = np.linalg.eigvalsh(contrasts @ covariance @ contrasts.T)
+    return np.asarray(np.maximum(found, 0.0))
+
+
+def _raked(table: Floats, rows: Floats, columns: Floats) -> Floats:
+    """Return the table with these sums (iterative proportional fitting; Deming, Stephan 1940)."""
+    found = table + 1e-9
+    for _ in range(50):
+        found = found * (rows / np.maximum(found.sum(axis=1), 1e-300))[:, None]
+        found = found * (columns / np.maximum(found.sum(axis=0), 1e-300))
+    return np.asarray(found)

@@ -1,0 +1,219 @@
+"""Coefficients from the noisy rounds of a regression, with a covariance that counts the noise.
+
+Round t released a score s_t and an information H_t at β_t. If the score is linear in β between the
+β_t, each r_t(β) = s_t + H_t·(β_t - β) is the score at β, and the estimate β̂ is where their mean
+is 0: β̂ = H̄⁻¹·mean(s_t + H_t·β_t). Noise of standard deviation σ in s_t and τ in H_t gives r_t(β̂)
+the covariance V_t = σ²I + τ²/2·(‖δ‖²I + δδᵀ), δ = β_t - β̂, so with m rounds the covariance of β̂ is
+φ·H̄⁻¹ (sampling) + H̄⁻¹·(Σ V_t/m²)·H̄⁻¹ (noise). φ is 1 (logistic), the residual variance
+(linear), or the dispersion Σ(y - m)²/Σm (Poisson; quasi-likelihood, Wedderburn 1974).
+
+1. Round 1 asks at 0. From its sums follow score and information at the intercept that fits alone,
+   which is where scoring starts: from 0 a rare outcome would take many rounds.
+2. Each later round asks where the last two rounds together say.
+3. All rounds have the same patients, so the r_t(β̂) differ by noise only, if the score is linear.
+   The last two rounds are used, and earlier ones as long as a χ² test does not see them differ.
+   If it sees that even the last two differ, scoring has not arrived: nothing is known.
+4. Noise in H̄ is inverted. Nothing is known unless the smallest eigenvalue of H̄ is ``LEAST_SIGNAL``
+   times the largest one that noise alone would have, τ·√(2d/m).
+
+A linear regression has the same sums in each round, and all are used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.stats import chi2
+
+from flo.arrays import Floats
+from flo.privacy.releases.regressions import RegressionBlock, Sums, layout, read_sums
+from flo.study.document import Study
+from flo.study.models import request_length
+from flo.study.parameters import Vector
+
+LEAST_SIGNAL = 3.0
+_SURELY_APART, _MAYBE_APART = 0.01, 0.05
+_LARGEST_STEP, _LARGEST_FIRST = 2.0, 3.0
+_LEAST_MEAN = 0.002  # of an outcome, for the first step
+_ROUNDS_TOGETHER = 2
+
+Why = Literal["", "noise", "not-linear", "cut-short"]
+
+
+@dataclass(frozen=True)
+class Released:
+    """What one round released: the noisy sum, (length,), at the coefficients ``asked``, and the
+    variance of its noise.
+    """
+
+    sums: Floats
+    asked: Floats
+    variance: float
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """Coefficients, (d,), and their covariance, (d, d), of x and y as the release scales them.
+
+    ``patients``: how many had all values, noisy: the mean of all rounds. ``unknown``: empty, or why
+    nothing is known. ``weakest``: the direction of the smallest information, (d,), of norm 1.
+    """
+
+    coefficients: Floats
+    covariance: Floats
+    patients: float
+    unknown: Why
+    weakest: Floats
+
+
+@dataclass(frozen=True)
+class _Round:
+    sums: Sums
+    asked: Floats
+
+    def at(self, beta: Floats) -> Floats:
+        """Return the score at β, as this round says."""
+        return self.sums.score + self.sums.information @ (self.asked - beta)
+
+    def noise_at(self, beta: Floats) -> Floats:
+        """Return the covariance of the noise of ``at``."""
+        apart = self.asked - beta
+        squared, one = float(apart @ apart), np.eye(len(apart))
+        of_information = self.sums.information_noise**2 / 2
+        return self.sums.noise**2 * one + of_information * (squared * one + np.outer(apart, apart))
+
+
+def next_coefficients(study: Study, rounds: Sequence[Released]) -> Floats:
+    """Return what the next round asks about, (coefficients,); zeros before any round."""
+    found = np.zeros(request_length(study, "regression"))
+    for block in layout(study) if rounds else ():
+        if block.part.family != "linear":
+            found[block.coefficients] = _next(block, _read(block, rounds))
+    return found
+
+
+def estimate(block: RegressionBlock, rounds: Sequence[Released]) -> Estimated:
+    """Return the coefficients of a regression after all rounds, or those that there were."""
+    read = _read(block, rounds)
+    used, unknown = _used(block, read)
+    found, information, loud = _pooled(used)
+    values, vectors = np.linalg.eigh(information)
+    if values[0] <= LEAST_SIGNAL * loud:
+        unknown = "noise"
+    inverse = _inverse(information, loud)
+    of_noise = sum(one.noise_at(found) for one in used) / len(used) ** 2
+    covariance = _dispersion(block, used, read, found, information) * inverse
+    covariance = covariance + inverse @ of_noise @ inverse
+    patients = float(np.mean([one.sums.patients for one in read]))
+    return Estimated(found, covariance, patients, unknown, vectors[:, 0])
+
+
+def _read(block: RegressionBlock, rounds: Sequence[Released]) -> list[_Round]:
+    return [
+        _Round(read_sums(block, one.sums, one.variance), one.asked[block.coefficients])
+        for one in rounds
+    ]
+
+
+def _next(block: RegressionBlock, rounds: list[_Round]) -> Floats:
+    if len(rounds) == 1:
+        return _first(block, rounds[0])
+    last, (wanted, _, _) = rounds[-1].asked, _pooled(rounds[1:][-_ROUNDS_TOGETHER:])
+    return last + _at_most(wanted - last, _LARGEST_STEP)
+
+
+def _first(block: RegressionBlock, one: _Round) -> Floats:
+    """Return a Fisher step from the intercept that fits alone, by the sums at 0."""
+    sums, found = one.sums, np.zeros(block.size)
+    if block.part.family == "logistic":  # at 0 all p are 1/2, and the information is Σxxᵀ/4
+        squares, expected = 4 * sums.information, 0.5
+    else:  # all m are 1, and it is Σxxᵀ
+        squares, expected = sums.information, 1.0
+    mean = expected + sums.score[0] / max(sums.patients, 1.0)
+    mean = min(max(mean, _LEAST_MEAN), 1 - _LEAST_MEAN)
+    if block.part.family == "logistic":
+        found[0], informed = math.log(mean / (1 - mean)), mean * (1 - mean)
+    else:
+        found[0], informed = math.log(mean), mean
+    score = sums.score + (expected - mean) * squares[:, 0]
+    unit = float(squares[0, 0]) / float(sums.information[0, 0])
+    loud = informed * unit * sums.information_noise * math.sqrt(2 * block.size)
+    return found + _at_most(_inverse(informed * squares, loud) @ score, _LARGEST_FIRST)
+
+
+def _used(block: RegressionBlock, rounds: list[_Round]) -> tuple[list[_Round], Why]:
+    """Return the last rounds between whose coefficients the score is linear, at least two."""
+    if block.part.family == "linear":
+        return rounds, ""
+    if len(rounds) <= _ROUNDS_TOGETHER:
+        return rounds, "cut-short"
+    used = rounds[-_ROUNDS_TOGETHER:]
+    unknown: Why = "not-linear" if _p_apart(used) < _SURELY_APART else ""
+    for earlier in reversed(rounds[1:-_ROUNDS_TOGETHER]):
+        if unknown or _p_apart([earlier, *used]) < _MAYBE_APART:
+            break
+        used = [earlier, *used]
+    return used, unknown
+
+
+def _p_apart(rounds: list[_Round]) -> float:
+    """Return the p-value of rounds whose scores at their estimate differ by noise only."""
+    found, _, _ = _pooled(rounds)
+    scores = [one.at(found) for one in rounds]
+    mean = np.mean(scores, axis=0)
+    apart = 0.0
+    for one, score in zip(rounds, scores, strict=True):
+        apart += float((score - mean) @ np.linalg.solve(one.noise_at(found), score - mean))
+    return float(chi2.sf(apart, (len(rounds) - 1) * len(found)))
+
+
+def _pooled(rounds: list[_Round]) -> tuple[Floats, Floats, float]:
+    """Return where the mean score is 0, H̄, and the largest eigenvalue of its noise alone."""
+    information = np.mean([one.sums.information for one in rounds], axis=0)
+    target = np.mean([one.at(np.zeros_like(one.asked)) for one in rounds], axis=0)
+    variance = sum(one.sums.information_noise**2 for one in rounds) / len(rounds) ** 2
+    loud = math.sqrt(variance * 2 * len(target))
+    return _inverse(information, loud) @ target, information, loud
+
+
+def _dispersion(
+    block: RegressionBlock,
+    used: list[_Round],
+    rounds: list[_Round],
+    found: Floats,
+    information: Floats,
+) -> float:
+    """Return φ."""
+    if block.part.family == "logistic":
+        return 1.0
+    squares = float(np.mean([one.sums.squares for one in used]))
+    if block.part.family == "poisson":
+        return max(squares, 0.0) / max(float(information[0, 0]), 1.0)
+    patients = float(np.mean([one.sums.patients for one in rounds]))
+    target = np.mean([one.sums.score for one in used], axis=0)
+    residual = squares - 2 * float(found @ target) + float(found @ information @ found)
+    return max(residual, 0.0) / max(patients - block.size, 1.0)
+
+
+def _inverse(information: Floats, least: float) -> Floats:
+    """Return H⁻¹, of eigenvalues of at least ``least``."""
+    values, vectors = np.linalg.eigh(information)
+    return np.asarray((vectors / np.maximum(values, max(least, 1e-300))) @ vectors.T)
+
+
+def _at_most(step: Floats, limit: float) -> Floats:
+    size = float(np.linalg.norm(step))
+    return step * min(1.0, limit / max(size, 1e-300))
+
+
+def rounds_of(sums: Vector, asked: Vector, variances: Sequence[float]) -> list[Released]:
+    """Return the rounds whose sums, and coefficients, lie one after another, with variances."""
+    if not variances:
+        return []
+    each = np.split(np.asarray(sums, dtype=np.float64), len(variances))
+    at = np.split(np.asarray(asked, dtype=np.float64), len(variances))
+    return [Released(*one) for one in zip(each, at, variances, strict=True)]
