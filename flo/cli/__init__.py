@@ -22,6 +22,7 @@ from flo.cli import (
     site,
     study,
     study_draft,
+    study_statistics,
 )
 from flo.cli.terminal.command import command
 
@@ -57,7 +58,13 @@ def _add_group(name: str, summary: str, *parts: typer.Typer) -> None:
     app.add_typer(group, name=name, help=summary)
 
 
-_add_group("study", "Write, explain, launch and watch studies.", study_draft.app, study.app)
+_add_group(
+    "study",
+    "Write, explain, launch and watch studies; read their statistics.",
+    study_draft.app,
+    study.app,
+    study_statistics.app,
+)
 _add_group("coordinator", "Run the coordinator.", *coordinator.PARTS)
 _add_group("site", "A hospital's site: enrol, approve, run, budget.", *site.PARTS)
 _add_group("audit", "Reports, audit logs, evidence: make and verify.", audit.app)

@@ -37,6 +37,7 @@ class StudyCheckedResult(CommandResult):
     advised: bool | None
     network: dict[str, Any] | None
     years: dict[str, Any] | None
+    regressions: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,18 @@ class StatisticsWrittenResult(CommandResult):
 
     digest: str
     files: list[str]
+
+
+@dataclass(frozen=True)
+class AnswerResult(CommandResult):
+    """``patients``, ``share``: value and ends of the 95 % interval; ``share`` is of all, and None
+    if noise hides it.
+    """
+
+    question: str
+    columns: list[str]
+    patients: list[float]
+    share: list[float] | None
 
 
 # -- audit -----------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def watch(
     study: StudyName, home: CoordinatorFolder = COORDINATOR_FOLDER
 ) -> results.StudyStateResult:
     """Follow a study until it ends."""
-    return state_of(follow(home, _find(home, study)["digest"]))
+    return state_of(follow(home, find(home, study)["digest"]))
 
 
 @command(app)
@@ -102,7 +102,7 @@ def stop(
     from flo.errors import RefusedError
     from flo.study.loading import from_canonical
 
-    found = _find(home, study)
+    found = find(home, study)
     asked = from_canonical(found["study"].encode())
     digest, called = asked.digest, f"{asked.name}:{asked.version} ({found['status']})"
     over = found["status"] in OVER  # the coordinator refuses then, so do not ask
@@ -122,7 +122,7 @@ def shred(
     from flo.cli.terminal.output import confirmed, say
     from flo.errors import RefusedError
 
-    found = _find(home, study)
+    found = find(home, study)
     if not confirmed("Erase this study's states and models? They cannot be restored.", yes):
         raise RefusedError("nothing was changed", hint="--yes erases without asking")
     done = call_once(home, "POST", f"studies/{found['digest']}/shred")
@@ -166,7 +166,7 @@ def extracts(
     from flo.keys.claims import LedgerHead
     from flo.privacy.report.report import heads_document
 
-    digest = _find(home, study)["digest"]
+    digest = find(home, study)["digest"]
     found = call_once(home, "GET", f"studies/{digest}/extracts")
     heads = call_once(home, "GET", f"studies/{digest}/heads")
     out.mkdir(parents=True, exist_ok=True)
@@ -176,60 +176,6 @@ def extracts(
     (out / HEADS).write_bytes(kept)
     say(f"{len(found)} extracts in {out}; {HEADS} has the heads that the coordinator saw")
     return results.ExtractsSavedResult(str(out), sorted(found))
-
-
-@command(app, "results")
-def results_(
-    study: Annotated[str, typer.Argument(help="A study, or a file NAME.statistics.json.")],
-    out: Annotated[Path, typer.Option(help="Folder for JSON, CSV and page.")],
-    home: CoordinatorFolder = COORDINATOR_FOLDER,
-    coordinator: Annotated[
-        str | None, typer.Option(help="The coordinator's fingerprint, if no folder has it.")
-    ] = None,
-) -> results.StatisticsWrittenResult:
-    """Check a study's signed statistics, and write its tables and curves as CSV and as a page."""
-    from flo.cli.model import trusted_coordinators
-    from flo.cli.terminal.output import console, say, show_sheet
-    from flo.documents import canonical
-    from flo.documents.document import parse
-    from flo.keys.identity import fingerprint
-    from flo.published.statistics_result import MAX_RESULT_BYTES, StatisticsResult
-    from flo.statistics import page, reading, words
-    from flo.storage.files import write_public
-
-    file = Path(study)
-    fetched = not file.is_file()
-    data = _fetched_statistics(home, study) if fetched else file.read_bytes()
-    document = canonical.decode(data, limit=MAX_RESULT_BYTES, what="statistics")
-    found = parse(StatisticsResult, document, "statistics")
-    if fetched and home.is_file() and coordinator is None:  # by an access file: TLS proved whose
-        trusted = [fingerprint(bytes.fromhex(found.coordinator))]
-    else:
-        trusted = trusted_coordinators(home, coordinator)
-    checked = found.check(*trusted)
-    parts = reading.read(checked, found.noisy(), found.variance(checked), found.released(checked))
-    texts = {
-        "statistics.json": data.decode(),
-        "csv": words.as_csv(parts),
-        "html": page.render(checked, parts, found.facts(checked)),
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    files = []
-    for ending, text in texts.items():
-        files.append(out / f"{checked.name}-{found.run}.{ending}")
-        write_public(files[-1], text.encode())
-    show_sheet(page.sections(parts), console())
-    say(f"\nwritten: {', '.join(map(str, files))}")
-    return results.StatisticsWrittenResult(checked.digest, [str(path) for path in files])
-
-
-def _fetched_statistics(home: Path, study: str) -> bytes:
-    """Return a study's signed statistics from the coordinator."""
-    from flo.cli.coordinator.operator import Operator
-
-    digest = _find(home, study)["digest"]
-    with Operator(home) as operator:
-        return operator.fetch("GET", f"studies/{digest}/statistics").content
 
 
 def state_of(summary: dict[str, Any]) -> results.StudyStateResult:
@@ -333,7 +279,8 @@ def _show_counts(hospital: str, columns: list[dict[str, Any]]) -> None:
     console().print(table)
 
 
-def _find(home: Path, wanted: str) -> dict[str, Any]:
+def find(home: Path, wanted: str) -> dict[str, Any]:
+    """Return the summary of the study that a person names. Raises UsageError."""
     from flo.cli.coordinator.operator import call_once
     from flo.study.loading import from_canonical
     from flo.study.reference import Known, which

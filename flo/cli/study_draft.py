@@ -49,12 +49,18 @@ def new(
         str | None,
         typer.Option(help="COLUMN with the time until the label's event: ask for a curve, too."),
     ] = None,
+    regression: Annotated[
+        bool, typer.Option("--regression", help="Ask how the label depends on all other columns.")
+    ] = False,
+    catalogue: Annotated[
+        bool, typer.Option("--catalogue", help="Count all pairs of columns, for flo study ask.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Where to write the study.")] = Path("study.toml"),
 ) -> FileWrittenResult:
     """Draft a study of the columns that you declare; read only the header of the file."""
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
-    from flo.study.scaffold import scaffold, some
+    from flo.study.scaffold import Questions, scaffold, some
 
     if out.exists():
         raise UsageError(f"{out} already exists", hint="choose another --out, or move the file")
@@ -62,8 +68,7 @@ def new(
     declared = (number or [], category or [], may_be_missing or [])
     draft = scaffold(
         *(csv, name, label, hospital, *declared, id_column),
-        statistics=statistics,
-        survival=survival,
+        questions=Questions(statistics, survival, regression, catalogue),
     )
     out.write_text(draft.text, encoding="utf-8")
     if draft.left_out:
@@ -80,6 +85,10 @@ def check(
         int | None,
         typer.Option(min=2, max=50, help="Plan it for patients who arrive over so many years."),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="CSV of patients like the study's: how precise regressions are."),
+    ] = None,
 ) -> results.StudyCheckedResult:
     """Explain a study in plain language: data that leave, σ, ε, budget shares, expected quality."""
     from flo.cli.terminal.output import console, say, show_sheet, working
@@ -88,6 +97,7 @@ def check(
     from flo.lab.network_size import network_size
     from flo.lab.years import study_of_a_year
     from flo.privacy.accounting.plan import Plan
+    from flo.privacy.accounting.readable import refuse_unreadable
     from flo.privacy.accounting.spending import of_training
     from flo.privacy.report.sheet import sections
     from flo.study.loading import load
@@ -96,6 +106,7 @@ def check(
     with working("calibrating noise"):
         loaded = load(study)
         loaded.refuse_identifying()
+        refuse_unreadable(loaded)
         if years:
             study_of_a_year(loaded, 0, years)  # refuses too many before the study is explained
         unwritten = loaded.unwritten
@@ -144,6 +155,7 @@ def check(
     if size and size.enough is False:
         advised = False
     over_years = _over_years(loaded, years) if years else None
+    precise = _precision(loaded, like) if like else None
     loaded.refuse_unfinished()
     return results.StudyCheckedResult(
         study=loaded.name,
@@ -166,7 +178,29 @@ def check(
         advised=advised,
         network=asdict(size) | {"enough": size.enough} if size else None,
         years=over_years,
+        regressions=precise,
     )
+
+
+def _precision(study: Study, like: Path) -> dict[str, Any]:
+    """Show how wide the intervals of regressions will be, if patients are like those of a file."""
+    from flo.cli.terminal.output import plain, say
+    from flo.lab.foresight import foresee_all
+    from flo.statistics.precision import WIDE
+
+    found = foresee_all(study, like)
+    for name, one in found.items():
+        if not one.shown:
+            said = "[bold red]nothing will be shown:[/] the noise hides it at this ε"
+        elif one.widest > WIDE:
+            said = f"[bold yellow]wide:[/] intervals up to {one.widest:.1f} times as wide as"
+        else:
+            said = f"intervals up to {one.widest:.1f} times as wide as"
+        end = " without privacy" if one.shown else ""
+        say(f"{plain(name)}, if patients are like those of {plain(like.name)}: {said}{end}")
+    if not found:
+        say("the study has no regressions, so --like says nothing")
+    return {name: asdict(one) | {"shown": one.shown} for name, one in found.items()}
 
 
 def _over_years(study: Study, years: int) -> dict[str, Any]:

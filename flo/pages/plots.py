@@ -153,7 +153,7 @@ def intervals(
         bottom,
         [Tick(place(low + n * step), f"{low + n * step:.1f}") for n in range(count + 1)],
         [
-            Interval(_cut(name), _ROW * (number + 0.5), place(below), place(middle), place(above))
+            Interval(cut(name), _ROW * (number + 0.5), place(below), place(middle), place(above))
             for number, (name, below, middle, above) in enumerate(rows)
         ],
     )
@@ -201,7 +201,8 @@ def _line(label: str, points: Sequence[Point], steps: bool) -> PlotLine:
     return PlotLine(" ".join(drawn), points[-1], label, points[-1][1])
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
+    """Return a name that fits beside a plot."""
     return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
 
 

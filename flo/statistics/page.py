@@ -7,11 +7,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flo.pages.plots import Intervals, intervals
 from flo.privacy.report.sheet import Section
 from flo.statistics import words
 from flo.statistics.associations import association_lines, association_map, column_lines
 from flo.statistics.catalogue import CatalogueRead
+from flo.statistics.forest import forest
 from flo.statistics.reading import PartRead
 from flo.statistics.regression import RegressionRead
 from flo.statistics.survival import Curve, SurvivalRead
@@ -43,7 +43,9 @@ def render(study: Study, parts: list[PartRead], facts: list[tuple[str, str]]) ->
         study=study,
         facts=facts,
         tables=[(part, _rows(part)) for part in parts if isinstance(part, TableRead)],
-        regressions=[(part, _forest(part)) for part in parts if isinstance(part, RegressionRead)],
+        regressions=[
+            (part, forest(part, study.data)) for part in parts if isinstance(part, RegressionRead)
+        ],
         curves=[(part, _drawn(part)) for part in parts if isinstance(part, SurvivalRead)],
         catalogues=[
             (part, association_map(part), column_lines(part))
@@ -102,10 +104,11 @@ def _survival_lines(part: SurvivalRead) -> list[tuple[str, str]]:
 
 def _regression_lines(part: RegressionRead) -> list[tuple[str, str]]:
     lines = [("patients with all values", words.count(part.patients))]
+    if part.unknown:
+        return [*lines, ("coefficients", words.why_unknown(part))]
     for one in part.coefficients:
-        ratio = f"; odds ratio {words.number(one.ratio)}" if one.ratio and one.p is not None else ""
-        text = f"{words.number(one.value)}{ratio}; {words.p_value(one.p)}"
-        lines.append((one.name, text if one.p is not None else words.TOO_FEW))
+        ratio = f"; {words.RATIOS[part.family]} {words.number(one.ratio)}" if one.ratio else ""
+        lines.append((one.name, f"{words.number(one.value)}{ratio}; {words.p_value(one.p)}"))
     lines.append(("all but the intercept", wald_in_words(part)))
     return lines
 
@@ -116,19 +119,6 @@ def wald_in_words(part: RegressionRead) -> str:
         return words.TOO_FEW
     statistic, freedom, p = part.wald
     return f"Wald χ² = {statistic:.2f}, {freedom} degrees of freedom, {words.p_value(p)}"
-
-
-def _forest(part: RegressionRead) -> Intervals | None:
-    """Lay out the standardised coefficients but the intercept: value by its standard error."""
-    shown = [one for one in part.coefficients[1:] if one.p is not None]
-    if not shown:
-        return None
-    rows = []
-    for one in shown:
-        scale = max(abs(one.value.low), abs(one.value.high), 1e-300)
-        ends = (one.value.low / scale, one.value.value / scale, one.value.high / scale)
-        rows.append((one.name, *ends))
-    return intervals(rows, -1.0, 1.0)
 
 
 def test_in_words(part: SurvivalRead) -> str:

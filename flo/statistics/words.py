@@ -70,6 +70,26 @@ def p_value(p: float | None) -> str:
     return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
+RATIOS = {"logistic": "odds ratio", "poisson": "rate ratio"}
+
+
+def why_unknown(part: RegressionRead) -> str:
+    """Return why a regression has no coefficients, and what would help."""
+    if part.unknown == "cut-short":
+        return f"{TOO_FEW}: the run ended before the rounds that a {part.family} regression needs"
+    if part.unknown == "not-arrived":
+        return (
+            f"{TOO_FEW}: the rounds did not arrive at one answer. Perhaps there is none, because a "
+            "predictor tells the outcome of all patients with one of its codes"
+        )
+    least = f", least of all {' and '.join(part.weakest)}" if part.weakest else ""
+    return (
+        f"{TOO_FEW}: the noise hides what the predictors say{least}. Rare codes, numbers that "
+        "fill a small part of their bounds, and predictors that say the same need more patients: "
+        "leave them out, merge codes, or ask with more ε"
+    )
+
+
 def rows(parts: list[PartRead]) -> Iterator[Row]:
     """Yield every estimate: part, group, column, statistic, item, and the estimate."""
     for part in parts:
@@ -127,7 +147,7 @@ def _of_regression(part: RegressionRead) -> Iterator[Row]:
     for one in part.coefficients:
         yield part.name, "", part.outcome, "coefficient", one.name, one.value
         if one.ratio:
-            yield part.name, "", part.outcome, "odds ratio", one.name, one.ratio
+            yield part.name, "", part.outcome, RATIOS[part.family], one.name, one.ratio
         if one.p is not None:
             exact = Estimate(one.p, one.p, one.p)
             yield part.name, "", part.outcome, "p", one.name, exact

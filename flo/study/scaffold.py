@@ -29,6 +29,22 @@ _EPSILON, _INTERVALS = 0.5, 12
 
 
 @dataclass(frozen=True)
+class Questions:
+    """What a study of statistics asks; ``survival``: the time until the label's event."""
+
+    table: bool = False
+    survival: str | None = None
+    regression: bool = False
+    catalogue: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.table or self.survival or self.regression or self.catalogue)
+
+
+_NO_QUESTIONS = Questions()
+
+
+@dataclass(frozen=True)
 class ScaffoldedStudy:
     """``text``: TOML of a valid study. ``left_out``: columns of the file that it does not use."""
 
@@ -46,13 +62,11 @@ def scaffold(
     may_be_missing: list[str],
     id_column: str,
     *,
-    statistics: bool = False,
-    survival: str | None = None,
+    questions: Questions = _NO_QUESTIONS,
 ) -> ScaffoldedStudy:
     """Draft a study of the declared columns. Raises UsageError for missing or malformed input.
 
-    ``statistics``: a study of statistics, with a table of all columns by the label. ``survival``:
-    the column with the time until the label's event, for a curve besides.
+    With ``questions`` it is a study of statistics: always with a table of all columns by the label.
 
     With three or more hospitals the draft has distributed noise. With two, each hospital would have
     to add all of its noise itself, in case the other colludes with the coordinator.
@@ -112,8 +126,8 @@ def scaffold(
         "evaluation": {"epsilon": _EPSILON, "retry_allowance": 0 if dropouts else 1},
         "limits": {"deadline_seconds": 60, "minimum_cohort": _smallest(len(partners), dropouts)},
     }
-    if statistics or survival:
-        document = _asking(document, survival)
+    if questions:
+        document = _asking(document, questions)
     draft = from_document(document, what="the draft")
     draft.refuse_identifying()
     if draft.trains and len(input_names(draft.data)) <= MOST_SQUARED_INPUTS:
@@ -124,9 +138,9 @@ def scaffold(
     return ScaffoldedStudy(tomli_w.dumps(document), left_out)
 
 
-def _asking(document: dict[str, Any], survival: str | None) -> dict[str, Any]:
+def _asking(document: dict[str, Any], questions: Questions) -> dict[str, Any]:
     """Return the draft as a study of statistics, which says nothing about training."""
-    data, mechanism = document["data"], document["mechanism"]
+    data, mechanism, survival = document["data"], document["mechanism"], questions.survival
     names = [column["name"] for column in data["columns"] if column["name"] != survival]
     parts: list[dict[str, Any]] = []
     if names:
@@ -134,8 +148,15 @@ def _asking(document: dict[str, Any], survival: str | None) -> dict[str, Any]:
         parts.append(table)
     if survival:
         parts.append(_curve(data, survival))
+    if questions.regression:
+        part = {"kind": "regression", "name": "regression", "family": "logistic"}
+        parts.append(part | {"outcome": data["label"], "predictors": names})
+    if questions.catalogue:
+        parts.append({"kind": "catalogue", "name": "catalogue"})
     kept = {name: mechanism[name] for name in ("noise", "masking", "delta")}
-    asked = {"epsilon": _EPSILON, "parts": parts}
+    asked: dict[str, Any] = {"epsilon": _EPSILON, "parts": parts}
+    if questions.regression:  # one round that is repeated does not end all
+        asked["retry_allowance"] = 1
     purpose = f"{PLACEHOLDER}, in plain language, what these questions are for."
     found = document | {"purpose": purpose, "mechanism": kept, "statistics": asked}
     del found["model"], found["evaluation"]

@@ -12,9 +12,11 @@ the covariance V_t = σ²I + τ²/2·(‖δ‖²I + δδᵀ), δ = β_t - β̂, 
 2. Each later round asks where the last two rounds together say.
 3. All rounds have the same patients, so the r_t(β̂) differ by noise only, if the score is linear.
    The last two rounds are used, and earlier ones as long as a χ² test does not see them differ.
-   If it sees that even the last two differ, scoring has not arrived: nothing is known.
-4. Noise in H̄ is inverted. Nothing is known unless the smallest eigenvalue of H̄ is ``LEAST_SIGNAL``
-   times the largest one that noise alone would have, τ·√(2d/m).
+   If it sees that even the last two differ, or that they say to move on by more than noise does,
+   scoring has not arrived: nothing is known.
+4. Noise in H̄ is inverted. Nothing is known unless the smallest eigenvalue of H̄, and of that of the
+   last two rounds, is ``LEAST_SIGNAL`` times the largest one that noise alone would have in H̄,
+   τ·√(2d/m).
 
 A linear regression has the same sums in each round, and all are used.
 """
@@ -38,10 +40,11 @@ from flo.study.parameters import Vector
 LEAST_SIGNAL = 3.0
 _SURELY_APART, _MAYBE_APART = 0.01, 0.05
 _LARGEST_STEP, _LARGEST_FIRST = 2.0, 3.0
+_NO_MATTER = 0.01
 _LEAST_MEAN = 0.002  # of an outcome, for the first step
 _ROUNDS_TOGETHER = 2
 
-Why = Literal["", "noise", "not-linear", "cut-short"]
+Why = Literal["", "noise", "not-arrived", "cut-short"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ def estimate(block: RegressionBlock, rounds: Sequence[Released]) -> Estimated:
     used, unknown = _used(block, read)
     found, information, loud = _pooled(used)
     values, vectors = np.linalg.eigh(information)
-    if values[0] <= LEAST_SIGNAL * loud:
+    _, latest, _ = _pooled(used[-_ROUNDS_TOGETHER:])  # information falls, while odds grow for ever
+    if min(values[0], np.linalg.eigvalsh(latest)[0]) <= LEAST_SIGNAL * loud:
         unknown = "noise"
     inverse = _inverse(information, loud)
     of_noise = sum(one.noise_at(found) for one in used) / len(used) ** 2
@@ -152,23 +156,44 @@ def _used(block: RegressionBlock, rounds: list[_Round]) -> tuple[list[_Round], W
     if len(rounds) <= _ROUNDS_TOGETHER:
         return rounds, "cut-short"
     used = rounds[-_ROUNDS_TOGETHER:]
-    unknown: Why = "not-linear" if _p_apart(used) < _SURELY_APART else ""
+    surely = min(_p_apart(block, used), _p_moved(block, used))
+    unknown: Why = "not-arrived" if surely < _SURELY_APART else ""
     for earlier in reversed(rounds[1:-_ROUNDS_TOGETHER]):
-        if unknown or _p_apart([earlier, *used]) < _MAYBE_APART:
+        if unknown or _p_apart(block, [earlier, *used]) < _MAYBE_APART:
             break
         used = [earlier, *used]
     return used, unknown
 
 
-def _p_apart(rounds: list[_Round]) -> float:
-    """Return the p-value of rounds whose scores at their estimate differ by noise only."""
-    found, _, _ = _pooled(rounds)
+def _p_apart(block: RegressionBlock, rounds: list[_Round]) -> float:
+    """Return the p-value of rounds whose scores at their estimate differ by noise only.
+
+    Differences of a hundredth of the score's standard error by chance are no matter.
+    """
+    found, information, _ = _pooled(rounds)
+    no_matter = _NO_MATTER**2 * _dispersion(block, rounds, rounds, found, information) * information
     scores = [one.at(found) for one in rounds]
     mean = np.mean(scores, axis=0)
     apart = 0.0
     for one, score in zip(rounds, scores, strict=True):
-        apart += float((score - mean) @ np.linalg.solve(one.noise_at(found), score - mean))
+        covariance = one.noise_at(found) + no_matter
+        apart += float((score - mean) @ np.linalg.solve(covariance, score - mean))
     return float(chi2.sf(apart, (len(rounds) - 1) * len(found)))
+
+
+def _p_moved(block: RegressionBlock, rounds: list[_Round]) -> float:
+    """Return the p-value of an estimate that is where the last round asked, but for noise.
+
+    Where a code tells the outcome of all its patients, each round moves on, for ever. The last
+    round asked at an estimate with as much noise as this one, so the difference has twice that.
+    """
+    found, information, loud = _pooled(rounds)
+    inverse = _inverse(information, loud)
+    of_noise = sum(one.noise_at(found) for one in rounds) / len(rounds) ** 2
+    no_matter = _NO_MATTER**2 * _dispersion(block, rounds, rounds, found, information) * inverse
+    covariance = 2 * inverse @ of_noise @ inverse + no_matter
+    step = found - rounds[-1].asked
+    return float(chi2.sf(float(step @ np.linalg.solve(covariance, step)), len(step)))
 
 
 def _pooled(rounds: list[_Round]) -> tuple[Floats, Floats, float]:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from datetime import date
 
 from flo.errors import StudyError
+from flo.privacy.accounting.readable import refuse_unreadable
 from flo.server.studies.ancestors import CardOf, with_lineage
 from flo.study.document import MAX_STUDY_BYTES, UNDER_WAY, Study
 
@@ -56,11 +57,12 @@ def complete_for_signing(
 
     Raises:
         StudyError, TrustError: as ``filled_in``; or a text of the scaffold is unchanged, a column
-        identifies patients, the study is too large, has expired or is over, or its version was
-        signed with another text.
+        identifies patients, a catalogue would be noise, the study is too large, has expired or is
+        over, or its version was signed with another text.
     """
     study.refuse_unfinished()
     study.refuse_identifying()
+    refuse_unreadable(study)
     complete = filled_in(study, keys, card_of)
     if (size := len(complete.canonical_bytes)) > MAX_STUDY_BYTES:
         raise StudyError(

@@ -32,6 +32,10 @@ PARTS = [
         **{"kind": "regression", "name": "risk", "family": "logistic", "outcome": "ill"},
         "predictors": ["age", "ward"],
     },
+    {
+        **{"kind": "catalogue", "name": "later", "columns": ["ward", "ill"], "share": 20},
+        "pairs": [["ward", "ill"]],
+    },
 ]
 
 
@@ -74,6 +78,29 @@ def assert_console_shows(coordinator: RealCoordinator, digest: str) -> None:
     assert (status, "does not exist" in said) == (400, True)
 
 
+def assert_it_answers_later_questions(home: Path, signed: Path, folder: Path) -> None:
+    """From the file alone, which is all that a statistician needs."""
+    said = " ".join(done("study", "ask", signed, "ward = a and ill = 1", "--home", home).split())
+    assert "patients" in said
+    assert "later patients are not in it" in said
+    answer = folder / "answer.json"
+    done("study", "ask", "questions", "ill = 1", "--home", home, "--json", answer)
+    found = json.loads(answer.read_bytes())
+    value, low, high = found["patients"]
+    assert low <= value <= high
+    assert 0 <= value <= 400, "of 120 patients, with noise"
+    refused = flo("study", "ask", signed, "age >= 40", "--home", home)
+    assert (refused.returncode, "no column 'age'" in refused.stderr) == (2, True)
+    rows = folder / "rows.csv"
+    done("study", "synthesize", signed, "--out", rows, "--rows", "30", "--home", home)
+    lines = rows.read_text().splitlines()
+    assert lines[0] == "patient_id,ward,ill"
+    assert lines[1].startswith("synthetic-000000,")
+    assert len(lines) == 31
+    again = flo("study", "synthesize", signed, "--out", rows, "--home", home)
+    assert (again.returncode, "already exists" in again.stderr) == (2, True)
+
+
 def test_from_a_question_to_a_page_and_a_verified_report(tmp_path: Path) -> None:
     with serving(tmp_path / "coordinator") as coordinator, contextlib.ExitStack() as stack:
         home = coordinator.home.directory
@@ -105,7 +132,8 @@ def test_from_a_question_to_a_page_and_a_verified_report(tmp_path: Path) -> None
         (table,) = out.glob("*.csv")
         assert "Kaplan-Meier curves" in page.read_text()
         rows = list(csv.DictReader(table.read_text().splitlines()))
-        assert {row["part"] for row in rows} == {"table-one", "time", "risk"}
+        assert {row["part"] for row in rows} == {"table-one", "time", "risk", "later"}
+        assert_it_answers_later_questions(home, signed, tmp_path)
         report = (coordinator.home.directory / "models").glob("questions-*.report.json")
         (facts,) = [verify(path.read_bytes()) for path in report]
         assert len(facts["hospitals"]) == 3

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 import pandas as pd
+import statsmodels.api as sm
 import statsmodels.formula.api as smf
 from lifelines import KaplanMeierFitter
 from lifelines.statistics import multivariate_logrank_test
@@ -44,14 +45,19 @@ def main(file: str) -> None:
 
 
 def regressions(table: pd.DataFrame) -> dict[str, Any]:
-    """Return coefficients, standard errors, p-values and the Wald test of two regressions."""
+    """Return coefficients, standard errors, p-values and the Wald test of three regressions."""
     limits = {"age": (18, 100), "meanbp": (40, 160), "bili": (0, 10), "alb": (1.5, 4.5)}
     for name, ends in limits.items():
         table[name] = table[name].clip(*ends)
     ca = "C(ca, Treatment('no'))"
     death = smf.logit(f"death ~ age + meanbp + C(sex) + {ca}", table).fit(disp=False)
     albumin = smf.ols("alb ~ age + bili + C(sex)", table).fit()
-    return {"death": _of(death), "albumin": _of(albumin)}
+    poisson = smf.glm("bili ~ age + C(sex)", table, family=sm.families.Poisson())
+    plain = poisson.fit()
+    left = plain.resid_response
+    dispersion = float((left**2).sum() / plain.fittedvalues.sum())
+    bilirubin = poisson.fit(scale=dispersion)
+    return {"death": _of(death), "albumin": _of(albumin), "bilirubin": _of(bilirubin)}
 
 
 def _of(fitted: Any) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import pytest
 from flo.errors import StudyError, UsageError
 from flo.privacy.accounting.plan import Plan
 from flo.study.document import SCHEMA_VERSION, Study, from_document
-from flo.study.scaffold import scaffold
+from flo.study.scaffold import Questions, scaffold
 from flo.study.schema import NumberColumn
-from flo.study.statistics import Survival, TableOne
+from flo.study.statistics import Catalogue, Regression, Survival, TableOne
 from tests.commands import flo
 
 HEADER = "patient_id,age,ward,ill\n"
@@ -273,7 +273,7 @@ def test_the_noise_of_a_draft_covers_only_the_retries_that_can_still_be_needed(
 def test_a_draft_of_statistics_asks_for_a_table_and_says_nothing_of_training(
     tmp_path: Path,
 ) -> None:
-    study = draft(tmp_path, statistics=True)
+    study = draft(tmp_path, questions=Questions(table=True))
     assert study.statistics is not None
     (table,) = study.statistics.parts
     assert isinstance(table, TableOne)
@@ -282,14 +282,14 @@ def test_a_draft_of_statistics_asks_for_a_table_and_says_nothing_of_training(
     text = scaffold(
         *(tmp_path / "patients.csv", "tiny", "ill", ["north:303"], ["age:0:110:years"]),
         *(["ward:a,b,c"], [], "patient_id"),
-        statistics=True,
+        questions=Questions(table=True),
     ).text
     assert "[model]" not in text
     assert "learning_rate" not in text
 
 
 def test_a_draft_of_a_curve_has_equal_intervals_over_the_times_bounds(tmp_path: Path) -> None:
-    study = draft(tmp_path, survival="age")
+    study = draft(tmp_path, questions=Questions(survival="age"))
     assert study.statistics is not None
     table, curve = study.statistics.parts
     assert isinstance(table, TableOne)
@@ -301,7 +301,19 @@ def test_a_draft_of_a_curve_has_equal_intervals_over_the_times_bounds(tmp_path: 
     Plan.of(study)
 
 
+def test_a_draft_may_ask_for_a_regression_and_a_catalogue(tmp_path: Path) -> None:
+    study = draft(tmp_path, questions=Questions(regression=True, catalogue=True))
+    assert study.statistics is not None
+    _, regression, catalogue = study.statistics.parts
+    assert isinstance(regression, Regression)
+    assert (regression.outcome, regression.predictors) == ("ill", ("age", "ward"))
+    assert isinstance(catalogue, Catalogue)
+    assert catalogue.of(study.data) == ("age", "ward", "ill")
+    assert study.statistics.retry_allowance == 1
+    Plan.of(study)
+
+
 @pytest.mark.parametrize("name", ["ward", "heart"])
 def test_a_time_that_is_no_number_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=f"--survival '{name}' is not a number column"):
-        draft(tmp_path, survival=name)
+        draft(tmp_path, questions=Questions(survival=name))

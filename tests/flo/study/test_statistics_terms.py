@@ -9,7 +9,7 @@ import pytest
 from flo.errors import StudyError
 from flo.study.document import Study, from_document
 from flo.study.loading import from_canonical
-from flo.study.statistics import MOST_PARTS
+from flo.study.statistics import MOST_PARTS, Catalogue
 from tests.builders import small_study, study_document
 from tests.flo.continued import CARD
 from tests.flo.studies import SURVEY
@@ -28,6 +28,8 @@ AGE: dict[str, Any] = {
     **{"kind": "regression", "name": "age", "family": "linear", "outcome": "age"},
     "predictors": ["ward"],
 }
+RANGES: dict[str, Any] = {"column": "age", "at": [50, 60]}
+CATALOGUE: dict[str, Any] = {"kind": "catalogue", "name": "all", "ranges": [RANGES]}
 
 
 def written(*parts: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -105,6 +107,48 @@ def test_every_field_of_a_regression_is_approved(change: dict[str, Any]) -> None
     assert asked(ILL).digest != asked(ILL | change).digest
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "two"},
+        {"columns": ["age", "ill"]},
+        {"pairs": [["age", "ill"]]},
+        {"ranges": [{"column": "age", "at": [50, 61]}]},
+        {"bins": 5},
+        {"share": 2.0},
+    ],
+    ids=str,
+)
+def test_every_field_of_a_catalogue_is_approved(change: dict[str, Any]) -> None:
+    assert asked(CATALOGUE).digest != asked(CATALOGUE | change).digest
+
+
+def test_a_catalogue_is_of_all_columns_and_the_label_unless_some_are_named() -> None:
+    study = asked(CATALOGUE)
+    assert study.statistics is not None
+    (part,) = study.statistics.parts
+    assert isinstance(part, Catalogue)
+    assert part.of(study.data) == ("age", "ward", "ill")
+    assert part.pairs_of(study.data) == (("age", "ward"), ("age", "ill"), ("ward", "ill"))
+
+
+def test_no_predictor_is_named_like_the_intercept() -> None:
+    document = written(ILL)
+    document["data"]["columns"][0]["name"] = "intercept"
+    document["statistics"]["parts"] = [ILL | {"predictors": ["intercept"]}]
+    with pytest.raises(StudyError, match="no predictor can be named 'intercept'"):
+        from_document(document)
+
+
+def test_a_count_of_a_poisson_regression_is_never_negative() -> None:
+    poisson = AGE | {"family": "poisson"}
+    assert asked(poisson).purposes == ("regression",)
+    document = written(poisson)
+    document["data"]["columns"][0]["minimum"] = -1
+    with pytest.raises(StudyError, match="a minimum of 0 or more"):
+        from_document(document)
+
+
 def test_a_study_releases_tables_first_and_then_rounds_of_regressions() -> None:
     assert asked(ILL).purposes == ("regression",)
     assert asked(ILL, TABLE, AGE).purposes == ("statistics", "regression")
@@ -122,7 +166,7 @@ def test_a_study_releases_tables_first_and_then_rounds_of_regressions() -> None:
         ([TABLE | {"by": "age"}], "by = 'age' is neither the label nor a category"),
         ([TABLE | {"bins": 1}], "bins"),
         ([TABLE | {"kind": "cox"}], "FLO has no 'cox'; the nearest that it has: survival by a gr"),
-        ([TABLE | {"kind": "x"}], "FLO has no 'x'; the nearest that it has: table, survival or "),
+        ([TABLE | {"kind": "x"}], "FLO has no 'x'; the nearest that it has: table, survival, r"),
         ([CURVE | {"time": "ward"}], "time = 'ward' must be a number column"),
         ([CURVE | {"event": "ward"}], "event = 'ward' must be the label, or a category of two"),
         ([CURVE | {"edges": [0, 50]}], "edges must lie above 0 and up to 100, the bounds of age"),
@@ -136,7 +180,27 @@ def test_a_study_releases_tables_first_and_then_rounds_of_regressions() -> None:
         ([ILL | {"predictors": ["heart"]}], "predictor 'heart' is no number or category column"),
         ([ILL | {"predictors": ["age", "age"]}], "a predictor appears twice"),
         ([ILL | {"predictors": []}], "at least 1"),
-        ([ILL | {"family": "poisson"}], "family"),
+        (
+            [ILL | {"family": "poisson"}],
+            "of a poisson regression must be a number",
+        ),
+        ([ILL | {"family": "gamma"}], "family"),
+        ([CATALOGUE | {"columns": ["age", "heart"]}], "column 'heart' is no number or category"),
+        ([CATALOGUE | {"columns": ["age", "age"]}], "a column appears twice"),
+        ([CATALOGUE | {"pairs": [["age", "age"]]}], "a pair names one column twice"),
+        ([CATALOGUE | {"pairs": [["age", "ill"], ["ill", "age"]]}], "a pair appears twice"),
+        ([CATALOGUE | {"pairs": [["age", "heart"]]}], "a pair names 'heart', which is not counted"),
+        (
+            [CATALOGUE | {"ranges": [RANGES | {"column": "ward"}]}],
+            "ranges of 'ward', which is no",
+        ),
+        (
+            [CATALOGUE | {"ranges": [RANGES | {"at": [0, 50]}]}],
+            "must meet between 0 and 100",
+        ),
+        ([CATALOGUE | {"ranges": [RANGES | {"at": [50, 100]}]}], "must meet between 0 and 100"),
+        ([CATALOGUE | {"ranges": [RANGES | {"at": [50, 50]}]}], "at must rise"),
+        ([CATALOGUE | {"ranges": [RANGES, RANGES]}], "a column's range appears twice"),
         ([ILL | {"kind": "logistic"}], "FLO has no 'logistic'; the nearest that it has: regressi"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
