@@ -76,40 +76,57 @@ class CatalogueRead:
 
     def table(self, pair: Places) -> Floats:
         """Return a pair's counts, (a, a'), shrunk towards independence; none is negative."""
-        independent, apart, variance = self._apart(pair)
-        squared = float((apart**2).sum())
+        rows, columns = (self.column(n) for n in pair)
+        independent = np.outer(rows, columns) / rows.sum()
+        apart = self._pair(pair) - contrasted(independent)
+        variance, squared = self._noise(pair), float((apart**2).sum())
         shrunk = max(0.0, 1 - max(apart.size - 2, 0.5) * variance / max(squared, 1e-300))
         one, other = (contrasts_of(self.block.columns[n].size) for n in pair)
         found = independent + shrunk * one.T @ apart @ other
-        return _raked(np.maximum(found, 0.0), independent.sum(axis=1), independent.sum(axis=0))
+        return _raked(np.maximum(found, 0.0), rows, columns)
 
     def association(self, pair: Places) -> float | None:
         """Return Cramér's V of a pair, in [0, 1]; None if it may well be independent.
 
-        The test is of size ``FALSE_ALARM``: under independence ‖d‖² is a sum of squares whose
-        eigenvalues follow from the columns' counts and the noise (Satterthwaite's χ²).
+        The test is of size ``FALSE_ALARM``. Under independence what the pair differs from the
+        product of its columns has the covariance Σ of chance, of its own noise, and of the noise of
+        either column; its squared norm is about a χ² (Satterthwaite 1946), by tr Σ and tr Σ².
         """
-        independent, apart, variance = self._apart(pair)
-        everyone = float(independent.sum())
-        one, other = (_eigenvalues(independent.sum(axis=axis) / everyone) for axis in (1, 0))
-        each = everyone * np.outer(one, other) + variance
-        scale = float((each**2).sum() / each.sum())
-        freedom = float(each.sum() ** 2 / (each**2).sum())
-        if float((apart**2).sum()) / scale <= chi2.ppf(1 - FALSE_ALARM, freedom):
+        everyone = max(self._everyone().value, 1.0)
+        one, other = (self._values((n,)) for n in pair)
+        apart = self._pair(pair) - np.outer(one, other) / everyone
+        shares = [self.column(n) / everyone for n in pair]
+        chance = [_contrast_covariance(share) for share in shares]
+        noise = [self._noise((n,)) for n in pair]
+        of_one, of_other = (np.outer(c, c) / everyone**2 for c in (one, other))
+        rows, columns = np.eye(len(one)), np.eye(len(other))
+        terms = [
+            (self._noise(pair) * rows, columns),
+            (everyone * chance[0], chance[1]),
+            (noise[0] * rows, of_other),
+            (of_one, noise[1] * columns),
+        ]
+        trace = sum(float(np.trace(x) * np.trace(y)) for x, y in terms)
+        of_square = sum(
+            float(np.trace(x @ z) * np.trace(y @ w)) for x, y in terms for z, w in terms
+        )
+        least = of_square / trace * chi2.ppf(1 - FALSE_ALARM, trace**2 / of_square)
+        if float((apart**2).sum()) <= least:
             return None
         table = self.table(pair)
-        expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / everyone
+        expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
         there = expected > 0
         squared = float(((table - expected)[there] ** 2 / expected[there]).sum())
-        return min(1.0, math.sqrt(squared / everyone / (min(table.shape) - 1)))
+        return min(1.0, math.sqrt(squared / table.sum() / (min(table.shape) - 1)))
 
-    def _apart(self, pair: Places) -> tuple[Floats, Floats, float]:
-        """Return the table under independence, what a pair's component differs from it, and σ²."""
-        columns = [self.column(n) for n in pair]
-        independent = np.outer(*columns) / columns[0].sum()
+    def _pair(self, pair: Places) -> Floats:
+        """Return a pair's component, (a - 1, a' - 1)."""
         shape = [self.block.columns[n].size - 1 for n in pair]
-        apart = self._values(pair).reshape(shape) - contrasted(independent)
-        return independent, apart, self.variance / self.block.components[pair].weight ** 2
+        return self._values(pair).reshape(shape)
+
+    def _noise(self, places: Places) -> float:
+        """Return the variance of the noise of each number of a component, in patients."""
+        return self.variance / self.block.components[places].weight ** 2
 
     def _values(self, places: Places) -> Floats:
         component = self.block.components[places]
@@ -142,12 +159,10 @@ def read_catalogue(block: CatalogueBlock, noisy: Floats, variance: float) -> Cat
     return CatalogueRead(block, values, variance / block.scale**2)
 
 
-def _eigenvalues(shares: Floats) -> Floats:
-    """Return those of C·(diag(p) - ppᵀ)·Cᵀ, the covariance of a patient's contrasts."""
+def _contrast_covariance(shares: Floats) -> Floats:
+    """Return C·(diag(p) - ppᵀ)·Cᵀ, the covariance of a patient's contrasts."""
     contrasts = contrasts_of(len(shares))
-    covariance = np.diag(shares) - np.outer(shares, shares)
-    found = np.linalg.eigvalsh(contrasts @ covariance @ contrasts.T)
-    return np.asarray(np.maximum(found, 0.0))
+    return np.asarray(contrasts @ (np.diag(shares) - np.outer(shares, shares)) @ contrasts.T)
 
 
 def _raked(table: Floats, rows: Floats, columns: Floats) -> Floats:

@@ -67,7 +67,7 @@ def _coverage(
     source: Source, part: dict[str, Any], epsilon: float, runs: int, *, room: bool
 ) -> Iterator[Row]:
     study, truth = source.asking(epsilon, part), _fitted(source, part)
-    everyone = _everyone(study, source)
+    everyone = everyone_of(study, source)
     slack = chance(0.95, runs) + 0.01 if room else 0.0
     for how in ("noise", "redrawn"):
         if how == "noise" and source.enlarged > 1:
@@ -76,7 +76,7 @@ def _coverage(
         seen = {name: Seen([], []) for name in truth.values}
         wrong = 0
         for _ in range(runs):
-            patients = everyone if how == "noise" else _redrawn(everyone, draw, source.enlarged)
+            patients = everyone if how == "noise" else redrawn(everyone, draw, source.enlarged)
             for one in _answer(study, patients, draw).coefficients:
                 if one.p is None:
                     continue
@@ -116,7 +116,7 @@ def _foreseen(study: Study, source: Source, widths: dict[str, float], name: str)
     columns = list(dict.fromkeys([*part.predictors, part.outcome, source.event]))
     catalogue = source.asking(0.3, {"kind": "catalogue", "name": "all", "columns": columns})
     draw = np.random.default_rng(7)
-    everyone = _redrawn(_everyone(catalogue, source), draw, source.enlarged)
+    everyone = redrawn(everyone_of(catalogue, source), draw, source.enlarged)
     variance = combined_variance(
         catalogue, Plan.of(catalogue).purpose("statistics"), len(catalogue.hospitals)
     )
@@ -142,14 +142,16 @@ def _by_hospital(study: Study, source: Source) -> dict[str, Patients]:
     return {name: Snapshot.divided(one, set()).training for name, one in loaded.items()}
 
 
-def _everyone(study: Study, source: Source) -> Patients:
+def everyone_of(study: Study, source: Source) -> Patients:
+    """All patients of all hospitals."""
     found = _by_hospital(study, source).values()
     inputs = np.concatenate([one.inputs for one in found])
     labels = np.concatenate([one.labels for one in found])
     return Patients(inputs, labels, np.arange(len(labels)), len(labels))
 
 
-def _redrawn(everyone: Patients, draw: np.random.Generator, times: int) -> Patients:
+def redrawn(everyone: Patients, draw: np.random.Generator, times: int) -> Patients:
+    """Patients drawn again from all of them, ``times`` as many."""
     count = everyone.count * times
     chosen = draw.integers(0, everyone.count, count)
     return Patients(everyone.inputs[chosen], everyone.labels[chosen], np.arange(count), count)

@@ -25,9 +25,16 @@ from flo.statistics import words
 from flo.statistics.reading import read
 from flo.statistics.survival import SurvivalRead, log_rank
 from flo.study.document import Study
-from tests.proofs import regressions
+from tests.proofs import catalogue, regressions
 from tests.proofs.rows import Row, chance
-from tests.proofs.statistics_sets import Source, rotterdam, support2_source
+from tests.proofs.statistics_sets import (
+    Source,
+    fars_source,
+    nass_source,
+    panel,
+    rotterdam,
+    support2_source,
+)
 
 _RUNS, _TESTS = 3000, 5000
 _QUICK_RUNS, _QUICK_TESTS = 40, 300
@@ -45,7 +52,10 @@ def rows(quick: bool) -> Iterator[Row]:
             yield from _coverage(source, epsilon, runs, room=quick)
     yield from _tests_of_curves(support2_source(), tests, room=quick)
     yield from _apart(tests, room=quick)
-    yield from regressions.rows(sources, quick)
+    yield from regressions.rows(
+        sources if quick else [*sources, fars_source(), nass_source(), panel()], quick
+    )
+    yield from catalogue.rows(quick)
     yield _error(support2_source(), 1000 if not quick else runs, room=quick)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from flo.datasets import fars
+from flo.datasets import support2 as data_support2
 from flo.study.document import Study, from_document
 from flo.study.terms import largest_delta, round_size
 from tests.flo.statistics import support2
@@ -186,3 +187,37 @@ def panel() -> Source:
         (_regression("poisson", "docvis", "age", *names),),
         enlarged=10,
     )
+
+
+SUPPORT2_RANGES: dict[
+    str, list[float]
+] = {  # clinical thresholds, chosen before anything was counted
+    **{"age": [45, 60, 75], "num.co": [1, 2, 3], "hday": [2, 4], "scoma": [1, 50]},
+    **{"aps": [25, 40, 60], "meanbp": [65, 90, 110], "hrt": [80, 110, 130], "resp": [16, 24, 32]},
+    **{"temp": [36, 38], "wblc": [4, 11, 20], "pafi": [200, 300, 400], "alb": [2.5, 3.5]},
+    **{"bili": [1.2, 2, 6], "crea": [1.2, 2, 3.5], "sod": [130, 135, 145], "ph": [7.35, 7.45]},
+    "bun": [20, 40],
+}
+
+
+def _catalogue(ranges: dict[str, list[float]]) -> dict[str, Any]:
+    found = [{"column": name, "at": at} for name, at in ranges.items()]
+    return {"kind": "catalogue", "name": "all", "ranges": found}
+
+
+def support2_catalogue() -> tuple[Source, dict[str, Any]]:
+    """All 20 columns of SUPPORT2's example, 190 pairs."""
+    parts = [part.assign(hospital=name) for name, part in data_support2.load().items()]
+    codes = {"sex": ("female", "male"), "ca": ("no", "yes", "metastatic")}
+    limits: dict[str, tuple[float, float]] = dict(data_support2.LIMITS)
+    source = Source("support2", pd.concat(parts, ignore_index=True), limits, codes, "hospdead", ())
+    return source, _catalogue(SUPPORT2_RANGES)
+
+
+def fars_catalogue() -> tuple[Source, dict[str, Any]]:
+    """All 13 columns of FARS with all of their codes, up to 26, of 51 states."""
+    parts = [part.assign(hospital=name) for name, part in fars.load().items()]
+    table = pd.concat(parts, ignore_index=True)
+    codes = {name: tuple(sorted(table[name].unique())) for name in fars.COLUMNS}
+    source = Source("fars", table, {"age": (0, 97)}, codes, "died", ())
+    return source, _catalogue({"age": [16, 25, 45, 65]})
