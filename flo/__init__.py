@@ -1,9 +1,10 @@
 """FLO: hospitals train one model together and prove what it cost in privacy.
 
 Importing this package loads no heavy module. In a notebook, use ``flo.load``, ``flo.simulate`` and
-``flo.compare``. Otherwise import the package you need: ``flo.study`` (the signed agreement),
-``flo.privacy`` (mechanisms, accounting, ledger, report), ``flo.server`` (coordinator),
-``flo.clients`` (a hospital's site), ``flo.lab`` (trying a study on one machine).
+``flo.compare`` for models, ``flo.answer`` and ``flo.results`` for statistics. Otherwise import the
+package you need: ``flo.study`` (the signed agreement), ``flo.privacy`` (mechanisms, accounting,
+ledger, report), ``flo.server`` (coordinator), ``flo.clients`` (a hospital's site), ``flo.lab``
+(trying a study on one machine).
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flo.lab.answers import answer, results
     from flo.lab.notebook import compare, load, simulate
 
 __version__ = "0.2.0"
-__all__ = ["compare", "load", "simulate"]
+__all__ = ["answer", "compare", "load", "results", "simulate"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'flo' has no attribute {name!r}")
-    from flo.lab import notebook
+    from flo.lab import answers, notebook
 
-    return getattr(notebook, name)
+    return getattr(answers if name in ("answer", "results") else notebook, name)

@@ -19,8 +19,9 @@ from tests.commands import flo_process
 from tests.paths import EXAMPLES, ROOT
 
 YEARLY = EXAMPLES / "yearly" / "README.md"  # which repeats the study of another page
-PAGES = sorted(set(EXAMPLES.glob("*/README.md")) - {YEARLY})
-STUDIES = sorted((EXAMPLES).glob("*/*.toml"))
+PAPER = EXAMPLES / "paper" / "README.md"  # of statistics, which have no AUC
+PAGES = sorted(set(EXAMPLES.glob("*/README.md")) - {YEARLY, PAPER})
+STUDIES = sorted(set(EXAMPLES.glob("*/*.toml")) - set(PAPER.parent.glob("*.toml")))
 _ROW = re.compile(
     r"\| \[[\w.-]+\]\(([\w.-]+)\) \| ([\d.]+) \| (local|distributed) "
     r"\| (\.\d+) \(\.\d+ to (?:1\.0+|\.\d+)\) \| ± (\.\d+) "

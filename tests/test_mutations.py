@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from scipy.linalg import helmert
 from scipy.stats import chi2
 
 from flo.clients.agent.handler import Handler
@@ -31,9 +32,10 @@ from flo.privacy.ledger.ledger import Ledger
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 from flo.privacy.patients.patients import Patients
 from flo.privacy.patients.split import position
-from flo.privacy.releases import statistics
+from flo.privacy.releases import catalogue, regressions, statistics
 from flo.protocol.messages import Reply, Request, RequestHeader, decode_reply, model_digest
 from flo.study.document import Study
+from flo.study.models import request_length
 from tests.builders import (
     HOSPITALS,
     CountingReleaser,
@@ -44,6 +46,8 @@ from tests.builders import (
     small_study,
 )
 from tests.partners import claims, encode_request
+from tests.privacy.releases.test_catalogue import ALL
+from tests.privacy.releases.test_regressions import ILL, PRESSURE
 from tests.privacy.releases.test_statistics import CURVE, TABLE, asking
 from tests.privacy.releases.test_survey import patients_of
 
@@ -256,13 +260,28 @@ def test_half_the_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- a patient counts too much in statistics -------------------------------------------------------
 
 
+VISITS = [(age, 1, pressure, 1.0, 0) for age in (0.0, 100.0) for pressure in (80.0, 160.0)]
+
+
 def largest_contribution() -> float:
-    """The largest norm of one patient of a table and a curve, at an end of every bound."""
-    study = asking(TABLE, CURVE, many=False)
-    visits = [(age, 1, pressure, 1.0, 0) for age in (0.0, 100.0) for pressure in (80.0, 160.0)]
+    """The largest norm of one patient of table, curve and catalogue, at an end of every bound."""
+    study = asking(TABLE, CURVE, ALL, many=False)
+    statistics.layout.cache_clear()
     return max(
         float(np.linalg.norm(statistics.exact(study, patients_of(study, [visit]))))
-        for visit in visits
+        for visit in VISITS
+    )
+
+
+def largest_in_a_round() -> float:
+    """The same of a round of regressions, of one record of a patient or three."""
+    study = asking(ILL, PRESSURE, many=False)
+    regressions.layout.cache_clear()
+    asked = np.zeros(request_length(study, "regression"))
+    return max(
+        float(np.linalg.norm(regressions.exact(study, patients_of(study, [visit] * n), asked)))
+        for visit in VISITS
+        for n in (1, 3)
     )
 
 
@@ -273,9 +292,52 @@ def test_a_moment_or_a_share_that_weighs_too_much_is_noticed(
     monkeypatch.setattr(statistics, "MOMENT", 1.0)
     assert largest_contribution() > statistics.NORM + 1e-3
     monkeypatch.undo()
-    monkeypatch.setattr(statistics, "scaled_number", beyond_its_bounds)
+    monkeypatch.setattr(statistics, "scaled_number", lambda *_: beyond_its_bounds(1))
     assert largest_contribution() > statistics.NORM + 1e-3
 
 
-def beyond_its_bounds(*_: Any) -> tuple[Any, Any]:
-    return np.array([3.0]), np.array([True])
+@pytest.mark.parametrize(
+    ("where", "name", "broken"),
+    [
+        (catalogue, "_weights", lambda sizes, pairs: dict.fromkeys(_parts(sizes, pairs), 1.0)),
+        (catalogue, "contrasts_of", lambda size: 1.5 * np.asarray(helmert(size))),
+    ],
+    ids=["weights", "contrasts"],
+)
+def test_a_catalogue_that_counts_a_patient_too_much_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, where: Any, name: str, broken: Any
+) -> None:
+    assert largest_contribution() <= statistics.NORM + 1e-9
+    monkeypatch.setattr(where, name, broken)
+    assert largest_contribution() > statistics.NORM + 1e-3
+    monkeypatch.undo()
+    statistics.layout.cache_clear()
+
+
+def _parts(sizes: tuple[int, ...], pairs: tuple[Any, ...]) -> list[Any]:
+    return [(), *((n,) for n in range(len(sizes))), *pairs]
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("scaled_number", lambda _, __, inputs: beyond_its_bounds(len(inputs))),
+        ("simplex", lambda codes: 1.5 * np.eye(codes)[:, 1:]),
+        ("norm_of", lambda _: 1.5),
+        ("record_weights", lambda patient, _: np.ones(len(patient))),
+        ("_spread", lambda d: np.full((d, d), 3.0)),
+    ],
+    ids=["bounds", "codes", "norm", "records", "information"],
+)
+def test_a_regression_that_counts_a_patient_too_much_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, name: str, broken: Any
+) -> None:
+    assert largest_in_a_round() <= regressions.NORM + 1e-9
+    monkeypatch.setattr(regressions, name, broken)
+    assert largest_in_a_round() > regressions.NORM + 1e-3
+    monkeypatch.undo()
+    regressions.layout.cache_clear()
+
+
+def beyond_its_bounds(count: int) -> tuple[Any, Any]:
+    return np.full(count, 3.0), np.ones(count, dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""``flo study results``, ``ask`` and ``synthesize``: what published statistics say."""
+"""``flo study try``, ``results``, ``ask``, ``synthesize``: what statistics say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from flo.cli import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder
+from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder, StudyFile
 from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
@@ -114,6 +114,37 @@ def synthesize(
     say("columns agree with the catalogue, and each with one other; use them to try software,")
     say("and for flo study check --like; not for research")
     return FileWrittenResult(str(out))
+
+
+@command(app, "try")
+def try_(
+    study: StudyFile,
+    out: Annotated[Path, typer.Option(help="Folder for CSV and page.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with HOSPITAL.csv or HOSPITAL.parquet files.")
+    ] = None,
+    id_column: Annotated[str, typer.Option(help="Column with the patient id.")] = "patient_id",
+    unsafe_not_private: Annotated[
+        bool, typer.Option("--unsafe-not-private", help="Allow data that a ledger protects.")
+    ] = False,
+) -> results.StatisticsWrittenResult:
+    """Answer a study of statistics on data you may see, with the noise that a real run has."""
+    from flo.cli.terminal.output import console, say, show_sheet, working
+    from flo.lab.answers import answer
+    from flo.statistics import page, words
+    from flo.storage.files import write_public
+
+    with working("summing over the hospitals"):
+        found = answer(study, data, id_column=id_column, unsafe_not_private=unsafe_not_private)
+    out.mkdir(parents=True, exist_ok=True)
+    files = []
+    for ending, text in (("csv", words.as_csv(found.parts)), ("html", found.html)):
+        files.append(out / f"{found.study.name}-tried.{ending}")
+        write_public(files[-1], text.encode())
+    show_sheet(page.sections(found.parts), console())
+    say(f"\nwritten: {', '.join(map(str, files))}")
+    say("made in this process: nobody approved it, and no ledger was charged")
+    return results.StatisticsWrittenResult(found.study.digest, [str(path) for path in files])
 
 
 def _checked(

@@ -18,6 +18,7 @@ from flo.errors import UsageError
 DATASETS: dict[str, Callable[[], dict[str, pd.DataFrame]]] = {
     "heart-disease": heart.load,
     "support2": support2.load,
+    "support2-paper": support2.load_followed,
     "fars": fars.load,
     "lidc": lidc.load,
     "watch": watch.load,
@@ -25,6 +26,7 @@ DATASETS: dict[str, Callable[[], dict[str, pd.DataFrame]]] = {
 CREDITS = {
     "heart-disease": heart.CREDIT,
     "support2": support2.CREDIT,
+    "support2-paper": support2.CREDIT,
     "fars": fars.CREDIT,
     "lidc": lidc.CREDIT,
     "watch": watch.CREDIT,

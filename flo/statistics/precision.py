@@ -12,7 +12,7 @@ import numpy as np
 from flo.arrays import Floats
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.patients.patients import Patients
-from flo.privacy.releases.fisher_scoring import LEAST_SIGNAL
+from flo.privacy.releases.fisher_scoring import least_signal
 from flo.privacy.releases.regressions import RegressionBlock, design, noise_of
 from flo.statistics.regression import to_units
 from flo.study.document import Study
@@ -26,16 +26,18 @@ _STEPS, _LARGEST_STEP = 50, 2.0
 class Precision:
     """``widths``: of each coefficient's interval beside that without privacy, by name.
 
-    ``signal``: the smallest eigenvalue of the information beside the noise's largest one.
+    ``signal``: the smallest eigenvalue of the information beside the noise's largest one;
+    ``needed``: how large it must be.
     """
 
     widths: dict[str, float]
     signal: float
+    needed: float
 
     @property
     def shown(self) -> bool:
         """Whether the noise will be small enough to show the regression."""
-        return self.signal > LEAST_SIGNAL
+        return self.signal > self.needed
 
     @property
     def widest(self) -> float:
@@ -68,7 +70,8 @@ def foresee(study: Study, block: RegressionBlock, like: Patients) -> Precision:
     widths = np.sqrt(1 + of_noise / sampling)
     loud = of_information * math.sqrt(2 * block.size / rounds)
     signal = float(np.linalg.eigvalsh(information)[0]) / loud
-    return Precision(dict(zip(block.names, widths.tolist(), strict=True)), signal)
+    named = dict(zip(block.names, widths.tolist(), strict=True))
+    return Precision(named, signal, least_signal(block.part))
 
 
 def _fitted(family: str, x: Floats, y: Floats) -> tuple[Floats, Floats, float]:

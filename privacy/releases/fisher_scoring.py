@@ -15,8 +15,8 @@ the covariance V_t = σ²I + τ²/2·(‖δ‖²I + δδᵀ), δ = β_t - β̂, 
    If it sees that even the last two differ, or that they say to move on by more than noise does,
    scoring has not arrived: nothing is known.
 4. Noise in H̄ is inverted. Nothing is known unless the smallest eigenvalue of H̄, and of that of the
-   last two rounds, is ``LEAST_SIGNAL`` times the largest one that noise alone would have in H̄,
-   τ·√(2d/m).
+   last two rounds, is twice the largest one that noise alone would have in H̄, τ·√(2d/m); thrice if
+   it is linear, where the noise of H̄ meets all of β.
 
 A linear regression has the same sums in each round, and all are used.
 """
@@ -36,8 +36,9 @@ from flo.privacy.releases.regressions import RegressionBlock, Sums, layout, read
 from flo.study.document import Study
 from flo.study.models import request_length
 from flo.study.parameters import Vector
+from flo.study.statistics import Regression
 
-LEAST_SIGNAL = 3.0
+_LEAST_SIGNAL = {"logistic": 2.0, "linear": 3.0, "poisson": 2.0}
 _SURELY_APART, _MAYBE_APART = 0.01, 0.05
 _LARGEST_STEP, _LARGEST_FIRST = 2.0, 3.0
 _NO_MATTER = 0.01
@@ -90,6 +91,11 @@ class _Round:
         return self.sums.noise**2 * one + of_information * (squared * one + np.outer(apart, apart))
 
 
+def least_signal(part: Regression) -> float:
+    """Return how far the smallest eigenvalue of the information must be above its noise."""
+    return _LEAST_SIGNAL[part.family]
+
+
 def next_coefficients(study: Study, rounds: Sequence[Released]) -> Floats:
     """Return what the next round asks about, (coefficients,); zeros before any round."""
     found = np.zeros(request_length(study, "regression"))
@@ -106,7 +112,7 @@ def estimate(block: RegressionBlock, rounds: Sequence[Released]) -> Estimated:
     found, information, loud = _pooled(used)
     values, vectors = np.linalg.eigh(information)
     _, latest, _ = _pooled(used[-_ROUNDS_TOGETHER:])  # information falls, while odds grow for ever
-    if min(values[0], np.linalg.eigvalsh(latest)[0]) <= LEAST_SIGNAL * loud:
+    if min(values[0], np.linalg.eigvalsh(latest)[0]) <= least_signal(block.part) * loud:
         unknown = "noise"
     inverse = _inverse(information, loud)
     of_noise = sum(one.noise_at(found) for one in used) / len(used) ** 2

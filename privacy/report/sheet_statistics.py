@@ -7,7 +7,7 @@ import math
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.releases import regressions, statistics
 from flo.privacy.releases.catalogue import CatalogueBlock
-from flo.privacy.releases.fisher_scoring import LEAST_SIGNAL
+from flo.privacy.releases.fisher_scoring import least_signal
 from flo.privacy.releases.regressions import RegressionBlock
 from flo.privacy.releases.statistics import Block
 from flo.study.document import Study
@@ -95,7 +95,7 @@ def _regression(study: Study, block: RegressionBlock, variance: float) -> str:
     ]
     _, of_information = regressions.noise_of(block, variance)
     loud = of_information * math.sqrt(2 * block.size / rounds)
-    needed = LEAST_SIGNAL * loud / (informed * min(spread))
+    needed = least_signal(asked) * loud / (informed * min(spread))
     said = (
         f"{asked.family} regression of {asked.outcome} on {', '.join(asked.predictors)}. It is "
         f"shown if patients are more than about {needed:,.0f} at the very least; more, if the "
