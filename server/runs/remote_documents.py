@@ -98,8 +98,12 @@ class _Sum(Document):
     hospitals: _Hospitals
 
 
+class _Round(_Sum):
+    asked: Annotated[tuple[_Number, ...], Field(max_length=MOST_CELLS)]
+
+
 class _Statistics(_Sum):
-    rounds: Annotated[tuple[_Sum, ...], Field(max_length=ROUNDS)] = ()
+    rounds: Annotated[tuple[_Round, ...], Field(max_length=ROUNDS)] = ()
 
 
 class RunResult(Document):
