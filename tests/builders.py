@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,21 @@ def study_document(**changes: Any) -> dict[str, Any]:
     }
     document.update(changes)
     return document
+
+
+def counting(study: Study, epsilon: float, columns: Sequence[str]) -> Study:
+    """A study of statistics that counts by these columns, as ``flo study survey`` asks it."""
+    table = {"kind": "table", "name": "counts", "columns": list(columns), "bins": 5}
+    return study.with_questions("survey", epsilon, table)
+
+
+def surveyed(study: Study, **survey: Any) -> Study:
+    """A survey of a planned study, as FLO 0.2 made them; ledgers and reports still have some."""
+    nothing = {"continues": None, "statistics": None}
+    changes = {"schema_version": max(2, study.schema_version), "survey": survey, **nothing}
+    document = study.model_dump(mode="json") | changes
+    document["name"] = f"{study.name[:56]}-survey"
+    return from_document(document)
 
 
 def small_study(**changes: Any) -> Study:

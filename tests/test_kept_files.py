@@ -40,6 +40,7 @@ from flo.study import models
 from flo.study.document import Study, from_document
 from flo.study.features import input_names
 from flo.study.loading import from_canonical
+from tests.builders import surveyed
 from tests.commands import flo
 
 KEPT = Path(__file__).parent / "kept"
@@ -120,7 +121,7 @@ def test_a_study_of_the_old_schema_cannot_ask_for_what_it_did_not_know(study: St
 
 @of_v1
 def test_a_survey_of_an_old_study_is_a_new_document(study: Study) -> None:
-    asked = study.with_survey(epsilon=0.3, columns=["sex"])
+    asked = surveyed(study, epsilon=0.3, columns=["sex"])
     assert asked.schema_version == 2
     assert from_canonical(asked.canonical_bytes) == asked
 
@@ -179,7 +180,7 @@ def test_the_ledger_opens_with_its_key_and_adds_up(home: SiteHome, study: Study)
     "ask",
     [
         lambda study: study.with_epsilon(0.05),
-        lambda study: study.with_survey(epsilon=0.1, columns=["sex"]),
+        lambda study: surveyed(study, epsilon=0.1, columns=["sex"]),
         lambda study: from_document(study.model_dump(mode="json") | {"schema_version": 2}),
     ],
     ids=["a small study", "a survey", "the same study in the new schema"],

@@ -28,6 +28,7 @@ from flo.clients.sources.mapping import StudyMapping
 from flo.errors import FloError, NetworkError, PolicyError, RefusedError, TrustError
 from flo.host.environment import code_digest
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.releases import survey
 from flo.protocol.decisions import Approve, PersonApproval, Signed, Terms
 from flo.study.document import Study
 
@@ -50,6 +51,7 @@ def approve(
     """
     study, hospital = offered.study, home.read_config().hospital
     refuse_forged(offered, home.read_coordinator())
+    survey.refuse(offered.study)
     with home.decision_lock():
         kept = _kept(home, study.digest)
         policy, mapping = home.read_policy(), mapping_of(home, study)
@@ -79,6 +81,7 @@ def dry_run_approval(
     """
     study = offered.study
     refuse_forged(offered, home.read_coordinator())
+    survey.refuse(offered.study)
     with home.decision_lock():
         policy, mapping = home.read_policy(), mapping_of(home, study)
         terms = _allowed_terms(home, study, population, policy, mapping, if_broken=if_broken)

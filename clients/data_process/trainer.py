@@ -67,6 +67,7 @@ class Trainer:
             at_once: the most records to compute at once; as memory allows if None.
             others: the helpers that sum all other blocks; none if None.
         """
+        survey.refuse(study)
         self._study, self._snapshot = study, snapshot
         self._noise = noise or SystemNoise()
         self._slot, self._others = slot, others or StudyHelpers(Helpers([]), "", "")
@@ -94,9 +95,6 @@ class Trainer:
                 exact = self._step.to_real(total) / copies(self._study)
             case "evaluation":
                 exact = evaluation.sums(self._study, weights, self._snapshot.held_out)
-            case "survey":
-                exact = survey.counts(self._study, self._snapshot.training)
-                exact += survey.counts(self._study, self._snapshot.held_out)
             case "statistics":
                 exact = statistics.exact(self._study, self._snapshot.training)
                 exact += statistics.exact(self._study, self._snapshot.held_out)

@@ -72,7 +72,8 @@ def survey(
     planned = load(study)
     wanted = column or [c.name for c in planned.data.columns if c.kind == "category"]
     with working("calibrating noise"):
-        asked = planned.with_survey(epsilon=epsilon, columns=wanted, bins=bins)
+        table = {"kind": "table", "name": "counts", "columns": wanted, "bins": bins}
+        asked = planned.with_questions("survey", epsilon, table | {"by": planned.data.label})
         parts = sections(asked)
     if not launch:
         show_sheet(parts, console())
@@ -244,8 +245,6 @@ def _show_result(summary: dict[str, Any]) -> None:
         say(f"noisy AUC {_interval(estimate)} (90 % interval: noise and sampling)")
     for name, found in result.get("subgroups", {}).items():
         say(f"  {name}: {_interval(found)}")
-    for hospital, columns in result.get("survey", {}).items():
-        _show_counts(hospital, columns)
     if result:
         say(f"ε = {result['epsilon']:.4f} at δ = {result['delta']:g} for one patient")
     if "model" in result:
@@ -261,22 +260,6 @@ def _interval(estimate: dict[str, Any]) -> str:
     from flo.documents.text import of_auc
 
     return of_auc(estimate["auc"], estimate["low"], estimate["high"])
-
-
-def _show_counts(hospital: str, columns: list[dict[str, Any]]) -> None:
-    """Show noisy counts as bars; an empty ``hospital`` means all hospitals."""
-    from rich.table import Table
-
-    from flo.cli.terminal.output import console, plain
-
-    most = max(1.0, *(n for column in columns for n in column["patients"]))
-    half = columns[0]["half_width"]
-    table = Table("column", "", f"patients ± {half:.0f}", "", title=hospital or "all hospitals")
-    for column in columns:
-        for cell, patients in zip(column["cells"], column["patients"], strict=True):
-            bar = "█" * round(30 * max(0.0, patients) / most)
-            table.add_row(plain(column["column"]), plain(cell), f"{patients:.0f}", bar)
-    console().print(table)
 
 
 def find(home: Path, wanted: str) -> dict[str, Any]:

@@ -94,11 +94,9 @@ def synthesize(
     coordinator: Coordinator = None,
 ) -> FileWrittenResult:
     """Write synthetic rows that agree with a study's catalogue, to try software."""
-    import numpy as np
-
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
-    from flo.statistics.synthetic_rows import MOST_ROWS, synthetic_rows
+    from flo.statistics.synthetic_rows import MOST_ROWS, from_the_system, synthetic_rows
     from flo.storage.files import write_public
 
     if out.exists():
@@ -108,7 +106,7 @@ def synthesize(
     wanted = rows or max(1, round(read.patients.value))
     if wanted > MOST_ROWS:
         raise UsageError(f"{wanted} rows, limit {MOST_ROWS}", hint="give a smaller --rows")
-    table = synthetic_rows(read, wanted, np.random.default_rng())
+    table = synthetic_rows(read, wanted, from_the_system())
     write_public(out, table.to_csv(index=False).encode())
     say(f"{wanted:,} synthetic rows in {out}: no row is a patient")
     say("columns agree with the catalogue, and each with one other; use them to try software,")

@@ -107,7 +107,7 @@ def answer(
         for purpose, part in Plan.of(chosen).purposes.items()
     }
     variances = [noise.get("regression", 0.0)] * len(state.regressed_of)
-    rounds = rounds_of(state.regressed, state.regressed_at, variances)
+    rounds = rounds_of(state.regressed, state.regressed_at, variances, state.regressed_of)
     sums = np.asarray(state.sums, dtype=np.float64)
     parts = read(chosen, sums, noise.get("statistics", 0.0), rounds)
     facts = [

@@ -19,6 +19,7 @@ from flo.privacy.patients.patients import Patients
 from flo.study import models
 from flo.study.document import Study
 from flo.study.features import encode_category, encode_image, encode_number, input_names
+from flo.study.models import request_length
 from flo.study.parameters import Vector
 from flo.study.schema import CategoryColumn, ImageColumn, Schema
 from flo.study.terms import Purpose
@@ -45,6 +46,8 @@ def made_up_patients(schema: Schema, count: int) -> Patients:
 
 def request_for(study: Study, purpose: Purpose, weights: Vector) -> Vector:
     """Return what a request for ``purpose`` carries with this model; W as in ``STRETCH``."""
+    if purpose in ("statistics", "regression"):
+        return np.zeros(request_length(study, purpose))
     if purpose == "moments":
         return weights[:0]
     if purpose == "training" and study.mechanism.algorithm == "whitened":

@@ -132,6 +132,7 @@ class StatisticsResult(Document):
                 np.array(one.values),
                 np.array(one.asked),
                 _variance(study, "regression", one.hospitals),
+                frozenset(one.hospitals),
             )
             for one in self.rounds
         ]

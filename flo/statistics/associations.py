@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
+from flo.privacy.releases.catalogue import in_words
 from flo.statistics import words
 from flo.statistics.catalogue import CatalogueRead
+from flo.statistics.questions import quoted
 
 _LEFT, _TOP, _RIGHT, _SIDE = 130.0, 110.0, 60.0, 34.0
 _LETTERS = 18
@@ -32,7 +35,9 @@ class Square:
 
 @dataclass(frozen=True)
 class AssociationMap:
-    """Squares below the diagonal. ``example``: a question that this catalogue answers."""
+    """Squares below the diagonal. ``example``: a question that this catalogue answers; ``command``:
+    how to ask it in a shell.
+    """
 
     width: float
     height: float
@@ -41,6 +46,11 @@ class AssociationMap:
     columns: list[Label]
     cells: list[Square]
     example: str
+
+    @property
+    def command(self) -> str:
+        """What a person pastes into a shell."""
+        return f"flo study ask FILE {shlex.quote(self.example)}"
 
 
 def association_map(part: CatalogueRead) -> AssociationMap:
@@ -56,7 +66,7 @@ def association_map(part: CatalogueRead) -> AssociationMap:
     cells = []
     for pair in part.block.pairs:
         low, high = sorted(pair)
-        found = part.association(pair)
+        found = part.associations[pair]
         text = "" if found is None else f"{100 * found:.0f}"
         at = (_LEFT + low * _SIDE, _TOP + (high - 1) * _SIDE)
         cells.append(Square(*at, round(found or 0.0, 3), text))
@@ -80,8 +90,8 @@ def column_lines(part: CatalogueRead) -> list[tuple[str, str]]:
 def association_lines(part: CatalogueRead) -> list[tuple[str, str]]:
     """Return (pair, Cramér's V) of the pairs that are associated, the strongest first."""
     columns = part.block.columns
-    known = [(part.association(pair), pair) for pair in part.block.pairs]
-    sure = sorted(((v, pair) for v, pair in known if v is not None), reverse=True)
+    known = [(v, pair) for pair, v in part.associations.items() if v is not None]
+    sure = sorted(known, reverse=True)
     return [
         (f"{columns[one].name} and {columns[other].name}", f"Cramér's V {v:.2f}")
         for v, (one, other) in sure
@@ -93,10 +103,11 @@ def _example(part: CatalogueRead) -> str:
     places = next(iter(part.block.pairs), (0,))
     conditions = []
     for column in (part.block.columns[place] for place in places):
+        name = quoted(column.name)
         if column.edges:
-            conditions.append(f"{column.name} >= {column.edges[1]:g}")
+            conditions.append(f"{name} >= {in_words(column.edges[1])}")
         else:
-            conditions.append(f"{column.name} = {column.cells[-1 - column.missing]}")
+            conditions.append(f"{name} = {quoted(column.cells[-1 - column.missing])}")
     return " and ".join(conditions)
 
 

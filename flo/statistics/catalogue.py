@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.stats import chi2
 
 from flo.arrays import Floats
-from flo.privacy.releases.catalogue import CatalogueBlock, Places, contrasted, contrasts_of
+from flo.privacy.releases.catalogue import CatalogueBlock, Places, contrasted, contrasts_of, inside
 from flo.statistics.estimates import Estimate, Linear, counted, of_patients, proportion
 
 FALSE_ALARM = 0.01  # of the test whether a pair is associated
@@ -43,6 +44,11 @@ class CatalogueRead:
     values: Floats
     variance: float
 
+    @cached_property
+    def associations(self) -> dict[Places, float | None]:
+        """``association`` of each pair."""
+        return {pair: self.association(pair) for pair in self.block.pairs}
+
     @property
     def name(self) -> str:
         """The part's name."""
@@ -51,7 +57,7 @@ class CatalogueRead:
     @property
     def patients(self) -> Estimate:
         """All patients, with the interval of the noise: nobody is outside."""
-        everyone = self._everyone()
+        everyone = self._all
         return of_patients(everyone.value, everyone.noise(self.variance))
 
     def counted(self, places: Places, mask: Floats) -> Counted:
@@ -59,7 +65,7 @@ class CatalogueRead:
 
         ``places``: of one column, or of a pair that the catalogue has.
         """
-        cell, everyone = self._sum(places, mask), self._everyone()
+        cell, everyone = self._sum(places, mask), self._all
         return Counted(
             counted(cell, everyone.value, self.variance),
             proportion(cell, everyone, self.variance),
@@ -67,12 +73,13 @@ class CatalogueRead:
 
     def column(self, place: int) -> Floats:
         """Return a column's counts, (a,), none of them negative, which add up to all patients."""
-        component, size = self.block.components[(place,)], self.block.columns[place].size
-        everyone = self._everyone().value
+        size = self.block.columns[place].size
+        everyone = self._all.value
         found = everyone / size + contrasts_of(size).T @ self._values((place,))
         found = np.maximum(found, 0.0)
-        assert component.end > component.start
-        return np.asarray(found * (max(everyone, 1.0) / max(found.sum(), 1e-300)))
+        if found.sum() <= 0:  # noise only
+            found = np.ones(size)
+        return np.asarray(found * (max(everyone, 1.0) / found.sum()))
 
     def table(self, pair: Places) -> Floats:
         """Return a pair's counts, (a, a'), shrunk towards independence; none is negative."""
@@ -90,9 +97,10 @@ class CatalogueRead:
 
         The test is of size ``FALSE_ALARM``. Under independence what the pair differs from the
         product of its columns has the covariance Σ of chance, of its own noise, and of the noise of
-        either column; its squared norm is about a χ² (Satterthwaite 1946), by tr Σ and tr Σ².
+        either column and of all patients; its squared norm is about a χ² (Satterthwaite 1946),
+        by tr Σ and tr Σ².
         """
-        everyone = max(self._everyone().value, 1.0)
+        everyone = max(self._all.value, 1.0)
         one, other = (self._values((n,)) for n in pair)
         apart = self._pair(pair) - np.outer(one, other) / everyone
         shares = [self.column(n) / everyone for n in pair]
@@ -105,6 +113,7 @@ class CatalogueRead:
             (everyone * chance[0], chance[1]),
             (noise[0] * rows, of_other),
             (of_one, noise[1] * columns),
+            (self._noise(()) * of_one, of_other),  # of the number of all patients
         ]
         trace = sum(float(np.trace(x) * np.trace(y)) for x, y in terms)
         of_square = sum(
@@ -132,15 +141,15 @@ class CatalogueRead:
         component = self.block.components[places]
         return self.values[component.start : component.end]
 
-    def _everyone(self) -> Linear:
+    @cached_property
+    def _all(self) -> Linear:
         return self._sum((), np.ones(()))
 
     def _sum(self, places: Places, mask: Floats) -> Linear:
         """Return the count over a mask, with its gradient by the block's noisy coordinates."""
         gradient = np.zeros(len(self.values))
         value = 0.0
-        inside = [of for of in self.block.components if set(of) <= set(places)]
-        for of in inside:
+        for of in inside(places):
             kept = mask
             for axis in reversed(range(len(places))):
                 if places[axis] not in of:

@@ -15,7 +15,7 @@ from flo.study.schema import NumberColumn, Schema
 
 _NAMES, _ROW = 230.0, 34.0
 _STEPS = 5  # of a number's bounds
-_NICE = (1, 2, 5)
+_NICE, _TICKS = (1, 2, 5), 8
 _ROOM = 0.06  # beyond the widest interval
 
 
@@ -96,10 +96,11 @@ def _nice(size: float) -> float:
 
 
 def _of_ratios(low: float, high: float) -> list[tuple[float, str]]:
-    """Return at most about eight ticks (logarithm, label) at 1, 2 or 5 times powers of ten."""
+    """Return at most about ten ticks (logarithm, label), at 1, 2 or 5 times powers of ten."""
     first, last = math.floor(low / math.log(10)), math.ceil(high / math.log(10))
-    powers = [10.0**power for power in range(first, last + 1)]
-    dense = [one * power for power in powers for one in _NICE]
+    apart = max(1, math.ceil((last - first) / _TICKS))
+    powers = [10.0**power for power in range(max(first, -300), min(last, 300) + 1, apart)]
+    dense = [one * power for power in powers for one in (_NICE if last - first <= 3 else (1,))]
     if high - low < 1.0:
         dense = [n / 10 for n in range(4, 28, 2 if high - low > 0.5 else 1)]
     inside = [one for one in dense if low <= math.log(one) <= high]

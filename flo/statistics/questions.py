@@ -12,6 +12,7 @@ end, so ``>=`` and ``<`` ask about it exactly. A patient without a value fulfils
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -23,9 +24,11 @@ from lark.exceptions import UnexpectedInput
 
 from flo.arrays import Mask
 from flo.errors import UsageError
-from flo.privacy.releases.catalogue import CountedColumn, Places
+from flo.privacy.releases.catalogue import CountedColumn, Places, in_words
 from flo.statistics.catalogue import CatalogueRead, Counted
 
+_PLAIN = re.compile(r"[^\s()<>=!,\"'$`\\;&|*?#~]+")
+_KEYWORDS = ("and", "or", "in", "is", "not", "missing")
 LONGEST = 500  # characters of a question
 _EXAMPLE = 'such as: age >= 60 and sex = female; quote values with spaces: ward = "step down"'
 _GRAMMAR = r"""
@@ -82,6 +85,13 @@ def ask(read: CatalogueRead, question: str) -> Answer:
     mask = _mask(tree, read, places)
     counted = read.counted(places, np.broadcast_to(mask, _shape(read, places)).astype(float))
     return Answer(question, read.name, tuple(names), counted)
+
+
+def quoted(word: str) -> str:
+    """Return a name or code as a question may have it."""
+    if _PLAIN.fullmatch(word) and word.lower() not in _KEYWORDS:
+        return word
+    return f"'{word}'" if '"' in word else f'"{word}"'
 
 
 @cache
@@ -160,7 +170,7 @@ def _compared(column: CountedColumn, words: list[str]) -> Mask:
 
 def _ranges(column: CountedColumn, sign: str, text: str) -> Mask:
     """Return the ranges above or below an end of one. Raises UsageError unless it is exact."""
-    asked, ends = f"{column.name} {sign} {text}", ", ".join(f"{end:g}" for end in column.edges)
+    asked, ends = f"{column.name} {sign} {text}", ", ".join(map(in_words, column.edges))
     try:
         value = float(text)
     except ValueError as error:
@@ -168,8 +178,8 @@ def _ranges(column: CountedColumn, sign: str, text: str) -> Mask:
     if sign in ("=", "!="):
         raise UsageError(
             f"{asked}: the catalogue knows {column.name} in ranges only, which meet at {ends}",
-            hint=f"ask {column.name} >= {column.edges[0]:g} and {column.name} < "
-            f"{column.edges[1]:g}, or another range",
+            hint=f"ask {column.name} >= {in_words(column.edges[0])} and {column.name} < "
+            f"{in_words(column.edges[1])}, or another range",
         )
     if sign == "<=" and value == column.edges[-1]:
         return _there(column, [])
@@ -179,7 +189,7 @@ def _ranges(column: CountedColumn, sign: str, text: str) -> Mask:
         raise UsageError(
             f"{asked}: the catalogue's ranges of {column.name} meet at {ends}, and each has its "
             "lower end",
-            hint=f"ask {column.name} {exact} {near:g}",
+            hint=f"ask {column.name} {exact} {in_words(near)}",
         )
     lower = np.array(column.edges[:-1])
     compare: Callable[[Any, Any], Any] = operator.ge if exact == ">=" else operator.lt
@@ -190,7 +200,7 @@ def _among(column: CountedColumn, codes: list[str]) -> Mask:
     if column.edges:
         raise UsageError(
             f"{column.name} is a number: ask about a range",
-            hint=f"{column.name} >= {column.edges[1]:g}",
+            hint=f"{column.name} >= {in_words(column.edges[1])}",
         )
     known = column.cells[: column.size - column.missing]
     for code in codes:

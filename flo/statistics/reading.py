@@ -26,7 +26,8 @@ def read(
     """Read the releases of a statistics study, or the sum of several hospitals' releases.
 
     ``noisy``: (length,), in the unit of the summands. ``variance``: of the noise in each
-    coordinate, in that unit squared. ``rounds``: of its regressions, which come last.
+    coordinate, in that unit squared. ``rounds``: of its regressions, which come last;
+    fewer than planned, or none, if the run was cut short.
     """
     numbers = {c.name: c for c in study.data.columns if isinstance(c, NumberColumn)}
     found = list[PartRead]()
@@ -40,6 +41,6 @@ def read(
         else:
             start = numbers[block.part.time].minimum
             found.append(read_survival(block, values, in_patients, start))
-    for regression in regressions.layout(study) if rounds else ():
+    for regression in regressions.layout(study):
         found.append(read_regression(study, regression, rounds))
     return found

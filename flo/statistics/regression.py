@@ -53,8 +53,15 @@ class RegressionRead:
 def read_regression(
     study: Study, block: RegressionBlock, rounds: Sequence[Released]
 ) -> RegressionRead:
-    """Read one regression from its rounds."""
-    found, part = estimate(block, rounds), block.part
+    """Read one regression from its rounds; if there are none, the run was cut short."""
+    part = block.part
+    if not rounds:
+        ratio = None if part.family == "linear" else NOTHING
+        nothing = tuple(Coefficient(name, NOTHING, ratio, None) for name in block.names)
+        return RegressionRead(
+            part.name, part.family, part.outcome, NOTHING, nothing, None, "cut-short", ()
+        )
+    found = estimate(block, rounds)
     change = to_units(block, study.data)
     values = change @ found.coefficients
     covariance = change @ found.covariance @ change.T
@@ -71,7 +78,7 @@ def read_regression(
         _coefficient(block, name, float(value), math.sqrt(max(float(variance), 0.0)), known)
         for name, value, variance in zip(block.names, values, np.diag(covariance), strict=True)
     )
-    noise = sum(patients_noise(block, one.variance) for one in rounds) / len(rounds) ** 2
+    noise = max(patients_noise(block, one.variance) for one in rounds) / found.of
     return RegressionRead(
         part.name,
         part.family,

@@ -77,10 +77,14 @@ def why_unknown(part: RegressionRead) -> str:
     """Return why a regression has no coefficients, and what would help."""
     if part.unknown == "cut-short":
         return f"{TOO_FEW}: the run ended before the rounds that a {part.family} regression needs"
+    if part.unknown == "left":
+        return (
+            f"{TOO_FEW}: hospitals left during the rounds, so no two rounds had the same patients"
+        )
     if part.unknown == "not-arrived":
         return (
-            f"{TOO_FEW}: the rounds did not arrive at one answer. Perhaps there is none, because a "
-            "predictor tells the outcome of all patients with one of its codes"
+            f"{TOO_FEW}: the rounds did not arrive at one answer. Effects may be very strong, or "
+            "there is no answer, because a code tells the outcome of all its patients"
         )
     least = f", least of all {' and '.join(part.weakest)}" if part.weakest else ""
     return (
@@ -151,6 +155,11 @@ def _of_regression(part: RegressionRead) -> Iterator[Row]:
         if one.p is not None:
             exact = Estimate(one.p, one.p, one.p)
             yield part.name, "", part.outcome, "p", one.name, exact
+    if part.wald:
+        statistic, freedom, p = part.wald
+        for name, value in (("Wald chi2", statistic), ("Wald p", p)):
+            exact = Estimate(value, value, value)
+            yield part.name, "", part.outcome, name, f"{freedom} df", exact
 
 
 def _of_catalogue(part: CatalogueRead) -> Iterator[Row]:
@@ -164,6 +173,11 @@ def _of_catalogue(part: CatalogueRead) -> Iterator[Row]:
             found = part.counted(places, one_cell(part, places, cell))
             yield part.name, "", named, "count", item, found.patients
             yield part.name, "", named, "share", item, found.share
+    for pair in part.block.pairs:
+        if (strength := part.associations[pair]) is not None:
+            named = " x ".join(columns[n].name for n in pair)
+            exact = Estimate(strength, strength, strength)
+            yield part.name, "", named, "Cramer's V", "", exact
 
 
 def one_cell(part: CatalogueRead, places: Places, cell: tuple[int, ...]) -> Floats:

@@ -358,14 +358,26 @@ class Study(Document):
         document["continues"]["lineage"] = [one.model_dump(mode="json") for one in lineage]
         return from_document(document)
 
-    def with_survey(self, **survey: Any) -> Study:
-        """Return this planned study's survey: ``name-survey``, of which only the counts are run."""
-        version = max(2, self.schema_version)
-        nothing = {"continues": None, "statistics": None}
-        changes = {"schema_version": version, "survey": survey, **nothing}
-        document = self.model_dump(mode="json") | changes
-        document["name"] = f"{self.name[:56]}-survey"
-        return from_document(document)
+    def with_questions(self, name: str, epsilon: float, *parts: dict[str, Any]) -> Study:
+        """Return a study of statistics with these parts, of this one's hospitals and columns.
+
+        It has this study's name and ``-name``. Raises StudyError: the parts do not fit the columns.
+        """
+        document = self.model_dump(mode="json")
+        kept = ("noise", "masking", "delta", "colluders", "dropouts")
+        mechanism = {
+            one: document["mechanism"][one]
+            for one in kept
+            if document["mechanism"].get(one) is not None
+        }
+        if self.mechanism.noise == "distributed" and not self.tolerance:  # of an older schema
+            document["limits"]["minimum_cohort"] = len(self.hospitals)
+            mechanism["dropouts"] = 0
+        asked = {"schema_version": SCHEMA_VERSION, "name": f"{self.name[:56]}-{name}"}
+        asked |= {"mechanism": mechanism, "statistics": {"epsilon": epsilon, "parts": list(parts)}}
+        for one in ("model", "evaluation", "survey", "continues"):
+            document.pop(one)
+        return from_document(document | asked)
 
     def with_epsilon(self, epsilon: float) -> Study:
         """Return a validated copy with another ε for every part of the study."""

@@ -90,9 +90,9 @@ class Regression(Document):
     """A logistic, linear or Poisson regression of ``outcome`` on ``predictors``, with an intercept.
 
     ``outcome``: of a logistic one the label, or a category of two codes whose second one counts; of
-    a linear one a number; of a Poisson one a number of at least 0, whose expected value is at most
-    the column's maximum. A category is compared with its first code. Patients with a missing value
-    in any of these columns do not take part.
+    a linear one a number; of a Poisson one a number of at least 0, which should be well below the
+    column's maximum: values are clipped there, and so are expected ones. A category is compared
+    with its first code. Patients with a missing value in any of these columns do not take part.
     """
 
     kind: Literal["regression"] = "regression"

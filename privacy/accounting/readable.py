@@ -26,13 +26,14 @@ def refuse_unreadable(study: Study) -> None:
     variance = combined_variance(study, part, len(study.hospitals))
     everyone = sum(hospital.planned for hospital in study.hospitals)
     for block in statistics.layout(study):
-        if not isinstance(block, CatalogueBlock) or not block.pairs:
+        if not isinstance(block, CatalogueBlock):
             continue
-        half = median(_Z * block.deviation(pair, variance) for pair in block.pairs)
-        cells = median(math.prod(block.columns[n].size for n in pair) for pair in block.pairs)
+        tables = block.pairs or [(n,) for n in range(len(block.columns))]
+        half = median(_Z * block.deviation(table, variance) for table in tables)
+        cells = median(math.prod(block.columns[n].size for n in table) for table in tables)
         if half > MOST_NOISE * everyone / cells:
             raise StudyError(
-                f"statistics {block.part.name}: a cell of a pair would be right within "
+                f"statistics {block.part.name}: a cell would be right within "
                 f"± {half:.0f} patients, and holds {everyone / cells:.0f} on average; limit "
                 f"± {MOST_NOISE * everyone / cells:.0f}",
                 hint="name fewer columns or only the pairs that matter, wider ranges, a larger "

@@ -92,9 +92,9 @@ class CatalogueBlock:
 
         ``variance``: of the noise in each coordinate of the vector.
         """
-        mine, sizes = _inside(places), [column.size for column in self.columns]
+        sizes = [column.size for column in self.columns]
         whole = sum(
-            _added(inside, places, sizes) / self.components[inside].weight ** 2 for inside in mine
+            _added(of, places, sizes) / self.components[of].weight ** 2 for of in inside(places)
         )
         return math.sqrt(variance * whole) / self.scale
 
@@ -151,10 +151,24 @@ def _counted(study: Study, part: Catalogue, name: str) -> CountedColumn:
         return CountedColumn(name, tuple(cells(column, 1)), (), missing)
     at = next((one.at for one in part.ranges if one.column == name), None)
     if at is None:
-        at = tuple(np.linspace(column.minimum, column.maximum, part.bins + 1)[1:-1].tolist())
+        at = _equal(column, part.bins)
     edges = (column.minimum, *at, column.maximum)
-    named = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+    named = [f"{in_words(low)} to {in_words(high)}" for low, high in pairwise(edges)]
     return CountedColumn(name, (*named, *(["missing"] if missing else [])), edges, missing)
+
+
+def _equal(column: NumberColumn, bins: int) -> tuple[float, ...]:
+    """Return where equal ranges meet, rounded to what a person types, if that leaves them apart."""
+    exact = np.linspace(column.minimum, column.maximum, bins + 1).tolist()
+    short = [column.minimum, *(float(f"{end:.4g}") for end in exact[1:-1]), column.maximum]
+    rising = all(low < high for low, high in pairwise(short))
+    return tuple((short if rising else exact)[1:-1])
+
+
+def in_words(end: float) -> str:
+    """Return an end of a range as a person types it: read again, it is the same number."""
+    short = f"{end:g}"
+    return short if float(short) == end else repr(end)
 
 
 def _cell_of(study: Study, column: CountedColumn, patients: Patients) -> Integers:
@@ -176,20 +190,20 @@ def _weights(sizes: tuple[int, ...], pairs: tuple[tuple[int, int], ...]) -> dict
     tables: Sequence[Places] = [*((n,) for n in range(len(sizes))), *pairs]
     adds = dict.fromkeys([(), *tables], 0.0)
     for table in tables:
-        for inside in _inside(table):
-            adds[inside] += _added(inside, table, sizes)
+        for of in inside(table):
+            adds[of] += _added(of, table, sizes)
     squared = {of: math.prod(1 - 1 / sizes[n] for n in of) for of in adds}
     raw = {of: math.sqrt(adds[of] / squared[of]) for of in adds}
     whole = sum(raw[of] * squared[of] for of in adds)
     return {of: math.sqrt(raw[of] / whole) for of in adds}
 
 
-def _inside(table: Places) -> list[Places]:
-    """Return the components that a table consists of."""
+def inside(table: Places) -> list[Places]:
+    """Return the components that a table of no, one or two columns consists of."""
     return [(), *((n,) for n in table), *([table] if len(table) == 2 else [])]
 
 
-def _added(inside: Places, table: Places, sizes: Sequence[int]) -> float:
+def _added(of: Places, table: Places, sizes: Sequence[int]) -> float:
     """Return what a component of variance 1 adds to the variance of a table's mean cell."""
-    own = math.prod((sizes[n] - 1) / sizes[n] for n in inside)
-    return own / math.prod(sizes[n] ** 2 for n in set(table) - set(inside))
+    own = math.prod((sizes[n] - 1) / sizes[n] for n in of)
+    return own / math.prod(sizes[n] ** 2 for n in set(table) - set(of))

@@ -297,16 +297,8 @@ def _pack(study: Study) -> dict[str, str]:
 
 
 def _survey_leaves(study: Study) -> dict[str, str]:
-    part = Plan.of(study).purpose("survey")
-    columns = list(survey.layout(study))
-    count = len(study.hospitals) if study.masked else 1
-    half = survey.half_width(combined_variance(study, part, count))
-    whose = "of the sum over all hospitals" if study.masked else "of a hospital"
-    return {
-        "survey": f"noisy counts of all patients by each of {', '.join(columns)}; no model is "
-        "trained",
-        "noise": f"± {half:.0f} patients in every cell {whose} (90 % interval)",
-    }
+    columns = ", ".join(survey.layout(study))
+    return {"survey": f"noisy counts of all patients by each of {columns}; {survey.NONE}"}
 
 
 def _cost(study: Study, life: LifetimeBudget | None) -> Section:

@@ -15,7 +15,6 @@ from flo.study.schema import CategoryColumn
 from flo.study.statistics import ROUNDS, Survival
 
 _Z = 1.96
-_EVEN_NUMBER = 1 / 3  # mean square of a number that fills [-1, 1] evenly
 
 
 def statistics_leaves(study: Study) -> dict[str, str]:
@@ -85,22 +84,23 @@ def _catalogue(study: Study, block: CatalogueBlock, variance: float) -> str:
 
 
 def _regression(study: Study, block: RegressionBlock, variance: float) -> str:
-    """Say what is shown at best: if predictors fill their bounds and are independent."""
+    """Say from how many patients it may be shown: if predictors were at their bounds always."""
     asked, rounds = block.part, ROUNDS if block.part.family == "linear" else ROUNDS - 1
-    informed = 1.0 if asked.family == "linear" else 0.25
+    informed = 0.25 if asked.family == "logistic" else 1.0
     columns = {column.name: column for column in study.data.columns}
     spread = [
-        1 / (len(column.codes) - 1) if isinstance(column, CategoryColumn) else _EVEN_NUMBER
+        1 / (len(column.codes) - 1) if isinstance(column, CategoryColumn) else 1.0
         for column in (columns[name] for name in asked.predictors)
     ]
     _, of_information = regressions.noise_of(block, variance)
     loud = of_information * math.sqrt(2 * block.size / rounds)
     needed = least_signal(asked) * loud / (informed * min(spread))
     said = (
-        f"{asked.family} regression of {asked.outcome} on {', '.join(asked.predictors)}. It is "
-        f"shown if patients are more than about {needed:,.0f} at the very least; more, if the "
-        "outcome or a code is rare, or a number stays within a part of its bounds"
+        f"{asked.family} regression of {asked.outcome} on {', '.join(asked.predictors)}. Noise "
+        f"hides it if patients are fewer than about {needed:,.0f}; many times as many are needed "
+        "if the outcome or a code is rare or a number stays within a part of its bounds: flo "
+        "study check --like foresees it"
     )
-    if needed > _everyone(study):
-        said += f". The hospitals have {_everyone(study):,}: NOTHING WILL BE SHOWN"
+    if needed > 2 * _everyone(study):
+        said += f". The hospitals have {_everyone(study):,}: it will hardly be shown"
     return said

@@ -2,7 +2,7 @@
 ``flo.privacy.secure_sum.masking``.
 
 Only the running sum is stored. Each hospital's own vector is stored only where masking is off and
-the study compares vectors (``flo.server.rounds.robust``) or counts per hospital (surveys).
+the study compares vectors (``flo.server.rounds.robust``).
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ class StreamingSum:
 
     def __init__(self, study: Study, part: PlannedPurpose, hospitals: int) -> None:
         self._part, self._ring = part, ring_of(study, part, hospitals)
-        self._compared = not study.masked and (
-            study.survey is not None or study.mechanism.aggregation != "sum"
-        )
+        self._compared = not study.masked and study.mechanism.aggregation != "sum"
         self._total: Values | None = None
         self.is_open = study.tolerance is None
         self.hospitals: set[str] = set()

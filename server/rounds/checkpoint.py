@@ -20,7 +20,6 @@ from flo.errors import TrustError
 from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.score_waves import Estimate
-from flo.privacy.releases.survey import Counted
 from flo.protocol.deals import Deal
 from flo.server.rounds.state import RunState
 from flo.study.parameters import Vector
@@ -67,10 +66,6 @@ def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
             "estimate": asdict(state.estimate) if state.estimate else None,
             "subgroups": {name: asdict(found) for name, found in state.subgroups.items()},
             "calibration": state.calibration and state.calibration.model_dump(mode="json"),
-            "counted": {
-                hospital: [asdict(column) for column in columns]
-                for hospital, columns in state.counted.items()
-            },
         }
     )
 
@@ -113,16 +108,6 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
         estimate=Estimate(**estimate) if estimate else None,
         subgroups={name: Estimate(**found) for name, found in document["subgroups"].items()},
         calibration=Calibration.model_validate(risks) if risks else None,
-        counted={
-            hospital: [_counted(column) for column in columns]
-            for hospital, columns in document["counted"].items()
-        },
-    )
-
-
-def _counted(column: dict[str, Any]) -> Counted:
-    return Counted(
-        column["column"], tuple(column["cells"]), tuple(column["patients"]), column["half_width"]
     )
 
 

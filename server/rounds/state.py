@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from flo.arrays import Floats
-from flo.errors import MessageError
+from flo.errors import MessageError, StudyError
 from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
 from flo.privacy.accounting.plan import Plan, PlannedPurpose, combined_variance, reach_of, ring_of
 from flo.privacy.releases import (
@@ -52,8 +52,7 @@ _ANSWERS = {
     **{"join": "joined", "release": "release", "sign": "signed", "reveal": "revealed"},
     "finish": "settled",
 }
-EVERYONE = ""  # key for the sum of all, among hospital ids
-Phase = Literal["survey", "statistics", "regression", "moments", "training", "evaluation", "done"]
+Phase = Literal["statistics", "regression", "moments", "training", "evaluation", "done"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,6 @@ class RunState:
     estimate: Estimate | None = None
     subgroups: dict[str, Estimate] = field(default_factory=dict)
     calibration: Calibration | None = None
-    counted: dict[str, list[survey.Counted]] = field(default_factory=dict)
     sums: Vector = field(default_factory=lambda: NO_WEIGHTS)
     sums_of: tuple[str, ...] = ()
     regressed: Vector = field(default_factory=lambda: NO_WEIGHTS)
@@ -116,8 +114,10 @@ class RunState:
             weights = kept.copy() if starts_from_earlier(study) else weights
         velocity = np.zeros_like(weights) if study.mechanism.momentum else NO_WEIGHTS
         tail_sum = np.zeros_like(weights)
-        phase: Phase = study.purposes[0]
-        start = cls(phase, 1, 1, weights, velocity, tail_sum, 0)
+        first = study.purposes[0]
+        if first == "survey":
+            raise StudyError(survey.NONE, hint=survey.INSTEAD)
+        start = cls(first, 1, 1, weights, velocity, tail_sum, 0)
         return replace(start, earlier=kept, earlier_worth=worth)
 
     @property
@@ -141,9 +141,7 @@ class RunState:
         if self.phase == "done":
             if self.regressed_of:
                 return "regression"
-            if len(self.sums):
-                return "statistics"
-            return "survey" if self.counted else "evaluation"
+            return "statistics" if len(self.sums) else "evaluation"
         return self.phase
 
 
@@ -245,16 +243,6 @@ def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
     if study.masked and gathered.exceeds(reach):
         raise MessageError(f"the sum exceeds ±{reach} grid steps, the limit for honest hospitals")
     state = replace(state, cohort=())
-    if state.phase == "survey":
-        counted = {
-            hospital: survey.read(
-                study, part.mechanism.to_real(steps), combined_variance(study, part, 1)
-            )
-            for hospital, steps in gathered.each.items()
-        }
-        variance = combined_variance(study, part, count)
-        counted[EVERYONE] = survey.read(study, gathered.all_values(), variance)
-        return replace(state, phase="done", counted=counted)
     if state.phase == "statistics":
         following: Phase = "regression" if "regression" in study.purposes else "done"
         of = tuple(sorted(gathered.hospitals))
@@ -285,7 +273,7 @@ def _regressed(
     asked = np.concatenate([state.regressed_at, state.weights])
     of = (*state.regressed_of, tuple(sorted(gathered.hospitals)))
     variances = [combined_variance(study, part, len(one)) for one in of]
-    rounds = fisher_scoring.rounds_of(sums, asked, variances)
+    rounds = fisher_scoring.rounds_of(sums, asked, variances, of)
     finished = state.round == part.planned
     return replace(
         state,

@@ -126,21 +126,14 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
 
 
 def _counted(study: Study, state: RunState) -> dict[str, Any]:
-    """Return the result of a survey or of statistics; without figures if nothing was released."""
-    released = bool(state.counted) or bool(len(state.sums)) or bool(state.regressed_of)
+    """Return the result of statistics; without figures if nothing was released."""
+    released = bool(len(state.sums)) or bool(state.regressed_of)
     plan = Plan.of(study)
     result: dict[str, Any] = {
-        "rounds": int(bool(state.counted) or len(state.sums) > 0) + len(state.regressed_of),
+        "rounds": int(len(state.sums) > 0) + len(state.regressed_of),
         "epsilon": plan.epsilon,
         "delta": study.mechanism.delta,
     }
-    if study.survey:
-        return result | {
-            "survey": {
-                hospital: [asdict(column) for column in columns]
-                for hospital, columns in state.counted.items()
-            }
-        }
     if not released:
         return result
     count = max(len(state.regressed_of), 1)

@@ -86,28 +86,21 @@ class _Quality(Document):
     bias: float = 0.0
 
 
-class _Column(Document):
-    column: _Text
-    cells: Annotated[tuple[_Text, ...], Field(max_length=1000)]
-    patients: Annotated[tuple[float, ...], Field(max_length=1000)]
-    half_width: float
-
-
 class _Sum(Document):
     values: Annotated[tuple[float, ...], Field(max_length=MOST_CELLS)]
     hospitals: _Hospitals
 
 
-class _Round(_Sum):
-    asked: Annotated[tuple[_Number, ...], Field(max_length=MOST_CELLS)]
+class _RegressionRound(_Sum):
+    asked: Annotated[tuple[float, ...], Field(max_length=MOST_CELLS)]
 
 
 class _Statistics(_Sum):
-    rounds: Annotated[tuple[_Round, ...], Field(max_length=ROUNDS)] = ()
+    rounds: Annotated[tuple[_RegressionRound, ...], Field(max_length=ROUNDS)] = ()
 
 
 class RunResult(Document):
-    """Result of a run: a survey's counts, statistics, or a model's name, digest and estimates."""
+    """Result of a run: statistics, or a model's name, digest and estimates."""
 
     rounds: _Count
     epsilon: Annotated[float, Field(gt=0)]
@@ -115,13 +108,6 @@ class RunResult(Document):
     estimate: _Quality | None = None
     subgroups: Annotated[dict[_Text, _Quality], Field(max_length=1000)] | None = None
     calibration: Calibration | None = None
-    survey: (
-        Annotated[
-            dict[_Text, Annotated[tuple[_Column, ...], Field(max_length=1000)]],
-            Field(max_length=1000),
-        ]
-        | None
-    ) = None
     statistics: _Statistics | None = None
     model: _Text | None = None
     model_digest: Digest | None = None

@@ -10,6 +10,7 @@ from datetime import date
 
 from flo.errors import StudyError
 from flo.privacy.accounting.readable import refuse_unreadable
+from flo.privacy.releases import survey
 from flo.server.studies.ancestors import CardOf, with_lineage
 from flo.study.document import MAX_STUDY_BYTES, UNDER_WAY, Study
 
@@ -62,6 +63,7 @@ def complete_for_signing(
     """
     study.refuse_unfinished()
     study.refuse_identifying()
+    survey.refuse(study)
     refuse_unreadable(study)
     complete = filled_in(study, keys, card_of)
     if (size := len(complete.canonical_bytes)) > MAX_STUDY_BYTES:

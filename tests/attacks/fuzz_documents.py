@@ -35,7 +35,7 @@ from flo.server.http.tokens import issue, read
 from flo.server.maintenance.invitations import invite
 from flo.study.loading import from_canonical
 from tests.attacks.fuzz import Accepted, Target
-from tests.builders import small_study
+from tests.builders import small_study, surveyed
 from tests.flo.published_models import COORDINATOR, MALLORY, made
 from tests.privacy.hospitals import World
 
@@ -81,7 +81,7 @@ def studies() -> Iterator[Target]:
     study = small_study()
     seeds = [
         study.canonical_bytes,
-        study.with_survey(epsilon=0.3, columns=["ward"]).canonical_bytes,
+        surveyed(study, epsilon=0.3, columns=["ward"]).canonical_bytes,
     ]
     yield Target("study", seeds, from_canonical)
     yield Target("canonical", seeds, lambda d: canonical.decode(d, limit=1 << 20, what="it"))

@@ -35,6 +35,7 @@ from tests import made_once
 from tests.builders import (
     CountingReleaser,
     SilentApi,
+    counting,
     make_site,
     offered,
     pretend_enrolled,
@@ -85,7 +86,7 @@ class Site:
         if weights is None:
             weights = (
                 np.zeros(0)
-                if self.study.survey
+                if self.study.statistics
                 else request_for(self.study, purpose, initial_weights(self.study))
             )
         everyone = tuple(sorted(hospital.id for hospital in self.study.hospitals))
@@ -188,7 +189,7 @@ def _offered(
     ]
     study = small_study(hospitals=hospitals).with_mechanism(**dict(mechanism))
     if survey:
-        study = study.with_survey(epsilon=0.3, columns=["ward"])
+        study = counting(study, 0.3, ["ward"])
     return offered(study, [home], COORDINATOR)
 
 

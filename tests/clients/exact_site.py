@@ -42,7 +42,7 @@ class Exact:
 
 
 def exact(study: Study, snapshot: Snapshot, purpose: Purpose) -> npt.NDArray[np.int64]:
-    weights = np.zeros(0) if study.survey else initial_weights(study)
+    weights = np.zeros(0) if study.statistics else initial_weights(study)
     return Trainer(study, snapshot, noise=NoNoise()).release(purpose, weights, 3)
 
 

@@ -48,7 +48,14 @@ from flo.privacy.ledger.ledger import Ledger
 from flo.protocol.messages import Request, RequestHeader, model_digest
 from flo.server.keys.authority import Authority
 from flo.study.document import Study
-from tests.builders import CountingReleaser, make_site, offered, small_study, study_document
+from tests.builders import (
+    CountingReleaser,
+    counting,
+    make_site,
+    offered,
+    small_study,
+    study_document,
+)
 from tests.partners import claims, encode_request, join, run_key, signed
 
 TIME = "2026-11-28T12:00:00.000+00:00"
@@ -138,13 +145,13 @@ class WholeLife:
         with connect(self.home) as api:
             refuse(self.home, api, "a" * 64, "Not now.")
         for study in _studies():
-            if study.survey:
+            if study.statistics:
                 self._name_people()
             offer = offered(self._with_partner(study), [self.home], self.coordinator)
             with connect(self.home) as api:
                 patients = self.home.read_config().population(None)
                 terms = terms_of(self.home, offer.study, patients, if_broken=False)
-                person = self.person if study.survey else None
+                person = self.person if study.statistics else None
                 people = add_approver(self.home, offer.study, terms, person)
                 approve(self.home, api, offer, patients, people=people)
             with closing(self.home.open_ledger()) as ledger:
@@ -204,7 +211,7 @@ class WholeLife:
         requests = [(purpose, 1, "release") for purpose in study.purposes]
         requests += [(study.purposes[0], 2, "release"), (study.purposes[0], 1, "finish")]
         for purpose, attempt, kind in [*requests, (study.purposes[0], 9, "release")]:
-            weights = np.zeros(0 if study.survey else 6)
+            weights = np.zeros(0 if study.statistics else 6)
             header = RequestHeader.model_validate(
                 {
                     "kind": kind,
@@ -232,7 +239,7 @@ def _studies() -> list[Study]:
     sampled = study_document(name="sampled")
     sampled["mechanism"] |= {"sampling": 0.5, "epsilon": 0.3, "masking": "on"}
     sampled["evaluation"] |= {"subgroups": ["ward"], "epsilon": 0.3}
-    check_coordinator = study_document(name="asked", survey={"epsilon": 0.3, "columns": ["ward"]})
+    asked = counting(small_study(), 0.3, ["ward"])
     newer = study_document(name="newer", schema_version=4)
     newer["mechanism"]["epsilon"] = newer["evaluation"]["epsilon"] = 0.3
-    return [small_study(**sampled), small_study(**newer), small_study(**check_coordinator)]
+    return [small_study(**sampled), small_study(**newer), asked]

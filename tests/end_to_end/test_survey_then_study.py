@@ -73,8 +73,13 @@ def test_a_survey_and_the_study_after_it(tmp_path: Path) -> None:
         screen, errors = survey.communicate(timeout=60)
         assert survey.returncode == 0, errors
         assert "done after 1 rounds" in screen
-        for words in ("north", "south", "all hospitals", "ward", "patients ±"):
-            assert words in screen
+        assert "flo study results tiny-survey:1" in screen
+        out = tmp_path / "counts"
+        folder = coordinator.home.directory
+        shown = flo("study", "results", "tiny-survey", "--out", out, "--home", folder)
+        assert shown.returncode == 0, shown.stderr
+        for words in ("ward: a, 0", "ward: a, 1", "ward: missing, 1"):
+            assert words in shown.stdout
 
         launch = stack.enter_context(offered(coordinator, "study", "launch", study))
         approved(homes)

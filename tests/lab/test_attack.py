@@ -29,7 +29,7 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.releases import second_moments
 from flo.study.document import Study, from_document
 from flo.study.loading import load
-from tests.builders import NoNoise, small_study
+from tests.builders import NoNoise, small_study, surveyed
 from tests.paths import EXAMPLES
 
 HEART = EXAMPLES / "heart" / "study.toml"
@@ -181,7 +181,7 @@ def test_a_trainer_with_a_thirtieth_of_the_noise_is_found(heart: Study, few: Non
 
 def test_a_survey_is_refused(heart: Study) -> None:
     with pytest.raises(UsageError, match="trains no model"):
-        attack(heart.with_survey(epsilon=0.3, columns=["sex"]))
+        attack(surveyed(heart, epsilon=0.3, columns=["sex"]))
 
 
 def test_under_distributed_noise_the_sum_of_the_shares_is_attacked(heart: Study, few: None) -> None:
@@ -267,7 +267,7 @@ def test_the_command_ends_in_4_for_a_broken_trainer(
 def test_the_command_refuses_a_survey(
     heart: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = heart.with_survey(epsilon=0.3, columns=["sex"])
+    asked = surveyed(heart, epsilon=0.3, columns=["sex"])
     path = tmp_path / "survey.toml"
     path.write_bytes(tomli_w.dumps(asked.model_dump(mode="json", exclude_none=True)).encode())
     assert run(monkeypatch, "audit", "attack", str(path)) == 2

@@ -13,14 +13,17 @@ from flo.clients.prediction.finish import finished_log_odds, fit_at_home
 from flo.errors import DataError, UsageError
 from flo.lab.folds import folds
 from flo.lab.simulation import load_hospitals, run_once, simulate
-from flo.privacy.accounting.plan import Plan
+from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.scores.metrics import exact_auc
+from flo.statistics.reading import read
+from flo.statistics.table_one import TableRead
 from flo.study.document import Study, from_document
 from flo.study.models import initial_weights, log_odds, parameter_count
 from tests.builders import (
     HOSPITALS,
     WHITENED,
     NoNoise,
+    counting,
     csv_text,
     small_study,
     study_document,
@@ -197,22 +200,22 @@ def test_images_are_learnt_from_too(tmp_path: Path, mechanism: dict[str, Any]) -
     assert np.isfinite(state.model).all()
 
 
-def test_a_survey_counts_and_trains_nothing(data: Path) -> None:
-    study = small_study().with_survey(epsilon=0.9, columns=["ward"])
+def test_statistics_count_and_train_nothing(data: Path) -> None:
+    study = counting(small_study(), 0.9, ["ward"])
     state, _ = run_once(study, next(folds(load_hospitals(study, data, "patient_id"), 2, seed=0)))
     assert state.phase == "done"
     assert state.estimate is None
     assert state.model.size == 0
-    assert [counted.column for counted in state.counted[""]] == ["ill", "ward"]
-    for hospital, expected in [*((name, 60) for name in HOSPITALS), ("", 180)]:
-        for counted in state.counted[hospital]:
-            # Eight half widths of 90 %: false alarm below 1e-30.
-            slack = 8 * counted.half_width * len(counted.cells) ** 0.5
-            assert sum(counted.patients) == pytest.approx(expected, abs=slack)
+    variance = combined_variance(study, Plan.of(study).purpose("statistics"), 3)
+    (table,) = read(study, np.asarray(state.sums, dtype=np.float64), variance)
+    assert isinstance(table, TableRead)
+    (group,) = table.groups
+    # Five half widths of 95 %: false alarm below 1e-20.
+    assert group.patients.value == pytest.approx(180, abs=5 * group.patients.width / 2)
 
 
 def test_a_survey_has_no_auc_to_simulate_and_says_so(data: Path) -> None:
-    study = small_study().with_survey(epsilon=0.9, columns=["ward"])
+    study = counting(small_study(), 0.9, ["ward"])
     with pytest.raises(UsageError, match="this study trains no model"):
         simulate(study, load_hospitals(study, data, "patient_id"), fold_count=2)
 

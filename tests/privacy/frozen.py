@@ -25,6 +25,10 @@ Call = tuple[str, float, int | None]
 
 IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 8, "minimum": 0, "maximum": 255}
 MANY = 40
+REGRESSION = {
+    **{"kind": "regression", "name": "who", "family": "logistic", "outcome": "ill"},
+    "predictors": ["age", "ward"],
+}
 ONCE: dict[str, Any] = {"epsilon": 0.9, "retry_allowance": 0}
 STUDIES: dict[str, Study] = {
     "logistic": small_study(),
@@ -40,7 +44,18 @@ STUDIES: dict[str, Study] = {
         mechanism=study_document()["mechanism"] | WHITENED,
     ),
     "sequence": small_study(model=SEQUENCE, evaluation=ONCE),
-    "survey": small_study().with_survey(epsilon=0.3, columns=["age", "ward"]),
+    "statistics": small_study().with_questions(
+        "survey",
+        0.3,
+        {"kind": "table", "name": "table", "columns": ["age", "ward"], "by": "ill"},
+        {"kind": "survival", "name": "curve", "time": "age", "event": "ill", "edges": [30, 60]},
+        {"kind": "catalogue", "name": "all"},
+        REGRESSION,
+        REGRESSION
+        | {"name": "older", "family": "linear", "outcome": "age", "predictors": ["ward"]},
+        REGRESSION
+        | {"name": "count", "family": "poisson", "outcome": "age", "predictors": ["ward"]},
+    ),
 }
 SAMPLED = {name: STUDIES[name].with_mechanism(sampling=0.3) for name in ("logistic", "mlp", "cnn")}
 

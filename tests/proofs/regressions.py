@@ -124,7 +124,7 @@ def _foreseen(study: Study, source: Source, widths: dict[str, float], name: str)
     noisy = exact + draw.normal(0, math.sqrt(variance), len(exact))
     (found,) = read(catalogue, noisy, variance)
     assert isinstance(found, CatalogueRead)
-    rows = synthetic_rows(found, everyone.count, draw)
+    rows = synthetic_rows(found, everyone.count, draw.random)
     for missing in {column.name for column in study.data.columns} - set(rows.columns):
         rows[missing] = source.table[missing].iloc[0]
     (precision,) = foresee_all(study, rows).values()

@@ -1,6 +1,6 @@
 """A site in a secure sum: noise shares serve once, masked bits are kept, the row comes first.
 
-``RELEASES`` of the small study: 3 steps + 1 retry for training, 1 for evaluation, 1 for a survey.
+``RELEASES`` of the small study: 3 steps + 1 retry for training, 1 for evaluation, 1 for statistics.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flo.protocol.messages import Reply, Values, decode_request, values_bytes
 from tests.clients.approved_site import FOUR, Site, approved_site
 from tests.partners import unmasked
 
-RELEASES = {"training": 4, "evaluation": 1, "survey": 1}
+RELEASES = {"training": 4, "evaluation": 1, "statistics": 1}
 
 
 @pytest.fixture
@@ -217,9 +217,9 @@ def test_nothing_leaves_without_its_row(
 # -- limits ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("purpose", ["training", "evaluation", "survey"])
+@pytest.mark.parametrize("purpose", ["training", "evaluation", "statistics"])
 def test_an_attempt_beyond_steps_and_allowance_is_over_budget(tmp_path: Path, purpose: str) -> None:
-    survey = purpose == "survey"
+    survey = purpose == "statistics"
     for site in approved_site(tmp_path, survey=survey, noise="distributed", masking="on"):
         most = RELEASES[purpose]
         assert Plan.of(site.study).purpose(purpose).releases == most

@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 from flo.arrays import Floats
 from flo.clients.data_process.trainer import Trainer, choose_device
 from flo.clients.records.snapshot import Snapshot
-from flo.errors import UsageError
+from flo.errors import StudyError, UsageError
+from flo.privacy.accounting.plan import Plan
 from flo.privacy.mechanisms.mechanisms import GRID
 from flo.privacy.patients.patients import Patients
-from flo.privacy.releases import evaluation, survey
+from flo.privacy.releases import evaluation, statistics
+from flo.privacy.releases.statistics import Block
 from flo.study.document import Study
 from flo.study.models import initial_weights, log_odds, parameter_count
 from flo.study.synthetic import made_up_inputs
 from flo.study.terms import Purpose
-from tests.builders import NoNoise, small_study, study_document
+from tests.builders import NoNoise, counting, small_study, study_document, surveyed
 from tests.flo.studies import PACK, SEQUENCE
 
 WIDTH = parameter_count(small_study()) - 1
@@ -33,7 +35,7 @@ MODELS: dict[str, Study] = {
     "pack": small_study(model=PACK),
     "sequence": small_study(model=SEQUENCE),
 }
-SURVEY = small_study().with_survey(epsilon=0.3, columns=["age", "ward"])
+COUNTED = counting(small_study(), 0.3, ["age", "ward"])
 
 
 def patients(inputs: Floats) -> Patients:
@@ -116,15 +118,25 @@ def test_a_networks_release_has_one_step_for_each_parameter(model: str) -> None:
     assert (first != trainer.release("training", weights, 3)).any()
 
 
-def test_a_survey_counts_everyone_and_loads_no_model() -> None:
-    rows = made_up_inputs(SURVEY.data)
+def test_statistics_count_everyone_and_load_no_model() -> None:
+    rows = made_up_inputs(COUNTED.data)
     snapshot = Snapshot(patients(rows[:50]), patients(rows[50:70]))
-    trainer = Trainer(SURVEY, snapshot, noise=NoNoise())
-    steps = trainer.release("survey", np.zeros(0), 3)
-    unit = GRID / np.sqrt(3)  # label, age and ward
-    for column in survey.read(SURVEY, steps / unit, 1.0):
-        assert sum(column.patients) == pytest.approx(70, abs=1e-3)
-    assert not hasattr(trainer, "step")
+    trainer = Trainer(COUNTED, snapshot, noise=NoNoise())
+    part = Plan.of(COUNTED).purpose("statistics")
+    real = part.mechanism.to_real(trainer.release("statistics", np.zeros(0), 3))
+    (block,) = statistics.layout(COUNTED)
+    assert isinstance(block, Block)
+    (row,) = statistics.in_units(COUNTED, block, real)
+    for column in block.columns:
+        cells = row[column.start : column.start + len(column.cells)]
+        assert cells.sum() == pytest.approx(70, abs=1e-3)
+    assert not hasattr(trainer, "_step")
+
+
+def test_a_survey_of_flo_0_2_is_carried_out_by_nobody() -> None:
+    some = patients(made_up_inputs(COUNTED.data)[:50])
+    with pytest.raises(StudyError, match=r"no \[survey\] any more"):
+        Trainer(surveyed(small_study(), epsilon=0.3, columns=["ward"]), Snapshot(some, some))
 
 
 def test_two_releases_of_the_same_round_have_different_noise() -> None:
@@ -160,7 +172,7 @@ def test_who_takes_part_in_a_sampled_round_is_drawn_anew_each_time() -> None:
 ONE_ROUND = {"algorithm": "least-squares", "steps": 1, "learning_rate": 0.0, "momentum": 0.0}
 EVERY_WAY: dict[str, Study] = {
     **MODELS,
-    "survey": SURVEY,
+    "statistics": COUNTED,
     "flips": MODELS["cnn"].with_mechanism(augmentation="flips"),
     "least squares": MODELS["logistic"].with_mechanism(**ONE_ROUND),
     "sampled": MODELS["logistic"].with_mechanism(sampling=0.5),
@@ -175,7 +187,7 @@ def test_a_site_without_patients_on_a_side_still_answers(way: str, there: tuple[
     trainer = Trainer(study, Snapshot(trained, tested), noise=NoNoise())
     for purpose in set(get_args(Purpose)) & set(study.purposes):
         found = trainer.release(purpose, initial_weights(study), 3)
-        of = {"training": there[0], "evaluation": there[1], "survey": sum(there)}
+        of = {"training": there[0], "evaluation": there[1], "statistics": sum(there)}
         assert bool(found.any()) == bool(of[purpose])
 
 

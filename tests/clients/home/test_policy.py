@@ -20,7 +20,7 @@ from flo.keys.identity import Identity
 from flo.privacy.accounting.life_budget import SUB_LEDGERS
 from flo.study.document import Study, from_document
 from flo.study.packs import Pack
-from tests.builders import small_study
+from tests.builders import small_study, surveyed
 from tests.clients.approved_site import Site as AskedSite
 from tests.clients.approved_site import approved_site
 from tests.clients.approving_site import Site, enrolled_site
@@ -31,7 +31,7 @@ from tests.privacy.ledgers import facts, study_of
 
 STUDY = small_study()
 LARGE, SAMPLED = STUDY.with_mechanism(epsilon=1.0), STUDY.with_mechanism(sampling=0.5)
-SURVEY = STUDY.with_survey(epsilon=0.3, columns=["ward"])
+SURVEY = surveyed(STUDY, epsilon=0.3, columns=["ward"])
 STATISTICS = asked_statistics(TABLE, mechanism={"noise": "local", "masking": "off", "delta": 1e-6})
 PACKED, SEEN = small_study(model=PACK), from_document(imaging())
 assert isinstance(PACKED.model, Pack)

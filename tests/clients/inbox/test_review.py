@@ -20,7 +20,7 @@ from flo.host.environment import code_digest
 from flo.keys.identity import format_fingerprint
 from flo.study.document import Study, from_document
 from flo.study.loading import from_canonical
-from tests.builders import small_study
+from tests.builders import small_study, surveyed
 from tests.clients.approving_site import Site, enrolled_site
 from tests.flo.continued import CARD, ancestor, continuing
 from tests.flo.study.test_statistics_terms import CURVE, TABLE, asked
@@ -194,7 +194,7 @@ def test_the_people_who_must_say_yes_are_on_it(site: Site, read: Any) -> None:
 
 @READ
 def test_a_survey_says_that_it_counts_everyone_and_trains_nothing(site: Site, read: Any) -> None:
-    text = read(site, STUDY.with_survey(epsilon=0.3, columns=["ward"]))
+    text = read(site, surveyed(STUDY, epsilon=0.3, columns=["ward"]))
     assert "noisy counts of all patients by each of ill, ward; no model is trained" in text
     assert "every patient is counted, so both halves of the budget are charged" in text
 

@@ -99,7 +99,7 @@ def test_a_survey_counts_everyone(tmp_path: Path, held_out: bool) -> None:
         site.ask()
         (part,) = contributions(site.home, one_of(site.home, held_out=held_out))
         assert part.releases == 1
-        assert part.epsilon == bound(site.study, "survey", 1)
+        assert part.epsilon == bound(site.study, "statistics", 1)
 
 
 def test_bits_that_were_sent_again_are_no_further_release(site: Site) -> None:

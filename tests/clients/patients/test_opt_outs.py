@@ -139,7 +139,7 @@ def test_a_survey_counts_them_no_more(tmp_path: Path) -> None:
         for patient in gone:
             opt_out(site.home, patient)
         fewer = frozen_without(site.home, site.study, *gone)
-        assert site.ask().values.tolist() == exact(site.study, fewer, "survey").tolist()
+        assert site.ask().values.tolist() == exact(site.study, fewer, "statistics").tolist()
 
 
 def test_what_was_released_before_is_sent_again_as_it_was(site: Site) -> None:

@@ -203,7 +203,7 @@ def test_a_page_shows_the_map_the_columns_and_how_to_ask() -> None:
 
 
 def test_rows_agree_with_the_columns_and_the_strongest_pair(silent: CatalogueRead) -> None:
-    rows = synthetic_rows(silent, 20_000, np.random.default_rng(2))
+    rows = synthetic_rows(silent, 20_000, np.random.default_rng(2).random)
     real = in_order()
     assert rows["patient_id"].str.startswith("synthetic-").all()
     assert set(rows.columns) == {"patient_id", *(c.name for c in silent.block.columns)}
@@ -221,7 +221,7 @@ def test_rows_of_loud_noise_are_rows_nevertheless() -> None:
     (block,) = statistics.layout(STUDY)
     assert isinstance(block, CatalogueBlock)
     loud = np.random.default_rng(3).normal(0, 1e5, statistics.length(STUDY))
-    rows = synthetic_rows(read_catalogue(block, loud, 1e10), 50, np.random.default_rng(3))
+    rows = synthetic_rows(read_catalogue(block, loud, 1e10), 50, np.random.default_rng(3).random)
     assert len(rows) == 50
 
 
@@ -230,6 +230,6 @@ def test_columns_that_are_in_no_pair_are_drawn_alone() -> None:
     (block,) = statistics.layout(study)
     assert isinstance(block, CatalogueBlock)
     read = read_catalogue(block, statistics.exact(study, everybody(study)), 0.0)
-    rows = synthetic_rows(read, 5000, np.random.default_rng(2))
+    rows = synthetic_rows(read, 5000, np.random.default_rng(2).random)
     expected = (in_order()["ca"] == "no").mean()
     assert (rows["ca"] == "no").mean() == pytest.approx(expected, abs=0.03)

@@ -10,7 +10,7 @@ from flo.errors import StudyError
 from flo.study.document import from_document
 from flo.study.lineage import MOST_ANCESTORS, MOST_MODELS, Ancestor
 from flo.study.loading import from_canonical
-from tests.builders import small_study, study_document
+from tests.builders import small_study, study_document, surveyed
 from tests.flo.continued import CARD, ancestor, continuing
 from tests.flo.studies import SURVEY
 
@@ -48,7 +48,7 @@ def test_filling_in_the_lineage_changes_nothing_else() -> None:
 
 
 def test_a_survey_of_a_study_that_continues_a_model_continues_none() -> None:
-    assert continuing(ancestor()).with_survey(**SURVEY).continues is None
+    assert surveyed(continuing(ancestor()), **SURVEY).continues is None
 
 
 @pytest.mark.parametrize(

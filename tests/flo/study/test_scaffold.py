@@ -14,6 +14,7 @@ from flo.study.document import SCHEMA_VERSION, Study, from_document
 from flo.study.scaffold import Questions, scaffold
 from flo.study.schema import NumberColumn
 from flo.study.statistics import Catalogue, Regression, Survival, TableOne
+from tests.builders import surveyed
 from tests.commands import flo
 
 HEADER = "patient_id,age,ward,ill\n"
@@ -71,7 +72,7 @@ def test_a_draft_with_very_many_inputs_is_trained_without_second_moments(tmp_pat
 
 
 def test_a_draft_can_be_surveyed_before_it_is_run(tmp_path: Path) -> None:
-    survey = draft(tmp_path).with_survey(epsilon=0.1, columns=["age", "ward"])
+    survey = surveyed(draft(tmp_path), epsilon=0.1, columns=["age", "ward"])
     assert survey.purposes == ("survey",)
 
 

@@ -18,7 +18,7 @@ from flo.study.document import MAX_STUDY_BYTES, Study, from_document
 from flo.study.loading import from_canonical, load
 from flo.study.schema import ImageColumn
 from flo.study.terms import largest_delta, round_size
-from tests.builders import small_study, study_document
+from tests.builders import small_study, study_document, surveyed
 from tests.flo.studies import AGE, HEART, SURVEY, WARD, changed, hospitals, imaging
 
 
@@ -54,7 +54,7 @@ def test_a_survey_is_the_planned_study_with_a_survey_in_it() -> None:
     assert survey.largest_epsilon == 0.5
     planned = small_study()
     assert planned.purposes == ("training", "evaluation")
-    asked = planned.with_survey(**SURVEY)
+    asked = surveyed(planned, **SURVEY)
     assert asked == from_document(study_document(name="tiny-survey", survey=SURVEY))
 
 

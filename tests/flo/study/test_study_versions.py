@@ -12,7 +12,7 @@ from flo.documents.document import read_toml
 from flo.errors import StudyError
 from flo.study.document import Study, from_document
 from flo.study.loading import from_canonical
-from tests.builders import small_study, study_document
+from tests.builders import small_study, study_document, surveyed
 from tests.flo.studies import DISTRIBUTED, HEART, SURVEY, changed, imaging
 
 # Fields of schema_version 1, as flo/study/document.py of FLO 0.1.0 declared them; it wrote all of
@@ -157,8 +157,8 @@ def test_an_old_study_stays_old_when_keys_or_settings_are_filled_in() -> None:
 
 
 def test_a_survey_of_an_old_study_is_a_new_document() -> None:
-    asked = small_study(schema_version=1).with_survey(**SURVEY)
-    assert asked == small_study(schema_version=2).with_survey(**SURVEY)
+    asked = surveyed(small_study(schema_version=1), **SURVEY)
+    assert asked == surveyed(small_study(schema_version=2), **SURVEY)
 
 
 def test_a_study_without_a_schema_version_is_of_the_newest() -> None:

@@ -18,7 +18,7 @@ from flo.privacy.releases import evaluation
 from flo.privacy.releases.score_waves import LENGTH
 from flo.study.document import Study, from_document
 from flo.study.models import parameter_count
-from tests.builders import WHITENED, study_document
+from tests.builders import WHITENED, study_document, surveyed
 
 IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 8, "minimum": 0, "maximum": 1}
 LIFE = LifetimeBudget.create(0.9, 1e-6)
@@ -52,7 +52,7 @@ STUDIES = {
     "cnn": cnn_study(),
     "subgroups": study_of(evaluation_subgroups=["ward"], evaluation_epsilon=0.3),
     "whitened": study_of(**WHITENED),
-    "survey": study_of().with_survey(epsilon=0.4, columns=["age", "ward"], retry_allowance=2),
+    "survey": surveyed(study_of(), epsilon=0.4, columns=["age", "ward"], retry_allowance=2),
 }
 every_study = pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
 

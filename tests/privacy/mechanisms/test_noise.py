@@ -23,7 +23,8 @@ PURPOSES: list[tuple[str, Purpose]] = [
     ("mlp", "training"),
     ("logistic", "evaluation"),
     ("by ward", "evaluation"),
-    ("survey", "survey"),
+    ("statistics", "statistics"),
+    ("statistics", "regression"),
     ("whitened", "moments"),
     ("whitened", "training"),
 ]

@@ -109,8 +109,11 @@ def test_a_patient_moves_the_evaluation_of_images_by_no_more_than_the_sensitivit
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_patient_moves_a_survey_by_no_more_than_the_sensitivity(case: str) -> None:
-    assert_neighbours_stay_close(STUDIES["survey"], "survey", case)
+@pytest.mark.parametrize("purpose", ["statistics", "regression"])
+def test_a_patient_moves_statistics_by_no_more_than_the_sensitivity(
+    purpose: Purpose, case: str
+) -> None:
+    assert_neighbours_stay_close(STUDIES["statistics"], purpose, case)
 
 
 @pytest.mark.parametrize("model", ["logistic", "mlp", "cnn"])
@@ -195,10 +198,10 @@ MUTATIONS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, Purpose, s
         "evaluation",
         "the patient with many records",
     ),
-    "records surveyed": (
+    "records counted in statistics": (
         count_records_and_not_patients,
-        "survey",
-        "survey",
+        "statistics",
+        "statistics",
         "the patient with many records",
     ),
     "noise drawn for each patient": (

@@ -17,7 +17,7 @@ from dp_accounting.rdp import RdpAccountant
 from flo.privacy.accounting.accounting import ORDERS
 from flo.privacy.report.report import build, verify
 from flo.study.document import Study
-from tests.builders import WHITENED, small_study, study_document
+from tests.builders import WHITENED, counting, small_study, study_document
 from tests.privacy.hospitals import World
 
 TRAINING_RELEASES = 2
@@ -36,7 +36,7 @@ STUDIES = [
     study("whole-batches"),
     study("sampled", mechanism={"sampling": 0.5}),
     study("by-subgroup", evaluation={"subgroups": ["ward"], "retry_allowance": 2}),
-    study("asked", survey={"epsilon": 0.3, "columns": ["ward", "age"], "retry_allowance": 1}),
+    counting(study("asked"), 0.3, ["ward", "age"]),
     study("patient", mechanism={"retry_allowance": 7}),
     study("whitened", mechanism=WHITENED),
 ]
@@ -111,7 +111,7 @@ def test_the_curve_of_a_report_is_composed_release_by_release(world: World, name
         for row in json.loads(extract)["body"]["rows"]
         if row["public"]["kind"] == "release" and row["private"] is not None
     ]
-    counted = {"asked": 1, "whitened": 1 + TRAINING_RELEASES}.get(name, TRAINING_RELEASES)
+    counted = {"asked-survey": 1, "whitened": 1 + TRAINING_RELEASES}.get(name, TRAINING_RELEASES)
     assert [n for n, _ in site["epsilon_by_release"]] == list(range(1, counted + 1))
     for n, shown in site["epsilon_by_release"]:
         composed = epsilon(accountant_of(*events[:n]), site["delta"])
@@ -121,13 +121,14 @@ def test_the_curve_of_a_report_is_composed_release_by_release(world: World, name
 def test_the_report_says_what_was_released_for_what(world: World) -> None:
     for name in NAMES:
         (site,) = verify(build([world.extract(study=NAMES.index(name))]))["hospitals"]
-        counts = [site[f"releases_{purpose}"] for purpose in ("survey", "training", "evaluation")]
-        assert counts == ([1, 0, 0] if name == "asked" else [0, TRAINING_RELEASES, 1])
+        purposes = ("statistics", "training", "evaluation")
+        counts = [site.get(f"releases_{purpose}", 0) for purpose in purposes]
+        assert counts == ([1, 0, 0] if name == "asked-survey" else [0, TRAINING_RELEASES, 1])
         moments = site.get("releases_moments", 0)
         assert moments == (name == "whitened")
         assert len(site["releases"]) == sum(counts) + moments
         assert site["other_studies"] == len(NAMES) - 1
-        if name == "asked":
+        if name == "asked-survey":
             shares = site["shares"]
             assert shares["training"]["this_study"] == shares["evaluation"]["this_study"] > 0
 

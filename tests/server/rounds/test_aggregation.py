@@ -73,7 +73,6 @@ def test_each_hospitals_own_numbers_are_kept_only_where_they_are_compared() -> N
     for study, ring, kept in (
         (company_study("masking off"), 0, set()),
         (compared_study(), 0, two),
-        (company_study("masking off").with_survey(epsilon=0.5, columns=["age"]), 0, two),
         (company_study("distributed noise"), 32, set()),
     ):
         part = next(iter(Plan.of(study).purposes.values()))

@@ -15,9 +15,9 @@ from flo.documents import canonical
 from flo.privacy.accounting.plan import Plan
 from flo.protocol.messages import Request, decode_reply, model_digest
 from flo.server.rounds import checkpoint
-from flo.server.rounds.state import EVERYONE, RunState
-from flo.study.document import Study
-from tests.builders import HOSPITALS
+from flo.server.rounds.state import RunState
+from flo.study.document import Study, from_document
+from tests.builders import HOSPITALS, counting
 from tests.server.in_memory_run import (
     MASKED,
     MODES,
@@ -198,8 +198,9 @@ def what_is_kept_or_told(run: Stage) -> set[float]:
 
 def survey_of(mode: str) -> Study:
     study = company_study(mode)
-    survey = {"epsilon": 0.5, "columns": ["age", "ward"], "bins": 2, "retry_allowance": 1}
-    return study.with_survey(**survey)
+    document = counting(study, 0.5, ["age", "ward"]).model_dump(mode="json")
+    document["statistics"]["retry_allowance"] = 1
+    return from_document(document)
 
 
 @pytest.mark.parametrize("mode", MASKED)
@@ -222,15 +223,14 @@ def test_of_a_masked_survey_only_the_sum_is_kept(mode: str, drops_out: bool) -> 
     } if drops_out else {})  # fmt: skip
     state = run.run()
     assert state.phase == "done"
-    assert set(state.counted) == {EVERYONE}
+    assert state.sums.size == Plan.of(run.study).purpose("statistics").mechanism.length
     assert not what_a_hospital_released(run) & what_is_kept_or_told(run)
 
 
-def test_of_an_unmasked_survey_the_same_search_finds_every_hospitals_numbers() -> None:
+def test_of_an_unmasked_survey_only_the_sum_is_kept_too() -> None:
     run = Stage(survey_of("masking off"))
-    assert set(run.run().counted) == {*HOSPITALS, EVERYONE}
-    found = what_a_hospital_released(run) & what_is_kept_or_told(run)
-    assert len(found) == 3 * Plan.of(run.study).purpose("survey").mechanism.length
+    assert set(run.run().sums_of) == set(HOSPITALS)
+    assert not what_a_hospital_released(run) & what_is_kept_or_told(run), "only the sum is kept"
 
 
 @pytest.mark.parametrize("mode", MODES)

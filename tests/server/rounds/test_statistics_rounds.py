@@ -120,7 +120,9 @@ def test_what_was_asked_follows_from_the_published_sums_alone() -> None:
     states = finished(STUDY, noise=True)
     last = states[-1]
     variance = combined_variance(STUDY, Plan.of(STUDY).purpose("regression"), len(HOSPITALS))
-    rounds = fisher_scoring.rounds_of(last.regressed, last.regressed_at, [variance] * ROUNDS)
+    rounds = fisher_scoring.rounds_of(
+        last.regressed, last.regressed_at, [variance] * ROUNDS, last.regressed_of
+    )
     for number, state in enumerate(states[1:-1]):
         again: Floats = fisher_scoring.next_coefficients(STUDY, rounds[:number])
         assert state.asked == pytest.approx(again)
