@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import time
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,16 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flo.arrays import Floats
 from flo.errors import UsageError
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.releases import statistics
-from flo.privacy.releases.catalogue import CatalogueBlock
+from flo.privacy.releases.catalogue import CatalogueBlock, in_words
 from flo.statistics import words
 from flo.statistics.associations import association_lines, association_map
 from flo.statistics.catalogue import CatalogueRead, read_catalogue
 from flo.statistics.page import render, sections
-from flo.statistics.questions import LONGEST, ask
-from flo.statistics.synthetic_rows import synthetic_rows
+from flo.statistics.questions import LONGEST, ask, quoted
+from flo.statistics.synthetic_rows import from_the_system, synthetic_rows
+from flo.study.document import from_document
 from tests.flo.statistics.support2 import asking, everybody, in_order
 
 ALL: dict[str, Any] = {
@@ -37,11 +41,16 @@ def silent() -> CatalogueRead:
     return noisy_read(0.0, 0)
 
 
+@cache
+def exact_sum() -> Floats:
+    return statistics.exact(STUDY, everybody(STUDY))
+
+
 def noisy_read(share: float, seed: int) -> CatalogueRead:
     """With ``share`` of the noise that the study has."""
     (block,) = statistics.layout(STUDY)
     assert isinstance(block, CatalogueBlock)
-    exact = statistics.exact(STUDY, everybody(STUDY))
+    exact = exact_sum()
     part = Plan.of(STUDY).purpose("statistics")
     variance = share**2 * combined_variance(STUDY, part, len(STUDY.hospitals))
     draw = np.random.default_rng(seed)
@@ -132,13 +141,9 @@ def test_deep_parentheses_are_answered_at_once(silent: CatalogueRead) -> None:
     assert time.process_time() - began < 5
 
 
-_CACHE: list[CatalogueRead] = []
-
-
+@cache
 def noisy_cached() -> CatalogueRead:
-    if not _CACHE:
-        _CACHE.append(noisy_read(1.0, 1))
-    return _CACHE[0]
+    return noisy_read(1.0, 1)
 
 
 def test_intervals_hold_the_true_count_about_as_often_as_they_say() -> None:
@@ -233,3 +238,77 @@ def test_columns_that_are_in_no_pair_are_drawn_alone() -> None:
     rows = synthetic_rows(read, 5000, np.random.default_rng(2).random)
     expected = (in_order()["ca"] == "no").mean()
     assert (rows["ca"] == "no").mean() == pytest.approx(expected, abs=0.03)
+
+
+# -- ends of ranges --------------------------------------------------------------------------------
+
+
+def of_bounds(low: float, high: float, bins: int) -> CatalogueRead:
+    document = asking(ALL, epsilon=0.3).model_dump(mode="json")
+    column = {"kind": "number", "name": "lab", "unit": "1", "minimum": low, "maximum": high}
+    ward = {"kind": "category", "name": "step down", "codes": ["and", "$(touch it)", 'a "b"']}
+    document["data"]["columns"] = [column, ward | {"name": "ward"}]
+    document["statistics"]["parts"] = [{"kind": "catalogue", "name": "all", "bins": bins}]
+    study = from_document(document)
+    (block,) = statistics.layout(study)
+    assert isinstance(block, CatalogueBlock)
+    return read_catalogue(block, np.ones(statistics.length(study)), 1.0)
+
+
+@given(
+    st.floats(-1e6, 1e6, allow_nan=False),
+    st.floats(1e-3, 1e6, allow_nan=False),
+    st.integers(2, 50),
+)
+def test_every_end_that_is_shown_and_every_hint_can_be_asked(
+    low: float, width: float, bins: int
+) -> None:
+    read = of_bounds(low, low + width, bins)
+    column = read.block.columns[0]
+    for end in column.edges[:-1]:
+        ask(read, f"lab >= {in_words(end)}")
+    with pytest.raises(UsageError) as refused:
+        ask(read, f"lab > {in_words(column.edges[1])}")
+    ask(read, str(refused.value.hint).removeprefix("ask "))
+    ask(read, association_map(read).example)
+
+
+@pytest.mark.parametrize(("low", "high", "bins"), [(0, 10, 3), (0, 1, 10), (0, 10.1, 4)])
+def test_equal_ranges_meet_at_numbers_that_people_type(low: float, high: float, bins: int) -> None:
+    for end in of_bounds(low, high, bins).block.columns[0].edges:
+        assert len(in_words(end)) <= 6
+
+
+def test_names_and_codes_are_quoted_for_the_question_and_the_question_for_a_shell() -> None:
+    read = of_bounds(0, 10, 2)
+    for code in read.block.columns[1].cells:
+        ask(read, f"ward = {quoted(code)}")
+    drawn = association_map(read)
+    assert shlex.split(drawn.command)[-1] == drawn.example
+    page = render(STUDY, [read], [])
+    assert "FILE &#39;" in page
+
+
+def test_synthetic_numbers_stay_in_their_ranges() -> None:
+    ranges = [{"column": "days", "at": [3, 30, 300]}]
+    study = asking(ALL | {"ranges": ranges, "columns": ["days", "sex"]}, epsilon=0.3)
+    (block,) = statistics.layout(study)
+    assert isinstance(block, CatalogueBlock)
+    read = read_catalogue(block, statistics.exact(study, everybody(study)), 0.0)
+    rows = synthetic_rows(read, 9105, np.random.default_rng(5).random)
+    real, made = (
+        np.histogram(days, [0, 3, 30, 300, 2101])[0] for days in (in_order()["days"], rows["days"])
+    )
+    assert made == pytest.approx(real, abs=200)
+    assert rows["days"].max() <= 2100
+
+
+def test_a_catalogue_of_nobody_but_noise_makes_rows_and_tables() -> None:
+    (block,) = statistics.layout(STUDY)
+    assert isinstance(block, CatalogueBlock)
+    nobody = np.zeros(statistics.length(STUDY))
+    nobody[block.components[()].start] = -50.0
+    read = read_catalogue(block, nobody, 100.0)
+    assert len(synthetic_rows(read, 20, from_the_system())) == 20
+    assert np.isfinite(read.table(block.pairs[0])).all()
+    assert read.associations[block.pairs[0]] is None

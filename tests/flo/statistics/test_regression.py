@@ -237,3 +237,55 @@ def test_a_run_that_was_cut_short_says_so() -> None:
     assert death.unknown == "cut-short"
     assert "ended before the rounds" in words.why_unknown(death)
     assert not albumin.unknown, "each round of a linear one says the same"
+
+
+def without_one(study: Study, everyone: Patients, leaves: int, seed: int) -> RegressionRead:
+    """An eighth of the patients, whose outcomes are others', leave before this round."""
+    variance = combined_variance(study, Plan.of(study).purpose("regression"), 8)
+    draw, found = np.random.default_rng(seed), list[Released]()
+    stays = np.arange(everyone.count) >= everyone.count // 8
+    fewer = Patients(
+        everyone.inputs[stays], everyone.labels[stays], np.arange(stays.sum()), int(stays.sum())
+    )
+    for number in range(1, ROUNDS + 1):
+        there = fewer if number >= leaves else everyone
+        asked = next_coefficients(study, found)
+        exact = regressions.exact(study, there, asked)
+        noisy = exact + draw.normal(0, math.sqrt(variance), len(exact))
+        hospitals = frozenset({"most"} if number >= leaves else {"most", "one"})
+        found.append(Released(noisy, asked, variance, hospitals))
+    (part,) = read(study, np.zeros(0), 0.0, found)
+    assert isinstance(part, RegressionRead)
+    return part
+
+
+@pytest.mark.parametrize("leaves", [2, 4, 5, 6])
+def test_a_hospital_that_leaves_does_not_spoil_the_rounds_of_those_who_stay(leaves: int) -> None:
+    """Rounds of other patients are neither pooled nor compared with each other."""
+    study, patients, _ = made_up(80_000, -1.0)
+    labels = patients.labels.copy()
+    labels[:10_000] = np.random.default_rng(1).random(10_000) < 0.5
+    everyone = Patients(patients.inputs, labels, patients.patient, patients.count)
+    answers = [without_one(study, everyone, leaves, seed) for seed in range(6)]
+    assert sum(not part.unknown for part in answers) >= 4
+    count = 80_000 if leaves > 4 else 70_000
+    assert answers[0].patients.value == pytest.approx(count, rel=0.02)
+
+
+def test_hospitals_that_leave_one_after_another_are_the_reason_that_nothing_is_known() -> None:
+    study = asking(DEATH)
+    rounds = [
+        Released(one.sums, one.asked, one.variance, frozenset({str(number)}))
+        for number, one in enumerate(rounds_of(study, 1.0))
+    ]
+    (part,) = read(study, np.zeros(0), 0.0, rounds)
+    assert isinstance(part, RegressionRead)
+    assert part.unknown == "left"
+    assert "no two rounds had the same patients" in words.why_unknown(part)
+
+
+def test_regressions_of_a_run_that_ended_before_them_are_named() -> None:
+    (part,) = read(asking(DEATH), np.zeros(0), 0.0)
+    assert isinstance(part, RegressionRead)
+    assert part.unknown == "cut-short"
+    assert "death" in render(asking(DEATH), [part], [])
