@@ -15,7 +15,7 @@ class StudyCheckedResult(CommandResult):
     """``digest``: of the unsigned study; a signed study contains keys and has another digest.
 
     ``epsilon_prv``: null where Opacus does not load. ``sigma``: noise multiplier of a training
-    round, or of a survey. ``ways``: the study as it is and as it would be drafted, tried on made-up
+    round. ``ways``: the study as it is and as it would be drafted, tried on made-up
     patients; ``recommended``: changes to the mechanism; ``advised``: whether the recommended way
     keeps enough AUC; null if made-up patients cannot tell, if none were tried, or if only a
     logistic model was tried in place of a network. ``network``: whether the patients suffice for a
@@ -44,7 +44,7 @@ class StudyCheckedResult(CommandResult):
 class StudyStateResult(CommandResult):
     """``status``: planned (not sent), offered, running, paused, done, stopped or ended.
 
-    ``result``: outcome of the run: rounds, epsilon, delta, estimate, subgroups, survey, model.
+    ``result``: outcome of the run: rounds, epsilon, delta, estimate, subgroups, model.
     """
 
     study: str

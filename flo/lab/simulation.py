@@ -117,7 +117,7 @@ def simulate(
     noise and ε are the same. ``engine``: runs a study on a fold; this process if None.
 
     Raises:
-        UsageError: a survey, which trains no model; too few patients for the folds; fewer than two
+        UsageError: a study that trains no model; too few patients for the folds; fewer than two
         folds, or no seed or redraw.
     """
     for name, count, least in (

@@ -125,7 +125,7 @@ class ReplyHeader(Document):
 class Request:
     """A request to a hospital. ``weights``: the model (p,), in the precision of the study.
 
-    They are float32 or float64, and empty if no model is needed, as to join or for a survey.
+    They are float32 or float64, and empty if no model is needed, as to join or for tables.
     """
 
     header: RequestHeader

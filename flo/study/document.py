@@ -3,8 +3,7 @@
 The coordinator writes a study as TOML. This module validates it and identifies it by the SHA-256 of
 its canonical bytes. Sites approve that digest; one changed byte makes another study. All of its
 content is public to its partners: declared sizes are rounded, and bounds and codebooks never come
-from patients. A *survey* is a study too: the planned study with a ``[survey]``, of which only the
-survey is run.
+from patients. A study with a ``[survey]`` counted patients in FLO 0.2; none is run any more.
 
     study = load(Path("study.toml"))
     study.digest

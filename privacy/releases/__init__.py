@@ -1,1 +1,1 @@
-"""Releases other than gradients: sums for evaluation, survey, statistics, second moments."""
+"""Releases other than gradients: sums for evaluation, statistics, regressions, second moments."""
