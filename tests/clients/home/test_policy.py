@@ -20,7 +20,7 @@ from flo.keys.identity import Identity
 from flo.privacy.accounting.life_budget import SUB_LEDGERS
 from flo.study.document import Study, from_document
 from flo.study.packs import Pack
-from tests.builders import small_study, surveyed
+from tests.builders import small_study
 from tests.clients.approved_site import Site as AskedSite
 from tests.clients.approved_site import approved_site
 from tests.clients.approving_site import Site, enrolled_site
@@ -31,7 +31,6 @@ from tests.privacy.ledgers import facts, study_of
 
 STUDY = small_study()
 LARGE, SAMPLED = STUDY.with_mechanism(epsilon=1.0), STUDY.with_mechanism(sampling=0.5)
-SURVEY = surveyed(STUDY, epsilon=0.3, columns=["ward"])
 STATISTICS = asked_statistics(TABLE, mechanism={"noise": "local", "masking": "off", "delta": 1e-6})
 PACKED, SEEN = small_study(model=PACK), from_document(imaging())
 assert isinstance(PACKED.model, Pack)
@@ -72,7 +71,6 @@ BROKEN: list[tuple[str, Any, Any, Study, str]] = [
     ("trust_models", ["distributed"], ["local"], STUDY, "= distributed: the study uses local"),
     ("masking_required", True, False, STUDY, "= true: the coordinator would see the sum"),
     ("sampling_allowed", False, True, SAMPLED, "= false: the study samples patients with pro"),
-    ("surveys_allowed", False, True, SURVEY, "= false"),
     ("surveys_allowed", False, True, STATISTICS, "= false"),
     ("minimum_hospitals", 4, 3, STUDY, "= 4: the study names 3"),
     ("minimum_cohort", 3, 2, STUDY, "= 3: a round of the study may have 2"),

@@ -193,9 +193,9 @@ def test_the_people_who_must_say_yes_are_on_it(site: Site, read: Any) -> None:
 
 
 @READ
-def test_a_survey_says_that_it_counts_everyone_and_trains_nothing(site: Site, read: Any) -> None:
+def test_a_survey_says_that_nobody_carries_it_out(site: Site, read: Any) -> None:
     text = read(site, surveyed(STUDY, epsilon=0.3, columns=["ward"]))
-    assert "noisy counts of all patients by each of ill, ward; no model is trained" in text
+    assert "noisy counts of all patients by each of ill, ward; FLO carries out no" in text
     assert "every patient is counted, so both halves of the budget are charged" in text
 
 
@@ -205,7 +205,8 @@ def test_statistics_say_what_they_count_and_what_their_noise_is_worth(
 ) -> None:
     text = read(site, asked(TABLE, CURVE))
     assert "1 noisy sum of" in text
-    assert "numbers about all patients; no model is trained" in text
+    assert "numbers about all patients" in text
+    assert "no model is trained" in text
     assert "one (50% of the cost)" in text
     assert "survival by age and ill, 2 intervals by ward" in text
     assert "every patient is counted, so both halves of the budget are charged" in text

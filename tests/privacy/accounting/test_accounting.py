@@ -379,6 +379,7 @@ def test_what_touches_everyone_is_charged_to_both_sub_ledgers() -> None:
         "evaluation": ("evaluation",),
         "survey": ("training", "evaluation"),
         "statistics": ("training", "evaluation"),
+        "regression": ("training", "evaluation"),
     }
     assert SUB_LEDGERS == ("training", "evaluation")
 
