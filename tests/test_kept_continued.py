@@ -15,13 +15,17 @@ from flo.privacy.report.page import render
 from flo.privacy.report.report import verify
 from flo.published.model_card import PublishedModel, read_card
 from flo.published.statistics_result import read_result
+from flo.statistics.catalogue import CatalogueRead
 from flo.statistics.page import render as render_statistics
+from flo.statistics.questions import ask
 from flo.statistics.reading import read
+from flo.statistics.regression import RegressionRead
 from flo.study.lineage import Life
 from tests.commands import flo
 from tests.paths import ROOT
 
 KEPT = ROOT / "tests" / "kept" / "v11"
+PAPER = KEPT.with_name("v12")
 COORDINATOR = (KEPT / "coordinator.txt").read_text().strip()
 CARD = "8c4adc52420871ae91124c74e982f487bb745e7361a12e4693471c28600a0d35"
 
@@ -54,6 +58,20 @@ def test_the_statistics_are_checked_and_read() -> None:
     parts = read(study, found.noisy(), found.variance(study))
     assert [part.name for part in parts] == ["table-one", "time"]
     assert "Kaplan-Meier" in render_statistics(study, parts, found.facts(study))
+
+
+def test_regressions_and_a_catalogue_say_what_they_said_when_they_were_published() -> None:
+    """A later way of scoring must not change what an earlier file says."""
+    found = read_result(PAPER / "paper.statistics.json")
+    study = found.check((PAPER / "coordinator.txt").read_text().strip())
+    parts = read(study, found.noisy(), found.variance(study), found.released(study))
+    later, who = parts
+    assert isinstance(later, CatalogueRead)
+    assert isinstance(who, RegressionRead)
+    counted = ask(later, "age >= 60 and sex = male").counted.patients
+    assert (counted.value, counted.low) == pytest.approx((3126.519, 3030.613), abs=1e-3)
+    age = next(one.value for one in who.coefficients if one.name == "age")
+    assert (age.value, age.low, age.high) == pytest.approx((0.0285196, 0.0227256, 0.0343137), 1e-5)
 
 
 @pytest.mark.parametrize(
