@@ -64,7 +64,7 @@ def attack(
     confidence: float = 0.95,
     progress: Progress = lambda text: None,
 ) -> Attacked:
-    """Attack the training of ``study`` with its real trainer. Raises UsageError if it trains no model."""
+    """Attack the training of ``study`` with its real trainer. Raises UsageError if it has none."""
     if not study.trains:
         raise UsageError("this study trains no model", hint="attack one that does")
     if study.mechanism.noise != "local":

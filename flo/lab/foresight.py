@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pyarrow as pa
@@ -21,15 +23,19 @@ def foresee_all(
 ) -> dict[str, Precision]:
     """Return the precision of each regression by its name.
 
-    ``like``: a table that one may see, with the study's columns, as a hospital would have it.
+    ``like``: a table that one may see, with the study's columns, as a hospital would have it; other
+    columns are left out.
     Raises DataError, as a hospital's check does, or UsageError: too few have all values.
     """
+    used = {id_column, study.data.label, *(column.name for column in study.data.columns)}
     if isinstance(like, Path):
-        source = open_file(like, id_column)
+        with TemporaryDirectory() as folder:
+            kept = _only(like, used, Path(folder))
+            encoded = encode_checked(open_file(kept, id_column), study.data, id_column)
     else:
-        table = pa.Table.from_pandas(like, preserve_index=False)
-        source = DataFrameSource("like", id_column, table)
-    encoded = encode_checked(source, study.data, id_column)
+        mine = like[[name for name in like.columns if name in used]]
+        table = pa.Table.from_pandas(mine, preserve_index=False)
+        encoded = encode_checked(DataFrameSource("like", id_column, table), study.data, id_column)
     patients = Snapshot.divided(encoded, set()).training
     try:
         return {
@@ -37,3 +43,24 @@ def foresee_all(
         }
     except ValueError as error:
         raise UsageError(f"the table has too few patients: {error}") from error
+
+
+def _only(path: Path, names: set[str], folder: Path) -> Path:
+    """Copy these columns of a CSV file; another kind of file is as it is."""
+    if path.suffix != ".csv":
+        return path
+    copy = folder / path.name
+    try:
+        with (
+            path.open(encoding="utf-8-sig", newline="") as read,
+            copy.open("w", newline="") as file,
+        ):
+            rows = csv.reader(read)
+            header = next(rows, [])
+            places = [place for place, name in enumerate(header) if name in names]
+            write = csv.writer(file)
+            write.writerow([header[place] for place in places])
+            write.writerows([row[place] for place in places] for row in rows if row)
+    except (OSError, UnicodeDecodeError, csv.Error, IndexError) as error:
+        raise UsageError(f"{path} cannot be read: {type(error).__name__}") from error
+    return copy

@@ -127,7 +127,7 @@ def scaffold(
         "limits": {"deadline_seconds": 60, "minimum_cohort": _smallest(len(partners), dropouts)},
     }
     if questions:
-        document = _asking(document, questions)
+        document = _asking(document, questions, survives=bool(dropouts))
     draft = from_document(document, what="the draft")
     draft.refuse_identifying()
     if draft.trains and len(input_names(draft.data)) <= MOST_SQUARED_INPUTS:
@@ -138,8 +138,11 @@ def scaffold(
     return ScaffoldedStudy(tomli_w.dumps(document), left_out)
 
 
-def _asking(document: dict[str, Any], questions: Questions) -> dict[str, Any]:
-    """Return the draft as a study of statistics, which says nothing about training."""
+def _asking(document: dict[str, Any], questions: Questions, *, survives: bool) -> dict[str, Any]:
+    """Return the draft as a study of statistics, which says nothing about training.
+
+    ``survives``: its sums survive that hospitals are missing, so no round need be repeated.
+    """
     data, mechanism, survival = document["data"], document["mechanism"], questions.survival
     names = [column["name"] for column in data["columns"] if column["name"] != survival]
     parts: list[dict[str, Any]] = []
@@ -155,7 +158,7 @@ def _asking(document: dict[str, Any], questions: Questions) -> dict[str, Any]:
         parts.append({"kind": "catalogue", "name": "catalogue"})
     kept = {name: mechanism[name] for name in ("noise", "masking", "delta")}
     asked: dict[str, Any] = {"epsilon": _EPSILON, "parts": parts}
-    if questions.regression:  # one round that is repeated does not end all
+    if questions.regression and not survives:  # one round that is repeated does not end all
         asked["retry_allowance"] = 1
     purpose = f"{PLACEHOLDER}, in plain language, what these questions are for."
     found = document | {"purpose": purpose, "mechanism": kept, "statistics": asked}

@@ -13,7 +13,7 @@ import pytest
 
 import flo
 from flo.datasets import support2
-from flo.errors import RefusedError, TrustError, UsageError
+from flo.errors import FloError, RefusedError, TrustError, UsageError
 from flo.lab.answers import Answers, answer, results
 from flo.lab.foresight import foresee_all
 from flo.privacy.accounting.parts import costs_of_parts
@@ -141,6 +141,23 @@ def test_less_privacy_or_more_patients_foretell_narrower_intervals() -> None:
     assert not wide.shown
     assert narrow.shown
     assert all(width >= 1 for width in narrow.widths.values())
+
+
+@pytest.mark.parametrize("what", ["", "a,b\n1\n", "no such file"])
+def test_a_file_that_is_no_table_is_named(tmp_path: Path, what: str) -> None:
+    like = tmp_path / "like.csv"
+    if what != "no such file":
+        like.write_text(what)
+    with pytest.raises(FloError, match=r"like|column"):
+        foresee_all(load(PAPER), like)
+
+
+def test_columns_that_the_study_does_not_use_are_left_out(tmp_path: Path) -> None:
+    like = pd.concat(support2.load_followed().values())
+    like["weight"] = 70
+    like.to_csv(tmp_path / "like.csv", index=False)
+    by_file, in_memory = (foresee_all(load(PAPER), one) for one in (tmp_path / "like.csv", like))
+    assert by_file["who-dies"].widths == pytest.approx(in_memory["who-dies"].widths)
 
 
 def test_too_few_patients_to_foresee_from_are_named() -> None:
