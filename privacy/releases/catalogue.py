@@ -25,7 +25,6 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-from scipy.linalg import helmert
 
 from flo.arrays import Floats, Integers
 from flo.privacy.patients.patients import Patients
@@ -139,7 +138,9 @@ def contrasted(table: Floats) -> Floats:
 @lru_cache(maxsize=256)
 def contrasts_of(size: int) -> Floats:
     """Return the Helmert matrix C, (size - 1, size)."""
-    return np.asarray(helmert(size), dtype=np.float64)
+    found = np.tril(np.ones((size, size)), -1) - np.diag(np.arange(size))
+    places = np.arange(1, size)
+    return np.asarray(found[1:] / np.sqrt(places * (places + 1))[:, None])
 
 
 def _counted(study: Study, part: Catalogue, name: str) -> CountedColumn:

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import chi2, norm
+from scipy.special import chdtrc
 
 from flo.arrays import Floats
 from flo.privacy.releases.regressions import RegressionBlock, Sums, layout, read_sums
@@ -211,7 +211,7 @@ def _used(block: RegressionBlock, rounds: list[_Round], planned: int) -> tuple[l
 
 def _p_apart(block: RegressionBlock, rounds: list[_Round]) -> float:
     """Return the p-value of rounds whose scores at their estimate differ by noise only."""
-    return float(chi2.sf(*_apart(block, rounds)))
+    return _chi2_beyond(*_apart(block, rounds))
 
 
 def _apart(block: RegressionBlock, rounds: list[_Round]) -> tuple[float, int]:
@@ -242,7 +242,7 @@ def _p_moved(block: RegressionBlock, rounds: list[_Round]) -> float:
     no_matter = _NO_MATTER**2 * _dispersion(block, [last], rounds, wanted, information) * inverse
     covariance = 2 * inverse @ last.noise_at(wanted) @ inverse + no_matter
     step = wanted - before.asked
-    return float(chi2.sf(float(step @ np.linalg.solve(covariance, step)), len(step)))
+    return _chi2_beyond(float(step @ np.linalg.solve(covariance, step)), len(step))
 
 
 def _p_falling(rounds: list[_Round]) -> float:
@@ -258,7 +258,12 @@ def _p_falling(rounds: list[_Round]) -> float:
     if now > (1 - _LEAST_FALL) * before:
         return 1.0
     noise = math.hypot(first.sums.information_noise, last.sums.information_noise)
-    return float(norm.sf((before - now) / noise))
+    return math.erfc((before - now) / noise / math.sqrt(2)) / 2
+
+
+def _chi2_beyond(value: float, freedom: int) -> float:
+    """Return the probability that a χ² exceeds the value."""
+    return float(chdtrc(freedom, value))
 
 
 def _pooled(rounds: list[_Round]) -> tuple[Floats, Floats, float]:
