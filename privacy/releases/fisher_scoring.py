@@ -122,7 +122,7 @@ def estimate(block: RegressionBlock, rounds: Sequence[Released]) -> Estimated:
     values, vectors = np.linalg.eigh(information)
     _, latest, _ = _pooled(used[-_ROUNDS_TOGETHER:])  # information falls, while odds grow for ever
     clear = min(values[0], np.linalg.eigvalsh(latest)[0]) > least_signal(block.part) * loud
-    if not unknown and not clear:
+    if unknown in ("", "not-arrived") and not clear:
         unknown = "noise"
     inverse = _inverse(information, loud)
     of_noise = sum(one.noise_at(found) for one in used) / len(used) ** 2
