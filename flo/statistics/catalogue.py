@@ -56,7 +56,7 @@ class CatalogueRead:
 
     @property
     def patients(self) -> Estimate:
-        """All patients, with the interval of the noise: nobody is outside."""
+        """All patients, with an interval that covers the noise."""
         everyone = self._all
         return of_patients(everyone.value, everyone.noise(self.variance))
 

@@ -3,10 +3,10 @@
     age >= 60 and sex = female
     ward in (icu, "step down") or age is missing
 
-Conditions are joined by ``and``, ``or`` and parentheses. A number is compared where two ranges of
-the catalogue meet, because nobody knows where within a range a patient is; ranges have their lower
-end, so ``>=`` and ``<`` ask about it exactly. A patient without a value fulfils no condition but
-``is missing``.
+Conditions are joined by ``and``, ``or`` and parentheses. A number can be compared only with the
+ends of its ranges, because the catalogue does not say where in a range a patient is. A range
+includes its lower end, so the comparisons are ``>=`` and ``<``. A patient without a value fulfils
+no condition but ``is missing``.
 """
 
 from __future__ import annotations

@@ -175,9 +175,10 @@ def _first(block: RegressionBlock, one: _Round) -> Floats:
     """Return a Fisher step from the intercept that fits alone, by the sums at 0."""
     sums, found = one.sums, np.zeros(block.size)
     if block.part.family == "logistic":  # at 0 all p are 1/2, and the information is Σxxᵀ/4
-        squares, expected = 4 * sums.information, 0.5
+        unit, expected = 4.0, 0.5
     else:  # all m are 1, and it is Σxxᵀ
-        squares, expected = sums.information, 1.0
+        unit, expected = 1.0, 1.0
+    squares = unit * sums.information
     mean = expected + sums.score[0] / max(sums.patients, 1.0)
     mean = min(max(mean, _LEAST_MEAN), 1 - _LEAST_MEAN)
     if block.part.family == "logistic":
@@ -185,20 +186,19 @@ def _first(block: RegressionBlock, one: _Round) -> Floats:
     else:
         found[0], informed = math.log(mean), mean
     score = sums.score + (expected - mean) * squares[:, 0]
-    unit = float(squares[0, 0]) / float(sums.information[0, 0])
     loud = informed * unit * sums.information_noise * math.sqrt(2 * block.size)
     return found + _at_most(_inverse(informed * squares, loud) @ score, _LARGEST_FIRST)
 
 
-def _used(block: RegressionBlock, rounds: list[_Round], planned: int) -> tuple[list[_Round], Why]:
+def _used(block: RegressionBlock, rounds: list[_Round], of: int) -> tuple[list[_Round], Why]:
     """Return the last rounds between whose coefficients the score is linear, at least two.
 
-    ``planned``: how many rounds there were, of any hospitals.
+    ``of``: how many rounds there were, of any hospitals.
     """
     if block.part.family == "linear":
         return rounds, ""
     if len(rounds) < _ROUNDS_TOGETHER:
-        return rounds, "left" if planned > _ROUNDS_TOGETHER else "cut-short"
+        return rounds, "left" if of > _ROUNDS_TOGETHER else "cut-short"
     used = rounds[-_ROUNDS_TOGETHER:]
     surely = min(_p_apart(block, used), _p_moved(block, used), _p_falling(rounds[-3:]))
     unknown: Why = "not-arrived" if surely < _SURELY_APART else ""
