@@ -8,9 +8,8 @@ AWS    := $(VENV)/.ready-aws
 PROOFS := $(VENV)/.ready-proofs
 # Python compiles what it imports; compiling every library at once takes a minute and is for nothing.
 QUICKLY := --quiet --disable-pip-version-check --no-compile
-# Some files of tests at a time; a file's servers are started once. Slow tests also wait for their
-# processes, so four of their files share two cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile -n
+# Two files of tests at a time; a file's servers are started once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile -n 2
 # Containers often forbid Python to keep what it compiled: every process that a test starts would
 # compile FLO again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -35,16 +34,16 @@ demo: $(READY)
 	@$(BIN)/flo demo --dir .demo
 
 test: $(READY)
-	$(PYTEST) 2
+	$(PYTEST)
 
 test-processes: $(READY)
-	$(PYTEST) 2 -m "processes and not slow and not gpu"
+	$(PYTEST) -m "processes and not slow and not gpu"
 
 test-full: $(AWS)
-	$(PYTEST) 4 --no-loadscope-reorder -m "(slow or gpu) and not examples"
+	$(PYTEST) --no-loadscope-reorder -m "(slow or gpu) and not examples"
 
 examples: $(READY)
-	$(PYTEST) 2 -m examples
+	$(PYTEST) -m examples
 
 proofs: $(PROOFS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.proofs

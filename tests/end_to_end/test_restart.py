@@ -73,16 +73,16 @@ def test_a_killed_agent_comes_back_and_its_ledger_counts_every_release(
         kill(first.pid)
         stack.enter_context(agent(homes[0]))
         summary = wait_for(lambda found: found["status"] == "done", folder, digest)
-    answered = sum(
-        1
+    answers = [
+        "north" in event["facts"]["cohort"]
         for event in summary["events"]
-        if event["kind"] == "round" and "north" in event["facts"]["cohort"]
-    )
+        if event["kind"] == "round"
+    ]
     assert rounds(summary["events"]) == list(range(1, STEPS + 1))
-    # It missed the rounds of the seconds in which it started again, few or many by how quick they
-    # are on this machine, and not a minute: that would be all that were left.
-    assert answered >= STEPS / 2
-    assert sum(releases(homes[0]).values()) >= answered
+    # It missed the rounds of the seconds in which it started again: few or many by how quick they
+    # are on this machine, and not all that were left.
+    assert all(answers) or any(answers[answers.index(False) :])
+    assert sum(releases(homes[0]).values()) >= sum(answers)
     retries = failed(summary["events"], homes[1]) if mode == "distributed noise" else 0
     assert releases(homes[1]) == {"training": STEPS + retries, "evaluation": 1}
 

@@ -20,7 +20,7 @@ from tests.faults.invariants import OVER, violations
 from tests.faults.processes import processes
 from tests.faults.schedule import CLOCK_DRIFT, CLOCK_STEP, DISK_FULL, KINDS, Fault, schedule
 
-LONGEST_SECONDS = 45.0  # from the launch; the faults are over after eight or nine
+LONGEST_SECONDS = 120.0  # from the launch; the faults are over after eight or nine
 _SHOWN = ("phase", "round", "attempt", "cohort", "missing", "why", "hospital", "code", "floor")
 _LOOK_SECONDS, _ENDING_SECONDS, _A_FEDERATION = 0.1, 60.0, 50
 
