@@ -25,6 +25,7 @@ from flo.privacy.gradients.step import PrivateStep
 from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
 from flo.privacy.releases import (
     evaluation,
+    gate,
     least_squares,
     regressions,
     second_moments,
@@ -95,6 +96,8 @@ class Trainer:
                 exact = self._step.to_real(total) / copies(self._study)
             case "evaluation":
                 exact = evaluation.sums(self._study, weights, self._snapshot.held_out)
+            case "gate":
+                exact = gate.sums(self._study, weights, self._snapshot.held_out)
             case "statistics":
                 exact = statistics.exact(self._study, self._snapshot.training)
                 exact += statistics.exact(self._study, self._snapshot.held_out)

@@ -85,6 +85,7 @@ class Policy(Document):
     masking_required: bool = False
     sampling_allowed: bool = True
     surveys_allowed: bool = True
+    gate_required: bool = False
     minimum_hospitals: Annotated[int, Field(ge=1)] = 2
     minimum_cohort: Annotated[int, Field(ge=1)] = 1
     minimum_declared_size: Annotated[int, Field(ge=10)] | None = None
@@ -172,7 +173,7 @@ def findings(
             f"the study trains {study.model.kind}",
         )
     refuse(
-        not study.trains and not policy.surveys_allowed,
+        not (study.trains or study.compares or policy.surveys_allowed),
         "surveys_allowed = false",
         "the study asks for noisy counts",
     )

@@ -68,6 +68,7 @@ EXPLAINED: dict[str, tuple[str, str]] = {
     "masking_required": ("true", "The coordinator must never see one hospital's sums."),
     "sampling_allowed": ("false", "Whether a step may use a random sample of the patients."),
     "surveys_allowed": ("false", "Whether a study may ask for noisy counts of patients."),
+    "gate_required": ("true", "Only models that passed a release gate may be fetched and used."),
     "minimum_hospitals": ("3", "The fewest hospitals that a study names."),
     "minimum_cohort": ("3", "The fewest hospitals that a round may have."),
     "minimum_declared_size": ("100", "The fewest patients that each hospital declares."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,10 @@ from flo.clients.connection.offers import known_studies
 from flo.clients.home.site_home import SiteHome
 from flo.documents import canonical
 from flo.documents.document import Document, parse
-from flo.errors import TrustError
+from flo.errors import PolicyError, TrustError
 from flo.keys.claims import Digest
+from flo.published.gate_passed import GATE, MOST_GATES, has_passed, names, verdicts
+from flo.published.gate_result import MAX_GATE_BYTES, GateResult
 from flo.published.model_card import MAX_CARD_BYTES, ModelCard, PublishedModel, paths_of
 from flo.storage.files import write_public
 from flo.study.loading import from_canonical
@@ -24,6 +27,9 @@ from flo.study.reference import Known, which
 class _Answer(Document):
     card: Annotated[str, Field(max_length=MAX_CARD_BYTES)]
     tensors: str
+    gates: Annotated[
+        tuple[Annotated[str, Field(max_length=MAX_GATE_BYTES)], ...], Field(max_length=MOST_GATES)
+    ] = ()
 
 
 class _Wish(Document):
@@ -36,7 +42,7 @@ def fetch(home: SiteHome, api: CoordinatorApi, wanted: str, out: Path) -> Path:
 
     Raises:
         UsageError: no such study, or several. TrustError: the coordinator whose key this site knows
-        did not sign the card, or the card is of another study.
+        did not sign the card, or the card is of another study. PolicyError: as ``refuse_ungated``.
     """
     known = known_studies(api)
     digest = which(
@@ -56,8 +62,36 @@ def fetch(home: SiteHome, api: CoordinatorApi, wanted: str, out: Path) -> Path:
     model = PublishedModel.of(card, tensors, *home.read_coordinator().fingerprints)
     if model.study.digest != digest:
         raise TrustError("the coordinator sent the model of another study")
+    gates = [_gate(text) for text in answer.gates]
+    refuse_ungated(home, model, gates)
     out.mkdir(parents=True, exist_ok=True)
     card_path, tensors_path = paths_of(out / f"{model.study.name}-{card.run}")
     write_public(tensors_path, tensors)
     write_public(card_path, card.to_bytes())
+    for gate in gates:
+        name = from_canonical(gate.study.encode()).name
+        write_public(out / f"{name}-{gate.run}{GATE}", gate.to_bytes())
     return card_path
+
+
+def refuse_ungated(home: SiteHome, model: PublishedModel, gates: Iterable[GateResult]) -> None:
+    """Raise PolicyError if the site's policy asks for a gate that this model has not passed.
+
+    ``gates``: results that may be about it. Raises TrustError: one is not the coordinator's.
+    """
+    if not home.read_policy().gate_required:
+        return
+    about = [result for result in gates if names(result, model.card)]
+    found = verdicts(model, about, home.read_coordinator().fingerprints)
+    if not has_passed(found):
+        said = f"its gates say: {', '.join(found)}" if found else "it has none"
+        raise PolicyError(
+            f"gate_required = true: {model.study.name}, version {model.study.version}, has not "
+            f"passed a release gate; {said}",
+            hint="ask the coordinator for a gate (flo model gate), and fetch the model again",
+        )
+
+
+def _gate(text: str) -> GateResult:
+    document = canonical.decode(text.encode(), limit=MAX_GATE_BYTES, what="gate")
+    return parse(GateResult, document, "a gate's result")

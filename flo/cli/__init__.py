@@ -18,6 +18,7 @@ from flo.cli import (
     lab,
     model,
     model_finish,
+    model_gate,
     model_registry,
     site,
     study,
@@ -72,6 +73,7 @@ _add_group(
     "model",
     "Published models: list, fetch, finish, predict.",
     model.app,
+    model_gate.app,
     model_finish.app,
     model_registry.app,
 )

@@ -127,6 +127,8 @@ def predict(
 
     finished = _names_finished(model)
     opened = _open_finished(home, model) if finished else _open(Path(model), home, coordinator)
+    if not finished:
+        _refuse_ungated(home, Path(model), opened)
     with working("predicting"):
         done = score(opened, data, out, id_column)
     say(
@@ -162,6 +164,17 @@ def _names_finished(model: str) -> bool:
 
     path = Path(model)
     return path.name == model and not path.suffix and not paths_of(path)[0].is_file()
+
+
+def _refuse_ungated(home: Path, path: Path, model: PublishedModel | FinishedAtHome) -> None:
+    """Raise PolicyError if this is a site's folder and its policy forbids the published model."""
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.prediction.fetched_models import refuse_ungated
+    from flo.published.gate_passed import beside
+    from flo.published.model_card import PublishedModel
+
+    if isinstance(model, PublishedModel) and SiteHome(home).config_path.exists():
+        refuse_ungated(SiteHome.open(home), model, beside(path))
 
 
 def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> str:
@@ -256,6 +269,7 @@ def _sections(model: PublishedModel) -> list[Section]:
             ),
         ),
         *_lineage(study),
+        *_gate(model),
         Section(
             "Noisy evaluation on patients who were never trained on",
             (
@@ -275,6 +289,19 @@ def _sections(model: PublishedModel) -> list[Section]:
             ),
         ),
     ]
+
+
+def _gate(model: PublishedModel) -> list[Section]:
+    """Return what the gate of the model's own study says; nothing if it has none."""
+    from flo.privacy.report.sheet import Section
+    from flo.published.gate_words import rows
+
+    if model.study.gate is None:
+        return []
+    gate = model.card.gate
+    if gate is None:
+        return [Section("Release gate", (("verdict", "none: the run ended before its gate"),))]
+    return [Section("Release gate", tuple(rows(model.study, gate.comparison(model.study))))]
 
 
 def _lineage(study: Study) -> list[Section]:

@@ -207,6 +207,15 @@ class ModelShownResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class VerdictResult(CommandResult):
+    """``verdict``: pass, fail or cannot tell. ``comparison``: its figures with intervals."""
+
+    study: str
+    verdict: str
+    comparison: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class ModelFetchedResult(CommandResult):
     """``card``: path of the card; the tensors are in the same folder."""
 

@@ -16,6 +16,7 @@ from flo.privacy.gradients.augmentation import augmented, copies
 from flo.privacy.gradients.bookkeeping import binary_loss
 from flo.privacy.mechanisms.entropy import SystemStream
 from flo.privacy.patients.patients import Patients
+from flo.privacy.releases import gate
 from flo.study import models
 from flo.study.document import Study
 from flo.study.features import encode_category, encode_image, encode_number, input_names
@@ -24,6 +25,7 @@ from flo.study.parameters import Vector
 from flo.study.schema import CategoryColumn, ImageColumn, Schema
 from flo.study.terms import Purpose
 
+_AVERAGE = 0.3  # risk, where a gate compares with it
 STRETCH = 10.0  # W is this times the identity: gradients far beyond the clip
 
 
@@ -46,7 +48,9 @@ def made_up_patients(schema: Schema, count: int) -> Patients:
 
 def request_for(study: Study, purpose: Purpose, weights: Vector) -> Vector:
     """Return what a request for ``purpose`` carries with this model; W as in ``STRETCH``."""
-    if purpose in ("statistics", "regression"):
+    if purpose == "gate" and study.gate is not None and not study.gate.cards:
+        return gate.request(gate.scorer(weights, None), gate.average(study, _AVERAGE))
+    if purpose in ("statistics", "regression", "gate"):
         return np.zeros(request_length(study, purpose))
     if purpose == "moments":
         return weights[:0]

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from flo.arrays import Floats
-from flo.documents import canonical
 from flo.documents.document import Document, read_json
-from flo.errors import TrustError
-from flo.keys.claims import Digest, PublicKey, Signature
-from flo.keys.identity import Signer, fingerprint, format_fingerprint, low_s, verify
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.releases import fisher_scoring, regressions, statistics
 from flo.privacy.releases.fisher_scoring import Released
-from flo.privacy.report.wording import trust
+from flo.published.signed_result import SignedResult
 from flo.study.document import MAX_STUDY_BYTES, Study
-from flo.study.loading import from_canonical
 from flo.study.statistics import MOST_CELLS, ROUNDS, coefficient_count
 from flo.study.terms import Identifier
 
@@ -49,28 +44,19 @@ class RoundSum(Document):
     asked: _Values
 
 
-class StatisticsResult(Document):
-    """``study``: its canonical document. ``hospitals``: of whom the sum is. ``values``: the noisy
+class StatisticsResult(SignedResult):
+    """``hospitals``: of whom the sum is. ``values``: the noisy
     sum, (length,), in the unit of ``flo.privacy.releases.statistics``; both are empty if the study
     has regressions only. ``rounds``: of its regressions, fewer than planned if the run was cut
     short.
-
-    ``report``: digest of the privacy report made from the hospitals' extracts;
-    ``without_extract``: hospitals whose extract had not arrived by then. ``coordinator``: its key.
     """
 
-    schema_version: Literal[1] = 1
-    study: Annotated[str, StringConstraints(max_length=MAX_STUDY_BYTES)]
-    study_signature: Signature
-    run: Identifier
-    made: Annotated[str, StringConstraints(max_length=500)]
+    signed_as: ClassVar[str] = "statistics-result"
+    what: ClassVar[str] = "these statistics"
+
     hospitals: _Hospitals
     values: _Values
     rounds: Annotated[tuple[RoundSum, ...], Field(max_length=ROUNDS)] = ()
-    report: Digest | None
-    without_extract: tuple[Identifier, ...]
-    coordinator: PublicKey
-    signature: Signature | Literal[""] = ""
 
     @model_serializer(mode="wrap")
     def _as_before_regressions(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -80,39 +66,10 @@ class StatisticsResult(Document):
             document.pop("rounds", None)
         return document
 
-    def signed(self, identity: Signer) -> StatisticsResult:
-        """Return a copy signed by this coordinator, replacing any earlier signature."""
-        unsigned = self.model_copy(update={"coordinator": identity.public.hex(), "signature": ""})
-        signature = identity.sign("statistics-result", unsigned._statement())
-        return unsigned.model_copy(update={"signature": signature})
-
-    def check(self, *coordinators: str) -> Study:
-        """Verify the result and return its study.
-
-        Raises:
-            TrustError: not signed by a key of fingerprint in ``coordinators``, or not a result of
-            its study.
-        """
-        public = bytes.fromhex(self.coordinator)
-        if fingerprint(public) not in coordinators:
-            raise TrustError(
-                f"these statistics are signed by another coordinator, {fingerprint(public)[:16]}",
-                hint="ask the coordinator for its fingerprint and compare by telephone",
-            )
-        unsigned = self.model_copy(update={"signature": ""})
-        verify(public, "statistics-result", unsigned._statement(), self.signature)
-        verify(public, "study", self.study.encode(), self.study_signature)
-        study = from_canonical(self.study.encode())
-        partners = {hospital.id for hospital in study.hospitals}
-        follows = (
-            self.signature == low_s(self.signature)
-            and fits(study, self.values, self.hospitals, self.rounds)
-            and set(self.without_extract) <= partners
-            and self._asked_what_follows(study)
-        )
-        if not follows:
-            raise TrustError("the statistics contradict their study")
-        return study
+    def follows_from(self, study: Study) -> bool:
+        """Return whether the sums can be of this study, and each round asked what follows."""
+        fit = fits(study, self.values, self.hospitals, self.rounds)
+        return fit and self._asked_what_follows(study)
 
     def noisy(self) -> Floats:
         """Return the noisy sum, (length,)."""
@@ -149,21 +106,7 @@ class StatisticsResult(Document):
 
     def facts(self, study: Study) -> list[tuple[str, str]]:
         """Return what is to be known of the result besides its figures: (label, text)."""
-        missing = ", ".join(self.without_extract)
-        plan = Plan.of(study)
-        return [
-            *self._took_part(),
-            (
-                "privacy",
-                f"ε = {plan.epsilon:.4f}, δ = {plan.delta:g} for one patient of one hospital",
-            ),
-            ("trust model", trust(study)),
-            ("made", self.made),
-            ("report", self.report or "none: extracts were missing or contradicted each other"),
-            ("without extract", missing or "none: every hospital's ledger is in the report"),
-            ("study digest", study.digest),
-            ("signed by", format_fingerprint(fingerprint(bytes.fromhex(self.coordinator)))),
-        ]
+        return [*self._took_part(), *self.about(study)]
 
     def _took_part(self) -> list[tuple[str, str]]:
         """Return the hospitals of the tables, and those of the rounds where they are others."""
@@ -175,9 +118,6 @@ class StatisticsResult(Document):
             of = [str(n) for n, one in enumerate(self.rounds, 1) if one.hospitals == hospitals]
             found.append((f"hospitals, regressions' round {', '.join(of)}", ", ".join(hospitals)))
         return found
-
-    def _statement(self) -> bytes:
-        return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
 
 
 def fits(

@@ -24,6 +24,7 @@ from flo.documents.document import Document, problems
 from flo.errors import StudyError
 from flo.study import identifier_patterns, networks, versions
 from flo.study.features import input_names
+from flo.study.gate import ComparedModel, Gate
 from flo.study.lineage import Ancestor, Continues
 from flo.study.packs import Model, Pack
 from flo.study.schema import ImageColumn, Schema, Text, tells_who
@@ -66,6 +67,7 @@ class Study(Document):
     survey: Survey | None = None
     statistics: Statistics | None = None
     continues: Continues | None = None
+    gate: Gate | None = None
     limits: Limits
 
     @model_validator(mode="before")
@@ -143,6 +145,14 @@ class Study(Document):
                     "[continues]"
                 )
             check_columns(self.statistics, self.data)
+        if self.gate:
+            if self.schema_version < 4 or self.survey or self.statistics:
+                raise ValueError(
+                    "gate: only in a study of schema_version = 4, without [survey] and [statistics]"
+                )
+            if self.gate.candidate and self.continues:
+                raise ValueError("gate: a study with a candidate trains nothing to continue")
+            self.gate.refuse_unfit(self.data)
         return self
 
     def _refuse_sums_that_are_not_secure(self) -> None:
@@ -218,9 +228,12 @@ class Study(Document):
             return ("survey",)
         if self.statistics:
             return self.statistics.purposes
+        if self.compares:
+            return ("gate",)
+        trained: tuple[Purpose, ...] = ("training", "evaluation")
         if self.mechanism.algorithm == "whitened":
-            return ("moments", "training", "evaluation")
-        return ("training", "evaluation")
+            trained = ("moments", *trained)
+        return (*trained, "gate") if self.gate else trained
 
     @property
     def largest_size(self) -> int:
@@ -232,7 +245,8 @@ class Study(Document):
         """The largest ε that the document states."""
         if asked := self.survey or self.statistics:
             return asked.epsilon
-        return max(self.mechanism.epsilon, self.evaluation.epsilon)
+        gate = self.gate.epsilon if self.gate else 0.0
+        return max(self.mechanism.epsilon, self.evaluation.epsilon, gate)
 
     def has_expired(self, today: date) -> bool:
         """Return whether the last day is over.
@@ -277,8 +291,13 @@ class Study(Document):
 
     @property
     def trains(self) -> bool:
-        """Whether it trains a model: it is neither a survey nor of statistics."""
-        return self.survey is None and self.statistics is None
+        """Whether it trains a model: it neither counts nor compares models only."""
+        return self.survey is None and self.statistics is None and not self.compares
+
+    @property
+    def compares(self) -> bool:
+        """Whether it compares two models that were published before, and does nothing else."""
+        return self.gate is not None and self.gate.candidate is not None
 
     @property
     def by_generation(self) -> bool:
@@ -362,26 +381,42 @@ class Study(Document):
 
         It has this study's name and ``-name``. Raises StudyError: the parts do not fit the columns.
         """
-        document = self.model_dump(mode="json")
+        asked = {"statistics": {"epsilon": epsilon, "parts": list(parts)}}
+        return from_document(self.without_training(name) | asked)
+
+    def without_training(self, name: str) -> dict[str, Any]:
+        """Return a draft, as parsed TOML, of this one's hospitals and columns that asks nothing.
+
+        It has this study's name and ``-name``, and its noise and masks.
+        """
+        document = self.model_dump(mode="json", exclude_none=True)
         kept = ("noise", "masking", "delta", "colluders", "dropouts")
         mechanism = {
-            one: document["mechanism"][one]
-            for one in kept
-            if document["mechanism"].get(one) is not None
+            one: document["mechanism"][one] for one in kept if one in document["mechanism"]
         }
         if self.mechanism.noise == "distributed" and not self.tolerance:  # of an older schema
             document["limits"]["minimum_cohort"] = len(self.hospitals)
             mechanism["dropouts"] = 0
-        asked = {"schema_version": SCHEMA_VERSION, "name": f"{self.name[:56]}-{name}"}
-        asked |= {"mechanism": mechanism, "statistics": {"epsilon": epsilon, "parts": list(parts)}}
-        for one in ("model", "evaluation", "survey", "continues"):
-            document.pop(one)
-        return from_document(document | asked)
+        for one in ("model", "evaluation", "survey", "statistics", "continues", "gate"):
+            document.pop(one, None)
+        title = f"{self.name[: 62 - len(name)]}-{name}"
+        about = {"schema_version": SCHEMA_VERSION, "name": title, "mechanism": mechanism}
+        return document | about
+
+    def with_compared(self, models: Sequence[ComparedModel]) -> Study:
+        """Return a copy whose gate describes the models that it names."""
+        document = self.model_dump(mode="json")
+        document["gate"]["models"] = [one.model_dump(mode="json") for one in models]
+        return from_document(document)
+
+    def without_gate(self) -> Study:
+        """Return a copy that trains and evaluates its model, and compares it with none."""
+        return from_document(self.model_dump(mode="json") | {"gate": None})
 
     def with_epsilon(self, epsilon: float) -> Study:
         """Return a validated copy with another ε for every part of the study."""
         document = self.model_dump(mode="json")
-        for part in ("mechanism", "evaluation", "survey", "statistics"):
+        for part in ("mechanism", "evaluation", "survey", "statistics", "gate"):
             if document[part]:
                 document[part]["epsilon"] = epsilon
         return from_document(document)

@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from flo.arrays import Floats
+from flo.errors import StudyError
 from flo.study import networks
 from flo.study.document import Study
 from flo.study.features import input_names
+from flo.study.gate import CURVE_POINTS, ComparedModel
 from flo.study.networks import Layer
 from flo.study.packs import Cnn, Mlp, Pack
 from flo.study.parameters import Vector
@@ -59,16 +61,42 @@ def request_length(study: Study, purpose: Purpose) -> int:
     """Return how many numbers a request for a release carries.
 
     The model, and for training on whitened inputs also W (``flo.privacy.releases.whitening``); the
-    coefficients of all regressions.
+    coefficients of all regressions; both models of a gate (``flo.privacy.releases.gate``).
     """
     if purpose == "regression":
         assert study.statistics is not None
         return coefficient_count(study.statistics, study.data)
+    if purpose == "gate":
+        return sum(parameter_count(form) + 2 * CURVE_POINTS for form in compared(study))
     if purpose in ("survey", "statistics", "moments"):
         return 0
     whitened = purpose == "training" and study.mechanism.algorithm == "whitened"
     matrix = (len(input_names(study.data)) + 1) ** 2 if whitened else 0
     return parameter_count(study) + matrix
+
+
+def compared(study: Study) -> tuple[Study, Study]:
+    """Return the study in the form of its gate's candidate, and in that of the current model.
+
+    Only model and columns differ from the study's. A current model that the study does not name is
+    in the study's own form. Raises StudyError before the models' forms are filled in.
+    """
+    gate = study.gate
+    assert gate is not None
+    if len(gate.models) != len(gate.cards):
+        raise StudyError(
+            "the gate's models are not known yet",
+            hint="the coordinator fills them in when it signs the study",
+        )
+    forms = [_in_form(study, one) for one in gate.models]
+    return forms[0] if gate.candidate else study, forms[-1] if gate.current else study
+
+
+def _in_form(study: Study, other: ComparedModel) -> Study:
+    known = {column.name: column for column in study.data.columns}
+    columns = tuple(known[name] for name in other.columns)
+    data = study.data.model_copy(update={"columns": columns})
+    return study.model_copy(update={"data": data, "model": other.model})
 
 
 def named(study: Study, weights: Vector) -> dict[str, Vector]:

@@ -17,9 +17,9 @@ Identifier = Annotated[
         "1 to 63 lower-case letters without accents (koeln, not Köln), digits and hyphens",
     ),
 ]
-Purpose = Literal[
-    "survey", "statistics", "regression", "moments", "training", "evaluation"
-]  # of a release
+Purpose = Literal[  # of a release
+    "survey", "statistics", "regression", "moments", "training", "evaluation", "gate"
+]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 
 

@@ -11,12 +11,15 @@ _SINCE_THEN = (("aggregation", "sum"), ("algorithm", "fedavgm"), ("augmentation"
 def with_usual_values(document: Any) -> Any:
     """Return a parsed study with the values that it implies where it states none.
 
-    A study of statistics trains no model, so it need not say how.
+    A study of statistics or of two published models trains none, so it need not say how.
     """
     if not isinstance(document, dict):
         return document
-    if isinstance(document.get("statistics"), dict):
-        return _of_statistics(document)
+    statistics, gate = document.get("statistics"), document.get("gate")
+    if isinstance(statistics, dict):
+        return _without_training(document, statistics.get("epsilon"))
+    if isinstance(gate, dict) and gate.get("candidate"):
+        return _without_training(document, gate.get("epsilon"))
     if document.get("schema_version") not in (1, 2):
         return document
     usual: dict[str, dict[str, Any]] = {"evaluation": {"bins": 4}}
@@ -29,8 +32,7 @@ def with_usual_values(document: Any) -> Any:
     }
 
 
-def _of_statistics(document: dict[str, Any]) -> dict[str, Any]:
-    epsilon = document["statistics"].get("epsilon")
+def _without_training(document: dict[str, Any], epsilon: Any) -> dict[str, Any]:
     sums = {"algorithm": "least-squares", "epsilon": epsilon, "clip": 1.0, "steps": 1}
     given = document.get("mechanism", {})
     mechanism = sums | given if isinstance(given, dict) else given
@@ -55,7 +57,7 @@ def in_its_form(document: dict[str, Any]) -> dict[str, Any]:
         for name in ("scattering", "hinges"):
             if name in column and not column[name]:
                 del column[name]
-    for name in ("continues", "statistics"):
+    for name in ("continues", "statistics", "gate"):
         if document[name] is None:
             del document[name]
     if document["schema_version"] >= 3:

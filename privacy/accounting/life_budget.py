@@ -21,6 +21,7 @@ CHARGES = {
     "moments": ("training",),
     "training": ("training",),
     "evaluation": ("evaluation",),
+    "gate": ("evaluation",),
     "survey": SUB_LEDGERS,
     "statistics": SUB_LEDGERS,
     "regression": SUB_LEDGERS,

@@ -24,6 +24,7 @@ from flo.privacy.mechanisms.mechanisms import (
 )
 from flo.privacy.releases import (
     evaluation,
+    gate,
     least_squares,
     regressions,
     second_moments,
@@ -194,6 +195,16 @@ def _plan(study: Study) -> Plan:
         )
     if study.statistics:
         return Plan(_statistics_parts(study))
+    compared = {}
+    if study.gate:
+        compared["gate"] = part(
+            lambda sigma: FullBatchSum(gate.length(study), sigma, gate.NORM),
+            study.gate.epsilon,
+            1,
+            study.gate.retry_allowance,
+        )
+    if study.compares:
+        return Plan(compared)
     training, tested, p = study.mechanism, study.evaluation, training_length(study)
     if training.algorithm == "whitened":
         trained = _whitened_parts(study)
@@ -219,6 +230,7 @@ def _plan(study: Study) -> Plan:
                 1,
                 tested.retry_allowance,
             ),
+            **compared,
         }
     )
 

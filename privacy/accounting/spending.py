@@ -43,8 +43,9 @@ def spent(
 
 
 def of_training(purposes: Iterable[str]) -> list[str]:
-    """Return those purposes that touch patients who are trained on."""
-    return [purpose for purpose in purposes if "training" in CHARGES[purpose]]
+    """Return those purposes that touch patients who are trained on; all, if none does."""
+    every = list(purposes)
+    return [purpose for purpose in every if "training" in CHARGES[purpose]] or every
 
 
 def first_releases(counts: Mapping[str, int], number: int) -> dict[str, int]:

@@ -126,6 +126,12 @@ def auc(sums: Floats, variance: float) -> Estimate:
     )
 
 
+def patients(sums: Floats) -> tuple[float, float]:
+    """Return how many negatives and positives (noisy) sums (2, LENGTH) are of, at least 1 each."""
+    well, ill = (max(_Class.of(one).total, 1.0) for one in sums)
+    return well, ill
+
+
 def coefficients(values: Floats) -> Floats:
     """Return c (..., LENGTH) such that c·sums is the total over a class's patients of a function.
 

@@ -44,7 +44,8 @@ def plot(facts: dict[str, Any]) -> dict[str, Any]:
     """Return coordinates of the plot of ε over releases: axes, line per hospital, study's ε."""
     budget = facts["guarantee"]["epsilon"]
     sigma = facts["hospitals"][0]["sigma"]
-    purpose = next((p for p in ("survey", "regression", "statistics") if p in sigma), "training")
+    shown = ("training", "survey", "regression", "statistics", "gate")
+    purpose = next(p for p in shown if p in sigma)
     with_moments = any("moments" in site["sigma"] for site in facts["hospitals"])
     most = max([1, *(n for site in facts["hospitals"] for n, _ in site["epsilon_by_release"])])
     top = 1.15 * max([budget, *(e for s in facts["hospitals"] for _, e in s["epsilon_by_release"])])

@@ -16,6 +16,7 @@ from flo.privacy.gradients.augmentation import copies
 from flo.privacy.mechanisms.mechanisms import Mechanism
 from flo.privacy.releases import survey
 from flo.privacy.releases.score_waves import LENGTH, expected_half_width
+from flo.privacy.report.sheet_gate import gate_chances, gate_leaves
 from flo.privacy.report.sheet_statistics import statistics_leaves
 from flo.privacy.report.wording import (
     ACCOUNTANT,
@@ -202,7 +203,11 @@ def _leaves(study: Study) -> Section:
 def _released(study: Study) -> dict[str, str]:
     if study.survey:
         return _survey_leaves(study)
-    return statistics_leaves(study) if study.statistics else _training_leaves(study)
+    if study.compares:
+        return gate_leaves(study) | {"model": "no model is trained"}
+    if study.statistics:
+        return statistics_leaves(study)
+    return _training_leaves(study) | (gate_leaves(study) if study.gate else {})
 
 
 def _together(study: Study) -> dict[str, str]:
@@ -309,13 +314,17 @@ def _cost(study: Study, life: LifetimeBudget | None) -> Section:
         for purpose, part in plan.purposes.items()
     )
     touched = "training and evaluation use different patients"
-    if not study.trains:
+    if study.compares:
+        touched = "only held-out patients take part, on whom no model was trained"
+    elif not study.trains:
         touched = "every patient is counted, so both halves of the budget are charged"
     elif "moments" in plan.purposes:
         touched = (
             "second moments (moments) and training use the same patients, and their costs add up; "
             "evaluation uses others"
         )
+    if study.trains and study.gate:
+        touched += ". Evaluation and gate use the same patients, and their costs add up"
     at_two = plan.epsilon_at_two_hospitals(study.mechanism.noise)
     survived = study.tolerance.dropouts if study.tolerance else 0
     if survived:
@@ -345,14 +354,16 @@ def _cost(study: Study, life: LifetimeBudget | None) -> Section:
         if max(shares.values()) > 1:
             text = f"does not fit: the study needs {max(shares.values()):.1f} times that budget"
         lines[f"share of life ε = {budget.epsilon:g}"] = text
+    held_out = ASSUMED_HOLD_OUT * sum(hospital.planned for hospital in study.hospitals)
     if study.trains:
-        lines["expected result"] = _expected(study, plan)
+        lines["expected result"] = _expected(study, plan, held_out)
+    if study.gate:
+        lines["expected of the gate"] = gate_chances(study, held_out)
     not_covered = (("not covered", text) for text in NOT_COVERED)
     return Section("What it costs in privacy", (*lines.items(), *not_covered))
 
 
-def _expected(study: Study, plan: Plan) -> str:
-    patients = ASSUMED_HOLD_OUT * sum(hospital.planned for hospital in study.hospitals)
+def _expected(study: Study, plan: Plan, patients: float) -> str:
     if study.evaluation.bins:
         return (
             "an AUC with a wide interval, because score bins hide the order of the patients in one "

@@ -107,6 +107,10 @@ def operator_app(
     def statistics(digest: str) -> Any:
         return Response(actions.statistics(digest).read_bytes(), media_type="application/json")
 
+    @app.get("/v1/flo/studies/{digest}/gate")
+    def gate(digest: str) -> Any:
+        return Response(actions.gate(digest).read_bytes(), media_type="application/json")
+
     @app.get("/v1/flo/metrics")
     def watched() -> Any:
         return Response(as_prometheus(metrics()), media_type=PROMETHEUS)

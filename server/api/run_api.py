@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from flo.documents import canonical
 from flo.documents.document import Document, parse
 from flo.errors import MessageError, PolicyError, UsageError
+from flo.published.gate_result import GateSums
 from flo.published.statistics_result import LARGEST_VALUE, RoundSum, fits
 from flo.server.http.asgi import ByteQuota, Refused, read_body
 from flo.server.http.tokens import Token
@@ -135,6 +136,8 @@ def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: R
     }
     if "statistics" in result:
         _refuse_foreign_statistics(study, result["statistics"])
+    if "gate" in result and not GateSums(**result["gate"]).follow_from(study):
+        raise MessageError("the result's gate is not of this study")
     if "model" in result:
         if result["model"] != tensors_name(study, run):
             raise MessageError(f"the result must name the model {tensors_name(study, run)}")

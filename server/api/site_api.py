@@ -35,6 +35,8 @@ from flo.keys.roster import RosterStatement
 from flo.keys.rotation import KeyRotation
 from flo.privacy.accounting.plan import Plan
 from flo.protocol.decisions import Decision, Decline, Signed
+from flo.published.gate_passed import beside, names
+from flo.published.model_card import read_card
 from flo.server.api.site_bodies import (
     AuditBody,
     EnrolBody,
@@ -344,7 +346,7 @@ class SiteApi:
         return 2 * largest  # a quotation mark in a JSON string takes two bytes
 
     def models(self, peer: Peer, body: bytes) -> Any:
-        """Return card and tensors (base64) of a study's published model to a hospital in it.
+        """Return card, tensors (base64) and gates of a published model to a hospital in its study.
 
         Raises:
             StudyError: the study is not known, has no model yet, or its model is too large for one
@@ -370,6 +372,11 @@ class SiteApi:
         return {
             "card": card.read_text(encoding="utf-8"),
             "tensors": base64.b64encode(tensors.read_bytes()).decode(),
+            "gates": [
+                result.to_bytes().decode()
+                for result in beside(card)
+                if names(result, read_card(card))
+            ],
         }
 
     def _see_head(self, peer: Peer, head: LedgerHead) -> None:

@@ -25,7 +25,7 @@ from flo.server.console.view import (
     step_of,
 )
 from flo.server.store.store import Offer
-from flo.server.studies.publish import published, published_statistics
+from flo.server.studies.publish import published, published_result
 
 _LATEST = 15
 
@@ -110,7 +110,7 @@ def _study_shown(offer: Offer, views: StudyViews) -> dict[str, Any]:
         "quality": quality_plot(result),
         "result": result,
         "stopping": record is not None and views.store.stop_requested(record.id),
-        "has_statistics": published_statistics(views.store, offer.study.digest) is not None,
+        "has_statistics": published_result(views.store, offer.study.digest) is not None,
         "has_card": published(views.store, offer.study.digest) is not None,
         "events": views.store.latest_events(offer.study.digest, _LATEST),
         "absent": [seat.hospital for seat in seats if seat.agent == ABSENT],

@@ -26,6 +26,7 @@ ROUTES: dict[tuple[str, str], str] = {
     ("GET", "/v1/flo/studies/{digest}/heads"): "fetch extracts",
     ("POST", "/v1/flo/studies/{digest}/shred"): "shred a study",
     ("GET", "/v1/flo/studies/{digest}/statistics"): "see studies",
+    ("GET", "/v1/flo/studies/{digest}/gate"): "see studies",
     ("GET", "/v1/flo/metrics"): "see metrics",
     ("GET", "/v1/flo/audit"): "export the audit log",
     ("GET", "/console"): "see studies",

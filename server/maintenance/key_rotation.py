@@ -18,10 +18,11 @@ from flo.keys.rotation import KeyRotation, RotationStep
 from flo.server.home.coordinator_home import CoordinatorHome, sign_events
 from flo.server.store.store import Store
 from flo.server.studies.publish import (
+    has_result,
     published,
-    published_statistics,
+    published_result,
     write_card,
-    write_statistics,
+    write_result,
 )
 from flo.storage.files import write_public
 from flo.study.document import UNDER_WAY
@@ -88,10 +89,10 @@ def _sign_what_waits(home: CoordinatorHome, store: Store) -> None:
             study = offer.study.digest
             shown = store.extracts(study), store.study_heads(study)
             write_card(home, offer, record.id, result, *shown)
-        if record and "statistics" in result and not published_statistics(store, record.study):
+        if record and has_result(result) and not published_result(store, record.study):
             shown = store.extracts(record.study), store.study_heads(record.study)
             try:
-                path = write_statistics(home, offer, record.id, result, *shown)
+                path = write_result(home, offer, record.id, result, *shown)
             except FloError as error:  # as the running coordinator found, too: it is not published
                 store.add_event(record.study, "no-card", why=str(error))
                 continue

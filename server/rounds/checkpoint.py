@@ -24,14 +24,14 @@ from flo.protocol.deals import Deal
 from flo.server.rounds.state import RunState
 from flo.study.parameters import Vector
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 # A state of schema 5 has no calibration; before 7 there were no deals, before 8 neither an earlier
-# model nor statistics.
-_READ = (5, 6, 7, 8)
+# model nor statistics, before 9 no gate.
+_READ = (5, 6, 7, 8, 9)
 _LIMIT = 64 << 20
 _VECTORS = (
     *("weights", "velocity", "tail_sum", "whitening", "earlier"),
-    *("sums", "regressed", "regressed_at"),
+    *("sums", "regressed", "regressed_at", "compared"),
 )
 _KINDS: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
 _LARGEST_INSIDE = 1 << 16  # bytes
@@ -74,7 +74,7 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
     """Parse a state. ``load`` returns a vector that ``keep`` stored: name, key, type, length.
 
     Raises:
-        TrustError: this is not a checkpoint of schema 5 to 8, or ``load`` does not find a vector.
+        TrustError: this is not a checkpoint of schema 5 to 9, or ``load`` does not find a vector.
     """
     document: dict[str, Any] = canonical.decode(data, limit=_LIMIT, what="checkpoint")
     if document.get("schema_version") not in _READ:

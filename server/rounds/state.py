@@ -24,7 +24,9 @@ from flo.privacy.releases import (
     calibration,
     evaluation,
     fisher_scoring,
+    gate,
     least_squares,
+    score_waves,
     survey,
     whitening,
 )
@@ -52,7 +54,7 @@ _ANSWERS = {
     **{"join": "joined", "release": "release", "sign": "signed", "reveal": "revealed"},
     "finish": "settled",
 }
-Phase = Literal["statistics", "regression", "moments", "training", "evaluation", "done"]
+Phase = Literal["statistics", "regression", "moments", "training", "evaluation", "gate", "done"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,12 @@ class RunState:
     whitened inputs; ``weights`` and ``tail_sum`` are then of z = xW. ``earlier``: the model that
     the study continues, until it is part of ``weights``; ``earlier_worth``: what it counts for.
 
-    ``sums``: what a statistics study released, (length,); ``sums_of``: of which hospitals.
-    ``regressed``, ``regressed_of``: the same of its rounds of regressions so far, in order, and
-    ``regressed_at``: the coefficients at which they asked.
+    ``sums``: what a statistics study or a gate released, (length,); ``sums_of``: of which
+    hospitals. ``regressed``, ``regressed_of``: the same of its rounds of regressions so far, in
+    order, and ``regressed_at``: the coefficients at which they asked.
+
+    ``compared``: of the models that a gate compares, those that were published before; from the
+    evaluation on, what its request carries. Its release is in ``sums``, too.
 
     Where sums survive dropouts: ``deals``, what each hospital dealt for the next request;
     ``survivors``, once their list was named to anybody.
@@ -96,14 +101,18 @@ class RunState:
     whitening: Vector = field(default_factory=lambda: NO_WEIGHTS)
     earlier: Vector = field(default_factory=lambda: NO_WEIGHTS)
     earlier_worth: float = 0.0
+    compared: Vector = field(default_factory=lambda: NO_WEIGHTS)
     deals: dict[str, Deal] = field(default_factory=dict)
     survivors: tuple[str, ...] = ()
 
     @classmethod
-    def start(cls, study: Study, earlier: EarlierModel | None = None) -> RunState:
+    def start(
+        cls, study: Study, earlier: EarlierModel | None = None, compared: Vector = NO_WEIGHTS
+    ) -> RunState:
         """Return the initial state: the model's public initial weights, if it trains one.
 
         ``earlier``: what the study continues; where its rule says so, training starts from it.
+        ``compared``: the models of its gate that were published before.
         """
         weights = initial_weights(study) if study.trains else np.zeros(0)
         if "regression" in study.purposes:
@@ -118,7 +127,7 @@ class RunState:
         if first == "survey":
             raise StudyError(survey.NONE, hint=survey.INSTEAD)
         start = cls(first, 1, 1, weights, velocity, tail_sum, 0)
-        return replace(start, earlier=kept, earlier_worth=worth)
+        return replace(start, earlier=kept, earlier_worth=worth, compared=compared)
 
     @property
     def model(self) -> Vector:
@@ -131,6 +140,8 @@ class RunState:
         match self.phase:
             case "moments" | "statistics":
                 return NO_WEIGHTS
+            case "gate":
+                return self.compared
             case "training" if len(self.whitening):
                 return np.concatenate([self.weights, self.whitening])
         return self.weights
@@ -141,6 +152,8 @@ class RunState:
         if self.phase == "done":
             if self.regressed_of:
                 return "regression"
+            if len(self.compared):
+                return "gate"
             return "statistics" if len(self.sums) else "evaluation"
         return self.phase
 
@@ -251,18 +264,36 @@ def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
     if state.phase == "regression":
         return _regressed(study, state, part, gathered)
     if state.phase == "evaluation":
-        variance = combined_variance(study, part, count)
-        noisy = gathered.all_values()
-        estimate, subgroups = evaluation.read(study, noisy, variance)
-        risks = calibration.fit(study, state.model, noisy, variance)
-        return replace(
-            state, phase="done", estimate=estimate, subgroups=subgroups, calibration=risks
+        return _evaluated(
+            study, state, gathered.all_values(), combined_variance(study, part, count)
         )
+    if state.phase == "gate":
+        of = tuple(sorted(gathered.hospitals))
+        return replace(state, phase="done", sums=gathered.all_values(), sums_of=of)
     if state.phase == "moments":
         return _whitened(study, state, part, gathered)
     if study.mechanism.algorithm == "least-squares":
         return _solved(study, state, part, gathered)
     return _stepped(study, state, part, gathered)
+
+
+def _evaluated(study: Study, state: RunState, noisy: Floats, variance: float) -> RunState:
+    """Return the state after the evaluation: done, or about to be compared with the current model.
+
+    Where there is no current model, the candidate is compared with stating the average risk, as
+    this release has it.
+    """
+    estimate, subgroups = evaluation.read(study, noisy, variance)
+    risks = calibration.fit(study, state.model, noisy, variance)
+    state = replace(state, estimate=estimate, subgroups=subgroups, calibration=risks)
+    if study.gate is None:
+        return replace(state, phase="done")
+    current = state.compared
+    if study.gate.current is None:
+        well, ill = score_waves.patients(evaluation.of_everyone(study, noisy, variance)[0])
+        current = gate.average(study, ill / (well + ill))
+    compared = gate.request(gate.scorer(state.model, risks), current)
+    return replace(state, phase="gate", round=1, attempt=1, retries=0, compared=compared)
 
 
 def _regressed(

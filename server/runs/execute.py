@@ -22,6 +22,7 @@ from flo.server.rounds.continuing import EarlierModel
 from flo.server.rounds.loop import RunStore, StudyRun
 from flo.server.rounds.state import RunState, with_model_of_inputs
 from flo.study.document import Study
+from flo.study.parameters import Vector
 
 _BACK_SECONDS = 3.0  # for agents to reconnect after a restart
 
@@ -37,6 +38,9 @@ class RunBackend(RunStore, Protocol):
 
     def earlier(self) -> EarlierModel | None:
         """Return the model that the study continues, if any. Raises TrustError, StudyError."""
+
+    def compared(self) -> Vector:
+        """Return the gate's models that were published before. Raises as ``earlier`` does."""
 
     def nodes(self) -> dict[str, int]:
         """Return hospital id -> Flower's node id."""
@@ -94,7 +98,7 @@ def _carry_out(
         min(study.limits.deadline_seconds, _BACK_SECONDS if saved else math.inf),
     )
     kept.event("online", hospitals=sorted(present))
-    start = saved or RunState.start(study, kept.earlier())
+    start = saved or RunState.start(study, kept.earlier(), kept.compared())
     running = StudyRun(study, run, start, exchange, kept)
     del saved, start  # it may be large, and the run mutates it
     give_back_freed_memory()  # freed after making or reading a model; rounds need another layout
@@ -110,7 +114,9 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
     plan = Plan.of(study)
     if not study.trains:
         return _counted(study, state)
-    training = study.mechanism.steps if state.phase in ("evaluation", "done") else state.round - 1
+    training = (
+        study.mechanism.steps if state.phase in ("evaluation", "gate", "done") else state.round - 1
+    )
     result: dict[str, Any] = {
         "rounds": training,
         "epsilon": plan.epsilon,
@@ -122,11 +128,16 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
         "calibration": state.calibration and state.calibration.model_dump(mode="json"),
         "model": model,
         "model_digest": model_digest(state.model),
+        **({"gate": _sum(state)} if len(state.sums) else {}),
     }
 
 
+def _sum(state: RunState) -> dict[str, Any]:
+    return {"values": state.sums.tolist(), "hospitals": list(state.sums_of)}
+
+
 def _counted(study: Study, state: RunState) -> dict[str, Any]:
-    """Return the result of statistics; without figures if nothing was released."""
+    """Return the result of a study that trains nothing; without figures if it released nothing."""
     released = bool(len(state.sums)) or bool(state.regressed_of)
     plan = Plan.of(study)
     result: dict[str, Any] = {
@@ -136,12 +147,13 @@ def _counted(study: Study, state: RunState) -> dict[str, Any]:
     }
     if not released:
         return result
+    if study.compares:
+        return result | {"gate": _sum(state)}
     count = max(len(state.regressed_of), 1)
     rounds = zip(np.split(state.regressed, count), np.split(state.regressed_at, count), strict=True)
     return result | {
         "statistics": {
-            "values": state.sums.tolist(),
-            "hospitals": list(state.sums_of),
+            **_sum(state),
             "rounds": [
                 {"values": one.tolist(), "asked": asked.tolist(), "hospitals": list(of)}
                 for (one, asked), of in zip(rounds, state.regressed_of, strict=False)

@@ -20,14 +20,11 @@ from flo.server.store.run_tables import Event
 from flo.server.store.store import Store
 from flo.storage.artifacts import LocalArtifacts
 from flo.study.document import Study
+from flo.study.parameters import Vector
 
-_EARLIER = "000000-00000000"  # before every launch and number
+# Prefix of models published before (``flo.server.runs.earlier``), before every launch and number.
+EARLIER = "000000-00000000"
 _KEEP = 3  # saves whose vectors are kept, for a backup that is being made
-
-
-def earlier_key(run: str) -> str:
-    """Return the key of the model that a run continues (``flo.server.runs.earlier``)."""
-    return earlier.key_of(run, _EARLIER)
 
 
 class LocalRunStore:
@@ -54,7 +51,11 @@ class LocalRunStore:
 
     def earlier(self) -> EarlierModel | None:
         """Return the model that the study continues, if any. Raises TrustError as ``load`` does."""
-        return earlier.load(self._study, self._vectors, earlier_key(self._run))
+        return earlier.load_earlier(self._study, self._vectors, self._run, EARLIER)
+
+    def compared(self) -> Vector:
+        """Return the gate's models that were published before. Raises as ``load`` does."""
+        return earlier.load_compared(self._study, self._vectors, self._run, EARLIER)
 
     def save(self, state: RunState) -> None:
         """Seal the state into the database and its large vectors into files; remove old vectors.

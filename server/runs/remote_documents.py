@@ -100,7 +100,7 @@ class _Statistics(_Sum):
 
 
 class RunResult(Document):
-    """Result of a run: statistics, or a model's name, digest and estimates."""
+    """Result of a run: statistics, a gate, or a model's name, digest, estimates and gate."""
 
     rounds: _Count
     epsilon: Annotated[float, Field(gt=0)]
@@ -109,13 +109,14 @@ class RunResult(Document):
     subgroups: Annotated[dict[_Text, _Quality], Field(max_length=1000)] | None = None
     calibration: Calibration | None = None
     statistics: _Statistics | None = None
+    gate: _Sum | None = None
     model: _Text | None = None
     model_digest: Digest | None = None
 
 
 def facts_of(result: dict[str, Any]) -> dict[str, Any]:
     """Return what the event of a run's end states: its result without the long sums."""
-    return {name: value for name, value in result.items() if name != "statistics"}
+    return {name: value for name, value in result.items() if name not in ("statistics", "gate")}
 
 
 RUN_EVENT_FACTS: dict[str, type[Document]] = {

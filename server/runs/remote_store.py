@@ -41,14 +41,9 @@ from flo.study.parameters import Vector
 MAX_STATE_BYTES = 64 << 20
 _FRESH_SECONDS = 0.3  # a status of the coordinator is used for this long
 _LONGEST = 500  # characters of a reason
-_EARLIER = "state-00000000-000000"  # before every number and launch
+EARLIER = "state-00000000-000000"  # before every number and launch
 # Older states are kept because a coordinator restored from a backup continues from one of them.
 _KEEP, _CLEAR_EVERY = 256, 64
-
-
-def earlier_key(run: str) -> str:
-    """Return the key of the model that a run continues (``flo.server.runs.earlier``)."""
-    return earlier.key_of(run, _EARLIER)
 
 
 class RemoteRunStore:
@@ -104,7 +99,11 @@ class RemoteRunStore:
 
     def earlier(self) -> EarlierModel | None:
         """Return the model that the study continues, if any. Raises TrustError as ``load`` does."""
-        return earlier.load(self.study, self._vectors, earlier_key(self._run))
+        return earlier.load_earlier(self.study, self._vectors, self._run, EARLIER)
+
+    def compared(self) -> Vector:
+        """Return the gate's models that were published before. Raises as ``load`` does."""
+        return earlier.load_compared(self.study, self._vectors, self._run, EARLIER)
 
     def save(self, state: RunState) -> None:
         """Seal the state, put it into the store, and report its place.

@@ -29,11 +29,12 @@ from flo.server.store.run_tables import RunRecord, new_run_id
 from flo.server.store.store import Offer, Store
 from flo.server.studies.publish import (
     WAIT_SECONDS,
+    has_result,
     is_due,
     published,
-    published_statistics,
+    published_result,
     write_card,
-    write_statistics,
+    write_result,
 )
 from flo.storage.artifacts import ArtifactStore
 from flo.study.document import Study
@@ -74,9 +75,9 @@ class Runs:
         self._chain = home.chain_path.read_bytes()
         self._running: dict[str, _Running] = {}
         self._waiting: dict[str, _Waiting] = {}
-        # Studies that ended with a model or statistics that are not signed yet.
+        # Studies that ended with a model or another result that is not signed yet.
         self.uncarded: set[str] = set()
-        self._ended: dict[str, float] = {}  # since when statistics wait for extracts
+        self._ended: dict[str, float] = {}  # since when results wait for extracts
 
     def recover(self) -> None:
         """Continue, after a start of the coordinator, the runs that were running."""
@@ -143,8 +144,8 @@ class Runs:
             if offer is not None:
                 self._keep_earlier(run, offer)
         except (FloError, OSError) as error:
-            log.exception("the model that a run continues could not be put in place")
-            why = f"the model that it continues could not be put in place: {error}"
+            log.exception("a model that a run needs could not be put in place")
+            why = f"a model that it needs could not be put in place: {error}"
             self._give_up(run, study, why)
             return
         try:
@@ -161,27 +162,28 @@ class Runs:
                 self._give_up(run, study, f"a job could not be started: {error}")
 
     def _keep_earlier(self, run: str, offer: Offer) -> None:
-        """Put the model that a study continues, if any, where its run looks for it."""
-        if offer.study.continues is not None:
-            artifacts, key = self._place_of_earlier(run, offer)
-            earlier.keep(self._home, self._store, offer.study, run, artifacts, key)
+        """Put the models published before that a study needs where its run looks for them."""
+        if earlier.names(offer.study):
+            artifacts, prefix = self._place_of_earlier(offer)
+            earlier.keep(self._home, self._store, offer.study, run, artifacts, prefix)
 
     def _forget_earlier(self, run: str, study: str) -> None:
         """Remove what ``_keep_earlier`` put there; the run is over."""
         offer = self._store.offer(study)
-        if offer is None or offer.study.continues is None:
+        if offer is None or not earlier.names(offer.study):
             return
         try:
-            artifacts, key = self._place_of_earlier(run, offer)
-            artifacts.remove(key)
+            artifacts, prefix = self._place_of_earlier(offer)
+            for name in earlier.names(offer.study):
+                artifacts.remove(earlier.key_of(run, prefix, name))
         except FloError:
             log.exception("a sealed model could not be removed; shredding the study removes it")
 
-    def _place_of_earlier(self, run: str, offer: Offer) -> tuple[ArtifactStore, str]:
+    def _place_of_earlier(self, offer: Offer) -> tuple[ArtifactStore, str]:
         elsewhere = self._jobs.artifacts(offer)
         if elsewhere is not None:
-            return elsewhere, remote_store.earlier_key(run)
-        return self._home.states(), local_store.earlier_key(run)
+            return elsewhere, remote_store.EARLIER
+        return self._home.states(), local_store.EARLIER
 
     def _look_after_running(self) -> None:
         for study, running in list(self._running.items()):
@@ -270,27 +272,24 @@ class Runs:
             if record and offer and "model" in result and not published(self._store, study):
                 self._sign_card(record, offer, result)
             elif (
-                record
-                and offer
-                and "statistics" in result
-                and not published_statistics(self._store, study)
+                record and offer and has_result(result) and not published_result(self._store, study)
             ):
-                self._sign_statistics(record, offer, result)
+                self._sign_result(record, offer, result)
             else:
                 self.uncarded.discard(study)
                 self._ended.pop(study, None)
 
-    def _sign_statistics(self, record: RunRecord, offer: Offer, result: dict[str, Any]) -> None:
-        """Sign a study's statistics once all extracts are there, or have been waited for."""
+    def _sign_result(self, record: RunRecord, offer: Offer, result: dict[str, Any]) -> None:
+        """Sign statistics or a gate once all extracts are there, or have been waited for."""
         study = offer.study.digest
         extracts, heads = self._store.extracts(study), self._store.study_heads(study)
         waited = time.monotonic() - self._ended.setdefault(study, time.monotonic())
         if len(extracts) < len(offer.study.hospitals) and waited <= WAIT_SECONDS:
             return
         try:
-            path = write_statistics(self._home, offer, record.id, result, extracts, heads)
+            path = write_result(self._home, offer, record.id, result, extracts, heads)
         except Exception as error:  # any: one study's failure must not stop the others
-            log.exception("the statistics could not be signed")
+            log.exception("a result could not be signed")
             self._say_unsigned(study, error)
         else:
             self._store.add_event(study, "published", card=str(path))

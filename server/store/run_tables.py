@@ -174,10 +174,11 @@ class RunTables(Tables):
         fresh = secrets.token_bytes(32)
         self._db.execute("INSERT OR IGNORE INTO salts VALUES (?, ?)", (study, fresh))
 
-    def forget_statistics(self, run: str) -> None:
-        """Remove the noisy sum of a statistics study from the run's result."""
+    def forget_result(self, run: str) -> None:
+        """Remove the noisy sums of statistics or of a gate from the run's result."""
         self._write(
-            "UPDATE runs SET result = json_remove(result, '$.statistics') WHERE id = ?", run
+            "UPDATE runs SET result = json_remove(result, '$.statistics', '$.gate') WHERE id = ?",
+            run,
         )
 
     def erase_salt(self, study: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flo.errors import StudyError
 from flo.server.store.store import Offer, RunPlace, Store
-from flo.server.studies.publish import published_statistics
+from flo.server.studies.publish import published_result
 from flo.server.studies.signing import StudySigner
 from flo.study.document import Study
 
@@ -43,13 +43,29 @@ class OperatorActions:
     def statistics(self, digest: str) -> Path:
         """Return the path of a study's signed statistics. Raises StudyError: there are none."""
         study = self.find(digest).study
-        path = published_statistics(self.store, digest)
+        path = published_result(self.store, digest) if study.statistics else None
         if path is None:
             raise StudyError(
                 f"study {study.name} has no statistics",
                 hint="they are published some seconds after its run has ended"
                 if study.statistics
                 else "only a study with [statistics] has them",
+            )
+        return path
+
+    def gate(self, digest: str) -> Path:
+        """Return the path of the signed result of a gate between two published models.
+
+        Raises StudyError: there is none.
+        """
+        study = self.find(digest).study
+        path = published_result(self.store, digest) if study.compares else None
+        if path is None:
+            raise StudyError(
+                f"study {study.name} has no gate's result",
+                hint="it is published some seconds after its run has ended"
+                if study.compares
+                else "a study that trains a model has its gate on the model's card: flo model show",
             )
         return path
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from flo.errors import StudyError
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.store.store import Offer, Store
-from flo.server.studies.publish import statistics_path, tensors_path
+from flo.server.studies.publish import result_path, tensors_path
 from flo.storage.artifacts import ArtifactStore
 from flo.study.document import UNDER_WAY
 
@@ -51,12 +51,12 @@ def shred(
             continue
         for path in (
             tensors_path(home, study, record.id),
-            statistics_path(home, study, record.id),
+            result_path(home, study, record.id),
         ):
             if path.exists():
                 path.unlink()
                 removed += 1
-        store.forget_statistics(record.id)
+        store.forget_result(record.id)
         removed += _remove(home.states(), f"runs/{record.id}/")
     if artifacts is not None:
         removed += _remove(artifacts, "")

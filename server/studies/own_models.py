@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
+
 from flo.documents import canonical
 from flo.errors import StudyError, TrustError
+from flo.privacy.releases import gate
 from flo.published.model_card import MAX_CARD_BYTES, ModelCard, PublishedModel, paths_of, read_card
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.rounds.continuing import EarlierModel, mean_of
 from flo.server.studies.ancestors import refuse_unfit
+from flo.server.studies.gated import refuse_incomparable
 from flo.study.document import Study
+from flo.study.parameters import Vector
 from flo.study.usual import worth
 
 
@@ -69,6 +74,20 @@ def earlier_model(study: Study, models: OwnModels) -> EarlierModel | None:
     for model in opened:
         refuse_unfit(study, model.card, model.study)
     return mean_of([EarlierModel(model.weights, _whole_worth(model.study)) for model in opened])
+
+
+def compared_models(study: Study, models: OwnModels) -> Vector:
+    """Return the scorers of the published models of a study's gate, from checked tensors.
+
+    Raises as ``flo.server.studies.gated.with_models`` does.
+    """
+    assert study.gate is not None
+    scorers = []
+    for digest in study.gate.cards:
+        model = models.open(digest)
+        refuse_incomparable(study, model.study)
+        scorers.append(gate.scorer(model.weights, model.card.calibration))
+    return np.asarray(np.concatenate(scorers), dtype=np.float64)
 
 
 def _whole_worth(study: Study) -> float:

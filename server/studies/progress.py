@@ -83,7 +83,10 @@ class StudyProgress:
     def budget(self) -> float:
         """ε of the rounds before the evaluation, as the study states it."""
         counted = self.study.survey or self.study.statistics
-        return counted.epsilon if counted else self.study.mechanism.epsilon
+        if counted is not None:
+            return counted.epsilon
+        gate = self.study.gate if self.study.compares else None
+        return gate.epsilon if gate else self.study.mechanism.epsilon
 
     def spent(self, hospital: str) -> float:
         """Return the ε that a hospital has spent before the evaluation, at most, by RDP."""
@@ -116,7 +119,8 @@ class StudyProgress:
             done = sum(1 for one in self.rounds if one.phase == purpose)
             if done < planned:
                 return f"{_NAMES.get(purpose, purpose)}, round {done + 1} of {planned}"
-        return "evaluation" if self.rounds[-1].phase in self._paid else "being published"
+        made = {one.phase for one in self.rounds}
+        return next((p for p in self._plan.purposes if p not in made), "being published")
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Add an event as ``flo.server.store`` returns it: number, time, kind, facts."""
@@ -181,6 +185,7 @@ class StudyProgress:
             "survey": "counted",
             "statistics": "counted",
             "regression": f"regression round {facts['round']}",
+            "gate": "compared",
         }
         self._say(words.get(phase, "evaluated"), *cohort)
         self._count(phase, cohort)

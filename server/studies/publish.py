@@ -1,8 +1,8 @@
 """Publishing a model: tensors when the run ends, the signed card after the hospitals' extracts.
 
-Statistics are published in the same way, as one signed result. The card contains the digest of a
-privacy report, made here from the hospitals' signed extracts. It names the hospitals whose extract
-did not arrive in time; an auditor can make the report again when it arrives.
+Statistics and gates are published in the same way, as one signed result. The card contains the
+digest of a privacy report, made here from the hospitals' signed extracts. It names the hospitals
+whose extract did not arrive in time; an auditor can make the report again when it arrives.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from flo.keys.claims import LedgerHead
 from flo.privacy.report.facts import largest_life
 from flo.privacy.report.report import MAX_REPORT_BYTES, MOST_VALUES, build
 from flo.privacy.report.wording import trust
+from flo.published.gate_passed import GATE
+from flo.published.gate_result import GateResult, GateSums
 from flo.published.model_card import ModelCard, PublishedModel, paths_of
+from flo.published.signed_result import SignedResult
 from flo.published.statistics_result import RoundSum, StatisticsResult
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.rounds.state import RunState
@@ -88,7 +91,7 @@ def write_card(
     report, without = _write_report(report_path(card_path), study, extracts, heads)
     identity = home.open_identity()
     card = ModelCard(
-        schema_version=3 if study.schema_version >= 4 else 2,
+        schema_version=4 if study.gate else 3 if study.schema_version >= 4 else 2,
         study=study.canonical_bytes.decode(),
         study_signature=offer.signature,
         run=run,
@@ -104,6 +107,7 @@ def write_card(
         },
         # Absent in results of older versions.
         calibration=result.get("calibration") if result["estimate"] else None,
+        gate=GateSums(**result["gate"]) if "gate" in result else None,
         life=_life(study, report) if report is not None and not without else None,
         report=canonical.digest(report) if report is not None else None,
         without_extract=without,
@@ -114,18 +118,26 @@ def write_card(
     return card_path
 
 
-def statistics_path(home: CoordinatorHome, study: Study, run: str) -> Path:
-    """Return the path of a run's signed statistics in the coordinator's folder."""
-    return home.directory / "models" / f"{study.name}-{run}{STATISTICS}"
+def result_path(home: CoordinatorHome, study: Study, run: str) -> Path:
+    """Return the path of a run's signed statistics or gate in the coordinator's folder."""
+    ending = GATE if study.compares else STATISTICS
+    return home.directory / "models" / f"{study.name}-{run}{ending}"
 
 
 def report_path(published: Path) -> Path:
-    """Return the path of the report beside a card or a result of statistics."""
-    stem = published.name.removesuffix(".card.json").removesuffix(STATISTICS)
+    """Return the path of the report beside a card or a signed result."""
+    stem = published.name
+    for ending in (".card.json", STATISTICS, GATE):
+        stem = stem.removesuffix(ending)
     return published.with_name(f"{stem}.report.json")
 
 
-def write_statistics(
+def has_result(result: dict[str, Any]) -> bool:
+    """Return whether a run ended with sums that are published as a signed result."""
+    return "model" not in result and ("statistics" in result or "gate" in result)
+
+
+def write_result(
     home: CoordinatorHome,
     offer: Offer,
     run: str,
@@ -133,22 +145,26 @@ def write_statistics(
     extracts: dict[str, bytes],
     heads: dict[str, LedgerHead],
 ) -> Path:
-    """Make the report, sign the statistics with its digest, and store both."""
-    study, path = offer.study, statistics_path(home, offer.study, run)
+    """Make the report, sign the statistics or the gate with its digest, and store both."""
+    study, path = offer.study, result_path(home, offer.study, run)
     report, without = _write_report(report_path(path), study, extracts, heads)
     identity = home.open_identity()
-    signed = StatisticsResult(
-        study=study.canonical_bytes.decode(),
-        study_signature=offer.signature,
-        run=run,
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
-        hospitals=tuple(result["statistics"]["hospitals"]),
-        values=tuple(result["statistics"]["values"]),
-        rounds=tuple(RoundSum(**one) for one in result["statistics"].get("rounds", ())),
-        report=canonical.digest(report) if report is not None else None,
-        without_extract=without,
-        coordinator=identity.public.hex(),
-    ).signed(identity)
+    about: dict[str, Any] = {
+        "study": study.canonical_bytes.decode(),
+        "study_signature": offer.signature,
+        "run": run,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "report": canonical.digest(report) if report is not None else None,
+        "without_extract": without,
+        "coordinator": identity.public.hex(),
+    }
+    unsigned: SignedResult
+    if study.compares:
+        unsigned = GateResult(sums=GateSums(**result["gate"]), **about)
+    else:
+        rounds = tuple(RoundSum(**one) for one in result["statistics"].get("rounds", ()))
+        unsigned = StatisticsResult(**result["statistics"] | {"rounds": rounds}, **about)
+    signed = unsigned.signed(identity)
     signed.check(identity.fingerprint)
     write_public(path, signed.to_bytes())
     return path
@@ -232,11 +248,11 @@ def published(store: Store, study: str) -> tuple[Path, Path] | None:
     return (card, tensors) if card.is_file() and tensors.is_file() else None
 
 
-def published_statistics(store: Store, study: str) -> Path | None:
-    """Return the path of a study's signed statistics; None until they exist."""
+def published_result(store: Store, study: str) -> Path | None:
+    """Return the path of a study's signed statistics or gate; None until it exists."""
     told = store.last_event(study, "published") or {}
     path = Path(told.get("card", ""))
-    return path if path.name.endswith(STATISTICS) and path.is_file() else None
+    return path if path.name.endswith((STATISTICS, GATE)) and path.is_file() else None
 
 
 def _quality(estimate: dict[str, Any] | None) -> Any:

@@ -18,7 +18,7 @@ class StudySigner:
         self._home, self._store = home, store
 
     def filled_in(self, study: Study) -> Study:
-        """Return the study with what signing adds: keys of hospitals, lineage of models.
+        """Return the study with what signing adds: keys, lineage, models of its gate.
 
         Raises:
             StudyError, TrustError: as ``flo.server.studies.validation.filled_in``.
@@ -30,13 +30,14 @@ class StudySigner:
 
         Raises:
             StudyError, TrustError: as ``flo.server.studies.validation.complete_for_signing``; or
-            the tensors of a model that it continues were changed.
+            the tensors of a model that it continues or compares were changed.
         """
         models = OwnModels(self._home)
         earlier = [(offer.study, offer.status) for offer in self._store.offers()]
         today = datetime.now(UTC).date()
         complete = complete_for_signing(study, self._store.keys(), earlier, today, models.card)
-        for digest in complete.continues.models if complete.continues else ():
+        continued = complete.continues.models if complete.continues else ()
+        for digest in (*continued, *(complete.gate.cards if complete.gate else ())):
             models.check_tensors(digest)
         return complete
 

@@ -12,6 +12,7 @@ from flo.errors import StudyError
 from flo.privacy.accounting.readable import refuse_unreadable
 from flo.privacy.releases import survey
 from flo.server.studies.ancestors import CardOf, with_lineage
+from flo.server.studies.gated import refuse_more_attempts, with_models
 from flo.study.document import MAX_STUDY_BYTES, UNDER_WAY, Study
 
 
@@ -39,12 +40,13 @@ def with_fingerprints(study: Study, keys: Mapping[str, str]) -> Study:
 
 
 def filled_in(study: Study, keys: Mapping[str, str], card_of: CardOf) -> Study:
-    """Return the study with what signing adds: keys of its hospitals, lineage of its model.
+    """Return the study with what signing adds: keys, lineage, and the models of its gate.
 
     ``card_of``: returns the checked card, and its study, that has a digest. Raises as
-    ``with_fingerprints`` and ``flo.server.studies.ancestors.with_lineage`` do.
+    ``with_fingerprints``, ``flo.server.studies.ancestors.with_lineage`` and
+    ``flo.server.studies.gated.with_models`` do.
     """
-    return with_lineage(with_fingerprints(study, keys), card_of)
+    return with_models(with_lineage(with_fingerprints(study, keys), card_of), card_of)
 
 
 def complete_for_signing(
@@ -66,6 +68,7 @@ def complete_for_signing(
     survey.refuse(study)
     refuse_unreadable(study)
     complete = filled_in(study, keys, card_of)
+    refuse_more_attempts(complete, [one for one, _ in earlier])
     if (size := len(complete.canonical_bytes)) > MAX_STUDY_BYTES:
         raise StudyError(
             f"with keys and lineage the study has {size} bytes, limit {MAX_STUDY_BYTES}",

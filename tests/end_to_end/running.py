@@ -41,11 +41,12 @@ def launch(
     model: dict[str, Any] | None = None,
     schema: int = 3,
     continues: str | None = None,
+    gate: dict[str, Any] | None = None,
     **mechanism: Any,
 ) -> str:
     """The digest of a study that all of these hospitals have approved.
 
-    ``continues``: the digest of a model's card.
+    ``continues``: the digest of a model's card. ``gate``: its terms.
     """
     hospitals = [{"id": home.read_config().hospital, "declared_size": 40} for home in homes]
     limits = {"deadline_seconds": deadline, "minimum_cohort": 2}
@@ -55,6 +56,8 @@ def launch(
     document["model"] = model or document["model"]
     if continues is not None:
         document["continues"] = {"models": [continues]}
+    if gate is not None:
+        document["gate"] = {"epsilon": epsilon, **gate}
     document["mechanism"] |= {**MODES[mode], **mechanism}
     study = small_study(**document).with_epsilon(epsilon)
     with Operator(coordinator.home.directory) as operator:

@@ -44,6 +44,12 @@ STUDIES: dict[str, Study] = {
         mechanism=study_document()["mechanism"] | WHITENED,
     ),
     "sequence": small_study(model=SEQUENCE, evaluation=ONCE),
+    "gated": small_study(
+        schema_version=4,
+        data=study_document()["data"] | {"records_per_patient": "many"},
+        evaluation=ONCE | {"epsilon": 0.7},
+        gate={"epsilon": 0.5, "subgroups": ["ward"]},
+    ),
     "statistics": small_study().with_questions(
         "survey",
         0.3,

@@ -124,7 +124,7 @@ def test_a_field_that_was_changed_after_signing_is_refused(name: str) -> None:
 def test_what_its_study_does_not_allow_is_refused_also_if_it_is_signed(
     changes: dict[str, Any],
 ) -> None:
-    with pytest.raises(TrustError, match="contradict their study"):
+    with pytest.raises(TrustError, match="contradict the study"):
         result(**changes).check(COORDINATOR.fingerprint)
 
 

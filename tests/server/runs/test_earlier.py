@@ -16,6 +16,7 @@ from flo.server.keys.study_keys import study_key
 from flo.server.rounds.state import RunState
 from flo.server.runs import earlier, local_store, remote_store
 from flo.server.runs.local_store import LocalRunStore
+from flo.server.store.run_tables import RunRecord
 from flo.server.store.store import Store
 from flo.study.document import Study
 from tests.builders import small_study
@@ -37,10 +38,12 @@ class Kept:
         self.study = continuing(self.card.digest)
         store.add_study(self.study, "00")
         store.start_run(RUN, self.study.digest)
-        self.key = local_store.earlier_key(RUN)
+        self.key = earlier.key_of(RUN, local_store.EARLIER, "earlier")
 
     def keep(self) -> None:
-        earlier.keep(self.home, self.store, self.study, RUN, self.home.states(), self.key)
+        earlier.keep(
+            self.home, self.store, self.study, RUN, self.home.states(), local_store.EARLIER
+        )
 
     def run(self, master: bytes = b"") -> LocalRunStore:
         salt = self.store.salt(self.study.digest)
@@ -51,6 +54,10 @@ class Kept:
     @property
     def file(self) -> Path:
         return self.home.directory / "states" / self.key
+
+
+def key_of(record: RunRecord) -> str:
+    return earlier.key_of(record.id, local_store.EARLIER, "earlier")
 
 
 def continuing(card: str) -> Study:
@@ -124,7 +131,7 @@ def test_a_study_that_was_shredded_gets_no_sealed_copy(kept: Kept) -> None:
 
 
 def test_its_key_elsewhere_comes_before_every_states(kept: Kept) -> None:
-    key = remote_store.earlier_key(RUN)
+    key = earlier.key_of(RUN, remote_store.EARLIER, "earlier")
     assert key < f"runs/{RUN}/state-00000001.sealed"
     assert key.startswith(f"runs/{RUN}/state-")
 
@@ -140,7 +147,7 @@ def test_a_run_whose_model_is_gone_is_paused_and_says_why(scene: Scene) -> None:
     assert scene.after(9) == 0
     assert scene.kinds(digest).count("resumed") in (2, 3, 4), "tried less and less often"
     (event, *_) = [e for e in scene.store.events(digest) if e["kind"] == "paused"]
-    assert "the model that it continues could not be put in place" in event["facts"]["why"]
+    assert "a model that it needs could not be put in place" in event["facts"]["why"]
 
 
 def test_a_run_whose_model_is_there_starts(scene: Scene) -> None:
@@ -148,7 +155,7 @@ def test_a_run_whose_model_is_there_starts(scene: Scene) -> None:
     assert scene.after(1) == 1
     record = scene.store.last_run(digest)
     assert record is not None
-    assert (scene.home.directory / "states" / local_store.earlier_key(record.id)).is_file()
+    assert (scene.home.directory / "states" / key_of(record)).is_file()
 
 
 def test_nothing_sealed_is_left_of_a_run_that_is_given_up(scene: Scene) -> None:
@@ -156,7 +163,7 @@ def test_nothing_sealed_is_left_of_a_run_that_is_given_up(scene: Scene) -> None:
     scene.runs.watch()
     record = scene.store.last_run(digest)
     assert record is not None
-    file = scene.home.directory / "states" / local_store.earlier_key(record.id)
+    file = scene.home.directory / "states" / key_of(record)
     assert file.is_file()
     scene.store.request_stop(digest)
     for launch in range(1, 7):
@@ -174,7 +181,7 @@ def test_nothing_sealed_is_left_if_a_process_dies_after_the_end(
     scene.runs.watch()
     record = scene.store.last_run(digest)
     assert record is not None
-    file = scene.home.directory / "states" / local_store.earlier_key(record.id)
+    file = scene.home.directory / "states" / key_of(record)
     scene.store.end_run(record.id, scene.store.take_run(record.id), "done", {})
     assert file.is_file()
     if restarts:

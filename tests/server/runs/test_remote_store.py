@@ -251,8 +251,7 @@ def test_a_job_finds_the_model_that_its_study_continues_until_the_end(
         salt = store.salt(stage.study.digest)
         key = study_key(home.open_checkpoint_key(), salt, stage.study.digest)
         stage.keystore = AesKeyStore(key)
-        place = remote_store.earlier_key(stage.run)
-        earlier.keep(home, store, stage.study, stage.run, stage.artifacts, place)
+        earlier.keep(home, store, stage.study, stage.run, stage.artifacts, remote_store.EARLIER)
         remote = stage.taken()
         found = remote.earlier()
         assert found is not None

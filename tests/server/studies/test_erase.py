@@ -15,7 +15,7 @@ from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from flo.server.keys.study_keys import job_secret, study_key
 from flo.server.store.store import Offer, Store
 from flo.server.studies.erase import shred
-from flo.server.studies.publish import statistics_path, tensors_path
+from flo.server.studies.publish import result_path, tensors_path
 from flo.storage.artifacts import LocalArtifacts
 from tests.builders import small_study
 from tests.commands import flo
@@ -146,7 +146,7 @@ def test_the_statistics_of_a_study_are_gone_from_folder_and_database(home: Coord
         result = {"rounds": 1, "epsilon": 0.5, "delta": 1e-6, "statistics": sums}
         store.end_run("run-1", store.take_run("run-1"), "done", result)
         store.set_status(STUDY.digest, "done")
-        path = statistics_path(home, STUDY, "run-1")
+        path = result_path(home, STUDY, "run-1")
         path.parent.mkdir(exist_ok=True)
         path.write_text("12345.5")
         offer = store.offer(STUDY.digest)

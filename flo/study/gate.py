@@ -1,0 +1,105 @@
+"""Terms of a release gate: when a candidate model may replace the current one, fixed in advance.
+
+The gate compares two published models on held-out patients by their Brier scores, in one noisy
+release (``flo.privacy.releases.gate``). A study that trains names the current model, and its own
+model is the candidate. A study with ``candidate`` trains nothing: both models were published
+before. Everything that decides is in the study before any patient is seen, as in a predetermined
+change control plan (FDA 2024).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, model_validator
+
+from flo.documents.document import Document
+from flo.study.packs import Model
+from flo.study.schema import ColumnName, Schema
+from flo.study.terms import Identifier
+
+MOST_SUBGROUPS, MOST_ATTEMPTS = 5, 20
+CURVE_POINTS = 129  # of each curve from log odds to risk in a request
+SIZE = 0.05  # how often all attempts together may let a candidate pass that is at the margin
+_Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ComparedModel(Document):
+    """A published model as the gate needs it: its card, and how patients become its inputs.
+
+    ``columns``: those of the study's columns that its own study has, in the order of that study.
+    """
+
+    card: _Digest
+    name: Identifier
+    version: Annotated[int, Field(ge=1)]
+    model: Model
+    columns: Annotated[tuple[ColumnName, ...], Field(min_length=1)]
+
+    @property
+    def title(self) -> str:
+        """Name and version, for people."""
+        return f"{self.name}, version {self.version}"
+
+
+class Gate(Document):
+    """When a candidate passes, fails, or cannot be told; see ``flo.privacy.releases.gate``.
+
+    ``margin``: by how much the candidate's Brier score may be worse and still pass; 0 asks that it
+    is no worse, below 0 that it is better. ``clip``: the largest difference of one patient's loss
+    that counts. ``harmed_above``: a patient is harmed if their loss is worse by more than this, and
+    ``most_harmed``: the share of patients that may be. ``attempts``: how many gates of this
+    current model are planned, which share an error of ``SIZE``. ``subgroups``: category
+    columns; a candidate that is clearly worse for one of their codes fails.
+
+    ``current``: the card of the model in use; if left out, the candidate is compared with stating
+    everybody's average risk. ``candidate``: only in a study that trains nothing. ``models``: of
+    candidate and current, those that were published before; filled in when the study is signed.
+    """
+
+    epsilon: Annotated[float, Field(ge=0.01, le=10)]
+    current: _Digest | None = None
+    candidate: _Digest | None = None
+    margin: Annotated[float, Field(ge=-0.1, le=0.1)] = 0.005
+    clip: Annotated[float, Field(ge=0.02, le=1)] = 0.2
+    harmed_above: Annotated[float, Field(ge=0.1, le=1)] = 0.4
+    most_harmed: Annotated[float, Field(ge=0.001, le=0.5)] = 0.03
+    subgroups: Annotated[tuple[ColumnName, ...], Field(max_length=MOST_SUBGROUPS)] = ()
+    attempts: Annotated[int, Field(ge=1, le=MOST_ATTEMPTS)] = 1
+    retry_allowance: Annotated[int, Field(ge=0, le=100)] = 0
+    models: Annotated[tuple[ComparedModel, ...], Field(max_length=2)] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Gate:
+        if len(set(self.subgroups)) != len(self.subgroups):
+            raise ValueError("a subgroup appears twice")
+        if self.clip > self.harmed_above:
+            raise ValueError(
+                f"clip = {self.clip:g}, limit harmed_above = {self.harmed_above:g}: a loss that is "
+                "worse by that much must count in full"
+            )
+        if abs(self.margin) >= self.clip:
+            raise ValueError(
+                f"margin = {self.margin:g}, limit clip = {self.clip:g}: no difference would count"
+            )
+        if self.candidate and not self.current:
+            raise ValueError("candidate needs a current model to be compared with")
+        if self.candidate and self.candidate == self.current:
+            raise ValueError("candidate and current are the same model")
+        if self.models and tuple(model.card for model in self.models) != self.cards:
+            raise ValueError("models: these are not candidate and current, in this order")
+        return self
+
+    @property
+    def cards(self) -> tuple[str, ...]:
+        """Cards of the models that were published before: of candidate and current."""
+        return tuple(card for card in (self.candidate, self.current) if card)
+
+    def refuse_unfit(self, data: Schema) -> None:
+        """Raise ValueError if a subgroup or a model's column is not one of the study's."""
+        for name in self.subgroups:
+            data.category(name)
+        known = {column.name for column in data.columns}
+        for model in self.models:
+            if strange := [name for name in model.columns if name not in known]:
+                raise ValueError(f"gate: the study has no column {strange[0]!r} of {model.title}")

@@ -1,0 +1,59 @@
+"""A study that compares two published models, drafted from theirs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flo.errors import StudyError
+from flo.study.document import Study, from_document
+from flo.study.schema import Column
+
+_LONGEST = 2000  # of a purpose
+
+
+def draft(
+    candidate: tuple[str, Study],
+    current: tuple[str, Study],
+    *,
+    epsilon: float,
+    attempts: int = 1,
+    subgroups: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Return a study of the candidate's hospitals that asks for a gate only, as parsed TOML.
+
+    ``candidate``, ``current``: the SHA-256 of a model's card, and its study. Raises StudyError: the
+    models have different outcomes, or columns of one name and other meaning.
+    """
+    (card, new), (against, old) = candidate, current
+    if new.data.label != old.data.label:
+        raise StudyError(
+            f"the candidate predicts {new.data.label!r}, the current model {old.data.label!r}",
+            hint="compare models of the same outcome",
+        )
+    columns = [c.model_dump(mode="json", exclude_none=True) for c in _all_columns(new, old)]
+    gate: dict[str, Any] = {"epsilon": epsilon, "candidate": card, "current": against}
+    document = new.without_training("gate")
+    drafted = document | {
+        "version": 1,
+        "purpose": f"Decide whether the model of {new.name}, version {new.version}, may replace "
+        f"the model of {old.name}, version {old.version}. {new.purpose}"[:_LONGEST],
+        "expires": (datetime.now(UTC) + timedelta(days=365)).date().isoformat(),
+        "data": document["data"] | {"columns": columns},
+        "gate": gate | {"attempts": attempts, "subgroups": list(subgroups)},
+    }
+    from_document(drafted, what="the draft")
+    return drafted
+
+
+def _all_columns(new: Study, old: Study) -> list[Column]:
+    """Return the candidate's columns, and those that only the current model has."""
+    known = {column.name: column for column in new.data.columns}
+    for column in old.data.columns:
+        if known.setdefault(column.name, column) != column:
+            raise StudyError(
+                f"the models have two meanings of column {column.name!r}: "
+                f"{str(known[column.name])[:300]}, and {str(column)[:300]}",
+                hint="only models whose common columns are defined alike can be compared",
+            )
+    return list(known.values())

@@ -1,0 +1,160 @@
+"""The release gate: one noisy comparison of two published models on held-out patients.
+
+Every patient has a Brier loss (risk - label)² under the current and under the candidate model. With
+d = current loss - candidate loss, which is above 0 where the candidate is better, a patient adds
+
+    x = clip(d + margin, ±clip)/clip,   x²,   h = 1 if d < -harmed_above else 0,   and 1,
+
+each times its scale in ``SCALES``, to the sums S, Q, H, N. A patient's records share a weight of 1,
+and no record's vector is longer than (1, 1, 1, 1) so scaled, so by convexity a patient moves the
+release by no more than that.
+
+Subgroups. Everyone is counted once in all, and once in each of k category columns, by code. The
+squared norm is divided: ``_OF_ALL`` of it for all, and the rest equally for the columns. So the
+norm stays the same, and the noise of each part grows by 1/√share.
+
+``flo.privacy.releases.gate_decision`` reads the release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import expit, logit
+
+from flo.arrays import Floats
+from flo.privacy.patients.patients import Patients
+from flo.privacy.releases.calibration import Calibration
+from flo.privacy.releases.histograms import record_weights
+from flo.study import models
+from flo.study.document import Study
+from flo.study.features import cell_of, cells, input_names
+from flo.study.gate import CURVE_POINTS, Gate
+from flo.study.parameters import Vector
+
+LENGTH = 4  # S, Q, H, N
+SCALES = np.array([1.0, 0.35, 1.0, 0.25])
+NORM = float(np.linalg.norm(SCALES)) * (1 + 1e-12)
+_OF_ALL = 0.6
+_AT_ONCE = 1 << 14  # records
+_FARTHEST = 40.0  # log odds, whose risk is 0 or 1
+_LARGEST = 1e6  # log odds of a curve
+
+Risks = Callable[[Floats], Floats]
+
+
+def groupings(study: Study) -> dict[str, list[str]]:
+    """Return "" -> everyone, then subgroup column -> its codes."""
+    named = gate_of(study).subgroups
+    return {"": ["everyone"]} | {name: cells(study.data.category(name), 0) for name in named}
+
+
+def scales_of(study: Study) -> dict[str, Floats]:
+    """Return the scales of the four sums in each grouping, (4,)."""
+    columns = gate_of(study).subgroups
+    if not columns:
+        return {"": SCALES}
+    rest = (1 - _OF_ALL) / len(columns)
+    return {"": SCALES * _OF_ALL**0.5} | dict.fromkeys(columns, SCALES * rest**0.5)
+
+
+def length(study: Study) -> int:
+    """Return the length of the release: four sums for each code of each grouping."""
+    return LENGTH * sum(len(codes) for codes in groupings(study).values())
+
+
+def request(candidate: Vector, current: Vector) -> Vector:
+    """Return what a request for the release carries, from two ``scorer``s."""
+    return np.concatenate([candidate, current])
+
+
+def scorer(weights: Vector, calibration: Calibration | None) -> Vector:
+    """Return a model as a request carries it: its weights, then a curve of risk by log odds.
+
+    The curve has ``CURVE_POINTS`` points, log odds first, and then the log odds of the risks. A
+    model without a calibration means the risks of its log odds.
+    """
+    if calibration is None:
+        known = stated = np.linspace(-_FARTHEST, _FARTHEST, CURVE_POINTS)
+    else:
+        points = np.linspace(0, len(calibration.log_odds) - 1, CURVE_POINTS)
+        places = np.arange(len(calibration.log_odds))
+        known = np.interp(points, places, calibration.log_odds)
+        stated = np.interp(points, places, logit(calibration.risk))
+    curve = np.clip(np.concatenate([known, stated]), -_LARGEST, _LARGEST)
+    return np.concatenate([weights.astype(np.float64), curve])
+
+
+def average(study: Study, risk: float) -> Vector:
+    """Return the scorer that states one risk in (0, 1) for everybody, in the study's own form."""
+    curve = np.linspace(-1.0, 1.0, CURVE_POINTS), np.full(CURVE_POINTS, logit(risk))
+    return np.concatenate([np.zeros(models.parameter_count(study)), *curve])
+
+
+def sums(study: Study, asked: Vector, held_out: Patients) -> Floats:
+    """Return the exact sums over a site's held-out patients, (length,).
+
+    ``asked`` (request_length,): both models, as ``request`` makes it. Whatever is asked, one
+    patient moves the result by at most ``NORM`` and changes no other patient's contribution.
+    """
+    gate, weight = gate_of(study), record_weights(held_out.patient, held_out.count)
+    candidate, current = scorers(study, asked)
+    scales = scales_of(study)
+    totals = {name: np.zeros((len(codes), LENGTH)) for name, codes in groupings(study).items()}
+    for start in range(0, len(held_out.labels), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        inputs, labels = held_out.inputs[some], held_out.labels[some]
+        better = (current(inputs) - labels) ** 2 - (candidate(inputs) - labels) ** 2
+        usable = np.isfinite(better) & ((labels == 0) | (labels == 1))
+        each = contributions(gate, np.where(usable, better, 0.0))
+        each *= np.where(usable, weight[some], 0.0)[:, None]
+        for name, total in totals.items():
+            code = cell_of(study.data, name, inputs, 0) if name else np.zeros(len(each), np.int64)
+            for place, column in enumerate((each * scales[name]).T):
+                total[:, place] += np.bincount(code, weights=column, minlength=len(total))
+    return np.concatenate([total.ravel() for total in totals.values()])
+
+
+def contributions(gate: Gate, better: Floats) -> Floats:
+    """Return (x, x², h, 1) for each difference of losses in [-1, 1], (n,) to (n, 4)."""
+    x = np.clip((better + gate.margin) / gate.clip, -1.0, 1.0)
+    harmed = (better < -gate.harmed_above).astype(np.float64)
+    return np.stack([x, x * x, harmed, np.ones_like(x)], axis=1)
+
+
+def scorers(study: Study, asked: Vector) -> tuple[Risks, Risks]:
+    """Return the functions from inputs (n, d) to risks (n,) of candidate and current model."""
+    forms = models.compared(study)
+    divided = models.parameter_count(forms[0]) + 2 * CURVE_POINTS
+    return _risks(study, forms[0], asked[:divided]), _risks(study, forms[1], asked[divided:])
+
+
+def gate_of(study: Study) -> Gate:
+    """Return the study's gate, which it must have."""
+    assert study.gate is not None
+    return study.gate
+
+
+def _risks(study: Study, form: Study, asked: Vector) -> Risks:
+    weights = asked[: -2 * CURVE_POINTS]
+    curve = np.asarray(asked[-2 * CURVE_POINTS :], dtype=np.float64)
+    names = input_names(study.data)
+    places = [names.index(name) for name in input_names(form.data)]
+    # In an array that does not rise, a search finds other places for other patients beside it.
+    known, stated = np.sort(curve[:CURVE_POINTS]), curve[CURVE_POINTS:]
+
+    def risks(inputs: Floats) -> Floats:
+        chosen = inputs if len(places) == len(names) else np.ascontiguousarray(inputs[:, places])
+        return np.asarray(expit(_between(models.log_odds(form, weights, chosen), known, stated)))
+
+    return risks
+
+
+def _between(scores: Floats, known: Floats, stated: Floats) -> Floats:
+    """Interpolate each score by itself; ``np.interp`` rounds by how many scores there are."""
+    right = np.clip(np.searchsorted(known, scores), 1, len(known) - 1)
+    width = known[right] - known[right - 1]
+    share = (scores - known[right - 1]) / np.where(width > 0, width, 1.0)
+    low, high = stated[right - 1], stated[right]
+    return np.asarray(low + np.clip(share, 0.0, 1.0) * (high - low))

@@ -1,0 +1,295 @@
+"""The release gate: its sums move by at most their norm, and its verdicts are those of the sums."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flo.arrays import Floats
+from flo.errors import StudyError
+from flo.privacy.accounting.life_budget import CHARGES
+from flo.privacy.accounting.plan import Plan
+from flo.privacy.mechanisms.mechanisms import FullBatchSum
+from flo.privacy.patients.patients import Patients
+from flo.privacy.releases import gate, gate_decision
+from flo.privacy.releases.calibration import Calibration
+from flo.privacy.releases.gate_decision import Comparison, Verdict
+from flo.study.document import Study
+from flo.study.gate import CURVE_POINTS
+from flo.study.models import log_odds, request_length
+from tests.builders import small_study, study_document
+from tests.privacy.releases.test_survey import Visit, patients_of, visits
+
+CARDS = "ab" * 32, "cd" * 32
+CURVE = Calibration(
+    log_odds=(-4.0, 0.0, 3.0),
+    risk=(0.1, 0.3, 0.8),
+    low=(0.05, 0.2, 0.7),
+    high=(0.2, 0.4, 0.9),
+    level=0.9,
+)
+
+
+def gated(*, many: bool = True, model: dict[str, Any] | None = None, **terms: Any) -> Study:
+    data = study_document()["data"] | {"records_per_patient": "many" if many else "one"}
+    data["columns"] = [
+        *data["columns"],
+        {**data["columns"][0], "name": "pressure", "maximum": 160},
+    ]
+    more = {"model": model} if model else {}
+    return small_study(schema_version=4, data=data, gate={"epsilon": 0.5} | terms, **more)
+
+
+def of_current(*columns: str, **form: Any) -> dict[str, Any]:
+    model = {"card": CARDS[1], "name": "old", "version": 2, "columns": columns}
+    return {"current": CARDS[1], "models": [model | {"model": {"kind": "logistic"}} | form]}
+
+
+def asked_of(study: Study, seed: int = 0) -> Floats:
+    generator = np.random.default_rng(seed)
+    sizes = [n - 2 * CURVE_POINTS for n in lengths(study)]
+    one, other = (generator.normal(size=size) for size in sizes)
+    return np.asarray(gate.request(gate.scorer(one, CURVE), gate.scorer(other, None)))
+
+
+def lengths(study: Study) -> list[int]:
+    from flo.study.models import compared, parameter_count
+
+    return [parameter_count(form) + 2 * CURVE_POINTS for form in compared(study)]
+
+
+# -- what is summed --------------------------------------------------------------------------------
+
+
+def test_a_patients_numbers_are_those_of_the_docstring() -> None:
+    study = gated(**of_current("age"))
+    asked = asked_of(study)
+    patients = patients_of(study, [(75.0, 1, 100.0, 1.0, 0)])
+    first = lengths(study)[0]
+    candidate = log_odds(study, asked[: first - 2 * CURVE_POINTS], patients.inputs)
+    risk, _, _ = CURVE.of(candidate)
+    weight, bias = asked[first : first + 2]
+    current = 1 / (1 + math.exp(-(0.5 * weight + bias)))  # age 75 of 0 to 100 is 0.5
+    better = (current - 1) ** 2 - (risk[0] - 1) ** 2
+    x = min(1.0, max(-1.0, (better + 0.005) / 0.2))
+    expected = [x, 0.35 * x * x, float(better < -0.4), 0.25]
+    assert gate.sums(study, asked, patients) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_calibrated_model_is_judged_by_the_risks_that_its_card_states() -> None:
+    study = gated()
+    weights = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5])
+    risks, _ = gate.scorers(study, gate.request(gate.scorer(weights, CURVE), asked_of(study)[264:]))
+    stated, _, _ = CURVE.of(np.array([0.5]))
+    assert risks(np.zeros((1, 6))) == pytest.approx(stated, abs=1e-6)
+
+
+def test_the_average_risk_is_stated_for_everybody() -> None:
+    study = gated()
+    average = gate.average(study, 0.3)
+    _, current = gate.scorers(study, gate.request(gate.scorer(np.zeros(7), None), average))
+    inputs = np.random.default_rng(1).normal(size=(5, 6))
+    assert current(inputs) == pytest.approx(np.full(5, 0.3))
+
+
+def test_a_current_model_with_fewer_columns_in_another_order_sees_its_own_inputs() -> None:
+    study = gated(**of_current("pressure", "age"))
+    weights = np.array([2.0, -1.0, 0.25])
+    asked = gate.request(asked_of(study)[: lengths(study)[0]], gate.scorer(weights, None))
+    patients = patients_of(study, [(75.0, 1, 40.0, 1.0, 0)])
+    _, current = gate.scorers(study, asked)
+    odds = 2.0 * -0.5 - 1.0 * 0.5 + 0.25  # pressure 40 of 0 to 160, age 75 of 0 to 100
+    assert current(patients.inputs) == pytest.approx([1 / (1 + math.exp(-odds))])
+
+
+@given(visits, st.integers(0, 3), st.sampled_from([(), ("ward",)]), st.floats(-20, 20))
+def test_one_patient_moves_the_sums_by_at_most_the_norm(
+    drawn: list[Visit], seed: int, subgroups: tuple[str, ...], steepness: float
+) -> None:
+    study = gated(subgroups=subgroups)
+    asked = steepness * asked_of(study, seed)
+    removed = [visit for visit in drawn if visit[4] != drawn[0][4]]
+    more, less = (gate.sums(study, asked, patients_of(study, one)) for one in (drawn, removed))
+    assert np.linalg.norm(more - less) <= gate.NORM * (1 + 1e-9)
+
+
+@given(visits, st.data())
+def test_nothing_that_a_coordinator_asks_moves_them_further(
+    drawn: list[Visit], data: st.DataObject
+) -> None:
+    study = gated(**of_current("age"))
+    size = request_length(study, "gate")
+    numbers = st.floats(allow_nan=True, allow_infinity=True)
+    few = data.draw(st.lists(numbers, min_size=8, max_size=8))
+    asked = np.resize(np.array(few), size)
+    removed = [visit for visit in drawn if visit[4] != drawn[0][4]]
+    with np.errstate(all="ignore"):
+        more, less = (gate.sums(study, asked, patients_of(study, one)) for one in (drawn, removed))
+    assert np.isfinite(more).all()
+    assert np.linalg.norm(more - less) <= gate.NORM * (1 + 1e-9)
+
+
+def test_another_patients_contribution_does_not_change_by_one_bit() -> None:
+    """Interpolating all scores at once would round them by how many there are."""
+    study = gated(many=False)
+    asked = asked_of(study, 2)
+    generator = np.random.default_rng(3)
+    inputs = generator.normal(size=(300, 6))
+    one, _ = gate.scorers(study, asked)
+    whole = one(inputs)
+    assert all(one(inputs[:n])[:5].tobytes() == whole[:5].tobytes() for n in (5, 129, 130, 299))
+
+
+def test_it_is_charged_to_held_out_patients_only_and_by_its_own_norm() -> None:
+    study = gated(subgroups=["ward"])
+    part = Plan.of(study).purpose("gate")
+    assert CHARGES["gate"] == ("evaluation",)
+    assert isinstance(part.mechanism, FullBatchSum)
+    assert part.mechanism.clip == gate.NORM
+    assert part.mechanism.length == gate.length(study) == 4 * (1 + 4)  # three wards and missing
+    assert part.releases == 1
+
+
+def test_evaluation_and_gate_together_cost_what_their_composition_costs() -> None:
+    alone, both = small_study(schema_version=4), gated()
+    assert Plan.of(both).epsilon > Plan.of(alone).epsilon
+    fair = replace_epsilon(both, 0.7)
+    assert Plan.of(fair).epsilon < 0.9001
+
+
+def replace_epsilon(study: Study, evaluation: float) -> Study:
+    from flo.study.document import from_document
+
+    document = study.model_dump(mode="json")
+    document["evaluation"]["epsilon"] = evaluation
+    return from_document(document)
+
+
+# -- what it means ---------------------------------------------------------------------------------
+
+
+def read(study: Study, *values: tuple[float, float, float, float], noise: float) -> Comparison:
+    """Read sums of these values, whose noise has this deviation in S; the noise itself is 0."""
+    scales = gate.scales_of(study)
+    of_each = [scales[column] for column, codes in gate.groupings(study).items() for _ in codes]
+    noisy = np.concatenate([np.array(v) * s for v, s in zip(values, of_each, strict=True)])
+    return gate_decision.read(study, noisy, (noise * of_each[0][0]) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("s", "harmed", "verdict"),
+    [
+        (60.0, 0.0, "pass"),
+        (20.0, 0.0, "cannot tell"),
+        (-20.0, 0.0, "cannot tell"),
+        (-60.0, 0.0, "fail"),
+        (60.0, 50.0, "cannot tell"),  # as many harmed as may be
+        (60.0, 120.0, "fail"),
+    ],
+)
+def test_a_candidate_passes_fails_or_cannot_be_told(
+    s: float, harmed: float, verdict: Verdict
+) -> None:
+    found = read(gated(many=False), (s, 130.0, harmed, 1800.0), noise=13.0)
+    assert found.verdict == verdict
+    assert (found.overall.low > -0.005) == (found.overall.verdict == "pass")
+    assert (found.overall.high < -0.005) == (found.overall.verdict == "fail")
+    assert (found.harmed.high < 0.03) == (found.harmed.verdict == "pass")
+    assert (found.harmed.low > 0.03) == (found.harmed.verdict == "fail")
+
+
+def test_a_subgroup_that_is_clearly_worse_fails_a_candidate_that_is_better_for_the_rest() -> None:
+    study = gated(many=False, subgroups=["ward"])
+    others = (60.0, 40.0, 0.0, 600.0)
+    worse = (-180.0, 130.0, 0.0, 600.0)
+    found = read(study, (200.0, 300.0, 0.0, 1800.0), others, worse, others, others, noise=13.0)
+    assert found.overall.verdict == found.harmed.verdict == "pass"
+    assert found.verdict == "fail"
+    assert found.subgroups["ward=b"].verdict == "fail"
+    assert list(found.subgroups) == ["ward=a", "ward=b", "ward=c", "ward=missing"]
+
+
+def test_more_attempts_need_more_evidence() -> None:
+    sums = (36.0, 130.0, 0.0, 1800.0)
+    assert read(gated(many=False), sums, noise=13.0).verdict == "pass"
+    assert read(gated(many=False, attempts=10), sums, noise=13.0).verdict == "cannot tell"
+
+
+def test_with_hardly_any_patients_it_says_no_figure() -> None:
+    found = read(gated(many=False), (3.0, 2.0, 0.0, 20.0), noise=13.0)
+    assert found.verdict == "cannot tell"
+    assert (found.overall.low, found.overall.high) == pytest.approx((-0.205, 0.195))
+    assert found.harmed.high == 1.0
+
+
+@given(st.floats(-2e3, 2e3), st.floats(-2e3, 2e3), st.floats(-2e3, 2e3), st.floats(-2e3, 2e3))
+def test_any_sums_are_read(s: float, q: float, h: float, n: float) -> None:
+    found = read(gated(many=False), (s, q, h, n), noise=13.0)
+    assert found.overall.low <= found.overall.gain <= found.overall.high
+
+
+# -- terms -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [
+        ({"clip": 0.5}, "limit harmed_above = 0.4"),
+        ({"margin": 0.1, "clip": 0.05}, "no difference would count"),
+        ({"candidate": CARDS[0]}, "candidate needs a current model"),
+        ({"candidate": CARDS[0], "current": CARDS[0]}, "are the same model"),
+        ({"subgroups": ["ward", "ward"]}, "appears twice"),
+        ({"subgroups": ["age"]}, "'age' is not a category column"),
+        (of_current("height"), "has no column 'height' of old, version 2"),
+        ({"current": CARDS[0], "models": of_current("age")["models"]}, "in this order"),
+    ],
+)
+def test_terms_that_contradict_each_other_are_refused(terms: dict[str, Any], said: str) -> None:
+    with pytest.raises(StudyError, match=said):
+        gated(**terms)
+
+
+def test_a_gate_needs_a_study_of_the_latest_schema() -> None:
+    with pytest.raises(StudyError, match="only in a study of schema_version = 4"):
+        small_study(schema_version=3, gate={"epsilon": 0.5})
+
+
+def test_a_gate_of_two_published_models_trains_nothing_and_says_nothing_of_training() -> None:
+    one = {"card": CARDS[0], "name": "new", "version": 1, "columns": ["age"]}
+    model = one | {"model": {"kind": "logistic"}}
+    document = study_document(
+        schema_version=4,
+        gate={"epsilon": 0.5, "candidate": CARDS[0]}
+        | of_current("age")
+        | {"models": [model, *of_current("age")["models"]]},
+    )
+    mechanism = {"noise": "local", "masking": "off", "delta": 1e-6}
+    del document["model"], document["evaluation"]
+    from flo.study.document import from_document
+
+    study = from_document(document | {"mechanism": mechanism})
+    assert study.purposes == ("gate",)
+    assert not study.trains
+    assert Plan.of(study).releases == {"gate": 1}
+    assert Plan.of(study).epsilon == pytest.approx(0.5, abs=1e-3)
+
+
+def test_models_that_are_not_known_yet_cannot_be_asked() -> None:
+    study = gated(current=CARDS[1])
+    with pytest.raises(StudyError, match="not known yet"):
+        request_length(study, "gate")
+
+
+def test_a_label_that_is_neither_0_nor_1_counts_nowhere() -> None:
+    study = gated(many=False)
+    patients = patients_of(study, [(75.0, 1, 100.0, 1.0, 0), (20.0, 0, 30.0, 0.0, 1)])
+    spoilt = replace(patients, labels=np.array([1.0, np.nan]))
+    asked = asked_of(study)
+    one = Patients(patients.inputs[:1], patients.labels[:1], patients.patient[:1], 1)
+    assert gate.sums(study, asked, spoilt) == pytest.approx(gate.sums(study, asked, one))
