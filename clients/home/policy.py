@@ -11,9 +11,15 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection
 from datetime import datetime, time
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from flo.documents import canonical
 from flo.documents.document import Document, spelt
@@ -96,6 +102,14 @@ class Policy(Document):
     approvers: Annotated[int, Field(ge=1, le=8)] = 1
     people: Annotated[tuple[Person, ...], Field(max_length=100)] = ()
     confinement: tuple[ConfinementLayer, ...] = ("no_new_privs", "seccomp", "landlock")
+
+    @model_serializer(mode="wrap")
+    def _as_before_gates(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``gate_required`` out unless it is set, so that earlier signatures stay valid."""
+        document: dict[str, Any] = dump(self)
+        if not self.gate_required:
+            document.pop("gate_required", None)
+        return document
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:

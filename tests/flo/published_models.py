@@ -34,6 +34,7 @@ STUDIES = {
     "mlp": small_study(model={"kind": "mlp", "hidden": [7, 3]}),
     "cnn": from_document(imaging()),
     "continued": continuing(ancestor()),
+    "gated": small_study(schema_version=4, version=9, gate={"epsilon": 0.5}),
 }
 
 
@@ -110,6 +111,9 @@ def made(
     if study.schema_version >= 4:
         life = {"epsilon": 0.9, "delta": 1e-6}
         document |= {"schema_version": 3, "life": life, "without_extract": []}
+    if study.gate:
+        sums = {"hospitals": ["north", "south"], "values": [30.5, 8.25, -2.0, 15.0]}
+        document |= {"schema_version": 4, "gate": sums}
     if changes.get("evaluation", "") is None:
         changes.setdefault("calibration", None)
     return Made(ModelCard.model_validate(document | changes).signed(signer), data)

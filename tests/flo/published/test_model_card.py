@@ -46,7 +46,7 @@ from tests.flo.published_models import (
 )
 
 P384_ORDER = 2**384 - 1388124618062372383947042015309946732620727252194336364173
-GOOD, CONTINUED = made(), made("continued")
+GOOD, CONTINUED, GATED = made(), made("continued"), made("gated")
 STUDY, _ = signed_study()
 Tensors = dict[str, npt.NDArray[Any]]
 Way = tuple[str | int, ...]
@@ -88,6 +88,30 @@ def test_a_card_of_another_schema_than_its_study_has_is_refused() -> None:
             made(kind, schema_version=schema, **changes).open()
     with pytest.raises(ValueError, match="schema_version 1 or 2 has no life"):
         made("continued", schema_version=2)
+    with pytest.raises(ValueError, match="schema_version 1 to 3 has no gate"):
+        made("gated", schema_version=3)
+    with pytest.raises(TrustError, match="contradicts its study"):
+        made("gated", schema_version=3, gate=None).open()
+
+
+def test_a_gate_whose_sums_are_not_of_its_study_is_refused() -> None:
+    sums = GATED.document["gate"]
+    for wrong in (
+        sums | {"values": sums["values"][:3]},
+        sums | {"hospitals": ["north"]},
+        sums | {"hospitals": ["north", "north"]},
+        sums | {"hospitals": ["north", "stranger"]},
+    ):
+        with pytest.raises(TrustError, match="contradicts its study"):
+            made("gated", gate=wrong).open()
+    with pytest.raises(TrustError, match="contradicts its study"):
+        made("continued", schema_version=4, gate=sums).open()
+
+
+def test_a_model_whose_run_ended_before_its_gate_has_none() -> None:
+    assert made("gated", gate=None).open().card.gate is None
+    with pytest.raises(ValueError, match="a gate without an evaluation"):
+        made("gated", evaluation=None)
 
 
 def test_a_card_of_a_study_whose_lineage_nobody_filled_in_is_refused(
@@ -144,12 +168,15 @@ def changed(document: Any, way: Way) -> Any:
     return document + 1 if isinstance(document, int) else document * (1 - 1e-9)
 
 
-LEAVES = sorted(leaves(CONTINUED.document), key=str)
+LEAVES = sorted(leaves(GATED.document), key=str)
 
 
 def test_the_walk_over_the_card_leaves_no_field_out() -> None:
     assert {way[0] for way in LEAVES} == set(ModelCard.model_fields)
-    assert {way[0] for way in leaves(GOOD.document)} == set(ModelCard.model_fields) - {"life"}
+    assert {way[0] for way in leaves(GOOD.document)} == set(ModelCard.model_fields) - {
+        "life",
+        "gate",
+    }
     assert {way[1:] for way in LEAVES if way[0] == "subgroups"} == {
         ("ward=a", name) for name in model_card.Quality.model_fields
     }
@@ -157,8 +184,8 @@ def test_the_walk_over_the_card_leaves_no_field_out() -> None:
 
 @pytest.mark.parametrize("way", LEAVES, ids=lambda way: ".".join(map(str, way)))
 def test_a_field_that_was_changed_after_signing_is_refused(way: Way) -> None:
-    document = changed(CONTINUED.document, way)
-    assert document != CONTINUED.document
+    document = changed(GATED.document, way)
+    assert document != GATED.document
     if way == ("schema_version",):
         with pytest.raises(ValueError, match="schema_version"):
             ModelCard.model_validate(document)
@@ -192,7 +219,7 @@ def test_something_left_out_or_added_after_signing_is_refused(change: dict[str, 
     "change",
     [
         {"unknown": 1},
-        {"schema_version": 4},
+        {"schema_version": 5},
         {"file": "AB" * 32},
         {"coordinator": "xy"},
         {"epsilon": 0},

@@ -154,7 +154,12 @@ PLAIN = small_study().model_dump(mode="json")
 FIXED = {"schema_version", "model.kind", f"{AGE}.kind", f"{WARD}.kind", "evaluation.bins"}
 # Of images only: tests/privacy/gradients/test_augmentation.py.
 # Of studies of schema 4 only: see below, and test_lineage.py.
-NEWER = {"continues", "statistics", *(f"hospitals.{number}.expected" for number in range(3))}
+NEWER = {
+    "continues",
+    "statistics",
+    "gate",
+    *(f"hospitals.{number}.expected" for number in range(3)),
+}
 COUPLED = {*(f"{AGE}.missing", f"{AGE}.missing_value", "mechanism.noise", "mechanism.augmentation")}
 
 

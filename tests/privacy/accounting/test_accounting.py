@@ -377,6 +377,7 @@ def test_what_touches_everyone_is_charged_to_both_sub_ledgers() -> None:
         "moments": ("training",),
         "training": ("training",),
         "evaluation": ("evaluation",),
+        "gate": ("evaluation",),
         "survey": ("training", "evaluation"),
         "statistics": ("training", "evaluation"),
         "regression": ("training", "evaluation"),

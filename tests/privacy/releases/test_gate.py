@@ -280,6 +280,20 @@ def test_a_gate_of_two_published_models_trains_nothing_and_says_nothing_of_train
     assert Plan.of(study).epsilon == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "terms",
+    [
+        *({"epsilon": 0.4}, {"margin": 0.0}, {"clip": 0.1}, {"harmed_above": 0.5}),
+        *({"most_harmed": 0.02}, {"subgroups": ["ward"]}, {"attempts": 2}, {"retry_allowance": 1}),
+        *(of_current("age"), of_current("age", version=3), of_current("ward")),
+    ],
+    ids=str,
+)
+def test_every_term_is_part_of_what_stewards_approve(terms: dict[str, Any]) -> None:
+    assert gated(**terms).digest != gated().digest
+    assert gated(**terms).digest != gated(**of_current("age", name="older")).digest
+
+
 def test_models_that_are_not_known_yet_cannot_be_asked() -> None:
     study = gated(current=CARDS[1])
     with pytest.raises(StudyError, match="not known yet"):
