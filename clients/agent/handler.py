@@ -63,7 +63,7 @@ from flo.protocol.messages import (
     encode_reply,
 )
 from flo.study.document import Study
-from flo.study.models import precision, request_length
+from flo.study.models import request_length, request_precision
 from flo.study.parameters import Vector
 from flo.study.terms import Purpose
 
@@ -243,7 +243,8 @@ class Handler:
         if request.weights.shape != shape:
             why = f"the model has shape {request.weights.shape}, and the study's has {shape}"
             raise PartnerRefused("malformed", why)
-        if request.weights.dtype != precision(study) and len(request.weights):
+        kind = request_precision(study, header.purpose)
+        if request.weights.dtype != kind and len(request.weights):
             raise PartnerRefused("malformed", "the model does not have the study's precision")
         self._refuse_spent(approved, header.purpose)
         ready = self._partners.prepare(header, study, own)

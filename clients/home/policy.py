@@ -173,19 +173,22 @@ def findings(
         f"largest_study_epsilon = {largest}",
         f"the study takes ε = {epsilon:g}",
     )
-    if isinstance(study.model, Pack):
-        refuse(
-            study.model.digest not in policy.packs,
-            f"packs = {list(policy.packs)}",
-            f"the study trains the model pack {study.model.name}, {study.model.digest}, which is "
-            "not installed here",
-        )
-    elif study.trains:
-        refuse(
-            study.model.kind not in policy.models,
-            f"models = {', '.join(policy.models)}",
-            f"the study trains {study.model.kind}",
-        )
+    compared = [("compares", one.model) for one in study.gate.models] if study.gate else []
+    trained = [("trains", study.model)] if study.trains or isinstance(study.model, Pack) else []
+    for does, model in (*trained, *compared):
+        if isinstance(model, Pack):
+            refuse(
+                model.digest not in policy.packs,
+                f"packs = {list(policy.packs)}",
+                f"the study {does} the model pack {model.name}, {model.digest}, which is not "
+                "installed here",
+            )
+        else:
+            refuse(
+                model.kind not in policy.models,
+                f"models = {', '.join(policy.models)}",
+                f"the study {does} {model.kind}",
+            )
     refuse(
         not (study.trains or study.compares or policy.surveys_allowed),
         "surveys_allowed = false",

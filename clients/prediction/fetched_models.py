@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +11,12 @@ from pydantic import Field
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.connection.offers import known_studies
 from flo.clients.home.site_home import SiteHome
+from flo.clients.prediction.gate_rule import refuse_ungated
 from flo.documents import canonical
 from flo.documents.document import Document, parse
-from flo.errors import PolicyError, TrustError
+from flo.errors import TrustError
 from flo.keys.claims import Digest
-from flo.published.gate_passed import GATE, MOST_GATES, has_passed, names, verdicts
+from flo.published.gate_passed import GATE, MOST_GATES, gates_of
 from flo.published.gate_result import MAX_GATE_BYTES, GateResult
 from flo.published.model_card import MAX_CARD_BYTES, ModelCard, PublishedModel, paths_of
 from flo.storage.files import write_public
@@ -63,6 +63,7 @@ def fetch(home: SiteHome, api: CoordinatorApi, wanted: str, out: Path) -> Path:
     if model.study.digest != digest:
         raise TrustError("the coordinator sent the model of another study")
     gates = [_gate(text) for text in answer.gates]
+    gates_of(model, gates, home.read_coordinator().fingerprints)  # refuses what is not about it
     refuse_ungated(home, model, gates)
     out.mkdir(parents=True, exist_ok=True)
     card_path, tensors_path = paths_of(out / f"{model.study.name}-{card.run}")
@@ -72,24 +73,6 @@ def fetch(home: SiteHome, api: CoordinatorApi, wanted: str, out: Path) -> Path:
         name = from_canonical(gate.study.encode()).name
         write_public(out / f"{name}-{gate.run}{GATE}", gate.to_bytes())
     return card_path
-
-
-def refuse_ungated(home: SiteHome, model: PublishedModel, gates: Iterable[GateResult]) -> None:
-    """Raise PolicyError if the site's policy asks for a gate that this model has not passed.
-
-    ``gates``: results that may be about it. Raises TrustError: one is not the coordinator's.
-    """
-    if not home.read_policy().gate_required:
-        return
-    about = [result for result in gates if names(result, model.card)]
-    found = verdicts(model, about, home.read_coordinator().fingerprints)
-    if not has_passed(found):
-        said = f"its gates say: {', '.join(found)}" if found else "it has none"
-        raise PolicyError(
-            f"gate_required = true: {model.study.name}, version {model.study.version}, has not "
-            f"passed a release gate; {said}",
-            hint="ask the coordinator for a gate (flo model gate), and fetch the model again",
-        )
 
 
 def _gate(text: str) -> GateResult:

@@ -91,7 +91,7 @@ def fetch(
 ) -> results.ModelFetchedResult:
     """Fetch a model from the coordinator or a registry; store it only if every check passes."""
     if study.startswith("arn:"):
-        return _fetch_package(study, out, trusted_coordinators(home, coordinator))
+        return _fetch_package(study, out, home, coordinator)
     from flo.cli.terminal.output import say, working
     from flo.clients.connection.enrolment import connect
     from flo.clients.home.site_home import SiteHome
@@ -152,6 +152,7 @@ def export(
     from flo.storage.files import write_public
 
     opened = _open(model, home, coordinator)
+    _refuse_ungated(home, model, opened)
     with working("exporting"):
         write_public(out, to_onnx(opened))
     say(f"{out}: its metadata list the inputs in order; FLO's signature does not cover it")
@@ -169,12 +170,12 @@ def _names_finished(model: str) -> bool:
 def _refuse_ungated(home: Path, path: Path, model: PublishedModel | FinishedAtHome) -> None:
     """Raise PolicyError if this is a site's folder and its policy forbids the published model."""
     from flo.clients.home.site_home import SiteHome
-    from flo.clients.prediction.fetched_models import refuse_ungated
+    from flo.clients.prediction.gate_rule import refuse_ungated
     from flo.published.gate_passed import beside
     from flo.published.model_card import PublishedModel
 
     if isinstance(model, PublishedModel) and SiteHome(home).config_path.exists():
-        refuse_ungated(SiteHome.open(home), model, beside(path))
+        refuse_ungated(SiteHome.open(home), model, beside(path, model.card))
 
 
 def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> str:
@@ -355,12 +356,15 @@ def _quality(found: Quality | None) -> str:
     return f"{of_auc(found.auc, found.low, found.high)} ({100 * found.level:.0f} % interval)"
 
 
-def _fetch_package(arn: str, out: Path, trusted: list[str]) -> results.ModelFetchedResult:
-    """Fetch an approved package, checked against these coordinators' fingerprints."""
+def _fetch_package(
+    arn: str, out: Path, home: Path, coordinator: str | None
+) -> results.ModelFetchedResult:
+    """Fetch an approved package, checked against the trusted coordinators' fingerprints."""
     from flo.cli.terminal.output import say, working
     from flo.infra.aws.registry import Registry
 
     with working("fetching"):
-        card = Registry.of(arn).fetch(arn, out, *trusted)
+        card = Registry.of(arn).fetch(arn, out, *trusted_coordinators(home, coordinator))
+    _refuse_ungated(home, card, _open(card, home, coordinator))
     say(f"checked and stored: {card}")
     return results.ModelFetchedResult(str(card))

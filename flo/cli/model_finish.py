@@ -24,15 +24,15 @@ def finish(model: ModelFile, home: SiteFolder = SITE_FOLDER) -> results.Finished
     """Calibrate and refit a published model on this hospital's patients. Nothing is sent."""
     from flo.cli.terminal.output import console, say, working
     from flo.clients.home.site_home import SiteHome
-    from flo.clients.prediction.fetched_models import refuse_ungated
     from flo.clients.prediction.finish import finish as run
+    from flo.clients.prediction.gate_rule import refuse_ungated
     from flo.clients.records.finished_model import NOT_PRIVATE
     from flo.published.gate_passed import beside
     from flo.published.model_card import PublishedModel
 
     opened = SiteHome.open(home)
     published = PublishedModel.open(model, *opened.read_coordinator().fingerprints)
-    refuse_ungated(opened, published, beside(model))
+    refuse_ungated(opened, published, beside(model, published.card))
     with working("finishing") as status:
         made = run(opened, model, published, status.update)
     say(f"[bold yellow]NOT PRIVATE[/]: {made.name} is {NOT_PRIVATE}")

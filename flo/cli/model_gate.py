@@ -69,6 +69,7 @@ def verdict(
     from flo.cli.terminal.output import console, say, show_sheet
     from flo.documents import canonical
     from flo.documents.document import parse
+    from flo.errors import TrustError
     from flo.keys.identity import fingerprint
     from flo.privacy.report.sheet import Section
     from flo.published.gate_result import MAX_GATE_BYTES, GateResult
@@ -77,13 +78,15 @@ def verdict(
 
     file = Path(study)
     fetched = not file.is_file()
-    data = _fetched(home, study) if fetched else file.read_bytes()
+    digest, data = _fetched(home, study) if fetched else ("", file.read_bytes())
     document = canonical.decode(data, limit=MAX_GATE_BYTES, what="gate")
     found = parse(GateResult, document, "gate")
     if fetched and home.is_file() and coordinator is None:  # by an access file: TLS proved whose
         checked = found.check(fingerprint(bytes.fromhex(found.coordinator)))
     else:
         checked = found.check(*trusted_coordinators(home, coordinator))
+    if fetched and checked.digest != digest:
+        raise TrustError("the coordinator sent the result of another study")
     said = found.sums.comparison(checked)
     about = (("hospitals", ", ".join(found.sums.hospitals)), *found.about(checked))
     show_sheet(
@@ -97,11 +100,11 @@ def verdict(
     return results.VerdictResult(checked.digest, said.verdict, said.model_dump(mode="json"))
 
 
-def _fetched(home: Path, study: str) -> bytes:
-    """Return a gate's signed result from the coordinator."""
+def _fetched(home: Path, study: str) -> tuple[str, bytes]:
+    """Return the digest of a study and its gate's signed result from the coordinator."""
     from flo.cli.coordinator.operator import Operator
     from flo.cli.study import find
 
     digest = find(home, study)["digest"]
     with Operator(home) as operator:
-        return operator.fetch("GET", f"studies/{digest}/gate").content
+        return digest, operator.fetch("GET", f"studies/{digest}/gate").content

@@ -72,6 +72,7 @@ class Intervals:
     bottom: float
     across: list[Tick]
     rows: list[Interval]
+    limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,21 @@ def plane(
 
 
 def intervals(
-    rows: Sequence[tuple[str, float, float, float]], low: float, high: float
+    rows: Sequence[tuple[str, float, float, float]],
+    low: float,
+    high: float,
+    *,
+    step: float | None = None,
+    limit: float | None = None,
 ) -> Intervals:
     """Lay out (name, low, middle, high) rows on one axis from at most ``low`` to ``high``.
 
     Ticks are at whole steps below ``high``; the axis begins at a tick. Long names are truncated.
+    ``limit``: where a line across all rows is drawn.
     """
     left, right = _NAMES, WIDTH - 24.0
-    step = 0.1 if high - low <= 0.6 else 0.2
+    step = step or (0.1 if high - low <= 0.6 else 0.2)
+    digits = max(1, -math.floor(math.log10(step) + 1e-9))
     count = math.ceil((high - low) / step - 1e-9)
     low = high - count * step
 
@@ -151,11 +159,12 @@ def intervals(
         left,
         right,
         bottom,
-        [Tick(place(low + n * step), f"{low + n * step:.1f}") for n in range(count + 1)],
+        [Tick(place(low + n * step), f"{low + n * step:.{digits}f}") for n in range(count + 1)],
         [
             Interval(cut(name), _ROW * (number + 0.5), place(below), place(middle), place(above))
             for number, (name, below, middle, above) in enumerate(rows)
         ],
+        None if limit is None else place(limit),
     )
 
 

@@ -5,28 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from flo.errors import TrustError
 from flo.privacy.releases.gate_decision import Verdict
-from flo.published.gate_result import GateResult, read_gate
+from flo.published.gate_result import MAX_GATE_BYTES, GateResult, GateSums, read_gate
 from flo.published.model_card import ModelCard, PublishedModel, paths_of
+from flo.study.document import Study
 
 GATE = ".gate.json"  # ending of a gate's signed result
-MOST_GATES = 20  # results of one candidate that are read
+MOST_GATES = 100  # results of one candidate that are sent
 
 
-def verdicts(
+def gates_of(
     model: PublishedModel, results: Iterable[GateResult], coordinators: Sequence[str]
-) -> list[Verdict]:
-    """Return the verdicts on a model: its card's, then those of results that are about it.
+) -> list[tuple[Study, GateSums]]:
+    """Return the gates of a model: its card's, if it has one, and those of the results.
 
-    Raises TrustError: a result is not signed by a key of these coordinators, or not its study's.
+    Raises TrustError: a result is not signed by a key of these coordinators, not its study's, or
+    not about this model.
     """
-    found: list[Verdict] = []
-    if model.card.gate is not None:
-        found.append(model.card.gate.comparison(model.study).verdict)
+    found = [(model.study, model.card.gate)] if model.card.gate is not None else []
     for result in results:
         study = result.check(*coordinators)
-        if study.gate is not None and study.gate.candidate == model.card.digest:
-            found.append(result.sums.comparison(study).verdict)
+        if study.gate is None or study.gate.candidate != model.card.digest:
+            raise TrustError(f"the result of {study.name} is about another candidate")
+        found.append((study, result.sums))
     return found
 
 
@@ -35,12 +37,19 @@ def has_passed(verdicts: Sequence[Verdict]) -> bool:
     return "pass" in verdicts and "fail" not in verdicts
 
 
-def beside(path: Path) -> list[GateResult]:
-    """Return the unchecked results in the folder of a model that either of its files names."""
-    folder = paths_of(path)[0].parent
-    return [read_gate(file) for file in sorted(folder.glob(f"*{GATE}"))[:MOST_GATES]]
+def beside(path: Path, card: ModelCard) -> list[GateResult]:
+    """Return the unchecked results about a model, in the folder of either of its files.
+
+    Only files that contain the card's digest are read. Raises UsageError: one is malformed.
+    """
+    folder, digest = paths_of(path)[0].parent, card.digest.encode()
+    files = [
+        file
+        for file in sorted(folder.glob(f"*{GATE}"))
+        if file.stat().st_size <= MAX_GATE_BYTES and digest in file.read_bytes()
+    ]
+    return [result for result in map(read_gate, files) if _names(result, card)]
 
 
-def names(result: GateResult, card: ModelCard) -> bool:
-    """Return whether an unchecked result says that this card's model is its candidate."""
+def _names(result: GateResult, card: ModelCard) -> bool:
     return f'"candidate":"{card.digest}"' in result.study

@@ -14,22 +14,26 @@ import numpy as np
 from pydantic import Field
 
 from flo.documents.document import Document, read_json
+from flo.keys.claims import Digest
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.releases import gate
 from flo.privacy.releases.gate_decision import Comparison, read
 from flo.published.signed_result import SignedResult
 from flo.study.document import MAX_STUDY_BYTES, Study
+from flo.study.gate import MOST_CODES
 from flo.study.terms import Identifier
 
 MAX_GATE_BYTES = 2 * MAX_STUDY_BYTES
-LARGEST_VALUE, MOST_VALUES = 1e9, 10_000  # of a number of the sum; numbers
+LARGEST_VALUE, MOST_VALUES = 1e9, 4 * (MOST_CODES + 1)  # of a number of the sum; numbers
 
 
 class GateSums(Document):
     """``hospitals``: of whom the sum is. ``values``: the noisy sum, (length,), in the unit of
-    ``flo.privacy.releases.gate``.
+    ``flo.privacy.releases.gate``. ``asked``: digest of the request, which carried both models; each
+    hospital's ledger row of its release has the same.
     """
 
+    asked: Digest
     hospitals: Annotated[tuple[Identifier, ...], Field(max_length=1000)]
     values: Annotated[
         tuple[Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)], ...],

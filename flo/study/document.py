@@ -153,6 +153,8 @@ class Study(Document):
             if self.gate.candidate and self.continues:
                 raise ValueError("gate: a study with a candidate trains nothing to continue")
             self.gate.refuse_unfit(self.data)
+            for one in self.gate.models:
+                self.in_form_of(one)._refuse_model_that_does_not_fit()
         return self
 
     def _refuse_sums_that_are_not_secure(self) -> None:
@@ -199,19 +201,24 @@ class Study(Document):
                 f"{self.model.kind}: the mean of networks that were trained apart is no model"
             )
 
-    def _refuse_columns_that_do_not_fit(self) -> None:
+    def _refuse_model_that_does_not_fit(self) -> None:
+        """Raise ValueError if the model does not take the columns."""
         images = [column for column in self.data.columns if isinstance(column, ImageColumn)]
         if isinstance(self.model, Pack):
             found = networks.output(self.model.network, len(input_names(self.data)))
             if found != (1,):
                 raise ValueError(f"the pack's output has shape {found}, not (1,), the log odds")
         raw = [column for column in images if column.scattering is None]
-        if self.mechanism.augmentation != "none" and not raw:
-            raise ValueError("augmentation needs an image column without scattering")
         if self.model.kind == "cnn" and not raw:
             raise ValueError("a cnn needs an image column, without scattering")
         if raw and len(self.data.columns) != 1:
             raise ValueError("an image column without scattering must be the only column")
+        if self.mechanism.augmentation != "none" and not raw:
+            raise ValueError("augmentation needs an image column without scattering")
+
+    def _refuse_columns_that_do_not_fit(self) -> None:
+        images = [column for column in self.data.columns if isinstance(column, ImageColumn)]
+        self._refuse_model_that_does_not_fit()
         for name in self.evaluation.subgroups:
             self.data.category(name)
         if len(set(self.evaluation.subgroups)) != len(self.evaluation.subgroups):
@@ -402,6 +409,15 @@ class Study(Document):
         title = f"{self.name[: 62 - len(name)]}-{name}"
         about = {"schema_version": SCHEMA_VERSION, "name": title, "mechanism": mechanism}
         return document | about
+
+    def in_form_of(self, other: ComparedModel) -> Study:
+        """Return this study with the model and the columns of one that its gate compares.
+
+        It is for scoring only: nothing else of it was checked.
+        """
+        known = {column.name: column for column in self.data.columns}
+        data = self.data.model_copy(update={"columns": tuple(known[n] for n in other.columns)})
+        return self.model_copy(update={"data": data, "model": other.model})
 
     def with_compared(self, models: Sequence[ComparedModel]) -> Study:
         """Return a copy whose gate describes the models that it names."""

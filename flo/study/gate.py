@@ -18,7 +18,7 @@ from flo.study.packs import Model
 from flo.study.schema import ColumnName, Schema
 from flo.study.terms import Identifier
 
-MOST_SUBGROUPS, MOST_ATTEMPTS = 5, 20
+MOST_SUBGROUPS, MOST_CODES, MOST_ATTEMPTS = 5, 500, 20
 CURVE_POINTS = 129  # of each curve from log odds to risk in a request
 SIZE = 0.05  # how often all attempts together may let a candidate pass that is at the margin
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -60,10 +60,10 @@ class Gate(Document):
     epsilon: Annotated[float, Field(ge=0.01, le=10)]
     current: _Digest | None = None
     candidate: _Digest | None = None
-    margin: Annotated[float, Field(ge=-0.1, le=0.1)] = 0.005
+    margin: Annotated[float, Field(ge=-0.1, le=0.1)] = 0.006
     clip: Annotated[float, Field(ge=0.02, le=1)] = 0.2
     harmed_above: Annotated[float, Field(ge=0.1, le=1)] = 0.4
-    most_harmed: Annotated[float, Field(ge=0.001, le=0.5)] = 0.03
+    most_harmed: Annotated[float, Field(ge=0.001, le=0.5)] = 0.0275
     subgroups: Annotated[tuple[ColumnName, ...], Field(max_length=MOST_SUBGROUPS)] = ()
     attempts: Annotated[int, Field(ge=1, le=MOST_ATTEMPTS)] = 1
     retry_allowance: Annotated[int, Field(ge=0, le=100)] = 0
@@ -91,15 +91,23 @@ class Gate(Document):
         return self
 
     @property
+    def level(self) -> float:
+        """Error of each of the gate's tests; a retry is another draw, so it shares it."""
+        return SIZE / (self.attempts * (1 + self.retry_allowance))
+
+    @property
     def cards(self) -> tuple[str, ...]:
         """Cards of the models that were published before: of candidate and current."""
         return tuple(card for card in (self.candidate, self.current) if card)
 
     def refuse_unfit(self, data: Schema) -> None:
         """Raise ValueError if a subgroup or a model's column is not one of the study's."""
-        for name in self.subgroups:
-            data.category(name)
+        cells = sum(1 + len(data.category(name).codes) for name in self.subgroups)
+        if cells > MOST_CODES:
+            raise ValueError(f"gate: subgroups of {cells} codes, limit {MOST_CODES}")
         known = {column.name for column in data.columns}
         for model in self.models:
             if strange := [name for name in model.columns if name not in known]:
                 raise ValueError(f"gate: the study has no column {strange[0]!r} of {model.title}")
+            if len(set(model.columns)) != len(model.columns):
+                raise ValueError(f"gate: a column of {model.title} appears twice")

@@ -20,7 +20,7 @@ from flo.errors import StudyError
 from flo.study import networks
 from flo.study.document import Study
 from flo.study.features import input_names
-from flo.study.gate import CURVE_POINTS, ComparedModel
+from flo.study.gate import CURVE_POINTS
 from flo.study.networks import Layer
 from flo.study.packs import Cnn, Mlp, Pack
 from flo.study.parameters import Vector
@@ -88,15 +88,8 @@ def compared(study: Study) -> tuple[Study, Study]:
             "the gate's models are not known yet",
             hint="the coordinator fills them in when it signs the study",
         )
-    forms = [_in_form(study, one) for one in gate.models]
+    forms = [study.in_form_of(one) for one in gate.models]
     return forms[0] if gate.candidate else study, forms[-1] if gate.current else study
-
-
-def _in_form(study: Study, other: ComparedModel) -> Study:
-    known = {column.name: column for column in study.data.columns}
-    columns = tuple(known[name] for name in other.columns)
-    data = study.data.model_copy(update={"columns": columns})
-    return study.model_copy(update={"data": data, "model": other.model})
 
 
 def named(study: Study, weights: Vector) -> dict[str, Vector]:
@@ -130,6 +123,11 @@ def precision(study: Study) -> np.dtype[Any]:
     """
     small = study.model.kind == "logistic" or study.mechanism.algorithm == "whitened"
     return np.dtype(np.float64 if small else np.float32)
+
+
+def request_precision(study: Study, purpose: Purpose) -> np.dtype[Any]:
+    """Return the number type of what a request carries; curves of a gate are float64."""
+    return np.dtype(np.float64) if purpose == "gate" else precision(study)
 
 
 def initial_weights(study: Study) -> Vector:

@@ -34,7 +34,7 @@ from flo.study.gate import CURVE_POINTS, Gate
 from flo.study.parameters import Vector
 
 LENGTH = 4  # S, Q, H, N
-SCALES = np.array([1.0, 0.35, 1.0, 0.25])
+SCALES = np.array([1.0, 0.35, 1.3, 0.25])
 NORM = float(np.linalg.norm(SCALES)) * (1 + 1e-12)
 _OF_ALL = 0.6
 _AT_ONCE = 1 << 14  # records
@@ -139,13 +139,14 @@ def gate_of(study: Study) -> Gate:
 def _risks(study: Study, form: Study, asked: Vector) -> Risks:
     weights = asked[: -2 * CURVE_POINTS]
     curve = np.asarray(asked[-2 * CURVE_POINTS :], dtype=np.float64)
-    names = input_names(study.data)
-    places = [names.index(name) for name in input_names(form.data)]
+    places_of = {name: place for place, name in enumerate(input_names(study.data))}
+    places = [places_of[name] for name in input_names(form.data)]
+    all_in_order = places == list(range(len(places_of)))
     # In an array that does not rise, a search finds other places for other patients beside it.
     known, stated = np.sort(curve[:CURVE_POINTS]), curve[CURVE_POINTS:]
 
     def risks(inputs: Floats) -> Floats:
-        chosen = inputs if len(places) == len(names) else np.ascontiguousarray(inputs[:, places])
+        chosen = inputs if all_in_order else np.ascontiguousarray(inputs[:, places])
         return np.asarray(expit(_between(models.log_odds(form, weights, chosen), known, stated)))
 
     return risks

@@ -1,7 +1,7 @@
 """What a gate's release says of a candidate model: pass, fail, or cannot tell.
 
 With the sums S, Q, H, N of ``flo.privacy.releases.gate``, whose noise has known variances s², at
-level a = SIZE/attempts, with z the normal quantile of 1 - a:
+level a = SIZE/(attempts·(1 + retry_allowance)), with z the normal quantile of 1 - a:
 
 * *not worse*: S > z·√(Q⁺ + s_S²). S has at most the variance E Q over samples of patients. Q⁺ is
   the noisy Q plus one deviation of its noise, and at least 0.
@@ -36,7 +36,7 @@ from flo.arrays import Floats
 from flo.documents.document import Document
 from flo.privacy.releases.gate import LENGTH, gate_of, groupings, scales_of
 from flo.study.document import Study
-from flo.study.gate import SIZE, Gate
+from flo.study.gate import Gate
 
 Verdict = Literal["pass", "fail", "cannot tell"]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -101,7 +101,7 @@ def read(study: Study, noisy: Floats, variance: float) -> Comparison:
         name: _Sums.of(noisy[LENGTH * place : LENGTH * (place + 1)], variance, scale)
         for place, (name, scale) in enumerate(each)
     }
-    everyone, level = found.pop(""), SIZE / gate.attempts
+    everyone, level = found.pop(""), gate.level
     overall, harmed = everyone.gain(gate, level), everyone.harmed(gate, level)
     subgroups = {name: one.gain(gate, level / len(found)) for name, one in found.items()}
     verdicts = overall.verdict, harmed.verdict

@@ -27,7 +27,7 @@ def gate_leaves(study: Study) -> dict[str, str]:
         "passes if": f"its mean Brier score is not worse by more than {gate.margin:g}, where a "
         f"patient counts up to ±{gate.clip:g}, and fewer than {gate.most_harmed:.1%} of patients "
         f"are harmed: their own score is worse by more than {gate.harmed_above:g}. Each is shown "
-        f"at {SIZE / gate.attempts:.2%} error" + _attempts(gate.attempts),
+        f"at {gate.level:.2%} error" + _attempts(gate.attempts),
         "fails if": "the opposite is shown"
         + (", for all patients or for one subgroup" if gate.subgroups else "")
         + "; otherwise the gate cannot tell",
@@ -44,7 +44,7 @@ def chances(study: Study, patients: float) -> tuple[float, float]:
     gate, scales = gate_of(study), scales_of(study)[""]
     variance = combined_variance(study, Plan.of(study).purpose("gate"), len(study.hospitals))
     of_s, _, of_h, of_n = (math.sqrt(variance) / scale for scale in scales)
-    z, normal = NormalDist().inv_cdf(1 - SIZE / gate.attempts), NormalDist()
+    z, normal = NormalDist().inv_cdf(1 - gate.level), NormalDist()
     of_x = math.sqrt(ASSUMED_SQUARE * patients + of_s**2)
     most = gate.most_harmed
     of_u = math.sqrt(of_h**2 + (most * of_n) ** 2)
@@ -83,5 +83,5 @@ def _compared(study: Study) -> str:
 
 def _attempts(attempts: int) -> str:
     if attempts == 1:
-        return ", all that the gates of this current model have"
+        return ", which no other gate of this current model may have"
     return f", so that {attempts} gates of this current model together have {SIZE:.0%}"

@@ -136,7 +136,7 @@ def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: R
     }
     if "statistics" in result:
         _refuse_foreign_statistics(study, result["statistics"])
-    if "gate" in result and not GateSums(**result["gate"]).follow_from(study):
+    if "gate" in result and not parse(GateSums, result["gate"], "a gate").follow_from(study):
         raise MessageError("the result's gate is not of this study")
     if "model" in result:
         if result["model"] != tensors_name(study, run):

@@ -35,7 +35,7 @@ from flo.keys.roster import RosterStatement
 from flo.keys.rotation import KeyRotation
 from flo.privacy.accounting.plan import Plan
 from flo.protocol.decisions import Decision, Decline, Signed
-from flo.published.gate_passed import beside, names
+from flo.published.gate_passed import beside
 from flo.published.model_card import read_card
 from flo.server.api.site_bodies import (
     AuditBody,
@@ -369,14 +369,11 @@ class SiteApi:
                 f"the model has {size} bytes; at most {MAX_MODEL_REPLY} can be fetched: ask the "
                 "coordinator's operator for its files"
             )
+        gates = [result.to_bytes().decode() for result in beside(card, read_card(card))]
         return {
             "card": card.read_text(encoding="utf-8"),
             "tensors": base64.b64encode(tensors.read_bytes()).decode(),
-            "gates": [
-                result.to_bytes().decode()
-                for result in beside(card)
-                if names(result, read_card(card))
-            ],
+            **({"gates": gates} if gates else {}),  # sites of FLO 0.4 know of none
         }
 
     def _see_head(self, peer: Peer, head: LedgerHead) -> None:

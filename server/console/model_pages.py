@@ -13,12 +13,15 @@ from flo.pages.responses import ALONE, HEADERS
 from flo.privacy.report import risks
 from flo.privacy.report.page import render
 from flo.privacy.report.wording import LIFE, of_life
+from flo.published.gate_result import GateSums
+from flo.published.gate_words import rows
 from flo.published.model_card import BINS_HIDE, ModelCard, read_card
 from flo.server.console.context import ConsoleContext
 from flo.server.console.sign_in import CONSOLE
-from flo.server.console.view import StudyViews, quality_plot
+from flo.server.console.view import StudyViews, gate_plot, quality_plot
 from flo.server.store.store import Offer
 from flo.server.studies.publish import published, report_path
+from flo.study.document import Study
 
 
 def model_router(context: ConsoleContext) -> APIRouter:
@@ -57,6 +60,7 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
         "of_life": of_life,
         "calibration": card.calibration and risks.plot(card.calibration),
         "risk_rows": risks.rows(card.calibration) if card.calibration else [],
+        **gate_shown(offer.study, card.gate),
         "quality": quality_plot(card.model_dump(include={"evaluation", "subgroups"})),
         "versions": [
             (other, published(views.store, other.study.digest) is not None) for other in versions
@@ -64,6 +68,14 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
         "extracts": sorted(views.store.extracts(offer.study.digest)),
         "has_report": report_path(_model_files(views, offer)[0]).is_file(),
     }
+
+
+def gate_shown(study: Study, sums: GateSums | None) -> dict[str, Any]:
+    """Return what a page says of a gate: its rows and its plot; none if there is no release."""
+    if study.gate is None or sums is None:
+        return {"gate_rows": [], "gate_plot": None}
+    found = sums.comparison(study)
+    return {"gate_rows": rows(study, found), "gate_plot": gate_plot(study, found)}
 
 
 def _model_files(views: StudyViews, offer: Offer) -> tuple[Path, Path]:

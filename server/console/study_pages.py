@@ -12,8 +12,10 @@ from flo.errors import StudyError
 from flo.pages.forms import read_form
 from flo.pages.responses import redirect
 from flo.privacy.report.sheet import sections
+from flo.published.gate_result import GateSums, read_gate
 from flo.server.console.context import ConsoleContext
 from flo.server.console.draft_pages import read_drafts
+from flo.server.console.model_pages import gate_shown
 from flo.server.console.sign_in import CONSOLE, person_of
 from flo.server.console.view import (
     ABSENT,
@@ -91,6 +93,12 @@ def study_router(context: ConsoleContext) -> APIRouter:
     return router
 
 
+def _gate_sums(views: StudyViews, offer: Offer) -> GateSums | None:
+    """Return the published sums of a gate between two published models, if there are any."""
+    path = published_result(views.store, offer.study.digest) if offer.study.compares else None
+    return read_gate(path).sums if path else None
+
+
 def _study_shown(offer: Offer, views: StudyViews) -> dict[str, Any]:
     story = views.progress_cache.of(offer.study)
     record = views.store.last_run(offer.study.digest)
@@ -110,7 +118,10 @@ def _study_shown(offer: Offer, views: StudyViews) -> dict[str, Any]:
         "quality": quality_plot(result),
         "result": result,
         "stopping": record is not None and views.store.stop_requested(record.id),
-        "has_statistics": published_result(views.store, offer.study.digest) is not None,
+        "has_statistics": bool(
+            offer.study.statistics and published_result(views.store, offer.study.digest)
+        ),
+        **gate_shown(offer.study, _gate_sums(views, offer)),
         "has_card": published(views.store, offer.study.digest) is not None,
         "events": views.store.latest_events(offer.study.digest, _LATEST),
         "absent": [seat.hospital for seat in seats if seat.agent == ABSENT],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 import time
@@ -10,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from flo.pages import plots
+from flo.privacy.releases.gate_decision import Comparison
 from flo.server.http.last_seen import LastSeen
 from flo.server.keys.authority import SITE_DAYS
 from flo.server.store.hospitals import Member
@@ -258,6 +260,17 @@ def quality_plot(result: dict[str, Any]) -> plots.Intervals | None:
     found = {"all held-out patients": everyone} | (result.get("subgroups") or {})
     rows = [(name, one["low"], one["auc"], one["high"]) for name, one in found.items() if one]
     return plots.intervals(rows, 0.0, 1.0) if rows else None
+
+
+def gate_plot(study: Study, found: Comparison) -> plots.Intervals:
+    """Plot by how much the candidate's Brier score is better, for all and by subgroup."""
+    gains = {"all held-out patients": found.overall} | found.subgroups
+    reach = max(abs(end) for gain in gains.values() for end in (gain.low, gain.high))
+    step = next((s for s in (0.005, 0.01, 0.02, 0.05, 0.1) if reach <= 4 * s), 0.2)
+    reach = step * math.ceil(reach / step)
+    rows = [(name, gain.low, gain.gain, gain.high) for name, gain in gains.items()]
+    limit = -study.gate.margin if study.gate else None
+    return plots.intervals(rows, -reach, reach, step=step, limit=limit)
 
 
 def _certificate(member: Member) -> tuple[str, str]:

@@ -72,7 +72,8 @@ class RunState:
     order, and ``regressed_at``: the coefficients at which they asked.
 
     ``compared``: of the models that a gate compares, those that were published before; from the
-    evaluation on, what its request carries. Its release is in ``sums``, too.
+    evaluation on, what its request carries. After it, the digest of that is kept, and its release
+    is in ``sums``.
 
     Where sums survive dropouts: ``deals``, what each hospital dealt for the next request;
     ``survivors``, once their list was named to anybody.
@@ -102,6 +103,7 @@ class RunState:
     earlier: Vector = field(default_factory=lambda: NO_WEIGHTS)
     earlier_worth: float = 0.0
     compared: Vector = field(default_factory=lambda: NO_WEIGHTS)
+    compared_digest: str = ""
     deals: dict[str, Deal] = field(default_factory=dict)
     survivors: tuple[str, ...] = ()
 
@@ -152,7 +154,7 @@ class RunState:
         if self.phase == "done":
             if self.regressed_of:
                 return "regression"
-            if len(self.compared):
+            if self.compared_digest:
                 return "gate"
             return "statistics" if len(self.sums) else "evaluation"
         return self.phase
@@ -269,7 +271,9 @@ def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
         )
     if state.phase == "gate":
         of = tuple(sorted(gathered.hospitals))
-        return replace(state, phase="done", sums=gathered.all_values(), sums_of=of)
+        asked = model_digest(state.compared)
+        state = replace(state, phase="done", compared=NO_WEIGHTS, compared_digest=asked)
+        return replace(state, sums=gathered.all_values(), sums_of=of)
     if state.phase == "moments":
         return _whitened(study, state, part, gathered)
     if study.mechanism.algorithm == "least-squares":

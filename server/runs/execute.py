@@ -128,12 +128,16 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
         "calibration": state.calibration and state.calibration.model_dump(mode="json"),
         "model": model,
         "model_digest": model_digest(state.model),
-        **({"gate": _sum(state)} if len(state.sums) else {}),
+        **({"gate": _gate(state)} if state.compared_digest else {}),
     }
 
 
 def _sum(state: RunState) -> dict[str, Any]:
     return {"values": state.sums.tolist(), "hospitals": list(state.sums_of)}
+
+
+def _gate(state: RunState) -> dict[str, Any]:
+    return _sum(state) | {"asked": state.compared_digest}
 
 
 def _counted(study: Study, state: RunState) -> dict[str, Any]:
@@ -148,7 +152,7 @@ def _counted(study: Study, state: RunState) -> dict[str, Any]:
     if not released:
         return result
     if study.compares:
-        return result | {"gate": _sum(state)}
+        return result | {"gate": _gate(state)}
     count = max(len(state.regressed_of), 1)
     rounds = zip(np.split(state.regressed, count), np.split(state.regressed_at, count), strict=True)
     return result | {

@@ -99,6 +99,10 @@ class _Statistics(_Sum):
     rounds: Annotated[tuple[_RegressionRound, ...], Field(max_length=ROUNDS)] = ()
 
 
+class _Gate(_Sum):
+    asked: Digest
+
+
 class RunResult(Document):
     """Result of a run: statistics, a gate, or a model's name, digest, estimates and gate."""
 
@@ -109,7 +113,7 @@ class RunResult(Document):
     subgroups: Annotated[dict[_Text, _Quality], Field(max_length=1000)] | None = None
     calibration: Calibration | None = None
     statistics: _Statistics | None = None
-    gate: _Sum | None = None
+    gate: _Gate | None = None
     model: _Text | None = None
     model_digest: Digest | None = None
 

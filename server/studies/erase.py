@@ -43,6 +43,16 @@ def shred(
                 "continues this study's model",
                 hint=f"stop it first: flo study stop {other.study.name}:{other.study.version}",
             )
+    for other in store.offers():
+        compared = (
+            {(m.name, m.version) for m in other.study.gate.models} if other.study.gate else ()
+        )
+        if other.status in UNDER_WAY and (study.name, study.version) in compared:
+            raise StudyError(
+                f"study {other.study.name}, version {other.study.version}, is {other.status} and "
+                "compares this study's model",
+                hint=f"stop it first: flo study stop {other.study.name}:{other.study.version}",
+            )
     store.erase_salt(study.digest)
     store.add_event(study.digest, "shredded", by=person)
     removed = 0

@@ -112,7 +112,11 @@ def made(
         life = {"epsilon": 0.9, "delta": 1e-6}
         document |= {"schema_version": 3, "life": life, "without_extract": []}
     if study.gate:
-        sums = {"hospitals": ["north", "south"], "values": [30.5, 8.25, -2.0, 15.0]}
+        sums = {
+            "asked": "cd" * 32,
+            "hospitals": ["north", "south"],
+            "values": [30.5, 8.25, -2.0, 15.0],
+        }
         document |= {"schema_version": 4, "gate": sums}
     if changes.get("evaluation", "") is None:
         changes.setdefault("calibration", None)

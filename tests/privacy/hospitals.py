@@ -110,8 +110,14 @@ class World:
     def of(
         cls, folder: Path, studies: list[Study], rounds: int, names: tuple[str, ...], life: float
     ) -> World:
-        coordinator = Identity.new()
         homes = [make_site(folder / name, name, epsilon=life) for name in names]
+        return cls.at(homes, studies, rounds, Identity.new())
+
+    @classmethod
+    def at(
+        cls, homes: list[SiteHome], studies: list[Study], rounds: int, coordinator: Identity
+    ) -> World:
+        """These hospitals approve and run the studies that this coordinator signs."""
         offers = [offered(study, homes, coordinator) for study in studies]
         for home in homes:
             pretend_enrolled(home, coordinator)

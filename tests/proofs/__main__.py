@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.proofs import dropouts, gain, statistics, truth, years
+from tests.proofs import dropouts, gain, release_gate, statistics, truth, years
 from tests.proofs.rows import Row
 
 GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
@@ -17,6 +17,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "dropouts": dropouts.rows,
     "years": years.rows,
     "statistics": statistics.rows,
+    "gate": release_gate.rows,
 }
 _LINE = "{:7} {:58} {:>9} {:>14} {:>5} {:>6} {:>7}"
 
