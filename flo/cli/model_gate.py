@@ -20,6 +20,9 @@ app = typer.Typer()
 def gate(
     candidate: ModelFile,
     against: Annotated[Path, typer.Option(help="The current model: NAME.safetensors or its card.")],
+    prevalence: Annotated[
+        float, typer.Option(help="About which share of patients has the outcome, 0.001 to 0.999.")
+    ],
     epsilon: Annotated[float, typer.Option(help="ε of the comparison.")] = 0.5,
     attempts: Annotated[
         int, typer.Option(min=1, help="How many gates of this current model share 5 % error.")
@@ -47,6 +50,7 @@ def gate(
         (new.card.digest, new.study),
         (old.card.digest, old.study),
         epsilon=epsilon,
+        prevalence=prevalence,
         attempts=attempts,
         subgroups=tuple(subgroup or ()),
     )

@@ -49,7 +49,8 @@ def made_up_patients(schema: Schema, count: int) -> Patients:
 def request_for(study: Study, purpose: Purpose, weights: Vector) -> Vector:
     """Return what a request for ``purpose`` carries with this model; W as in ``STRETCH``."""
     if purpose == "gate" and study.gate is not None and not study.gate.cards:
-        return gate.request(gate.scorer(weights, None), gate.average(study, _AVERAGE))
+        average = gate.of_average(study, _AVERAGE)
+        return gate.request(gate.scorer(weights, None), average, _AVERAGE)
     if purpose in ("statistics", "regression", "gate"):
         return np.zeros(request_length(study, purpose))
     if purpose == "moments":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from flo.privacy.releases.gate import gate_of
-from flo.privacy.releases.gate_decision import Comparison, Gain, Harmed
+from flo.privacy.releases.gate_decision import Comparison, Estimate
+from flo.privacy.report.sheet_gate import asked_of_it
 from flo.study.document import Study
 
+_NOTHING, _TOO_FEW = 2.0, "patients are too few for any figure"
 MEANING = {
-    "pass": "the candidate was shown to be no worse than the margin allows, and to harm few",
-    "fail": "the candidate was shown to be worse than the margin allows, or to harm too many",
+    "pass": "it was shown that the candidate does what the study asks of it",
+    "fail": "it was shown that the candidate does not, for all patients or for a subgroup",
     "cannot tell": "noise and chance allow both; the candidate has not passed",
 }
 
@@ -31,45 +33,51 @@ def against(study: Study) -> str:
 
 def rows(study: Study, found: Comparison) -> list[tuple[str, str]]:
     """Return a line for the verdict and for each test: (label, text)."""
-    gate, level = gate_of(study), f"{100 * found.level:.0f} % interval"
-    return [
+    gate, level = gate_of(study), f"{100 * found.level:.3g} % interval"
+    said = [
         ("verdict", f"{found.verdict}: {MEANING[found.verdict]}"),
         ("candidate", candidate(study)),
         ("compared with", against(study)),
-        (
-            "Brier score",
-            f"{_gain(found.overall, level)}, about {found.overall.patients:,.0f} patients; may be "
-            f"worse by {gate.margin:g}: {found.overall.verdict}",
-        ),
-        (
-            "harmed",
-            f"{_share(found.harmed, level)} of patients have a score that is worse by more than "
-            f"{gate.harmed_above:g}; {gate.most_harmed:.1%} may: {found.harmed.verdict}",
-        ),
-        *(
+        ("asked", asked_of_it(study)),
+        ("Brier score", f"{_kept(found.kept, level)}: {found.kept.verdict}"),
+    ]
+    if found.losses:
+        said.append(
             (
-                name,
-                f"{_gain(gain, 'wider interval')}, about {gain.patients:,.0f} patients: "
-                f"{_of_subgroup(gain)}",
+                "large losses",
+                f"{_losses(found.losses, level)}; may be {gate.most_large_losses:.2%}: "
+                f"{found.losses.verdict}. A loss is large if a patient's own score is worse by "
+                f"more than {gate.large_loss:g}",
             )
-            for name, gain in found.subgroups.items()
-        ),
+        )
+    return said + [
+        (name, f"{_kept(one, 'wider interval')}: {_of_subgroup(one)}")
+        for name, one in found.subgroups.items()
     ]
 
 
-def _gain(gain: Gain, level: str) -> str:
-    better = "better" if gain.gain >= 0 else "worse"
-    ends = f"{level} {gain.low:+.4f} to {gain.high:+.4f}, + is better"
-    return f"{better} by {abs(gain.gain):.4f} ({ends})"
+def _kept(found: Estimate, level: str) -> str:
+    if found.high - found.low >= _NOTHING:
+        return _TOO_FEW
+    better = "better" if found.value >= 0 else "worse"
+    return (
+        f"{better} than asked by {abs(found.value):.4f} ({level} {found.low:+.4f} to "
+        f"{found.high:+.4f}, above 0 is better), about {found.patients:,.0f} patients"
+    )
 
 
-def _share(harmed: Harmed, level: str) -> str:
-    return f"{harmed.share:.1%} ({level} {harmed.low:.1%} to {harmed.high:.1%})"
+def _losses(found: Estimate, level: str) -> str:
+    if found.high - found.low >= _NOTHING:
+        return _TOO_FEW
+    return (
+        f"they outnumber large gains by {found.value:.2%} of patients ({level} {found.low:.2%} to "
+        f"{found.high:.2%})"
+    )
 
 
-def _of_subgroup(gain: Gain) -> str:
+def _of_subgroup(found: Estimate) -> str:
     return {
-        "pass": "shown to be no worse",
-        "fail": "shown to be worse",
+        "pass": "shown to keep as much as asked",
+        "fail": "shown not to keep as much as asked",
         "cannot tell": "cannot tell",
-    }[gain.verdict]
+    }[found.verdict]

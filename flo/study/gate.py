@@ -20,6 +20,7 @@ from flo.study.terms import Identifier
 
 MOST_SUBGROUPS, MOST_CODES, MOST_ATTEMPTS = 5, 500, 20
 CURVE_POINTS = 129  # of each curve from log odds to risk in a request
+FEW_CLIP, MANY = 0.3, 6000  # clip with fewer held-out patients than that
 SIZE = 0.05  # how often all attempts together may let a candidate pass that is at the margin
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -45,25 +46,29 @@ class ComparedModel(Document):
 class Gate(Document):
     """When a candidate passes, fails, or cannot be told; see ``flo.privacy.releases.gate``.
 
-    ``margin``: by how much the candidate's Brier score may be worse and still pass; 0 asks that it
-    is no worse, below 0 that it is better. ``clip``: the largest difference of one patient's loss
-    that counts. ``harmed_above``: a patient is harmed if their loss is worse by more than this, and
-    ``most_harmed``: the share of patients that may be. ``attempts``: how many gates of this
-    current model are planned, which share an error of ``SIZE``. ``subgroups``: category
-    columns; a candidate that is clearly worse for one of their codes fails.
+    ``keeps``: the share that the candidate must keep of what the current model's Brier score gains
+    over stating everybody's average risk; above 1, it must gain more. ``prevalence``: that average
+    risk; if left out, the evaluation of the same study estimates it. ``clip``: the largest
+    difference of one patient that counts; if left out, ``clip_of``. ``large_loss``: a patient's
+    loss is large if it is worse by more than this, and ``most_large_losses``: the share of patients
+    by which large losses may outnumber large gains. ``attempts``: how many gates of this current
+    model are planned, which share an error of ``SIZE``. ``subgroups``: category columns; a
+    candidate that is clearly worse for one of their codes fails.
 
     ``current``: the card of the model in use; if left out, the candidate is compared with stating
-    everybody's average risk. ``candidate``: only in a study that trains nothing. ``models``: of
-    candidate and current, those that were published before; filled in when the study is signed.
+    the average risk, and must be better. ``candidate``: only in a study that trains nothing.
+    ``models``: of candidate and current, those that were published before; filled in when the study
+    is signed.
     """
 
-    epsilon: Annotated[float, Field(ge=0.01, le=10)]
+    epsilon: Annotated[float, Field(ge=0.01, le=1)]
     current: _Digest | None = None
     candidate: _Digest | None = None
-    margin: Annotated[float, Field(ge=-0.1, le=0.1)] = 0.006
-    clip: Annotated[float, Field(ge=0.02, le=1)] = 0.2
-    harmed_above: Annotated[float, Field(ge=0.1, le=1)] = 0.4
-    most_harmed: Annotated[float, Field(ge=0.001, le=0.5)] = 0.0275
+    keeps: Annotated[float, Field(ge=0.5, le=1.5)] = 0.8
+    prevalence: Annotated[float, Field(ge=0.001, le=0.999)] | None = None
+    clip: Annotated[float, Field(ge=0.1, le=1)] | None = None
+    large_loss: Annotated[float, Field(ge=0.1, le=1)] = 0.4
+    most_large_losses: Annotated[float, Field(ge=0.001, le=0.5)] = 0.0275
     subgroups: Annotated[tuple[ColumnName, ...], Field(max_length=MOST_SUBGROUPS)] = ()
     attempts: Annotated[int, Field(ge=1, le=MOST_ATTEMPTS)] = 1
     retry_allowance: Annotated[int, Field(ge=0, le=100)] = 0
@@ -73,22 +78,33 @@ class Gate(Document):
     def _consistent(self) -> Gate:
         if len(set(self.subgroups)) != len(self.subgroups):
             raise ValueError("a subgroup appears twice")
-        if self.clip > self.harmed_above:
+        if self.current and self.clip and self.clip > self.large_loss:
             raise ValueError(
-                f"clip = {self.clip:g}, limit harmed_above = {self.harmed_above:g}: a loss that is "
-                "worse by that much must count in full"
-            )
-        if abs(self.margin) >= self.clip:
-            raise ValueError(
-                f"margin = {self.margin:g}, limit clip = {self.clip:g}: no difference would count"
+                f"clip = {self.clip:g}, limit large_loss = {self.large_loss:g}: a large loss must "
+                "count in full"
             )
         if self.candidate and not self.current:
             raise ValueError("candidate needs a current model to be compared with")
         if self.candidate and self.candidate == self.current:
             raise ValueError("candidate and current are the same model")
+        if self.candidate and self.prevalence is None:
+            raise ValueError(
+                "a gate of two published models needs prevalence, about which share of patients "
+                "has the outcome: nothing else in the study estimates it"
+            )
         if self.models and tuple(model.card for model in self.models) != self.cards:
             raise ValueError("models: these are not candidate and current, in this order")
         return self
+
+    def clip_of(self, patients: int) -> float:
+        """Return the largest difference that counts, if a study plans so many held-out patients.
+
+        With few patients a small clip leaves the noise less; with many, a large one has no cost and
+        looks more closely at large losses. Against the average risk every loss counts in full.
+        """
+        if self.current is None:
+            return 1.0
+        return self.clip or (FEW_CLIP if patients < MANY else self.large_loss)
 
     @property
     def level(self) -> float:

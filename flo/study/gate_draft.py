@@ -17,6 +17,7 @@ def draft(
     current: tuple[str, Study],
     *,
     epsilon: float,
+    prevalence: float,
     attempts: int = 1,
     subgroups: tuple[str, ...] = (),
 ) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def draft(
         )
     columns = [c.model_dump(mode="json", exclude_none=True) for c in _all_columns(new, old)]
     gate: dict[str, Any] = {"epsilon": epsilon, "candidate": card, "current": against}
+    gate |= {"prevalence": prevalence}
     document = new.without_training("gate")
     drafted = document | {
         "version": 1,

@@ -61,13 +61,13 @@ def request_length(study: Study, purpose: Purpose) -> int:
     """Return how many numbers a request for a release carries.
 
     The model, and for training on whitened inputs also W (``flo.privacy.releases.whitening``); the
-    coefficients of all regressions; both models of a gate (``flo.privacy.releases.gate``).
+    coefficients of all regressions; both models of a gate and an average risk.
     """
     if purpose == "regression":
         assert study.statistics is not None
         return coefficient_count(study.statistics, study.data)
     if purpose == "gate":
-        return sum(parameter_count(form) + 2 * CURVE_POINTS for form in compared(study))
+        return sum(parameter_count(form) + 2 * CURVE_POINTS for form in compared(study)) + 1
     if purpose in ("survey", "statistics", "moments"):
         return 0
     whitened = purpose == "training" and study.mechanism.algorithm == "whitened"

@@ -5,68 +5,84 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
+import numpy as np
+
 from flo.privacy.accounting.plan import Plan, combined_variance
-from flo.privacy.releases.gate import gate_of, scales_of
+from flo.privacy.releases.gate import clip_of, gate_of, scales_of
 from flo.study.document import Study
 from flo.study.gate import SIZE
 
-ASSUMED_SQUARE = 0.07  # Q/N of two models that are about as good as each other (0036)
+# Of clips, Q/N between two models that are about as good as each other (0036).
+ASSUMED_SQUARES = (0.1, 0.2, 0.4, 1.0), (0.15, 0.06, 0.016, 0.003)
+ASSUMED_GAIN = 0.05  # of a model's Brier score over that of the average risk
 
 
 def gate_leaves(study: Study) -> dict[str, str]:
     """Say what the gate sums, between which models, when a candidate passes, and how often."""
     gate, part = gate_of(study), Plan.of(study).purpose("gate")
     by = f", for all and by {', '.join(gate.subgroups)}" if gate.subgroups else ""
+    losses = (
+        f"; and that large losses (a patient's own score worse by more than {gate.large_loss:g}) "
+        f"outnumber large gains by less than {gate.most_large_losses:.2%} of patients"
+        if gate.current
+        else ""
+    )
     return {
         "gate": f"1 noisy sum of {part.mechanism.length} numbers about held-out patients{by}: how "
         "much better or worse a risk fits a patient under the candidate than under the current "
-        "model, its square, whether the patient is harmed, and 1; each patient's vector is at most "
-        f"{part.mechanism.norm:.6g} long; noise of σ = {part.mechanism.noise_multiplier:.4f} times "
-        "that is added",
+        "model, its square, whether that is a large loss or gain, and 1; each patient's vector is "
+        f"at most {part.mechanism.norm:.6g} long; noise of σ = "
+        f"{part.mechanism.noise_multiplier:.4f} times that is added",
         "compared are": _compared(study),
-        "passes if": f"its mean Brier score is not worse by more than {gate.margin:g}, where a "
-        f"patient counts up to ±{gate.clip:g}, and fewer than {gate.most_harmed:.1%} of patients "
-        f"are harmed: their own score is worse by more than {gate.harmed_above:g}. Each is shown "
-        f"at {gate.level:.2%} error" + _attempts(gate.attempts),
+        "passes if": f"it is shown, at {gate.level:.2%} error, that {asked_of_it(study)}{losses}"
+        + _attempts(gate.attempts),
         "fails if": "the opposite is shown"
         + (", for all patients or for one subgroup" if gate.subgroups else "")
         + "; otherwise the gate cannot tell",
     }
 
 
-def chances(study: Study, patients: float) -> tuple[float, float]:
-    """Return how often a candidate passes that is as good as the current model, and by how much
-    the Brier score of one must be better that passes nine times in ten.
+def asked_of_it(study: Study) -> str:
+    """Return what the first test asks of the candidate."""
+    gate = gate_of(study)
+    if gate.current is None:
+        return "its mean Brier score is better than that of stating the average risk"
+    return (
+        f"it keeps {gate.keeps:.0%} of what the current model's mean Brier score gains over "
+        f"stating the average risk, where a patient counts up to ±{clip_of(study):g}"
+    )
 
-    ``patients``: how many are held out. Nobody is harmed, and differences are as large as those
-    between two models of one kind and data (``ASSUMED_SQUARE``).
+
+def chance_of_equal(study: Study, patients: float) -> float:
+    """Return about how often a candidate passes that is as good as the current model.
+
+    ``patients``: how many are held out. The current model gains ``ASSUMED_GAIN`` over the average;
+    differences are as large as those between two models of one kind and data (0036).
     """
-    gate, scales = gate_of(study), scales_of(study)[""]
+    gate, scales, clip = gate_of(study), scales_of(study)[""], clip_of(study)
     variance = combined_variance(study, Plan.of(study).purpose("gate"), len(study.hospitals))
     of_s, _, of_h, of_n = (math.sqrt(variance) / scale for scale in scales)
     z, normal = NormalDist().inv_cdf(1 - gate.level), NormalDist()
-    of_x = math.sqrt(ASSUMED_SQUARE * patients + of_s**2)
-    most = gate.most_harmed
-    of_u = math.sqrt(of_h**2 + (most * of_n) ** 2)
-    needed = z * math.sqrt(of_u**2 + most * (1 - most) * patients)
-    few = normal.cdf((most * patients - needed) / of_u)
-    equal = few * normal.cdf(gate.margin / gate.clip * patients / of_x - z)
-    better = (z + normal.inv_cdf(0.9)) * of_x * gate.clip / patients - gate.margin
-    return equal, better if few > 0.9 else math.inf
+    squares = float(np.exp(np.interp(np.log(clip), *np.log(ASSUMED_SQUARES))))
+    chance, of_x = squares * patients, math.sqrt(squares * patients + of_s**2)
+    kept = (1 - gate.keeps) * ASSUMED_GAIN if gate.current else ASSUMED_GAIN
+    passes = normal.cdf(kept / clip * patients / of_x - z)
+    if gate.current is None:
+        return passes
+    noise = math.sqrt(of_h**2 + (gate.most_large_losses * of_n) ** 2)
+    few = gate.most_large_losses * patients - z * math.sqrt(noise**2 + chance)
+    return passes * normal.cdf(few / noise)
 
 
 def gate_chances(study: Study, patients: float) -> str:
     """Say what to expect of the gate if so many patients are held out."""
-    equal, better = chances(study, patients)
-    said = (
-        f"if about {patients:,.0f} patients are held out: a candidate as good as the current model "
-        f"passes in {equal:.0%} of runs"
+    equal = chance_of_equal(study, patients)
+    what = "a candidate as good as the current model" if gate_of(study).current else "a good model"
+    return (
+        f"if about {patients:,.0f} patients are held out, {what} passes in about {equal:.0%} of "
+        f"runs, where stating the average has a Brier score that is worse by {ASSUMED_GAIN:g}; "
+        "more if it is worse by more"
     )
-    if better == math.inf:
-        return f"{said}. These are too few to show that few are harmed: it will seldom pass"
-    if better <= 0:
-        return said
-    return f"{said}, one whose Brier score is better by {better:.4f} in nine of ten"
 
 
 def _compared(study: Study) -> str:

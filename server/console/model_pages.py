@@ -75,7 +75,7 @@ def gate_shown(study: Study, sums: GateSums | None) -> dict[str, Any]:
     if study.gate is None or sums is None:
         return {"gate_rows": [], "gate_plot": None}
     found = sums.comparison(study)
-    return {"gate_rows": rows(study, found), "gate_plot": gate_plot(study, found)}
+    return {"gate_rows": rows(study, found), "gate_plot": gate_plot(found)}
 
 
 def _model_files(views: StudyViews, offer: Offer) -> tuple[Path, Path]:

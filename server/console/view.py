@@ -262,15 +262,15 @@ def quality_plot(result: dict[str, Any]) -> plots.Intervals | None:
     return plots.intervals(rows, 0.0, 1.0) if rows else None
 
 
-def gate_plot(study: Study, found: Comparison) -> plots.Intervals:
-    """Plot by how much the candidate's Brier score is better, for all and by subgroup."""
-    gains = {"all held-out patients": found.overall} | found.subgroups
-    reach = max(abs(end) for gain in gains.values() for end in (gain.low, gain.high))
+def gate_plot(found: Comparison) -> plots.Intervals:
+    """Plot by how much the candidate's Brier score is better than asked, by subgroup, too."""
+    gains = {"all held-out patients": found.kept} | found.subgroups
+    known = [one for one in gains.values() if one.high - one.low < 2]
+    reach = max([0.02, *(abs(end) for one in known for end in (one.low, one.high))])
     step = next((s for s in (0.005, 0.01, 0.02, 0.05, 0.1) if reach <= 4 * s), 0.2)
     reach = step * math.ceil(reach / step)
-    rows = [(name, gain.low, gain.gain, gain.high) for name, gain in gains.items()]
-    limit = -study.gate.margin if study.gate else None
-    return plots.intervals(rows, -reach, reach, step=step, limit=limit)
+    rows = [(name, one.low, one.value, one.high) for name, one in gains.items()]
+    return plots.intervals(rows, -reach, reach, step=step, limit=0.0)
 
 
 def _certificate(member: Member) -> tuple[str, str]:

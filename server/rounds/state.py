@@ -292,11 +292,12 @@ def _evaluated(study: Study, state: RunState, noisy: Floats, variance: float) ->
     state = replace(state, estimate=estimate, subgroups=subgroups, calibration=risks)
     if study.gate is None:
         return replace(state, phase="done")
-    current = state.compared
-    if study.gate.current is None:
+    average = study.gate.prevalence
+    if average is None:
         well, ill = score_waves.patients(evaluation.of_everyone(study, noisy, variance)[0])
-        current = gate.average(study, ill / (well + ill))
-    compared = gate.request(gate.scorer(state.model, risks), current)
+        average = ill / (well + ill)
+    current = state.compared if study.gate.current else gate.of_average(study, average)
+    compared = gate.request(gate.scorer(state.model, risks), current, average)
     return replace(state, phase="gate", round=1, attempt=1, retries=0, compared=compared)
 
 

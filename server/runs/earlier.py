@@ -22,7 +22,7 @@ from flo.server.studies.own_models import OwnModels, compared_models, earlier_mo
 from flo.storage.artifacts import ArtifactStore
 from flo.study.document import Study
 from flo.study.gate import CURVE_POINTS
-from flo.study.models import compared, parameter_count, precision
+from flo.study.models import compared, parameter_count, precision, request_length
 from flo.study.parameters import Vector
 
 Name = Literal["earlier", "compared"]
@@ -84,10 +84,11 @@ def load_earlier(study: Study, vectors: KeptVectors, run: str, prefix: str) -> E
 
 
 def load_compared(study: Study, vectors: KeptVectors, run: str, prefix: str) -> Vector:
-    """Return the scorers of a gate's published models; none if it has none. Raises as above."""
+    """Return what ``compared_models`` gives; nothing if a gate names no model. Raises as above."""
     if "compared" not in names(study):
         return np.zeros(0)
-    published = compared(study)[1:] if study.trains else compared(study)
-    size = sum(parameter_count(form) + 2 * CURVE_POINTS for form in published)
+    size = request_length(study, "gate")
+    if study.trains:
+        size = parameter_count(compared(study)[1]) + 2 * CURVE_POINTS
     key = key_of(run, prefix, "compared")
     return vectors.load("compared", key, np.dtype(np.float64), size)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
-
 from flo.documents import canonical
 from flo.errors import StudyError, TrustError
 from flo.privacy.releases import gate
@@ -77,7 +75,9 @@ def earlier_model(study: Study, models: OwnModels) -> EarlierModel | None:
 
 
 def compared_models(study: Study, models: OwnModels) -> Vector:
-    """Return the scorers of the published models of a study's gate, from checked tensors.
+    """Return what a gate's request carries of the models published before, from checked tensors.
+
+    The current model's scorer, or in a study that only compares the whole request.
 
     Raises as ``flo.server.studies.gated.with_models`` does.
     """
@@ -87,7 +87,10 @@ def compared_models(study: Study, models: OwnModels) -> Vector:
         model = models.open(digest)
         refuse_incomparable(study, model.study)
         scorers.append(gate.scorer(model.weights, model.card.calibration))
-    return np.asarray(np.concatenate(scorers), dtype=np.float64)
+    if study.compares:
+        assert study.gate.prevalence is not None
+        return gate.request(scorers[0], scorers[1], study.gate.prevalence)
+    return scorers[0]
 
 
 def _whole_worth(study: Study) -> float:

@@ -74,8 +74,8 @@ def test_a_gate_on_the_card_and_a_gate_of_two_published_models(tmp_path: Path) -
 
         # The same two models in a study that trains nothing, drafted by a command.
         study = tmp_path / "gate.toml"
-        wish = ("--against", first, "--epsilon", "0.2", "--attempts", "2", "--out", study)
-        said(flo("model", "gate", second, *wish, "--home", folder))
+        wish = ("--epsilon", "0.2", "--prevalence", "0.3", "--attempts", "2", "--out", study)
+        said(flo("model", "gate", second, "--against", first, *wish, "--home", folder))
         assert "mechanism" in tomllib.loads(study.read_text())
         assert "compared are" in said(flo("study", "check", study))
         later = stack.enter_context(offered(coordinator, "study", "launch", study))

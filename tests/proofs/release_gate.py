@@ -1,42 +1,49 @@
-"""The release gate passes bad candidates as seldom as it says, and good ones as often.
+"""The release gate passes bad candidates as seldom as it says, and good ones often.
 
 Real patients, models that FLO trained at several ε, with the risks that their cards state. The
 evaluated patients of each draw are drawn anew, with replacement, from all that were held out; the
-hospitals' noise is drawn by the mechanism. The truth is the exact mean difference over all held
-out. Where a candidate must be exactly at the margin, the margin is set to its exact difference.
+hospitals' noise is drawn by the mechanism. The truth is the exact mean over all held out. Where a
+candidate must be exactly at the limit, ``keeps`` is set to what it keeps exactly.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from flo.arrays import Floats
+from flo.arrays import Floats, Mask
 from flo.privacy.accounting.plan import Plan, combined_variance, noise_shares
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
+from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import calibration, evaluation, gate, gate_decision
+from flo.privacy.releases.gate_decision import Comparison
+from flo.scores.metrics import exact_auc
 from flo.study import models, usual
 from flo.study.document import Study, from_document
+from flo.study.features import cell_of
+from flo.study.parameters import Vector
 from tests.proofs.hospitals import CHOSEN_ON, GENERAL, Consortium
 from tests.proofs.rows import Row, chance
-from tests.proofs.truth import released, trained
+from tests.proofs.truth import contributions, released, trained
 
-# Set: patients evaluated in a draw, draws, margin of the test of power.
+# Set: patients evaluated in a draw.
 _SETS = {"support2": 1800, "fars": 20_000, "nass": 7000}
-_DRAWS, _QUICK_DRAWS = 2000, 300
-_EPSILONS, _OF_EACH, _QUICK_OF_EACH = (0.3, 0.5, 0.9), 4, 2
-_GATE = 0.5
-_PAIRS, _QUICK_PAIRS = 8, 3
+_DRAWS, _QUICK_DRAWS, _AT_ONCE = 2000, 300, 200
+_EPSILONS, _OF_EACH, _QUICK_OF_EACH, _GATE = (0.3, 0.5, 0.9), 4, 2, 0.5
+_PAIRS, _QUICK_PAIRS, _FITS = 8, 3, 500
 _BETTER, _NEAR = 0.007, 0.0015  # AUC of a candidate that should pass, and how near to it
 _FEW = 10  # times fewer patients than declared
+_POWERFUL = ("support2", "fars")
+_HALF, _MORE = 0.5, 1.5  # limits of ``keeps``
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Size at the margin, power, and candidates that must never pass."""
+    """Size at every limit, power, and candidates that must never pass."""
     for name in ["support2"] if quick else _SETS:
         yield from _of_set(name, quick)
 
@@ -45,38 +52,58 @@ def _of_set(name: str, quick: bool) -> Iterator[Row]:
     began, consortium = time.monotonic(), (CHOSEN_ON | GENERAL)[name]()
     world = _World.of(consortium, _QUICK_OF_EACH if quick else _OF_EACH)
     many, draws = _SETS[name], _QUICK_DRAWS if quick else _DRAWS
-    pairs = world.worse(_QUICK_PAIRS if quick else _PAIRS)
-    each = draws // len(pairs)
-    room = chance(0.05, draws) if quick else 2 * (0.05 * 0.95 / draws) ** 0.5
+    pairs = world.at_limit(_QUICK_PAIRS if quick else _PAIRS)
 
-    def passes(study: Study, better: Floats, patients: int, count: int) -> float:
-        return world.passed(study, better, patients, count)
+    def of_pairs(title: str, passed: list[float], most: float = 0.05) -> Iterator[Row]:
+        runs, seconds = draws * len(passed), time.monotonic() - began
+        mean, worst = float(np.mean(passed)), max(passed)
+        yield Row(f"{name}: {title}", mean, runs, seconds, most=most + chance(most, runs))
+        title = f"{name}: {title}, worst of {len(passed)} pairs"
+        yield Row(title, worst, draws, seconds, most=most + chance(most, draws))
 
-    for patients, what in ((many, ""), (many // _FEW, ", a tenth of the declared patients there")):
-        found = [
-            passes(world.gated(margin=world.clipped_margin(better)), better, patients, each)
-            for better in pairs
-        ]
-        title = f"{name}: passes at the margin{what}"
-        yield Row(title, float(np.mean(found)), draws, time.monotonic() - began, most=0.05 + room)
-    found = [
-        passes(world.gated(margin=-float(better.mean())), better, many, each) for better in pairs
-    ]
-    title = f"{name}: passes where the unclipped mean is at the margin"
-    yield Row(title, float(np.mean(found)), draws, time.monotonic() - began, most=0.05 + room)
-    good, usual_gate = world.better(), world.gated()
-    if good:
-        found = [passes(usual_gate, one, many, draws // len(good)) for one in good]
-        title = f"{name}: passes if .007 AUC better, of {many:,} patients"
-        seconds = time.monotonic() - began
-        yield Row(title, float(np.mean(found)), draws, seconds, 0.9 - (room if quick else 0.0))
+    for patients, there in ((many, ""), (many // _FEW, ", a tenth there")):
+        found = [world.passes(*pair, patients, draws) for pair in pairs]
+        yield from of_pairs(f"passes at the limit{there}", found)
+    found = [world.passes(*pair, many, draws) for pair in world.at_true_limit(pairs)]
+    yield from of_pairs("passes at the limit of uncapped losses", found, 0.06)
+    held = world.held(*pairs[0], many, draws)
+    title = f"{name}: 90 % interval holds the capped mean"
+    yield Row(title, held, draws, time.monotonic() - began, 0.9 - chance(0.9, draws))
+    usual_gate = world.gated()
+    large = world.passes(usual_gate, world.with_large_losses(usual_gate), many, draws)
+    title = f"{name}: passes with as many large losses as may be"
+    yield Row(title, large, draws, time.monotonic() - began, most=0.05 + chance(0.05, draws))
+    failed = world.fails_alike(many, draws)
+    title = f"{name}: fails if nothing differs, by subgroup"
+    yield Row(title, failed, draws, time.monotonic() - began, most=0.05 + chance(0.05, draws))
+    good = world.better()
+    found = [world.passes(usual_gate, one, many, max(1, draws // len(good))) for one in good]
+    least = 0.9 - (chance(0.9, draws) if quick else 0.0) if name in _POWERFUL and good else 0.0
+    title = f"{name}: passes if .007 AUC better ({len(good)} pairs), of {many:,} patients"
+    share = float(np.mean(found)) if good else 0.0
+    yield Row(title, share, draws if good else 0, time.monotonic() - began, least)
     for title, one in (
         ("clearly worse", world.clearly_worse()),
         ("better for most, catastrophic for 5 %", world.catastrophic()),
     ):
-        share = passes(usual_gate, one, many, draws) * draws
-        title = f"{name}: {title}, passes"
-        yield Row(title, share, draws, time.monotonic() - began, most=0)
+        passed = world.passes(usual_gate, one, many, draws) * draws
+        yield Row(f"{name}: {title}, passes", passed, draws, time.monotonic() - began, most=0)
+    if name == "support2" and not quick:
+        passed, runs = world.passes_with_own_calibration(many, _FITS)
+        title = f"{name}: passes beyond the limit, calibrated on the same patients"
+        seconds = time.monotonic() - began
+        yield Row(title, passed, runs, seconds, most=0.05 + chance(0.05, max(runs, 1)))
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """d, and what the current model gains over the average, of all held-out patients."""
+
+    better: Floats
+    gained: Floats
+
+
+Pair = tuple[Study, _Losses]
 
 
 @dataclass
@@ -84,16 +111,15 @@ class _World:
     """A set's held-out patients, and models that never saw them. ``risks``: of each model."""
 
     study: Study
-    labels: Floats
+    held_out: Patients
+    trained: list[tuple[Study, Vector]]
     risks: list[Floats]
     auc: list[float]
 
     @classmethod
     def of(cls, consortium: Consortium, count: int) -> _World:
-        from flo.scores.metrics import exact_auc
-
         everyone = sum(hospital.declared_size for hospital in consortium.study.hospitals)
-        risks, auc = list[Floats](), list[float]()
+        risks, auc, made = list[Floats](), list[float](), list[tuple[Study, Vector]]()
         for epsilon in _EPSILONS:
             settings: dict[str, Any] = usual.whitened(everyone, epsilon) | {"epsilon": epsilon}
             study = consortium.study.with_mechanism(**settings)
@@ -101,88 +127,187 @@ class _World:
             for _ in range(count):
                 held_out, weights = trained(one, 0)  # the same patients each time, other noise
                 scores = models.log_odds(study, weights, held_out.inputs)
-                variance = combined_variance(
-                    study, Plan.of(study).purpose("evaluation"), len(study.hospitals)
+                risks.append(
+                    _risks(study, weights, evaluation.sums(study, weights, held_out))(scores)
                 )
-                noisy = released(study, evaluation.sums(study, weights, held_out))
-                curve = calibration.fit(study, weights, noisy, variance)
-                assert curve is not None
-                risks.append(curve.of(scores)[0])
                 auc.append(exact_auc(scores, held_out.labels, np.ones(len(scores))))
-        return cls(_with_gate(consortium.study), held_out.labels, risks, auc)
+                made.append((study, weights))
+        return cls(_with_gate(consortium.study), held_out, made, risks, auc)
 
-    def gated(self, **terms: float) -> Study:
+    @property
+    def labels(self) -> Floats:
+        return self.held_out.labels
+
+    def gated(self, **terms: Any) -> Study:
         """The study with these terms of its gate."""
         document = self.study.model_dump(mode="json")
         document["gate"] |= terms
         return from_document(document)
 
-    def difference(self, current: Floats, candidate: Floats) -> Floats:
-        return np.asarray((current - self.labels) ** 2 - (candidate - self.labels) ** 2)
+    def losses(self, current: Floats, candidate: Floats) -> _Losses:
+        old, average = (current - self.labels) ** 2, (self.labels.mean() - self.labels) ** 2
+        return _Losses(old - (candidate - self.labels) ** 2, average - old)
 
-    def worse(self, count: int) -> list[Floats]:
-        """Differences of pairs of models, the candidate being the worse one."""
-        pairs = [
-            self.difference(one, other)
-            for one in self.risks
-            for other in self.risks
-            if 0 < self.difference(one, other).mean() * -1 < 0.03
-        ]
-        chosen = np.random.default_rng(5).permutation(len(pairs))[:count]
-        return [pairs[place] for place in chosen]
+    def at_limit(self, count: int) -> list[Pair]:
+        """Pairs with a worse candidate, each with a study that asks exactly what it keeps."""
+        found = []
+        for current in self.risks:
+            for candidate in self.risks:
+                losses = self.losses(current, candidate)
+                keeps = _solved(partial(self._mean, losses))
+                if losses.better.mean() < 0 and keeps is not None:
+                    found.append((self.gated(keeps=keeps), losses))
+        chosen = np.random.default_rng(5).permutation(len(found))[:count]
+        return [found[place] for place in chosen]
 
-    def better(self) -> list[Floats]:
-        """Differences of pairs whose candidate has an AUC that is better by about ``_BETTER``."""
+    def at_true_limit(self, pairs: list[Pair]) -> list[Pair]:
+        """The same pairs where the mean of uncapped losses is at the limit."""
+        found = []
+        for _, one in pairs:
+            keeps = 1 + float(one.better.mean() / one.gained.mean())
+            if _HALF < keeps < _MORE:
+                found.append((self.gated(keeps=keeps), one))
+        return found
+
+    def _mean(self, losses: _Losses, keeps: float) -> float:
+        """The exact mean of x."""
+        terms, clip = gate.gate_of(self.study), gate.clip_of(self.study)
+        asked = terms.model_copy(update={"keeps": keeps})
+        return float(gate.contributions(asked, clip, losses.better, losses.gained)[:, 0].mean())
+
+    def better(self) -> list[_Losses]:
+        """Of pairs whose candidate has an AUC that is better by about ``_BETTER``."""
         return [
-            self.difference(self.risks[one], self.risks[other])
+            self.losses(self.risks[one], self.risks[other])
             for one in range(len(self.auc))
             for other in range(len(self.auc))
             if abs(self.auc[other] - self.auc[one] - _BETTER) < _NEAR
         ][:_PAIRS]
 
-    def clearly_worse(self) -> Floats:
+    def clearly_worse(self) -> _Losses:
         """A candidate whose risks are those of other patients for one in three."""
         best = self.risks[int(np.argmax(self.auc))]
         generator = np.random.default_rng(6)
         mixed = np.where(generator.random(len(best)) < 1 / 3, generator.permutation(best), best)
-        return self.difference(best, mixed)
+        return self.losses(best, mixed)
 
-    def catastrophic(self) -> Floats:
+    def catastrophic(self) -> _Losses:
         """A candidate that is better by .02 for 95 of 100 patients, and worse by .6 for 5."""
-        hit = np.zeros(len(self.labels), dtype=np.bool_)
-        hit[: round(0.05 * len(hit))] = True
-        return np.where(hit, -0.6, 0.02)
+        hit, best = self._some(0.05), self.risks[int(np.argmax(self.auc))]
+        return _Losses(np.where(hit, -0.6, 0.02), self.losses(best, best).gained)
 
-    def clipped_margin(self, better: Floats) -> float:
-        """The margin at which the clipped differences of a candidate have the mean 0."""
-        low, high = -0.05, 0.05
-        for _ in range(60):
-            middle = (low + high) / 2
-            terms = gate.gate_of(self.study).model_copy(update={"margin": middle})
-            if gate.contributions(terms, better)[:, 0].mean() > 0:
-                high = middle
-            else:
-                low = middle
-        return low
+    def with_large_losses(self, study: Study) -> _Losses:
+        """A good candidate, but for exactly as many large losses as the study allows."""
+        hit = self._some(gate.gate_of(study).most_large_losses)
+        best = self.risks[int(np.argmax(self.auc))]
+        return _Losses(np.where(hit, -0.6, 0.1), self.losses(best, best).gained)
 
-    def passed(self, study: Study, better: Floats, patients: int, draws: int) -> float:
-        """How often a candidate with these differences passes, of draws of so many patients."""
-        part, hospitals = Plan.of(study).purpose("gate"), len(study.hospitals)
-        variance, shares = combined_variance(study, part, hospitals), noise_shares(study, hospitals)
-        each = gate.contributions(gate.gate_of(study), better) * gate.SCALES
-        generator, noise, found = np.random.default_rng(8), SystemNoise(), 0
+    def _some(self, share: float) -> Mask:
+        return np.arange(len(self.labels)) < round(share * len(self.labels))
+
+    def passes(self, study: Study, losses: _Losses, patients: int, draws: int) -> float:
+        """How often a candidate with these losses passes, of draws of so many patients."""
+        said = self.said(study, losses, patients, draws)
+        return sum(one.verdict == "pass" for one in said) / draws
+
+    def held(self, study: Study, losses: _Losses, patients: int, draws: int) -> float:
+        """How often the stated interval holds the exact mean."""
+        clip = gate.clip_of(study)
+        terms = gate.gate_of(study)
+        each = gate.contributions(terms, clip, losses.better, losses.gained)[:, 0]
+        true = clip * float(each.mean())
+        said = self.said(study, losses, patients, draws)
+        return sum(one.kept.low <= true <= one.kept.high for one in said) / draws
+
+    def fails_alike(self, patients: int, draws: int) -> float:
+        """How often a candidate fails that is the current model, asked to keep all it gains."""
+        column = next(c.name for c in self.study.data.columns if c.kind == "category")
+        study, nothing = self.gated(keeps=1.0, subgroups=[column]), np.zeros(len(self.labels))
+        said = self.said(study, _Losses(nothing, nothing), patients, draws)
+        return sum(one.verdict == "fail" for one in said) / draws
+
+    def said(
+        self, study: Study, losses: _Losses, patients: int, draws: int
+    ) -> Iterator[Comparison]:
+        """What the gate says of so many draws."""
+        terms, scales = gate.gate_of(study), gate.scales_of(study)
+        each = gate.contributions(terms, gate.clip_of(study), losses.better, losses.gained)
+        parts = [each * scales[""]]
+        for column, codes in gate.groupings(study).items():
+            cell = cell_of(study.data, column, self.held_out.inputs, 0) if column else None
+            if cell is not None:
+                parts += [
+                    each * scales[column] * (cell == number)[:, None]
+                    for number in range(len(codes))
+                ]
+        adds, generator = np.hstack(parts), np.random.default_rng(8)
+        for start in range(0, draws, _AT_ONCE):
+            count = min(_AT_ONCE, draws - start)
+            even = np.full(len(adds), 1 / len(adds))
+            drawn = generator.multinomial(patients, even, size=count)
+            yield from _read(study, drawn @ adds)
+
+    def passes_with_own_calibration(self, patients: int, draws: int) -> tuple[float, int]:
+        """How often a candidate that truly keeps too little passes, calibrated on the same draw."""
+        order = np.argsort(self.auc)
+        place, other = int(order[len(order) // 3]), int(order[-1])
+        study, weights = self.trained[place]
+        scores = models.log_odds(study, weights, self.held_out.inputs)
+        told = contributions(study, weights, self.held_out, scores, np.ones(len(scores)))
+        near = self.losses(self.risks[other], self.risks[place])
+        keeps = _solved(partial(self._mean, near))
+        assert keeps is not None
+        asked, generator, found = self.gated(keeps=keeps), np.random.default_rng(9), list[bool]()
         for _ in range(draws):
-            drawn = generator.integers(0, len(each), patients)
-            exact = each[drawn].sum(0)
-            one = part.mechanism.variance_steps(shares)
-            steps = np.rint(exact / part.mechanism.to_real(np.ones(1))[0])
-            steps = steps + noise.sample(one, hospitals * gate.LENGTH).reshape(hospitals, -1).sum(0)
-            said = gate_decision.read(study, part.mechanism.to_real(steps), variance)
-            found += said.verdict == "pass"
-        return found / draws
+            drawn = np.bincount(generator.integers(0, len(scores), patients), minlength=len(scores))
+            risks = _risks(study, weights, drawn @ told)(scores)
+            losses = self.losses(self.risks[other], risks)
+            terms, clip = gate.gate_of(asked), gate.clip_of(asked)
+            each = gate.contributions(terms, clip, losses.better, losses.gained)
+            if each[:, 0].mean() > 0:
+                continue
+            (said,) = _read(asked, (drawn @ (each * gate.SCALES))[None])
+            found.append(said.verdict == "pass")
+        return float(np.mean(found)), len(found)
+
+
+def _risks(study: Study, weights: Vector, total: Floats) -> Callable[[Floats], Floats]:
+    """The risks of a model's card, from the exact sums of its evaluation."""
+    variance = combined_variance(study, Plan.of(study).purpose("evaluation"), len(study.hospitals))
+    curve = calibration.fit(study, weights, released(study, total), variance)
+    assert curve is not None
+    return lambda scores: curve.of(scores)[0]
+
+
+def _read(study: Study, sums: Floats) -> Iterator[Comparison]:
+    """What the gate says of each row of exact sums, with the noise of every hospital."""
+    part, hospitals = Plan.of(study).purpose("gate"), len(study.hospitals)
+    variance = combined_variance(study, part, hospitals)
+    each = part.mechanism.variance_steps(noise_shares(study, hospitals))
+    noise = SystemNoise().sample(each, hospitals * sums.size)
+    steps = np.rint(sums / part.mechanism.to_real(np.ones(1))[0])
+    steps = steps + noise.reshape(hospitals, *sums.shape).sum(0)
+    for row in part.mechanism.to_real(steps):
+        yield gate_decision.read(study, row, variance)
+
+
+def _solved(mean: Callable[[float], float]) -> float | None:
+    """The share that is kept exactly, where a falling mean is 0; None beyond the limits."""
+    low, high = _HALF, _MORE
+    if mean(low) < 0 or mean(high) > 0:
+        return None
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean(middle) > 0 else (low, middle)
+    return high
 
 
 def _with_gate(study: Study) -> Study:
-    document = study.model_dump(mode="json") | {"gate": {"epsilon": _GATE}, "schema_version": 4}
+    """The study with a gate against a current model of its own form."""
+    names = [column.name for column in study.data.columns]
+    current = {"card": "ab" * 32, "name": "current", "version": 1, "columns": names}
+    current |= {"model": study.model.model_dump(mode="json")}
+    terms = {"epsilon": _GATE, "current": "ab" * 32, "models": [current]}
+    document = study.model_dump(mode="json") | {"gate": terms, "schema_version": 4}
     document["evaluation"].pop("bins", None)
     return from_document(document)

@@ -18,7 +18,7 @@ from flo.keys.identity import Identity
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.report.wording import trust
 from flo.published.gate_result import GateResult, GateSums
-from flo.published.model_card import ModelCard, PublishedModel
+from flo.published.model_card import ModelCard, PublishedModel, Quality
 from flo.server.studies.gated import described
 from flo.study.document import Study, from_document
 from flo.study.gate_draft import draft
@@ -44,7 +44,7 @@ def model_of(study: Study, gate: GateSums | None = None) -> PublishedModel:
         epsilon=Plan.of(study).epsilon,
         delta=study.mechanism.delta,
         trust_model=trust(study),
-        evaluation={"auc": 0.8, "low": 0.7, "high": 0.9, "level": 0.9},
+        evaluation=Quality(auc=0.8, low=0.7, high=0.9, level=0.9),
         subgroups={},
         gate=gate,
         report=None,
@@ -143,7 +143,7 @@ class Later:
         old = model_of(small_study(schema_version=4, name="old"))
         self.model = model_of(plain)
         one, other = (self.model.card.digest, plain), (old.card.digest, old.study)
-        asked = from_document(draft(one, other, epsilon=0.2))
+        asked = from_document(draft(one, other, epsilon=0.2, prevalence=0.3))
         asked = asked.with_compared([described(*one), described(*other)])
         (self.study,) = World.at(homes, [asked], 3, COORDINATOR).studies
 
