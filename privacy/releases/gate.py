@@ -9,9 +9,9 @@ d = L_cur - L_new, which is above 0 where the candidate is better, a patient add
 
 each times its scale in ``SCALES``, to the sums S, Q, H, N. Q bounds the variances of S and H. The
 mean of x before clipping is 0 where the candidate keeps exactly that share of what the current
-model gains over the average: a margin that is as large as the model is useful ("preserved
-fraction": Snapinn 2004). Without a current model L_cur = L_avg, so the candidate must be better
-than the average.
+model gains over the average: a margin that is as large as the model is useful ("preservation of
+effect": Snapinn and Jiang 2008). Without a current model L_cur = L_avg, so the candidate must be
+better than the average.
 
 A patient's records share a weight of 1, and no record's vector is longer than (1, 1, 1, 1) so
 scaled, so by convexity a patient moves the release by no more than that.
