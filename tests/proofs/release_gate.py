@@ -38,7 +38,8 @@ _EPSILONS, _OF_EACH, _QUICK_OF_EACH, _GATE = (0.3, 0.5, 0.9), 4, 2, 0.5
 _PAIRS, _QUICK_PAIRS, _FITS = 8, 3, 500
 _BETTER, _NEAR = 0.007, 0.0015  # AUC of a candidate that should pass, and how near to it
 _FEW = 10  # times fewer patients than declared
-_POWERFUL = ("support2", "fars")
+_POWERFUL = "support2"  # whose power is promised
+_RARE = {"nass": 0.01}  # share of draws in which what is clearly worse may pass: 4.5 % died
 _HALF, _MORE = 0.5, 1.5  # limits of ``keeps``
 
 
@@ -78,16 +79,17 @@ def _of_set(name: str, quick: bool) -> Iterator[Row]:
     yield Row(title, failed, draws, time.monotonic() - began, most=0.05 + chance(0.05, draws))
     good = world.better()
     found = [world.passes(usual_gate, one, many, max(1, draws // len(good))) for one in good]
-    least = 0.9 - (chance(0.9, draws) if quick else 0.0) if name in _POWERFUL and good else 0.0
-    title = f"{name}: passes if .007 AUC better ({len(good)} pairs), of {many:,} patients"
-    share = float(np.mean(found)) if good else 0.0
-    yield Row(title, share, draws if good else 0, time.monotonic() - began, least)
+    least = (0.9 - (chance(0.9, draws) if quick else 0.0)) if name == _POWERFUL else 0.0
+    if good or name == _POWERFUL:
+        title = f"{name}: passes if .007 AUC better ({len(good)} pairs), of {many:,} patients"
+        yield Row(title, float(np.mean(found)), draws, time.monotonic() - began, least)
     for title, one in (
         ("clearly worse", world.clearly_worse()),
         ("better for most, catastrophic for 5 %", world.catastrophic()),
     ):
         passed = world.passes(usual_gate, one, many, draws) * draws
-        yield Row(f"{name}: {title}, passes", passed, draws, time.monotonic() - began, most=0)
+        most, seconds = _RARE.get(name, 0.0) * draws, time.monotonic() - began
+        yield Row(f"{name}: {title}, passes", passed, draws, seconds, most=most)
     if name == "support2" and not quick:
         passed, runs = world.passes_with_own_calibration(many, _FITS)
         title = f"{name}: passes beyond the limit, calibrated on the same patients"
