@@ -93,6 +93,8 @@ def checks(
 ) -> Iterator[Check]:
     """Run all checks of a planned study. ``make_trainer`` takes ``Trainer``'s arguments."""
     make_trainer = partial(make_trainer, step=private_step(study, "cpu"))
+    if study.gate and not study.gate.is_filled_in:
+        study = study.without_gate()
     for purpose in study.purposes:
         part = Plan.of(study).purpose(purpose)
         for cohort in sorted({study.cohort_floor, len(study.hospitals)}):

@@ -138,6 +138,7 @@ def simulate(
         "none: summed in the clear" if fast or not study.masked else "as deployed",
         years=None if years is None else Years(years),
     )
+    study = study.without_gate()  # its current model is the coordinator's
     for seed in range(seeds):
         for number, fold in enumerate(folds(hospitals, fold_count, seed)):
             tests = []

@@ -45,7 +45,7 @@ class GateSums(Document):
         partners, named = {hospital.id for hospital in study.hospitals}, set(self.hospitals)
         return (
             study.gate is not None
-            and len(study.gate.models) == len(study.gate.cards)
+            and study.gate.is_filled_in
             and len(self.values) == gate.length(study)
             and named <= partners
             and study.cohort_floor <= len(named) == len(self.hospitals)

@@ -107,6 +107,11 @@ class Gate(Document):
         return self.clip or (FEW_CLIP if patients < MANY else self.large_loss)
 
     @property
+    def is_filled_in(self) -> bool:
+        """Whether ``models`` describes the models that the gate names."""
+        return len(self.models) == len(self.cards)
+
+    @property
     def level(self) -> float:
         """Error of each of the gate's tests; a retry is another draw, so it shares it."""
         return SIZE / (self.attempts * (1 + self.retry_allowance))

@@ -83,7 +83,7 @@ def compared(study: Study) -> tuple[Study, Study]:
     """
     gate = study.gate
     assert gate is not None
-    if len(gate.models) != len(gate.cards):
+    if not gate.is_filled_in:
         raise StudyError(
             "the gate's models are not known yet",
             hint="the coordinator fills them in when it signs the study",

@@ -14,6 +14,7 @@ from flo.study.gate import SIZE
 
 # Of clips, Q/N between two models that are about as good as each other (0036).
 ASSUMED_SQUARES = (0.1, 0.2, 0.4, 1.0), (0.15, 0.06, 0.016, 0.003)
+_SELDOM = 0.3
 ASSUMED_GAIN = 0.05  # of a model's Brier score over that of the average risk
 
 
@@ -34,8 +35,8 @@ def gate_leaves(study: Study) -> dict[str, str]:
         f"at most {part.mechanism.norm:.6g} long; noise of σ = "
         f"{part.mechanism.noise_multiplier:.4f} times that is added",
         "compared are": _compared(study),
-        "passes if": f"it is shown, at {gate.level:.2%} error, that {asked_of_it(study)}{losses}"
-        + _attempts(gate.attempts),
+        "passes if": f"it is shown, at {gate.level:.2%} error ({_attempts(gate.attempts)}), "
+        f"that {asked_of_it(study)}{losses}",
         "fails if": "the opposite is shown"
         + (", for all patients or for one subgroup" if gate.subgroups else "")
         + "; otherwise the gate cannot tell",
@@ -78,11 +79,11 @@ def gate_chances(study: Study, patients: float) -> str:
     """Say what to expect of the gate if so many patients are held out."""
     equal = chance_of_equal(study, patients)
     what = "a candidate as good as the current model" if gate_of(study).current else "a good model"
-    return (
+    said = (
         f"if about {patients:,.0f} patients are held out, {what} passes in about {equal:.0%} of "
-        f"runs, where stating the average has a Brier score that is worse by {ASSUMED_GAIN:g}; "
-        "more if it is worse by more"
+        f"runs, where stating the average has a Brier score that is worse by {ASSUMED_GAIN:g}"
     )
+    return said + ("" if equal >= _SELDOM else ": patients are too few, it will seldom tell")
 
 
 def _compared(study: Study) -> str:
@@ -99,5 +100,5 @@ def _compared(study: Study) -> str:
 
 def _attempts(attempts: int) -> str:
     if attempts == 1:
-        return ", which no other gate of this current model may have"
-    return f", so that {attempts} gates of this current model together have {SIZE:.0%}"
+        return "all that gates of this current model may have"
+    return f"{attempts} gates of this current model share {SIZE:.0%}"

@@ -37,6 +37,14 @@ def failed(study: Study, **how: Any) -> dict[str, Check]:
     return {check.name: check for check in checks(study, **how) if check.failed}
 
 
+def test_the_noise_of_a_gate_is_looked_at_unless_its_current_model_is_not_known_yet() -> None:
+    terms = {"epsilon": 0.2}
+    for gate, seen in ((terms, True), (terms | {"current": "ab" * 32}, False)):
+        found = list(checks(small_study(schema_version=4, gate=gate)))
+        assert [check for check in found if check.failed] == []
+        assert ("gate" in {check.of for check in found}) is seen
+
+
 @every_noise
 def test_a_right_trainer_passes(study: Study) -> None:
     found = list(checks(study))

@@ -14,6 +14,7 @@ from flo.errors import DataError, UsageError
 from flo.lab.folds import folds
 from flo.lab.simulation import load_hospitals, run_once, simulate
 from flo.privacy.accounting.plan import Plan, combined_variance
+from flo.privacy.releases import gate
 from flo.scores.metrics import exact_auc
 from flo.statistics.reading import read
 from flo.statistics.table_one import TableRead
@@ -100,6 +101,25 @@ def test_a_run_ends_with_a_model_and_an_estimate(data: Path) -> None:
     assert state.phase == "done"
     assert state.estimate is not None
     assert len(seconds) == study.mechanism.steps + 1
+
+
+def test_a_gate_against_the_average_follows_the_evaluation(data: Path) -> None:
+    study = small_study(schema_version=4, gate={"epsilon": 0.5, "subgroups": ["ward"]})
+    fold = next(folds(load_hospitals(study, data, "patient_id"), 2, seed=0))
+    for fast in (True, False):
+        state, seconds = run_once(study, fold, fast=fast)
+        assert state.phase == "done"
+        assert len(seconds) == study.mechanism.steps + 2
+        assert len(state.sums) == gate.length(study)
+        assert state.sums_of == ("north", "south", "west")
+        assert len(state.compared) == 0
+        assert len(state.compared_digest) == 64
+        assert state.estimate is not None
+
+
+def test_a_study_whose_current_model_is_elsewhere_is_simulated_without_its_gate(data: Path) -> None:
+    study = small_study(schema_version=4, gate={"epsilon": 0.5, "current": "ab" * 32})
+    assert len(simulate(study, load_hospitals(study, data, "patient_id"), fold_count=2).models) == 2
 
 
 def with_mechanism(**changes: Any) -> Study:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flo.privacy.report.sheet import sections
-from flo.study.document import from_document
+from flo.study.document import Study, from_document
 from tests.builders import small_study, study_document
 from tests.flo.continued import CARD, ancestor, continuing
 
@@ -49,6 +49,29 @@ def test_codes_that_could_name_patients_are_pointed_at(codes: list[str], told: s
 @pytest.mark.parametrize(("maximum", "told"), [(1e6, True), (999_999, False)])
 def test_bounds_in_which_a_record_number_fits_are_pointed_at(maximum: float, told: bool) -> None:
     assert ("age" in close_looks(age={"minimum": 0, "maximum": maximum})) is told
+
+
+def lines_of(study: Study) -> dict[str, str]:
+    return {label: text for section in sections(study) for label, text in section.lines}
+
+
+def test_a_gate_is_explained_before_anybody_agrees() -> None:
+    alone = lines_of(small_study(schema_version=4))
+    first = lines_of(small_study(schema_version=4, gate={"epsilon": 0.5}))
+    assert not {"gate", "compared are", "passes if", "fails if"} & set(alone)
+    assert "stating everybody's average risk" in first["compared are"]
+    assert "is better than that of stating the average risk" in first["passes if"]
+    assert "Evaluation and gate use the same patients" in first["releases"]
+    assert first["expected of the gate"].endswith("patients are too few, it will seldom tell")
+    terms = {"epsilon": 0.5, "current": "ab" * 32, "attempts": 5, "subgroups": ["ward"]}
+    many = [{"id": name, "declared_size": 9000} for name in ("north", "south", "west")]
+    later = lines_of(small_study(schema_version=4, gate=terms, hospitals=many))
+    assert "the model with the card abababababababab" in later["compared are"]
+    assert "1.00% error (5 gates of this current model share 5%)" in later["passes if"]
+    assert "counts up to ±0.4" in later["passes if"]
+    assert "less than 2.75% of patients" in later["passes if"]
+    assert "or for one subgroup" in later["fails if"]
+    assert "too few" not in later["expected of the gate"]
 
 
 def test_every_study_that_the_model_learnt_from_is_named() -> None:

@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from flo.errors import RefusedError, StudyError, TrustError
 from flo.keys.keystore import AesKeyStore
+from flo.privacy.releases import gate
 from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from flo.server.keys.study_keys import study_key
+from flo.server.rounds import checkpoint
 from flo.server.rounds.state import RunState
 from flo.server.runs import earlier, local_store, remote_store
 from flo.server.runs.local_store import LocalRunStore
 from flo.server.store.run_tables import RunRecord
 from flo.server.store.store import Store
-from flo.study.document import Study
+from flo.server.studies.gated import with_models
+from flo.server.studies.own_models import OwnModels
+from flo.study.document import Study, from_document
+from flo.study.gate_draft import draft
+from flo.study.models import request_length
 from tests.builders import small_study
 from tests.flo.published_models import weights_of
 from tests.server.continued import publish
@@ -87,10 +94,47 @@ def test_a_run_finds_the_model_of_the_card_that_its_study_names(kept: Kept) -> N
 
 
 def test_a_run_of_a_study_that_continues_nothing_finds_none(kept: Kept) -> None:
-    earlier.keep(kept.home, kept.store, FIRST, RUN, kept.home.states(), kept.key)
+    earlier.keep(kept.home, kept.store, FIRST, RUN, kept.home.states(), local_store.EARLIER)
     assert not kept.file.exists()
     other = LocalRunStore(kept.store, RUN, FIRST, AesKeyStore(bytes(32)), kept.home.states())
     assert other.earlier() is None
+
+
+def test_a_run_finds_the_models_that_its_gate_compares(kept: Kept) -> None:
+    """A study that trains has the current model there; one that compares, its whole request."""
+    second = small_study(schema_version=4, name="other")
+    other = publish(kept.home, second)
+    terms: dict[str, Any] = {"epsilon": 0.5, "current": kept.card.digest}
+    trains = small_study(schema_version=4, name="new", gate=terms)
+    both = (other.digest, second), (kept.card.digest, FIRST)
+    compares = from_document(draft(*both, epsilon=0.5, prevalence=0.3))
+    models = OwnModels(kept.home)
+    for number, wish in enumerate((trains, compares)):
+        study, run = with_models(wish, models.card), f"run-{number + 7}"
+        kept.store.add_study(study, "00")
+        kept.store.start_run(run, study.digest)
+        states = kept.home.states()
+        earlier.keep(kept.home, kept.store, study, run, states, local_store.EARLIER)
+        salt = kept.store.salt(study.digest)
+        key = AesKeyStore(study_key(kept.home.open_checkpoint_key(), salt, study.digest))
+        here = LocalRunStore(kept.store, run, study, key, states)
+        current = gate.scorer(weights_of(FIRST), None)
+        found = here.compared()
+        assert here.earlier() is None
+        expected = current
+        if study.compares:
+            candidate = gate.scorer(weights_of(small_study()), None)
+            expected = gate.request(candidate, current, 0.3)
+            assert len(expected) == request_length(study, "gate")
+        np.testing.assert_array_equal(found, expected)
+        state = RunState.start(study, None, found)
+        again = checkpoint.from_bytes(checkpoint.to_bytes(state))
+        np.testing.assert_array_equal(again.compared, expected)
+        assert state.phase == ("gate" if study.compares else "training")
+        other_file = (
+            kept.home.directory / "states" / earlier.key_of(run, local_store.EARLIER, "compared")
+        )
+        assert expected[:5].tobytes() not in other_file.read_bytes(), "it is sealed"
 
 
 def test_it_is_kept_once_and_removed_with_the_runs_states(kept: Kept) -> None:

@@ -95,6 +95,20 @@ def test_a_study_under_way_is_not_shredded(home: CoordinatorHome, status: str) -
         assert store.salt(STUDY.digest) == salt
 
 
+def test_a_study_whose_model_is_being_compared_is_not_shredded(home: CoordinatorHome) -> None:
+    model = {"card": "ab" * 32, "name": STUDY.name, "version": STUDY.version}
+    model |= {"model": {"kind": "logistic"}, "columns": ["age"]}
+    terms = {"epsilon": 0.5, "current": "ab" * 32, "models": [model]}
+    gated = small_study(schema_version=4, name="gated", gate=terms)
+    with closing(home.open_store()) as store:
+        offer = over(store, "done")
+        store.add_study(gated, "00")
+        with pytest.raises(StudyError, match="is offered and compares this study's model"):
+            shred(home, store, offer, "Ada", None)
+        store.set_status(gated.digest, "stopped")
+        shred(home, store, offer, "Ada", None)
+
+
 def test_keys_of_studies_and_jobs_are_all_different() -> None:
     found = {
         make(MASTER, salt, name)
