@@ -73,7 +73,7 @@ def length(study: Study) -> int:
 
 
 def request(candidate: Vector, current: Vector, average: float) -> Vector:
-    """Return what a request for the release carries: two ``scorer`` vectors and the average risk."""
+    """Return what a request carries: two ``scorer`` vectors and the average risk."""
     return np.concatenate([candidate, current, [average]])
 
 
