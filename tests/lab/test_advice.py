@@ -29,11 +29,11 @@ def study_with(size: int, **mechanism: Any) -> Study:
 
 
 def test_a_study_is_tried_as_it_is_and_as_it_would_be_drafted() -> None:
-    study = study_with(8000)
+    study = study_with(10_000)
     as_it_is, drafted = candidates(study)
     assert as_it_is.study == study
     assert as_it_is.changes(study) == {}
-    settings = usual.whitened(24_000, 0.9)
+    settings = usual.whitened(30_000, 0.9)
     assert drafted.changes(study) == {**settings, "momentum": 0.3}
     assert {trial.prevalence for trial in drafted.trials} == {0.5, 0.2, 0.1}
     assert study.with_mechanism(**drafted.changes(study)).mechanism == drafted.study.mechanism
