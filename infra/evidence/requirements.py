@@ -48,6 +48,13 @@ def _access(facts: Facts) -> list[str]:
     return found
 
 
+def _accurate(facts: Facts) -> list[str]:
+    found = _entries(facts, "data checked against the study before approval", "budget-reserved")
+    if facts.policy.get("gate_required"):
+        found.append("the policy in force lets only models be used that passed a release gate")
+    return found
+
+
 def _people(facts: Facts) -> list[str]:
     found = _entries(facts, "named people", "token-issued", "person-approved")
     if facts.policy.get("people"):
@@ -272,15 +279,18 @@ ROWS: tuple[Requirement, ...] = (
         "GDPR Art. 5(1)(d)",
         "accuracy",
         "types, bounds, codes, missing codes, duplicates and the number of patients are checked at "
-        "the site before approval",
+        "the site before approval; a model can be compared with the one in use on held-out "
+        "patients before it replaces it",
         (
+            "tests/clients/prediction/test_gate_rule.py::"
+            "test_a_model_is_used_only_if_its_own_gate_was_passed",
             "tests/clients/quality/test_placeholders.py::test_a_missing_code_within_the_bounds_is_asked_about",
             "tests/clients/quality/test_sizes.py::test_half_and_twice_are_asked_about",
             "tests/clients/quality/test_check.py::test_a_table_that_fits_is_encoded",
             "tests/clients/sources/test_identifiers.py::test_in_a_column_of_the_study",
             "tests/clients/sources/test_neighbours.py::test_a_hostile_patient_changes_nobody_else",
         ),
-        _logged("data checked against the study before approval", "budget-reserved"),
+        _accurate,
     ),
     Requirement(
         "GDPR Art. 5(1)(e)",
