@@ -34,7 +34,7 @@ def refuse_ungated(home: SiteHome, model: PublishedModel, results: Iterable[Gate
     for study, sums in found:
         if study.digest not in approved:
             said.append(f"{study.name}: this hospital did not approve it")
-        elif asked.get(study.digest, sums.asked) != sums.asked:
+        elif not asked.get(study.digest, set()) <= {sums.asked}:
             said.append(f"{study.name}: this hospital was asked about other models")
         else:
             verdicts.append(sums.comparison(study).verdict)
@@ -50,14 +50,15 @@ def refuse_ungated(home: SiteHome, model: PublishedModel, results: Iterable[Gate
         )
 
 
-def _asked(home: SiteHome) -> dict[str, str]:
-    """Return study -> digest of what this hospital was asked in its gate."""
+def _asked(home: SiteHome) -> dict[str, set[str]]:
+    """Return study -> digests of all that this hospital was asked in its gate, retries included."""
+    found = dict[str, set[str]]()
     with closing(home.open_ledger()) as ledger:
-        return {
-            str(row.private["study"]): str(row.private["model"])
-            for row in ledger.rows()
-            if row.private is not None and row.public.get("purpose") == "gate"
-        }
+        for row in ledger.rows():
+            if row.private is not None and row.public.get("purpose") == "gate":
+                asked = found.setdefault(str(row.private["study"]), set())
+                asked.add(str(row.private["model"]))
+    return found
 
 
 def _about(home: SiteHome, model: PublishedModel, asked: Collection[str]) -> list[Study]:

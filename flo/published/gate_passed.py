@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flo.errors import TrustError
 from flo.privacy.releases.gate_decision import Verdict
-from flo.published.gate_result import MAX_GATE_BYTES, GateResult, GateSums, read_gate
+from flo.published.gate_result import GateResult, GateSums, read_gate
 from flo.published.model_card import ModelCard, PublishedModel, paths_of
 from flo.study.document import Study
 
@@ -40,14 +40,11 @@ def has_passed(verdicts: Sequence[Verdict]) -> bool:
 def beside(path: Path, card: ModelCard) -> list[GateResult]:
     """Return the unchecked results about a model, in the folder of either of its files.
 
-    Only files that contain the card's digest are read. Raises UsageError: one is malformed.
+    Only files that contain the card's digest are read. Raises UsageError: one is
+    malformed or too large.
     """
     folder, digest = paths_of(path)[0].parent, card.digest.encode()
-    files = [
-        file
-        for file in sorted(folder.glob(f"*{GATE}"))
-        if file.stat().st_size <= MAX_GATE_BYTES and digest in file.read_bytes()
-    ]
+    files = [file for file in sorted(folder.glob(f"*{GATE}")) if digest in file.read_bytes()]
     return [result for result in map(read_gate, files) if _names(result, card)]
 
 

@@ -23,12 +23,14 @@ from flo.study.document import MAX_STUDY_BYTES, Study
 from flo.study.gate import MOST_CODES
 from flo.study.terms import Identifier
 
-MAX_GATE_BYTES = 2 * MAX_STUDY_BYTES
+MAX_GATE_BYTES = 2 * MAX_STUDY_BYTES + (1 << 17)  # a study in JSON text, and the sums
 LARGEST_VALUE, MOST_VALUES = 1e9, 4 * (MOST_CODES + 1)  # of a number of the sum; numbers
 
 
 class GateSums(Document):
-    """``hospitals``: of whom the sum is. ``values``: the noisy sum, (length,), in the unit of
+    """The noisy sum of a gate's releases.
+
+    ``hospitals``: those whose releases were added. ``values``: the sum, (length,), in the unit of
     ``flo.privacy.releases.gate``. ``asked``: digest of the request, which carried both models; each
     hospital's ledger row of its release has the same.
     """

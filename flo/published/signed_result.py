@@ -1,7 +1,7 @@
 """A signed result that is no model: what every kind of it states, and how it is checked.
 
-It is signed by the coordinator, together with its study, and bound to the privacy report. Figures
-that follow from the noisy sums are not in it: whoever reads it computes them again.
+The coordinator signs it, together with its study, and binds it to the privacy report. It contains
+noisy sums, and no figure that follows from them: a reader computes those again.
 """
 
 from __future__ import annotations

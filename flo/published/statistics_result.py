@@ -45,10 +45,11 @@ class RoundSum(Document):
 
 
 class StatisticsResult(SignedResult):
-    """``hospitals``: of whom the sum is. ``values``: the noisy
-    sum, (length,), in the unit of ``flo.privacy.releases.statistics``; both are empty if the study
-    has regressions only. ``rounds``: of its regressions, fewer than planned if the run was cut
-    short.
+    """The noisy sums of a statistics study.
+
+    ``hospitals``: those whose releases were added. ``values``: the sum, (length,), in the unit of
+    ``flo.privacy.releases.statistics``; both are empty if the study has regressions only.
+    ``rounds``: of its regressions, fewer than planned if the run was cut short.
     """
 
     signed_as: ClassVar[str] = "statistics-result"

@@ -81,9 +81,10 @@ def gate_chances(study: Study, patients: float) -> str:
     what = "a candidate as good as the current model" if gate_of(study).current else "a good model"
     said = (
         f"if about {patients:,.0f} patients are held out, {what} passes in about {equal:.0%} of "
-        f"runs, where stating the average has a Brier score that is worse by {ASSUMED_GAIN:g}"
+        f"runs. This assumes a model whose Brier score is {ASSUMED_GAIN:g} better than that of "
+        "stating the average"
     )
-    return said + ("" if equal >= _SELDOM else ": patients are too few, it will seldom tell")
+    return said + ("" if equal >= _SELDOM else ". The patients are too few, it will seldom tell")
 
 
 def _compared(study: Study) -> str:

@@ -42,31 +42,27 @@ class OperatorActions:
 
     def statistics(self, digest: str) -> Path:
         """Return the path of a study's signed statistics. Raises StudyError: there are none."""
-        study = self.find(digest).study
-        path = published_result(self.store, digest) if study.statistics else None
-        if path is None:
-            raise StudyError(
-                f"study {study.name} has no statistics",
-                hint="they are published some seconds after its run has ended"
-                if study.statistics
-                else "only a study with [statistics] has them",
-            )
-        return path
+        asked = self.find(digest).study.statistics is not None
+        return self._result(digest, asked, "statistics", "only a study with [statistics] has them")
 
     def gate(self, digest: str) -> Path:
         """Return the path of the signed result of a gate between two published models.
 
         Raises StudyError: there is none.
         """
+        asked, otherwise = (
+            self.find(digest).study.compares,
+            "flo model show states the gate of a model",
+        )
+        return self._result(digest, asked, "gate's result", otherwise)
+
+    def _result(self, digest: str, asked: bool, what: str, otherwise: str) -> Path:
+        """Return the path of a signed result; ``otherwise``: the hint if it was not ``asked``."""
         study = self.find(digest).study
-        path = published_result(self.store, digest) if study.compares else None
+        path = published_result(self.store, digest) if asked else None
         if path is None:
-            raise StudyError(
-                f"study {study.name} has no gate's result",
-                hint="it is published some seconds after its run has ended"
-                if study.compares
-                else "a study that trains a model has its gate on the model's card: flo model show",
-            )
+            soon = "a result is published some seconds after the run has ended"
+            raise StudyError(f"study {study.name} has no {what}", hint=soon if asked else otherwise)
         return path
 
     def stop(self, digest: str, person: str) -> None:

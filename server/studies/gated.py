@@ -57,8 +57,9 @@ def refuse_incomparable(study: Study, other: Study) -> None:
         other.data.records_per_patient,
     ):
         raise StudyError(
-            f"{title} predicts {other.data.label!r} of {other.data.records_per_patient} record a "
-            f"patient, and this study has {study.data.label!r} of {study.data.records_per_patient}",
+            f"{title} has the label {other.data.label!r} and records_per_patient = "
+            f"{other.data.records_per_patient!r}; this study has {study.data.label!r} and "
+            f"{study.data.records_per_patient!r}",
             hint="compare models of the same outcome",
         )
     here = {column.name: column for column in study.data.columns}

@@ -50,8 +50,11 @@ def test_a_study_that_describes_other_models_than_it_names_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"label": "dead"}, "predicts 'dead' of one record a patient"),
-        ({"records_per_patient": "many"}, "of many record a patient"),
+        (
+            {"label": "dead"},
+            "has the label 'dead' and records_per_patient = 'one'; this study has 'ill'",
+        ),
+        ({"records_per_patient": "many"}, "records_per_patient = 'many'"),
         (
             {"columns": [*DATA["columns"], {**DATA["columns"][0], "name": "weight"}]},
             "has a column 'weight', and this study has none of that name",
