@@ -40,6 +40,9 @@ def render(
     )
 
 
+_NAMED = {"gate": "the gate"}
+
+
 def plot(facts: dict[str, Any]) -> dict[str, Any]:
     """Return coordinates of the plot of ε over releases: axes, line per hospital, study's ε."""
     budget = facts["guarantee"]["epsilon"]
@@ -73,7 +76,7 @@ def plot(facts: dict[str, Any]) -> dict[str, Any]:
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if most / s <= 8)
     return {
         "purpose": purpose,
-        "releases": "second moments and training" if with_moments else purpose,
+        "releases": "second moments and training" if with_moments else _NAMED.get(purpose, purpose),
         "width": _WIDTH,
         "height": _HEIGHT,
         "left": _LEFT,

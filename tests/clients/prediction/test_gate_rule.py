@@ -16,6 +16,8 @@ from flo.documents import canonical
 from flo.errors import PolicyError, TrustError
 from flo.keys.identity import Identity
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.report.page import render
+from flo.privacy.report.report import build
 from flo.privacy.report.wording import trust
 from flo.published.gate_result import GateResult, GateSums
 from flo.published.model_card import ModelCard, PublishedModel, Quality
@@ -145,7 +147,17 @@ class Later:
         one, other = (self.model.card.digest, plain), (old.card.digest, old.study)
         asked = from_document(draft(one, other, epsilon=0.2, prevalence=0.3))
         asked = asked.with_compared([described(*one), described(*other)])
-        (self.study,) = World.at(homes, [asked], 3, COORDINATOR).studies
+        self.world = World.at(homes, [asked], 3, COORDINATOR)
+        (self.study,) = self.world.studies
+
+
+def test_the_report_says_which_patients_a_gate_charges(homes: list[SiteHome]) -> None:
+    """Not all of them: that is what a study of statistics does."""
+    alone, both = Later(homes).world, World.at(homes, [gated()], 3, COORDINATOR)
+    pages = [render(build([one.extract()], {})) for one in (alone, both)]
+    assert "only the evaluation half of the life budget is charged" in pages[0]
+    assert "computed on the same patients, so the two costs add up" in pages[1]
+    assert not any("All patients are counted" in page for page in pages)
 
 
 def test_a_later_gate_counts_and_cannot_be_withheld(homes: list[SiteHome]) -> None:
