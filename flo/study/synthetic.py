@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +24,22 @@ _MADE_UP, _MADE_UP_IMAGES, _MADE_UP_MISSING = 4096, 256, 0.1
 
 def made_up_inputs(schema: Schema) -> Floats:
     """Return inputs of made-up patients: (4096, d), or (256, d) if there are images."""
+    return encoded(schema, made_up_cells(schema))
+
+
+def made_up_cells(schema: Schema) -> dict[str, Floats]:
+    """Return the same patients as values by column, before they are encoded.
+
+    A number: (n,), NaN if missing. A category: indices into its codes, (n,), -1 if missing. An
+    image: pixels in [-1, 1], (n, pixels).
+    """
     images = any(isinstance(column, ImageColumn) for column in schema.columns)
     number = np.arange(1, (_MADE_UP_IMAGES if images else _MADE_UP) + 1)
-    parts = []
+    cells = dict[str, Floats]()
     for i, column in enumerate(schema.columns):
         if isinstance(column, ImageColumn):
             bells = [_bell(number, _prime(j)) for j in range(len(column.pixels))]
-            parts.append(encode_image(column, np.concatenate(bells, axis=1)))
+            cells[column.name] = np.concatenate(bells, axis=1)
             continue
         u = (number * math.sqrt(_prime(2 * i))) % 1
         missing = (number * math.sqrt(_prime(2 * i + 1))) % 1 < _MADE_UP_MISSING
@@ -38,10 +48,24 @@ def made_up_inputs(schema: Schema) -> Floats:
             bell = _bell(number, _prime(2 * i))[:, 0]
             middle = (column.maximum + column.minimum) / 2
             half = (column.maximum - column.minimum) / 2
-            parts.append(encode_number(column, np.where(missing, np.nan, middle + half * bell)))
+            cells[column.name] = np.where(missing, np.nan, middle + half * bell)
         else:
             codes = np.minimum(u * len(column.codes), len(column.codes) - 1).astype(np.int64)
-            parts.append(encode_category(column, np.where(missing, -1, codes)))
+            cells[column.name] = np.where(missing, -1, codes).astype(np.float64)
+    return cells
+
+
+def encoded(schema: Schema, cells: Mapping[str, Floats]) -> Floats:
+    """Return the inputs (n, d) of patients with these cells."""
+    parts = []
+    for column in schema.columns:
+        own = cells[column.name]
+        if isinstance(column, ImageColumn):
+            parts.append(encode_image(column, own))
+        elif isinstance(column, NumberColumn):
+            parts.append(encode_number(column, own))
+        else:
+            parts.append(encode_category(column, own.astype(np.int64)))
     return np.concatenate(parts, axis=1)
 
 
