@@ -12,6 +12,7 @@ from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.connection.offers import known_studies
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction.gate_rule import refuse_ungated
+from flo.clients.prediction.scoring_ways import refuse_other_scores
 from flo.documents import canonical
 from flo.documents.document import Document, parse
 from flo.errors import TrustError
@@ -42,7 +43,8 @@ def fetch(home: SiteHome, api: CoordinatorApi, wanted: str, out: Path) -> Path:
 
     Raises:
         UsageError: no such study, or several. TrustError: the coordinator whose key this site knows
-        did not sign the card, or the card is of another study. PolicyError: as ``refuse_ungated``.
+        did not sign the card, the card is of another study, or as ``refuse_other_scores``.
+        PolicyError: as ``refuse_ungated``.
     """
     known = known_studies(api)
     digest = which(
@@ -65,6 +67,7 @@ def fetch(home: SiteHome, api: CoordinatorApi, wanted: str, out: Path) -> Path:
     gates = [_gate(text) for text in answer.gates]
     gates_of(model, gates, home.read_coordinator().fingerprints)  # refuses what is not about it
     refuse_ungated(home, model, gates)
+    refuse_other_scores(model)
     out.mkdir(parents=True, exist_ok=True)
     card_path, tensors_path = paths_of(out / f"{model.study.name}-{card.run}")
     write_public(tensors_path, tensors)

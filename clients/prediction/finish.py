@@ -31,6 +31,7 @@ from flo.clients.patients.id_continuity import check_id_continuity, ids_here
 from flo.clients.patients.opt_outs import OptOuts, opted_out
 from flo.clients.prediction.refit import Refit, TooFewPatients, refit
 from flo.clients.prediction.regression import unprotected
+from flo.clients.prediction.scoring_ways import refuse_other_scores
 from flo.clients.quality.check import EncodedTable, encode, inspect_table
 from flo.clients.quality.findings import Unfit, refuse
 from flo.clients.records import approval
@@ -64,8 +65,10 @@ def finish(
     Raises:
         UsageError: this hospital has several populations, and none took part in the study.
         DataError: its data do not fit the study, or have too few patients of a class.
-        RefusedError: one of the patients opted out meanwhile.
+        RefusedError: one of the patients opted out meanwhile. TrustError: as
+        ``refuse_other_scores``.
     """
+    refuse_other_scores(model)
     progress("reading this hospital's patients")
     population = population_of(home, model.study)
     checked = _checked(home, population, model.study)

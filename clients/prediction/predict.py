@@ -15,6 +15,7 @@ from scipy.special import expit
 
 from flo.arrays import Floats
 from flo.clients.prediction.finish import FinishedAtHome
+from flo.clients.prediction.scoring_ways import refuse_other_scores
 from flo.clients.quality.check import check_inputs
 from flo.clients.sources.cells import as_ids
 from flo.clients.sources.error_wrapper import ErrorBoundary
@@ -49,12 +50,13 @@ def predict(
 
     Raises:
         DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``, or
-        cannot be a file.
+        cannot be a file. TrustError: as ``refuse_other_scores``.
     """
     if out.resolve() == data.resolve():
         raise UsageError(f"--out {out} would overwrite the data", hint="choose another file")
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"--out {out} must be a file in an existing folder")
+    refuse_other_scores(model.model if isinstance(model, FinishedAtHome) else model)
     source = ErrorBoundary(open_file(data, id_column))
     inputs = check_inputs(source, model.study.data)
     log_odds = model.log_odds(inputs)

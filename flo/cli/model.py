@@ -148,13 +148,16 @@ def export(
 ) -> FileWrittenResult:
     """Export a checked model as ONNX, from encoded inputs to scores, for other software."""
     from flo.cli.terminal.output import say, working
+    from flo.clients.prediction.scoring_ways import refuse_other_onnx
     from flo.published.onnx import to_onnx
     from flo.storage.files import write_public
 
     opened = _open(model, home, coordinator)
     _refuse_ungated(home, model, opened)
     with working("exporting"):
-        write_public(out, to_onnx(opened))
+        exported = to_onnx(opened)
+        refuse_other_onnx(opened, exported)
+        write_public(out, exported)
     say(f"{out}: its metadata list the inputs in order; FLO's signature does not cover it")
     return FileWrittenResult(str(out))
 

@@ -216,6 +216,24 @@ class VerdictResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class ScoringWay(CommandResult):
+    """One way of scoring the golden cases. ``differ``: names of cases with another score."""
+
+    way: str
+    cases: int
+    differ: list[str]
+
+
+@dataclass(frozen=True)
+class ModelCheckedResult(CommandResult):
+    """A model's golden cases in each way of scoring here."""
+
+    study: str
+    run: str
+    ways: list[ScoringWay]
+
+
+@dataclass(frozen=True)
 class ModelFetchedResult(CommandResult):
     """``card``: path of the card; the tensors are in the same folder."""
 

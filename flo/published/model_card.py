@@ -34,6 +34,7 @@ from flo.privacy.releases.calibration import Calibration
 from flo.privacy.report.wording import trust
 from flo.protocol.messages import LARGEST_WEIGHT
 from flo.published.gate_result import GateSums
+from flo.published.golden import Golden
 from flo.study.document import MAX_STUDY_BYTES, Study
 from flo.study.lineage import Life
 from flo.study.loading import from_canonical
@@ -77,8 +78,9 @@ class ModelCard(Document):
     ``calibration``: risk of each log odds; None if the model was not evaluated, was counted in
     bins, or if no fit was found. Cards of schema 1 have none. ``life``: the largest life budget of
     the patients who took part in the study; None if a hospital's extract is missing. Only cards of
-    schema 3 and 4, which are of studies of schema 4, have it. ``gate``: the noisy sums of the
-    study's gate; None if it has none or was cut short. Only cards of schema 4 have it.
+    schema 3 and 4, which are of studies of schema 4, have it. Only cards of schema 4 have the
+    following. ``gate``: the noisy sums of the study's gate; None if it has none or was cut short.
+    ``golden``: made-up patients with their scores; None if one of them has no finite score.
     """
 
     schema_version: Literal[1, 2, 3, 4] = 2
@@ -96,6 +98,7 @@ class ModelCard(Document):
     calibration: Calibration | None = None
     life: Life | None = None
     gate: GateSums | None = None
+    golden: Golden | None = None
     report: Digest | None
     without_extract: tuple[Identifier, ...]
     coordinator: PublicKey
@@ -111,6 +114,7 @@ class ModelCard(Document):
             document.pop("life", None)
         if self.schema_version < 4:
             document.pop("gate", None)
+            document.pop("golden", None)
         return document
 
     @model_validator(mode="after")
@@ -119,8 +123,8 @@ class ModelCard(Document):
             raise ValueError("a card of schema_version 1 has no calibration")
         if self.schema_version < 3 and self.life is not None:
             raise ValueError("a card of schema_version 1 or 2 has no life")
-        if self.schema_version < 4 and self.gate is not None:
-            raise ValueError("a card of schema_version 1 to 3 has no gate")
+        if self.schema_version < 4 and (self.gate or self.golden):
+            raise ValueError("a card of schema_version 1 to 3 has no gate and no golden cases")
         if self.evaluation is None and self.gate is not None:
             raise ValueError("a gate without an evaluation")
         if self.evaluation is None and self.calibration is not None:
@@ -176,6 +180,7 @@ class ModelCard(Document):
             and (self.calibration is None or not study.evaluation.bins)
             and (study.gate is None or self.schema_version >= 4)
             and (self.gate is None or self.gate.follow_from(study))
+            and (self.golden is None or self.golden.follow_from(study, self.calibration))
         )
         if not follows:
             raise TrustError("the model card contradicts its study")

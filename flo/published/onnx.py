@@ -10,12 +10,53 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from scipy.special import logit
+
+from flo.arrays import Floats
 from flo.errors import UsageError
 from flo.published.model_card import PublishedModel
+from flo.study.document import Study
 from flo.study.features import input_names
 from flo.study.models import build
+
+
+def onnx_scores(data: bytes, study: Study) -> Callable[[Floats], Floats]:
+    """Return the function from encoded inputs (n, d) to log odds (n,) of an exported model.
+
+    Raises:
+        UsageError: the extra is not installed, or ``data`` is no export of a model of this study.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError(
+            "reading ONNX needs onnxruntime", hint="pip install 'flo-federated[onnx]'"
+        ) from error
+    try:
+        session: Any = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no public base class
+        raise UsageError(f"not an ONNX model: {error}") from error
+    named = session.get_modelmeta().custom_metadata_map.get("inputs", "").split("\n")
+    ours = input_names(study.data)
+    if sorted(named) != sorted(ours):
+        raise UsageError(
+            f"the ONNX file has other inputs than {study.name}",
+            hint="its metadata entry `inputs` must list the study's inputs, in any order",
+        )
+    (wanted,) = session.get_inputs()
+    kind = np.float64 if wanted.type == "tensor(double)" else np.float32
+    places = [ours.index(name) for name in named]
+
+    def score(inputs: Floats) -> Floats:
+        (found,) = session.run(None, {wanted.name: inputs[:, places].astype(kind)})
+        with np.errstate(divide="ignore"):  # a score of exactly 0 or 1
+            return np.asarray(logit(found[:, 0].astype(np.float64)))
+
+    return score
 
 
 def to_onnx(model: PublishedModel) -> bytes:

@@ -27,14 +27,14 @@ def made_up_inputs(schema: Schema) -> Floats:
     return encoded(schema, made_up_cells(schema))
 
 
-def made_up_cells(schema: Schema) -> dict[str, Floats]:
-    """Return the same patients as values by column, before they are encoded.
+def made_up_cells(schema: Schema, count: int | None = None) -> dict[str, Floats]:
+    """Return the same patients, or the first ``count``, as values by column, before encoding.
 
     A number: (n,), NaN if missing. A category: indices into its codes, (n,), -1 if missing. An
     image: pixels in [-1, 1], (n, pixels).
     """
     images = any(isinstance(column, ImageColumn) for column in schema.columns)
-    number = np.arange(1, (_MADE_UP_IMAGES if images else _MADE_UP) + 1)
+    number = np.arange(1, (count or (_MADE_UP_IMAGES if images else _MADE_UP)) + 1)
     cells = dict[str, Floats]()
     for i, column in enumerate(schema.columns):
         if isinstance(column, ImageColumn):

@@ -17,6 +17,7 @@ from flo.errors import FloError
 from flo.host.memory import give_back_freed_memory
 from flo.privacy.accounting.plan import Plan
 from flo.protocol.messages import model_digest
+from flo.published.golden import Golden
 from flo.server.flower.grid import GridExchange, GridLargeBodies
 from flo.server.rounds.continuing import EarlierModel
 from flo.server.rounds.loop import RunStore, StudyRun
@@ -129,7 +130,13 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
         "model": model,
         "model_digest": model_digest(state.model),
         **({"gate": _gate(state)} if state.compared_digest else {}),
+        **({"golden": _golden(study, state)} if study.schema_version >= 4 else {}),
     }
+
+
+def _golden(study: Study, state: RunState) -> dict[str, Any] | None:
+    found = Golden.of(study, state.model, state.calibration)
+    return found.model_dump(mode="json") if found else None
 
 
 def _sum(state: RunState) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def write_card(
     report, without = _write_report(report_path(card_path), study, extracts, heads)
     identity = home.open_identity()
     card = ModelCard(
-        schema_version=4 if study.gate else 3 if study.schema_version >= 4 else 2,
+        schema_version=4 if study.schema_version >= 4 else 2,
         study=study.canonical_bytes.decode(),
         study_signature=offer.signature,
         run=run,
@@ -108,6 +108,7 @@ def write_card(
         # Absent in results of older versions.
         calibration=result.get("calibration") if result["estimate"] else None,
         gate=GateSums(**result["gate"]) if "gate" in result else None,
+        golden=result.get("golden"),
         life=_life(study, report) if report is not None and not without else None,
         report=canonical.digest(report) if report is not None else None,
         without_extract=without,

@@ -17,7 +17,9 @@ from flo.arrays import Floats
 from flo.documents import canonical
 from flo.keys.identity import Identity
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.releases.calibration import Calibration
 from flo.privacy.report.wording import trust
+from flo.published.golden import Golden
 from flo.published.model_card import ModelCard, PublishedModel, paths_of
 from flo.study.document import Study, from_document
 from flo.study.models import named, parameter_count
@@ -85,6 +87,7 @@ def made(
 ) -> Made:
     """A published model. ``changes`` are in the card before it is signed."""
     study, signature = signed_study(kind)
+    ours = tensors is None
     if tensors is None:
         tensors = tensors_of(study)
     data = tensors if isinstance(tensors, bytes) else save(dict(tensors))
@@ -110,14 +113,24 @@ def made(
     }
     if study.schema_version >= 4:
         life = {"epsilon": 0.9, "delta": 1e-6}
-        document |= {"schema_version": 3, "life": life, "without_extract": []}
+        document |= {"schema_version": 4, "life": life, "without_extract": []}
     if study.gate:
         sums = {
             "asked": "cd" * 32,
             "hospitals": ["north", "south"],
             "values": [30.5, 8.25, -2.0, 15.0],
         }
-        document |= {"schema_version": 4, "gate": sums}
+        document |= {"gate": sums}
     if changes.get("evaluation", "") is None:
         changes.setdefault("calibration", None)
-    return Made(ModelCard.model_validate(document | changes).signed(signer), data)
+    document |= changes
+    if document.get("schema_version", 2) >= 4 and ours and "golden" not in changes:
+        document["golden"] = _golden(study, document["calibration"])
+    return Made(ModelCard.model_validate(document).signed(signer), data)
+
+
+def _golden(study: Study, calibration: dict[str, Any] | None) -> dict[str, Any]:
+    curve = Calibration.model_validate(calibration) if calibration else None
+    found = Golden.of(study, weights_of(study), curve)
+    assert found is not None
+    return found.model_dump(mode="json")

@@ -108,6 +108,21 @@ def test_a_gate_whose_sums_are_not_of_its_study_is_refused() -> None:
         made("continued", schema_version=4, gate=sums).open()
 
 
+def test_golden_cases_that_are_not_of_the_study_are_refused() -> None:
+    golden = GATED.document["golden"]
+    for wrong in (
+        {name: each[:-1] for name, each in golden.items()},
+        golden | {"risks": None},
+    ):
+        with pytest.raises(TrustError, match="contradicts its study"):
+            made("gated", golden=wrong).open()
+    with pytest.raises(ValueError, match="1 risks of"):
+        made("gated", golden=golden | {"risks": [0.5]})
+    with pytest.raises(ValueError, match="no golden cases"):
+        made("logistic", golden=golden)
+    assert made("gated", golden=None).open().card.golden is None
+
+
 def test_a_model_whose_run_ended_before_its_gate_has_none() -> None:
     assert made("gated", gate=None).open().card.gate is None
     with pytest.raises(ValueError, match="a gate without an evaluation"):
@@ -176,6 +191,7 @@ def test_the_walk_over_the_card_leaves_no_field_out() -> None:
     assert {way[0] for way in leaves(GOOD.document)} == set(ModelCard.model_fields) - {
         "life",
         "gate",
+        "golden",
     }
     assert {way[1:] for way in LEAVES if way[0] == "subgroups"} == {
         ("ward=a", name) for name in model_card.Quality.model_fields

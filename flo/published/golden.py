@@ -1,0 +1,153 @@
+"""Golden cases of a published model: patients who were made up, and what the model says of them.
+
+The run that trained a model computes them, and the signed card states them. Whoever scores patients
+with the model computes them again, in the way in which it scores: a column read as another, another
+unit, a changed encoder, a tensor cut short or rounded, and another version of a network all show as
+a difference. No patient's data and no ε are needed.
+
+The cases are the first ``GENERAL`` made-up patients of the study (``flo.study.synthetic``), and one
+ordinary patient with each column in turn at its ends, at each hinge, at each code, and missing; of
+those, the first ``MOST_EDGES``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, model_validator
+from scipy.special import expit, logit
+
+from flo.arrays import Floats
+from flo.documents.document import Document
+from flo.privacy.releases.calibration import Calibration
+from flo.study.document import Study
+from flo.study.models import log_odds
+from flo.study.parameters import Vector
+from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
+from flo.study.synthetic import encoded, made_up_cells
+
+GENERAL, MOST_EDGES = 128, 2000
+_MOST = GENERAL + MOST_EDGES
+# Largest difference of log odds, relative to 1 + |log odds|. Logistic models are computed in
+# float64; networks in float32, whose sums depend on processor and library.
+_SAME, _SAME_OF_NETWORKS = 1e-9, 1e-4
+_SAME_RISK = 2e-7  # of networks: near 0 and 1, float32 tells risks no finer
+
+Cells = Mapping[str, Floats]
+Score = Callable[[Cells], Floats]  # cells of n patients -> log odds (n,)
+
+
+class Golden(Document):
+    """Log odds and calibrated risks of the golden cases, in their order.
+
+    ``risks``: None if the model has no calibration.
+    """
+
+    log_odds: Annotated[tuple[float, ...], Field(min_length=GENERAL, max_length=_MOST)]
+    risks: Annotated[tuple[float, ...], Field(max_length=_MOST)] | None = None
+
+    @model_validator(mode="after")
+    def _a_risk_of_each(self) -> Golden:
+        if self.risks is not None and len(self.risks) != len(self.log_odds):
+            raise ValueError(f"{len(self.risks)} risks of {len(self.log_odds)} golden cases")
+        return self
+
+    def follow_from(self, study: Study, calibration: Calibration | None) -> bool:
+        """Return whether there is one number for each case of this study."""
+        count = len(names(study.data))
+        return len(self.log_odds) == count and (self.risks is None) == (calibration is None)
+
+    @classmethod
+    def of(cls, study: Study, weights: Vector, calibration: Calibration | None) -> Golden | None:
+        """Return a model's golden cases; None if it has no finite score for one of them."""
+        found = log_odds(study, weights, encoded(study.data, cells(study.data)))
+        if not np.isfinite(found).all():
+            return None
+        risks = tuple(calibration.of(found)[0].tolist()) if calibration else None
+        return cls(log_odds=tuple(found.tolist()), risks=risks)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One golden case as it was computed. ``name``: of the patient; ``stated``: by the card.
+
+    Both are log odds, or risks if ``of_risk``.
+    """
+
+    name: str
+    stated: float
+    found: float
+    same: bool
+    of_risk: bool = False
+
+
+def compare(study: Study, golden: Golden, score: Score) -> list[Case]:
+    """Score the golden cases in one way; return each beside what the card states."""
+    stated = np.array(golden.log_odds)
+    found = score(cells(study.data))
+    return [
+        Case(name, float(there), float(here), bool(same))
+        for name, there, here, same in zip(
+            names(study.data), stated, found, _alike(study, found, stated), strict=True
+        )
+    ]
+
+
+def compare_risks(study: Study, golden: Golden, calibration: Calibration) -> list[Case]:
+    """Return the risks that this installation makes of the stated log odds, beside the stated."""
+    assert golden.risks is not None
+    stated, found = np.array(golden.risks), calibration.of(np.array(golden.log_odds))[0]
+    alike = _alike(study, logit(found), logit(stated))
+    return [
+        Case(name, float(there), float(here), bool(same), of_risk=True)
+        for name, there, here, same in zip(names(study.data), stated, found, alike, strict=True)
+    ]
+
+
+def names(schema: Schema) -> list[str]:
+    """Return what each case is, such as ``age missing``, in their order."""
+    general = [f"made-up patient {number}" for number in range(1, GENERAL + 1)]
+    return general + [f"{column.name} {what}" for column, what, _ in _edges(schema)]
+
+
+def cells(schema: Schema) -> dict[str, Floats]:
+    """Return the cases as values by column, as ``flo.study.synthetic.made_up_cells`` does."""
+    edges = list(_edges(schema))
+    found = {
+        name: np.concatenate([own, np.repeat(own[:1], len(edges), axis=0)])
+        for name, own in made_up_cells(schema, GENERAL).items()
+    }
+    for place, (column, _, value) in enumerate(edges, GENERAL):
+        found[column.name][place] = value
+    return found
+
+
+def _edges(schema: Schema) -> Iterator[tuple[Column, str, float]]:
+    each = ((column, *edge) for column in schema.columns for edge in _edges_of(column))
+    return itertools.islice(each, MOST_EDGES)
+
+
+def _edges_of(column: Column) -> Iterator[tuple[str, float]]:
+    if isinstance(column, ImageColumn):
+        yield from (("black", -1.0), ("white", 1.0))
+        return
+    if isinstance(column, CategoryColumn):
+        yield from ((f"= {code}", float(place)) for place, code in enumerate(column.codes))
+    else:
+        yield from (("at its minimum", column.minimum), ("at its maximum", column.maximum))
+        yield from ((f"= {hinge:g}", hinge) for hinge in column.hinges)
+    if column.missing == "indicator":
+        yield "missing", np.nan if isinstance(column, NumberColumn) else -1.0
+
+
+def _alike(study: Study, found: Floats, stated: Floats) -> np.ndarray:
+    network = study.model.kind != "logistic"
+    most = _SAME_OF_NETWORKS if network else _SAME
+    with np.errstate(invalid="ignore"):  # a score that is not a number is not the stated one
+        alike = np.abs(found - stated) <= most * (1 + np.abs(stated))
+        risks = np.abs(expit(found) - expit(stated)) <= _SAME_RISK
+    return np.asarray(alike | (network & risks))

@@ -1,0 +1,77 @@
+"""Golden cases: which patients they are, and what counts as the same score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flo.published.golden import GENERAL, MOST_EDGES, Golden, cells, compare, names
+from flo.study.models import log_odds, parameter_count
+from flo.study.synthetic import encoded, made_up_cells
+from tests.builders import small_study
+from tests.flo.published_models import weights_of
+
+NETWORK: dict[str, Any] = {"model": {"kind": "mlp", "hidden": [4]}}
+
+
+def test_they_are_ordinary_patients_and_one_with_each_column_at_every_edge() -> None:
+    study = small_study()
+    found = names(study.data)
+    assert found[0] == "made-up patient 1"
+    assert found[GENERAL:] == [
+        *("age at its minimum", "age at its maximum"),
+        *("ward = a", "ward = b", "ward = c", "ward missing"),
+    ]
+    own = cells(study.data)
+    whole = made_up_cells(study.data)
+    for name, first in whole.items():
+        np.testing.assert_array_equal(own[name][:GENERAL], first[:GENERAL])
+    edges = encoded(study.data, own)[GENERAL:]
+    ordinary = encoded(study.data, own)[0]
+    assert edges[:2, 0].tolist() == [-1.0, 1.0]
+    assert edges[2:, 1:].tolist() == np.eye(4).tolist()
+    assert (edges[2:, 0] == ordinary[0]).all()
+
+
+def test_a_wide_study_has_so_many_of_them_and_no_more() -> None:
+    columns = [
+        {"kind": "number", "name": f"x{i}", "unit": "u", "minimum": 0, "maximum": 1}
+        for i in range(MOST_EDGES)
+    ]
+    data = small_study().data.model_dump(mode="json") | {"columns": columns}
+    study = small_study(data=data)
+    assert len(names(study.data)) == GENERAL + MOST_EDGES
+    assert all(len(own) == GENERAL + MOST_EDGES for own in cells(study.data).values())
+    found = Golden.of(study, np.zeros(parameter_count(study)), None)
+    assert found is not None
+    assert found.follow_from(study, None)
+
+
+@pytest.mark.parametrize(("changes", "tolerated"), [({}, 1e-12), (NETWORK, 1e-6)], ids=str)
+def test_a_score_may_differ_by_arithmetic_and_by_no_more(
+    changes: dict[str, Any], tolerated: float
+) -> None:
+    study = small_study(**changes)
+    weights = weights_of(study)
+    golden = Golden.of(study, weights, None)
+    assert golden is not None
+
+    def shifted(by: float) -> list[bool]:
+        def score(own: Any) -> Any:
+            return log_odds(study, weights, encoded(study.data, own)) + by
+
+        return [case.same for case in compare(study, golden, score)]
+
+    assert all(shifted(0.0))
+    assert all(shifted(tolerated))
+    assert not any(shifted(0.01))
+    assert not any(shifted(float("nan")))
+
+
+def test_a_model_without_finite_scores_has_none() -> None:
+    study = small_study()
+    weights = weights_of(study)
+    weights[-1] = np.inf
+    assert Golden.of(study, weights, None) is None
