@@ -13,6 +13,7 @@ from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 
 if TYPE_CHECKING:
+    from flo.published.drift import Drift
     from flo.published.golden import Case
 
 app = typer.Typer()
@@ -25,6 +26,9 @@ def check(
     onnx: Annotated[
         Path | None, typer.Option(help="An ONNX file of this model to check, too.")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="The model in use: does this one differ beyond noise?")
+    ] = None,
     home: SiteFolder = SITE_FOLDER,
     coordinator: CoordinatorFingerprint = None,
 ) -> results.ModelCheckedResult:
@@ -34,9 +38,11 @@ def check(
     from flo.cli.terminal.output import console, plain, say, working
     from flo.clients.prediction.scoring_ways import every_way, golden_cases
     from flo.errors import TrustError, UsageError
+    from flo.published.drift import drift
     from flo.published.model_card import PublishedModel
 
-    opened = PublishedModel.open(model, *trusted_coordinators(home, coordinator))
+    trusted = trusted_coordinators(home, coordinator)
+    opened = PublishedModel.open(model, *trusted)
     if opened.card.golden is None:
         raise UsageError(
             "this card states no golden cases, so nothing can be compared",
@@ -53,6 +59,10 @@ def check(
     for way, cases in found.items():
         for case in [case for case in cases if not case.same][:_SHOWN]:
             say(f"{way}: {_in_words(case)}")
+    moved = drift(opened, PublishedModel.open(against, *trusted)) if against else None
+    if moved:
+        for line in drift_in_words(moved):
+            say(line)
     lines = [
         results.ScoringWay(way, len(cases), [case.name for case in cases if not case.same])
         for way, cases in found.items()
@@ -62,7 +72,24 @@ def check(
             "this installation does not score as the coordinator did; do not use the model here",
             hint="install the FLO that the coordinator uses, or send it these lines",
         )
-    return results.ModelCheckedResult(opened.study.digest, opened.card.run, lines)
+    ratio = moved.ratio if moved else None
+    return results.ModelCheckedResult(opened.study.digest, opened.card.run, lines, ratio)
+
+
+def drift_in_words(found: Drift) -> list[str]:
+    """Return what a comparison with the model in use says, line by line."""
+    more = "more" if found.is_beyond_noise else "not more"
+    said = [
+        f"the log odds of {found.cases} made-up patients differ by {found.ratio:.2f} times what "
+        f"noise explains: {more} than the limit {found.limit:.2f}"
+    ]
+    if found.is_beyond_noise:
+        said += [
+            f"  {one.case}: by {one.value:+.2f}, where noise has the deviation {one.deviation:.2f}"
+            for one in found.largest
+        ]
+        said.append("something else than noise has changed: look for it before anybody uses this")
+    return said
 
 
 def _in_words(case: Case) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from flo.cli import results
 from flo.cli.model import CoordinatorFingerprint, ModelFile, trusted_coordinators
+from flo.cli.model_check import drift_in_words
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder
 from flo.cli.terminal.results import FileWrittenResult
@@ -39,6 +40,7 @@ def gate(
 
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
+    from flo.published.drift import drift
     from flo.published.model_card import PublishedModel
     from flo.study.gate_draft import draft
 
@@ -54,6 +56,9 @@ def gate(
         attempts=attempts,
         subgroups=tuple(subgroup or ()),
     )
+    if new.card.noise and old.card.noise:  # before anything is paid
+        for line in drift_in_words(drift(new, old)):
+            say(line)
     out.write_text(tomli_w.dumps(study), encoding="utf-8")
     say(f"{out} written: what decides is fixed in it, before any patient is seen")
     say(f"next: flo study check {out}, then flo study launch {out}, then flo model verdict NAME")

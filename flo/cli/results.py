@@ -226,11 +226,15 @@ class ScoringWay(CommandResult):
 
 @dataclass(frozen=True)
 class ModelCheckedResult(CommandResult):
-    """A model's golden cases in each way of scoring here."""
+    """A model's golden cases in each way of scoring here.
+
+    ``beyond_noise``: how much it differs from the model in use, in deviations of noise.
+    """
 
     study: str
     run: str
     ways: list[ScoringWay]
+    beyond_noise: float | None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from flo.errors import PolicyError, TrustError, UsageError
 from flo.keys.claims import Digest, PublicKey, Signature
 from flo.keys.identity import Signer, fingerprint, low_s, verify
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.releases import model_noise
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.report.wording import trust
 from flo.protocol.messages import LARGEST_WEIGHT
@@ -38,7 +39,7 @@ from flo.published.golden import Golden
 from flo.study.document import MAX_STUDY_BYTES, Study
 from flo.study.lineage import Life
 from flo.study.loading import from_canonical
-from flo.study.models import flat, log_odds
+from flo.study.models import flat, log_odds, parameter_count
 from flo.study.parameters import Vector
 from flo.study.terms import Identifier
 
@@ -46,6 +47,9 @@ FINISHED = ".finished"  # ending of finished models (``flo.clients.records.finis
 MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
 MAX_MODEL_BYTES, MAX_TENSORS_HEADER_BYTES = 1 << 30, 1 << 20
 _ONE_FORM = 3  # from this study schema on, a card's signature has only one valid form
+_LARGEST_VARIANCE = 1e12
+_MOST_NOISE = model_noise.MOST_WEIGHTS * (model_noise.MOST_WEIGHTS + 1) // 2
+Variance = Annotated[float, Field(ge=-_LARGEST_VARIANCE, le=_LARGEST_VARIANCE)]
 _Text = Annotated[str, StringConstraints(max_length=500)]
 
 
@@ -81,6 +85,8 @@ class ModelCard(Document):
     schema 3 and 4, which are of studies of schema 4, have it. Only cards of schema 4 have the
     following. ``gate``: the noisy sums of the study's gate; None if it has none or was cut short.
     ``golden``: made-up patients with their scores; None if one of them has no finite score.
+    ``noise``: the lower triangle of the covariance of the weights, if only the noise were drawn
+    again (``flo.privacy.releases.model_noise``); None if it is not known.
     """
 
     schema_version: Literal[1, 2, 3, 4] = 2
@@ -99,6 +105,7 @@ class ModelCard(Document):
     life: Life | None = None
     gate: GateSums | None = None
     golden: Golden | None = None
+    noise: Annotated[tuple[Variance, ...], Field(max_length=_MOST_NOISE)] | None = None
     report: Digest | None
     without_extract: tuple[Identifier, ...]
     coordinator: PublicKey
@@ -115,6 +122,7 @@ class ModelCard(Document):
         if self.schema_version < 4:
             document.pop("gate", None)
             document.pop("golden", None)
+            document.pop("noise", None)
         return document
 
     @model_validator(mode="after")
@@ -123,8 +131,8 @@ class ModelCard(Document):
             raise ValueError("a card of schema_version 1 has no calibration")
         if self.schema_version < 3 and self.life is not None:
             raise ValueError("a card of schema_version 1 or 2 has no life")
-        if self.schema_version < 4 and (self.gate or self.golden):
-            raise ValueError("a card of schema_version 1 to 3 has no gate and no golden cases")
+        if self.schema_version < 4 and (self.gate or self.golden or self.noise):
+            raise ValueError("a card of schema_version 1 to 3 has no gate, golden cases and noise")
         if self.evaluation is None and self.gate is not None:
             raise ValueError("a gate without an evaluation")
         if self.evaluation is None and self.calibration is not None:
@@ -180,6 +188,7 @@ class ModelCard(Document):
             and (self.calibration is None or not study.evaluation.bins)
             and (study.gate is None or self.schema_version >= 4)
             and (self.gate is None or self.gate.follow_from(study))
+            and (self.noise is None or _is_noise_of(study, self.noise))
             and (self.golden is None or self.golden.follow_from(study, self.calibration))
         )
         if not follows:
@@ -200,6 +209,11 @@ class PublishedModel:
     def log_odds(self, inputs: Floats) -> Floats:
         """Return log odds of label 1, shape (n,), for inputs (n, d)."""
         return log_odds(self.study, self.weights, inputs)
+
+    @property
+    def noise(self) -> Floats | None:
+        """Covariance (p, p) of the weights from noise alone; None if it is not known."""
+        return None if self.card.noise is None else model_noise.unpacked(np.array(self.card.noise))
 
     def calibrated(self, log_odds: Floats) -> Floats:
         """Return the log odds of the card's risks, (n,); unchanged if it has no calibration.
@@ -252,6 +266,11 @@ class PublishedModel:
         if not (np.abs(weights) <= LARGEST_WEIGHT).all():
             raise TrustError(f"the model has weights beyond ±{LARGEST_WEIGHT:g}")
         return cls(card, study, weights)
+
+
+def _is_noise_of(study: Study, noise: tuple[float, ...]) -> bool:
+    p = parameter_count(study)
+    return model_noise.is_known(study) and len(noise) == p * (p + 1) // 2
 
 
 def read_card(path: Path) -> ModelCard:

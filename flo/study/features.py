@@ -25,10 +25,11 @@ Codes = npt.NDArray[np.int64]
 
 def input_names(schema: Schema) -> list[str]:
     """Return the model's input names in order, such as ``chol``, ``chol=missing``, ``sex=male``."""
-    return [name for column in schema.columns for name in _names(column)]
+    return [name for column in schema.columns for name in names_of(column)]
 
 
-def _names(column: Column) -> list[str]:
+def names_of(column: Column) -> list[str]:
+    """Return the names of one column's inputs in order."""
     if isinstance(column, ImageColumn):
         if column.scattering is None:
             return list(column.pixels)
@@ -77,7 +78,7 @@ def encode_category(column: CategoryColumn, codes: Codes) -> Floats:
     """Encode codebook indices (n,), -1 for missing, as (n, inputs of this column)."""
     missing = codes < 0
     shown = [1] if len(column.codes) == 2 else range(len(column.codes))
-    inputs = np.zeros((len(codes), len(_names(column))))
+    inputs = np.zeros((len(codes), len(names_of(column))))
     for place, code in enumerate(shown):
         inputs[:, place] = codes == code
     if column.missing == "indicator":
@@ -102,7 +103,7 @@ def scaled_number(schema: Schema, name: str, inputs: Floats) -> tuple[Floats, Ma
     """
     start = 0
     for column in schema.columns:
-        width = len(_names(column))
+        width = len(names_of(column))
         if column.name == name:
             part = inputs[:, start : start + width]
             there = np.isfinite(part[:, 0])
@@ -117,7 +118,7 @@ def cell_of(schema: Schema, name: str, inputs: Floats, bins: int) -> Codes:
     """Return the index of each record's cell in ``cells``, shape (n,), from its inputs (n, d)."""
     start = 0
     for column in schema.columns:
-        width = len(_names(column))
+        width = len(names_of(column))
         if column.name == name:
             return _cell_of(column, inputs[:, start : start + width], bins)
         start += width

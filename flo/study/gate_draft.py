@@ -32,7 +32,7 @@ def draft(
             f"the candidate predicts {new.data.label!r}, the current model {old.data.label!r}",
             hint="compare models of the same outcome",
         )
-    columns = [c.model_dump(mode="json", exclude_none=True) for c in _all_columns(new, old)]
+    columns = [c.model_dump(mode="json", exclude_none=True) for c in all_columns(new, old)]
     gate: dict[str, Any] = {"epsilon": epsilon, "candidate": card, "current": against}
     gate |= {"prevalence": prevalence}
     document = new.without_training("gate")
@@ -48,8 +48,11 @@ def draft(
     return drafted
 
 
-def _all_columns(new: Study, old: Study) -> list[Column]:
-    """Return the candidate's columns, and those that only the current model has."""
+def all_columns(new: Study, old: Study) -> list[Column]:
+    """Return the candidate's columns, and those that only the current model has.
+
+    Raises StudyError: a column of both has two meanings.
+    """
     known = {column.name: column for column in new.data.columns}
     for column in old.data.columns:
         if known.setdefault(column.name, column) != column:

@@ -31,7 +31,7 @@ _READ = (5, 6, 7, 8, 9)
 _LIMIT = 64 << 20
 _VECTORS = (
     *("weights", "velocity", "tail_sum", "whitening", "earlier"),
-    *("sums", "regressed", "regressed_at", "compared"),
+    *("sums", "regressed", "regressed_at", "compared", "noise"),
 )
 _KINDS: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
 _LARGEST_INSIDE = 1 << 16  # bytes

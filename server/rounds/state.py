@@ -26,6 +26,7 @@ from flo.privacy.releases import (
     fisher_scoring,
     gate,
     least_squares,
+    model_noise,
     score_waves,
     survey,
     whitening,
@@ -75,6 +76,8 @@ class RunState:
     evaluation on, what its request carries. After it, the digest of that is kept, and its release
     is in ``sums``.
 
+    ``noise``: of the trained model (``flo.privacy.releases.model_noise``), if it is known.
+
     Where sums survive dropouts: ``deals``, what each hospital dealt for the next request;
     ``survivors``, once their list was named to anybody.
     """
@@ -104,6 +107,7 @@ class RunState:
     earlier_worth: float = 0.0
     compared: Vector = field(default_factory=lambda: NO_WEIGHTS)
     compared_digest: str = ""
+    noise: Vector = field(default_factory=lambda: NO_WEIGHTS)
     deals: dict[str, Deal] = field(default_factory=dict)
     survivors: tuple[str, ...] = ()
 
@@ -329,8 +333,12 @@ def _solved(
     """Return the state after the only round of least squares."""
     factor = _clipping(study, part, gathered)
     variance = factor**2 * combined_variance(study, part, len(gathered.hospitals))
-    solved = least_squares.solve(study, factor * gathered.all_values(), variance)
-    return _trained(study, replace(state, weights=solved))
+    total = factor * gathered.all_values()
+    solved = least_squares.solve(study, total, variance)
+    noise = NO_WEIGHTS
+    if model_noise.is_known(study):
+        noise = model_noise.packed(model_noise.of_least_squares(study, total, variance))
+    return _trained(study, replace(state, weights=solved, noise=noise))
 
 
 def _whitened(
@@ -398,7 +406,9 @@ def _stepped(
     tail_count = state.tail_count + in_tail
     if finished:
         tail_sum /= tail_count
-        return _trained(study, with_model_of_inputs(study, replace(state, weights=tail_sum)))
+        trained = with_model_of_inputs(study, replace(state, weights=tail_sum))
+        noise = _noise(study, trained.weights, state.whitening, gathered)
+        return _trained(study, replace(trained, noise=noise))
     return replace(
         state,
         round=state.round + 1,
@@ -408,6 +418,20 @@ def _stepped(
         tail_sum=tail_sum,
         tail_count=tail_count,
     )
+
+
+def _noise(study: Study, weights: Vector, matrix: Vector, gathered: StreamingSum) -> Vector:
+    """Return the noise of a model that was trained on whitened inputs, if it is known."""
+    if not len(matrix) or not model_noise.is_known(study):
+        return NO_WEIGHTS
+    count, plan = len(gathered.hospitals), Plan.of(study)
+    on = model_noise.TrainedOn(
+        whitening.planned_patients(study, gathered.hospitals),
+        combined_variance(study, plan.purpose("moments"), count),
+        combined_variance(study, plan.purpose("training"), count),
+    )
+    whitener = matrix.reshape(len(weights), len(weights)).astype(np.float64)
+    return model_noise.packed(model_noise.of_whitened(study, weights, whitener, on))
 
 
 def _mean(study: Study, part: PlannedPurpose, gathered: StreamingSum) -> Callable[[slice], Floats]:

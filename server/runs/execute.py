@@ -25,6 +25,7 @@ from flo.server.rounds.state import RunState, with_model_of_inputs
 from flo.study.document import Study
 from flo.study.parameters import Vector
 
+_NOISE_DIGITS = 4
 _BACK_SECONDS = 3.0  # for agents to reconnect after a restart
 
 
@@ -131,12 +132,17 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
         "model_digest": model_digest(state.model),
         **({"gate": _gate(state)} if state.compared_digest else {}),
         **({"golden": _golden(study, state)} if study.schema_version >= 4 else {}),
+        **({"noise": _noise(state)} if study.schema_version >= 4 and len(state.noise) else {}),
     }
 
 
 def _golden(study: Study, state: RunState) -> dict[str, Any] | None:
     found = Golden.of(study, state.model, state.calibration)
     return found.model_dump(mode="json") if found else None
+
+
+def _noise(state: RunState) -> list[float]:
+    return [float(f"{value:.{_NOISE_DIGITS}g}") for value in state.noise]
 
 
 def _sum(state: RunState) -> dict[str, Any]:

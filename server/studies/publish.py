@@ -109,6 +109,7 @@ def write_card(
         calibration=result.get("calibration") if result["estimate"] else None,
         gate=GateSums(**result["gate"]) if "gate" in result else None,
         golden=result.get("golden"),
+        noise=result.get("noise"),
         life=_life(study, report) if report is not None and not without else None,
         report=canonical.digest(report) if report is not None else None,
         without_extract=without,

@@ -65,6 +65,9 @@ def test_a_gate_on_the_card_and_a_gate_of_two_published_models(tmp_path: Path) -
         second = published(coordinator, digest)
         two = PublishedModel.open(second, trusted)
         assert two.card.gate is not None
+        assert two.card.golden is not None
+        assert two.card.noise is not None, "how much noise is in it follows from what was released"
+        said(flo("model", "check", second, "--home", folder))
         on_card = two.card.gate.comparison(two.study)
         shown = said(flo("model", "show", second, "--home", folder))
         assert f"verdict {on_card.verdict}:" in shown
@@ -75,7 +78,8 @@ def test_a_gate_on_the_card_and_a_gate_of_two_published_models(tmp_path: Path) -
         # The same two models in a study that trains nothing, drafted by a command.
         study = tmp_path / "gate.toml"
         wish = ("--epsilon", "0.2", "--prevalence", "0.3", "--attempts", "2", "--out", study)
-        said(flo("model", "gate", second, "--against", first, *wish, "--home", folder))
+        done = flo("model", "gate", second, "--against", first, *wish, "--home", folder)
+        assert "times what noise explains" in said(done) or one.card.noise is None
         assert "mechanism" in tomllib.loads(study.read_text())
         assert "compared are" in said(flo("study", "check", study))
         later = stack.enter_context(offered(coordinator, "study", "launch", study))

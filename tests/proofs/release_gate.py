@@ -33,7 +33,7 @@ from tests.proofs.rows import Row, chance
 from tests.proofs.truth import contributions, released, trained
 
 # Set: patients evaluated in a draw.
-_SETS = {"support2": 1800, "fars": 20_000, "nass": 7000}
+EVALUATED = {"support2": 1800, "fars": 20_000, "nass": 7000}
 _DRAWS, _QUICK_DRAWS, _AT_ONCE = 2000, 300, 200
 _EPSILONS, _OF_EACH, _QUICK_OF_EACH, _GATE = (0.3, 0.5, 0.9), 4, 2, 0.5
 _PAIRS, _QUICK_PAIRS, _FITS = 8, 3, 500
@@ -48,14 +48,14 @@ _HALF, _MORE = 0.5, 1.5  # limits of ``keeps``
 
 def rows(quick: bool) -> Iterator[Row]:
     """Size at every limit, power, and candidates that must never pass."""
-    for name in ["support2"] if quick else _SETS:
+    for name in ["support2"] if quick else EVALUATED:
         yield from _of_set(name, quick)
 
 
 def _of_set(name: str, quick: bool) -> Iterator[Row]:
     began, consortium = time.monotonic(), (CHOSEN_ON | GENERAL)[name]()
-    world = _World.of(consortium, _QUICK_OF_EACH if quick else _OF_EACH)
-    many, draws = _SETS[name], _QUICK_DRAWS if quick else _DRAWS
+    world = World.of(consortium, _QUICK_OF_EACH if quick else _OF_EACH)
+    many, draws = EVALUATED[name], _QUICK_DRAWS if quick else _DRAWS
     pairs = world.at_limit(_QUICK_PAIRS if quick else _PAIRS)
 
     def of_pairs(title: str, passed: list[float], most: float = 0.05) -> Iterator[Row]:
@@ -107,18 +107,18 @@ def _of_set(name: str, quick: bool) -> Iterator[Row]:
 
 
 @dataclass(frozen=True)
-class _Losses:
+class Losses:
     """d, and what the current model gains over the average, of all held-out patients."""
 
     better: Floats
     gained: Floats
 
 
-Pair = tuple[Study, _Losses]
+Pair = tuple[Study, Losses]
 
 
 @dataclass
-class _World:
+class World:
     """A set's held-out patients, and models that never saw them. ``risks``: of each model."""
 
     study: Study
@@ -128,7 +128,7 @@ class _World:
     auc: list[float]
 
     @classmethod
-    def of(cls, consortium: Consortium, count: int) -> _World:
+    def of(cls, consortium: Consortium, count: int) -> World:
         everyone = sum(hospital.declared_size for hospital in consortium.study.hospitals)
         risks, auc, made = list[Floats](), list[float](), list[tuple[Study, Vector]]()
         for epsilon in _EPSILONS:
@@ -143,7 +143,7 @@ class _World:
                 )
                 auc.append(exact_auc(scores, held_out.labels, np.ones(len(scores))))
                 made.append((study, weights))
-        return cls(_with_gate(consortium.study), held_out, made, risks, auc)
+        return cls(with_gate(consortium.study), held_out, made, risks, auc)
 
     @property
     def labels(self) -> Floats:
@@ -155,9 +155,9 @@ class _World:
         document["gate"] |= terms
         return from_document(document)
 
-    def losses(self, current: Floats, candidate: Floats) -> _Losses:
+    def losses(self, current: Floats, candidate: Floats) -> Losses:
         old, average = (current - self.labels) ** 2, (self.labels.mean() - self.labels) ** 2
-        return _Losses(old - (candidate - self.labels) ** 2, average - old)
+        return Losses(old - (candidate - self.labels) ** 2, average - old)
 
     def at_limit(self, count: int) -> list[Pair]:
         """Pairs with a worse candidate, each with a study that asks exactly what it keeps."""
@@ -180,13 +180,13 @@ class _World:
                 found.append((self.gated(keeps=keeps), one))
         return found
 
-    def _mean(self, losses: _Losses, keeps: float) -> float:
+    def _mean(self, losses: Losses, keeps: float) -> float:
         """The exact mean of x."""
         terms, clip = gate.gate_of(self.study), gate.clip_of(self.study)
         asked = terms.model_copy(update={"keeps": keeps})
         return float(gate.contributions(asked, clip, losses.better, losses.gained)[:, 0].mean())
 
-    def better(self) -> list[_Losses]:
+    def better(self) -> list[Losses]:
         """Of pairs whose candidate has an AUC that is better by about ``_BETTER``."""
         return [
             self.losses(self.risks[one], self.risks[other])
@@ -195,7 +195,7 @@ class _World:
             if abs(self.auc[other] - self.auc[one] - _BETTER) < _NEAR
         ][:_PAIRS]
 
-    def alike(self) -> list[_Losses]:
+    def alike(self) -> list[Losses]:
         """Of the pairs whose mean Brier scores are closest."""
         pairs = [
             self.losses(one, other)
@@ -204,33 +204,33 @@ class _World:
         ]
         return sorted(pairs, key=lambda one: abs(one.better.mean()))[:_PAIRS]
 
-    def clearly_worse(self) -> _Losses:
+    def clearly_worse(self) -> Losses:
         """A candidate whose risks are those of other patients for one in three."""
         best = self.risks[int(np.argmax(self.auc))]
         generator = np.random.default_rng(6)
         mixed = np.where(generator.random(len(best)) < 1 / 3, generator.permutation(best), best)
         return self.losses(best, mixed)
 
-    def catastrophic(self) -> _Losses:
+    def catastrophic(self) -> Losses:
         """A candidate that is better by .02 for 95 of 100 patients, and worse by .6 for 5."""
         hit, best = self._some(0.05), self.risks[int(np.argmax(self.auc))]
-        return _Losses(np.where(hit, -0.6, 0.02), self.losses(best, best).gained)
+        return Losses(np.where(hit, -0.6, 0.02), self.losses(best, best).gained)
 
-    def with_large_losses(self, study: Study) -> _Losses:
+    def with_large_losses(self, study: Study) -> Losses:
         """A good candidate, but for exactly as many large losses as the study allows."""
         hit = self._some(gate.gate_of(study).most_large_losses)
         best = self.risks[int(np.argmax(self.auc))]
-        return _Losses(np.where(hit, -0.6, 0.1), self.losses(best, best).gained)
+        return Losses(np.where(hit, -0.6, 0.1), self.losses(best, best).gained)
 
     def _some(self, share: float) -> Mask:
         return np.arange(len(self.labels)) < round(share * len(self.labels))
 
-    def passes(self, study: Study, losses: _Losses, patients: int, draws: int) -> float:
+    def passes(self, study: Study, losses: Losses, patients: int, draws: int) -> float:
         """How often a candidate with these losses passes, of draws of so many patients."""
         said = self.said(study, losses, patients, draws)
         return sum(one.verdict == "pass" for one in said) / draws
 
-    def held(self, study: Study, losses: _Losses, patients: int, draws: int) -> float:
+    def held(self, study: Study, losses: Losses, patients: int, draws: int) -> float:
         """How often the stated interval holds the exact mean."""
         clip = gate.clip_of(study)
         terms = gate.gate_of(study)
@@ -243,12 +243,10 @@ class _World:
         """How often a candidate fails that is the current model, asked to keep all it gains."""
         column = next(c.name for c in self.study.data.columns if c.kind == "category")
         study, nothing = self.gated(keeps=1.0, subgroups=[column]), np.zeros(len(self.labels))
-        said = self.said(study, _Losses(nothing, nothing), patients, draws)
+        said = self.said(study, Losses(nothing, nothing), patients, draws)
         return sum(one.verdict == "fail" for one in said) / draws
 
-    def said(
-        self, study: Study, losses: _Losses, patients: int, draws: int
-    ) -> Iterator[Comparison]:
+    def said(self, study: Study, losses: Losses, patients: int, draws: int) -> Iterator[Comparison]:
         """What the gate says of so many draws."""
         terms, scales = gate.gate_of(study), gate.scales_of(study)
         each = gate.contributions(terms, gate.clip_of(study), losses.better, losses.gained)
@@ -322,7 +320,7 @@ def _solved(mean: Callable[[float], float]) -> float | None:
     return high
 
 
-def _with_gate(study: Study) -> Study:
+def with_gate(study: Study) -> Study:
     """The study with a gate against a current model of its own form."""
     names = [column.name for column in study.data.columns]
     current = {"card": "ab" * 32, "name": "current", "version": 1, "columns": names}

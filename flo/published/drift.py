@@ -1,0 +1,102 @@
+"""Does a candidate differ from the current model by more than the noise that is known of both?
+
+Both score the golden cases (``flo.published.golden``) of their columns together. Each difference of
+log odds is divided by its standard deviation, by the covariances on the cards
+(``flo.privacy.releases.model_noise``). The mean square of these ratios is a weighted sum of squares
+of normal numbers, with the mean 1 if only the noise differs; its quantile is that of a chi-squared
+with as many degrees of freedom as it has in its first two moments (Satterthwaite 1946). The limit
+is ``_ROOM`` times the root of the quantile at ``_CHANCE``: the stated noise is itself an estimate,
+and patients change (``make proofs``, group ``gate``: false alarms among sound candidates).
+
+A larger ratio says that something else has changed: units, codes, labels, the way in which data are
+recorded, patients, or the study. It does not say whether the candidate is worse; a gate does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import chdtri
+
+from flo.arrays import Floats
+from flo.errors import UsageError
+from flo.published import golden
+from flo.published.model_card import PublishedModel
+from flo.study.gate_draft import all_columns
+from flo.study.synthetic import encoded
+
+_CHANCE, _ROOM = 0.999, 1.3
+_LARGEST, _TINY = 5, 1e-300
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one golden case: candidate less current, in log odds, and its known deviation."""
+
+    case: str
+    value: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class Drift:
+    """``ratio``: root mean square of the differences, in deviations; ``limit``: of noise alone.
+
+    ``largest``: those of the most deviations.
+    """
+
+    ratio: float
+    limit: float
+    cases: int
+    largest: tuple[Difference, ...]
+
+    @property
+    def is_beyond_noise(self) -> bool:
+        """Whether more than noise differs."""
+        return not self.ratio <= self.limit
+
+
+def drift(candidate: PublishedModel, current: PublishedModel) -> Drift:
+    """Compare two models on made-up patients.
+
+    Raises:
+        UsageError: a card states no noise. StudyError: a column of both has two meanings.
+    """
+    columns = all_columns(candidate.study, current.study)
+    schema = candidate.study.data.model_copy(update={"columns": tuple(columns)})
+    cells = golden.cells(schema)
+    values, noise = _scored(candidate, cells)
+    before, older = _scored(current, cells)
+    covariance = noise + older
+    difference, deviation = values - before, np.sqrt(np.maximum(np.diag(covariance), _TINY))
+    ratios = difference / deviation
+    names = golden.names(schema)
+    largest = np.argsort(-np.abs(ratios))[:_LARGEST]
+    return Drift(
+        math.sqrt(float(np.mean(ratios**2))),
+        _limit(covariance / np.outer(deviation, deviation)),
+        len(names),
+        tuple(Difference(names[i], float(difference[i]), float(deviation[i])) for i in largest),
+    )
+
+
+def _scored(model: PublishedModel, cells: golden.Cells) -> tuple[Floats, Floats]:
+    """Return log odds (n,) and their covariance from noise (n, n)."""
+    noise = model.noise
+    if noise is None:
+        raise UsageError(
+            f"the card of {model.study.name}, version {model.study.version}, states no noise, so a "
+            "difference cannot be told from chance",
+            hint="logistic models of studies with schema_version 4 state it; ask a release gate",
+        )
+    inputs = encoded(model.study.data, cells)
+    rows = np.hstack([inputs, np.ones((len(inputs), 1))])
+    return model.log_odds(inputs), rows @ noise @ rows.T
+
+
+def _limit(correlation: Floats) -> float:
+    """Return the limit of the ratio, from the correlation (n, n) of the differences."""
+    freedom = len(correlation) ** 2 / float(np.sum(correlation**2))
+    return _ROOM * math.sqrt(float(chdtri(freedom, 1 - _CHANCE)) / freedom)

@@ -1,0 +1,112 @@
+"""The noise that a card states is that of models which are trained again."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flo.clients.records.snapshot import Snapshot
+from flo.lab.folds import Fold, within
+from flo.lab.hospitals import enrol
+from flo.lab.in_the_clear import round_in_the_clear, trainers_of
+from flo.lab.simulation import load_hospitals
+from flo.privacy.releases import model_noise, second_moments, stand_ins
+from flo.server.rounds.checkpoint import from_bytes, to_bytes
+from flo.server.rounds.state import RunState
+from flo.study.document import Study
+from flo.study.features import input_names
+from flo.study.loading import load
+from tests.builders import small_study
+from tests.paths import EXAMPLES
+
+HEART = load(EXAMPLES / "heart" / "study.toml")
+KEY = hashlib.sha256(b"noise").digest()
+_AGAIN = 40
+
+
+def trained(study: Study, times: int) -> list[RunState]:
+    """States at the end of training of the same patients, each with noise of its own."""
+    hospitals = load_hospitals(study, None, "patient_id")
+    aside = {name: within(one, KEY, 0, 0.3) for name, one in hospitals.items()}
+    fold = Fold({name: Snapshot.divided(one, aside[name]) for name, one in hospitals.items()})
+    enrolled, _ = enrol(study)
+    trainers, found = trainers_of(enrolled, fold), list[RunState]()
+    for _ in range(times):
+        state = RunState.start(enrolled)
+        while state.phase != "evaluation":
+            state = round_in_the_clear(enrolled, trainers, state)
+        found.append(state)
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"algorithm": "least-squares", "steps": 1, "clip": 0.25, "learning_rate": 0, "momentum": 0},
+    ],
+    ids=["whitened", "least squares"],
+)
+def test_it_is_the_deviation_of_models_that_are_trained_again(settings: dict[str, Any]) -> None:
+    """On real patients, of whom the stated noise knows only what was released."""
+    states = trained(HEART.with_mechanism(**settings), _AGAIN)
+    real = np.array([state.model for state in states]).std(axis=0, ddof=1)
+    for state in states[:3]:
+        stated = np.sqrt(np.diag(model_noise.unpacked(np.asarray(state.noise, dtype=np.float64))))
+        ratios = stated / real
+        assert 0.8 < np.median(ratios) < 1.25
+        assert ((ratios > 0.5) & (ratios < 2)).all(), dict(
+            zip([*input_names(HEART.data), "intercept"], ratios, strict=True)
+        )
+
+
+def test_it_survives_a_restart_and_is_the_same_for_the_same_releases() -> None:
+    (state,) = trained(HEART, 1)
+    assert from_bytes(to_bytes(state)).noise.tobytes() == state.noise.tobytes()
+    covariance = model_noise.unpacked(np.asarray(state.noise, dtype=np.float64))
+    np.testing.assert_array_equal(model_noise.packed(covariance), state.noise)
+    assert np.linalg.eigvalsh(covariance).min() > -1e-9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"kind": "mlp", "hidden": [3]}},
+        {"schema_version": 4, "version": 2, "continues": {"models": ["ab" * 32]}},
+    ],
+    ids=["network", "continues"],
+)
+def test_noise_that_nobody_knows_is_not_stated(changes: dict[str, Any]) -> None:
+    mechanism = {"algorithm": "whitened", "steps": 4, "clip": 0.2, "learning_rate": 4}
+    assert model_noise.is_known(small_study().with_mechanism(**mechanism))
+    assert not model_noise.is_known(small_study(**changes).with_mechanism(**mechanism))
+    assert not model_noise.is_known(small_study()), "another algorithm"
+
+
+def test_stand_ins_have_codes_as_often_as_the_released_moments_say() -> None:
+    study = small_study()
+    d = second_moments.width(study)
+    shares = np.array([0.2, 0.6, 0.15, 0.001, 0.249])  # age; ward = a, b, c, missing
+    mean = np.outer([*shares, 1.0], [*shares, 1.0])
+    mean[np.arange(1, d - 1), np.arange(1, d - 1)] = shares[1:]
+    mean[0, 0] = 0.2**2 + 0.01
+    rows = stand_ins.stand_ins(study, mean, 1000)
+    np.testing.assert_allclose(rows[:, 1:5].mean(axis=0), shares[1:], atol=0.002)
+    assert (rows[:, 1:5].sum(axis=1) == 1).all(), "everybody has one code"
+    assert rows[:, 0].mean() == pytest.approx(0.2, abs=0.02)
+    assert np.abs(rows[:, 0]).max() <= 1
+    np.testing.assert_array_equal(rows, stand_ins.stand_ins(study, mean, 1000))
+
+
+def test_moments_of_noise_alone_give_stand_ins_all_the_same() -> None:
+    """Noise may leave no share above zero, and a matrix that no patients have."""
+    study = small_study()
+    d = second_moments.width(study)
+    mean = -0.2 * np.ones((d, d))
+    mean[-1, -1] = 1.0
+    rows = stand_ins.stand_ins(study, mean, 100)
+    assert np.isfinite(rows).all()
+    assert (rows[:, 1:5].sum(axis=1) == 1).all()
