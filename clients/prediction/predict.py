@@ -23,6 +23,7 @@ from flo.clients.sources.files import open_file
 from flo.documents.text import in_a_sheet
 from flo.errors import UsageError
 from flo.privacy.report.risks import is_too_wide
+from flo.published.explanation import contributions
 from flo.published.model_card import PublishedModel
 from flo.storage.files import write_private
 
@@ -38,7 +39,12 @@ class Predicted:
 
 
 def predict(
-    model: PublishedModel | FinishedAtHome, data: Path, out: Path, id_column: str
+    model: PublishedModel | FinishedAtHome,
+    data: Path,
+    out: Path,
+    id_column: str,
+    *,
+    explain: bool = False,
 ) -> Predicted:
     """Write each record's score and risk, with its row and id; return the number of records.
 
@@ -48,9 +54,13 @@ def predict(
     from its card's calibration; it is empty if the card has none, or where the band is too wide
     (``flo.privacy.report.risks``), so that only the rank is known.
 
+    ``explain``: also write ``raises`` and ``lowers``, the columns that matter most to the patient
+    beside the average patient (``flo.published.explanation``).
+
     Raises:
         DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``, or
-        cannot be a file. TrustError: as ``refuse_other_scores``.
+        cannot be a file, or ``explain`` is asked of a model whose noise is not known. TrustError:
+        as ``refuse_other_scores``.
     """
     if out.resolve() == data.resolve():
         raise UsageError(f"--out {out} would overwrite the data", hint="choose another file")
@@ -59,18 +69,38 @@ def predict(
     refuse_other_scores(model.model if isinstance(model, FinishedAtHome) else model)
     source = ErrorBoundary(open_file(data, id_column))
     inputs = check_inputs(source, model.study.data)
+    reasons = _reasons(model, inputs) if explain else None
     log_odds = model.log_odds(inputs)
     risks = _risks(model, log_odds)
     ids = [cell for batch in source.ids() for cell in as_ids(batch).to_pylist()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     named = [in_a_sheet(id_column)] if ids else []
-    writer.writerow(["row", *named, "score", "risk", "low", "high"])
+    why = ["raises", "lowers"] if reasons else []
+    writer.writerow(["row", *named, "score", "risk", "low", "high", *why])
     for number, (score, risk) in enumerate(zip(expit(log_odds), risks, strict=True), start=1):
         own = [in_a_sheet(ids[number - 1] or "")] if ids else []
-        writer.writerow([number, *own, f"{score:.6f}", *risk])
+        told = reasons[number - 1] if reasons else ()
+        writer.writerow([number, *own, f"{score:.6f}", *risk, *told])
     write_private(out, text.getvalue().encode())
     return Predicted(len(risks), sum(risk != _NO_RISK for risk in risks))
+
+
+def _reasons(model: PublishedModel | FinishedAtHome, inputs: Floats) -> list[tuple[str, str]]:
+    """Return which columns raise and which lower each record's risk, as text."""
+    if isinstance(model, FinishedAtHome):
+        raise UsageError(
+            "a finished model is not explained: its card's noise is that of the published one",
+            hint=f"flo model predict --explain with the published model of {model.study.name}",
+        )
+    found = contributions(model, inputs)
+    told = []
+    for patient in range(len(inputs)):
+        reasons = found.reasons(patient)
+        raising = [in_a_sheet(name) for name, value in reasons if value > 0]
+        lowering = [in_a_sheet(name) for name, value in reasons if value < 0]
+        told.append((", ".join(raising), ", ".join(lowering)))
+    return told
 
 
 def _risks(model: PublishedModel | FinishedAtHome, log_odds: Floats) -> list[tuple[str, str, str]]:

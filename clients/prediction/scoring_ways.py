@@ -17,7 +17,7 @@ import numpy as np
 from flo.arrays import Floats
 from flo.clients.quality.check import check_inputs
 from flo.clients.sources.files import open_file
-from flo.errors import FloError, TrustError
+from flo.errors import FloError, TrustError, UsageError
 from flo.published.golden import Case, Score, compare, compare_risks
 from flo.published.model_card import PublishedModel
 from flo.published.onnx import onnx_scores
@@ -46,7 +46,7 @@ def _refuse(found: Mapping[str, list[Case]]) -> None:
         raise TrustError(
             "this installation computes other scores than the coordinator published: "
             f"{len(wrong)} golden cases differ; the first, {first.name!r}, has {what} "
-            f"{first.found:.6g} here, and {first.stated:.6g} on the card",
+            f"{first.found:.12g} here, and {first.stated:.12g} on the card",
             hint=_HINT,
         )
 
@@ -62,6 +62,8 @@ def golden_cases(model: PublishedModel, scores: Mapping[str, Score]) -> dict[str
     for name, score in scores.items():
         try:
             found[name] = compare(model.study, golden, score)
+        except UsageError:
+            raise  # the fault is this machine's, and not the model's
         except FloError as error:
             raise TrustError(
                 f"golden cases cannot be scored here ({name}): {error}", hint=_HINT
@@ -101,14 +103,20 @@ def _table_way(model: PublishedModel) -> Score:
 
 def as_a_table(schema: Schema, cells: Mapping[str, Floats]) -> Floats:
     """Write patients as a hospital would, and return the inputs (n, d) that are read."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "made-up.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            names, rows = _text(schema, cells)
-            writer.writerow(names)
-            writer.writerows(rows)
-        return check_inputs(open_file(path, "patient_id"), schema)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "made-up.csv"
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                names, rows = _text(schema, cells)
+                writer.writerow(names)
+                writer.writerows(rows)
+            return check_inputs(open_file(path, "patient_id"), schema)
+    except OSError as error:
+        raise UsageError(
+            f"made-up patients cannot be written: {error}",
+            hint="TMPDIR must name a folder with some free space",
+        ) from error
 
 
 def _text(schema: Schema, cells: Mapping[str, Floats]) -> tuple[list[str], list[list[str]]]:
@@ -121,7 +129,8 @@ def _text(schema: Schema, cells: Mapping[str, Floats]) -> tuple[list[str], list[
                 (column.maximum + column.minimum) / 2,
                 (column.maximum - column.minimum) / 2,
             )
-            columns += [[repr(float(value)) for value in middle + half * one] for one in own.T]
+            pixels = np.clip(middle + half * own.T, column.minimum, column.maximum)
+            columns += [[repr(float(value)) for value in one] for one in pixels]
             continue
         names.append(column.name)
         if isinstance(column, CategoryColumn):

@@ -120,6 +120,9 @@ def predict(
     id_column: Annotated[str, typer.Option(help="Column to copy to the scores, if present.")] = (
         "patient_id"
     ),
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also write which columns raise and lower each risk.")
+    ] = False,
 ) -> results.PredictedResult:
     """Score the patients of a file with a published or finished model; no data are sent."""
     from flo.cli.terminal.output import say, working
@@ -130,12 +133,17 @@ def predict(
     if not finished:
         _refuse_ungated(home, Path(model), opened)
     with working("predicting"):
-        done = score(opened, data, out, id_column)
+        done = score(opened, data, out, id_column, explain=explain)
     say(
         f"{done.records} records scored in {out}: higher is likelier to be "
         f"{opened.study.data.label}"
     )
     say(_risks_in_words(opened, done))
+    if explain:
+        say(
+            "raises, lowers: up to three columns that move the score most from the average "
+            "patient's, where noise hides no sign; they say what the model does, not what causes it"
+        )
     return results.PredictedResult(str(out), done.records, done.with_risk)
 
 

@@ -81,7 +81,8 @@ def drift_in_words(found: Drift) -> list[str]:
     more = "more" if found.is_beyond_noise else "not more"
     said = [
         f"the log odds of {found.cases} made-up patients differ by {found.ratio:.2f} times what "
-        f"noise explains: {more} than the limit {found.limit:.2f}"
+        f"noise explains: {more} than the limit {found.limit:.2f}. Noise alone moves them by about "
+        f"{found.noise:.2g}"
     ]
     if found.is_beyond_noise:
         said += [
@@ -94,7 +95,7 @@ def drift_in_words(found: Drift) -> list[str]:
 
 def _in_words(case: Case) -> str:
     what = "risk" if case.of_risk else "log odds"
-    return f"{case.name}: {what} {case.found:.6g} here, {case.stated:.6g} on the card"
+    return f"{case.name}: {what} {case.found:.12g} here, {case.stated:.12g} on the card"
 
 
 def _read(path: Path) -> bytes:

@@ -238,6 +238,24 @@ class ModelCheckedResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class ExplainedColumn(CommandResult):
+    """A column of a model. ``effects``: name, log odds, and ends of the 95 % interval of noise."""
+
+    column: str
+    importance: float
+    effects: list[tuple[str, float, float, float]]
+
+
+@dataclass(frozen=True)
+class ExplainedResult(CommandResult):
+    """What a model does, the most important column first."""
+
+    study: str
+    run: str
+    columns: list[ExplainedColumn]
+
+
+@dataclass(frozen=True)
 class ModelFetchedResult(CommandResult):
     """``card``: path of the card; the tensors are in the same folder."""
 

@@ -21,14 +21,15 @@ import numpy as np
 from scipy.special import chdtri
 
 from flo.arrays import Floats
-from flo.errors import UsageError
+from flo.errors import StudyError, UsageError
 from flo.published import golden
 from flo.published.model_card import PublishedModel
 from flo.study.gate_draft import all_columns
 from flo.study.synthetic import encoded
 
 _CHANCE, _ROOM = 0.999, 1.3
-_LARGEST, _TINY = 5, 1e-300
+_LARGEST = 5
+_LEAST = 1e-12  # variance of a case: arithmetic alone moves it by more
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,12 @@ class Difference:
 class Drift:
     """``ratio``: root mean square of the differences, in deviations; ``limit``: of noise alone.
 
-    ``largest``: those of the most deviations.
+    ``noise``: the median deviation, in log odds. ``largest``: those of the most deviations.
     """
 
     ratio: float
     limit: float
+    noise: float
     cases: int
     largest: tuple[Difference, ...]
 
@@ -62,21 +64,28 @@ def drift(candidate: PublishedModel, current: PublishedModel) -> Drift:
     """Compare two models on made-up patients.
 
     Raises:
-        UsageError: a card states no noise. StudyError: a column of both has two meanings.
+        UsageError: a card states no noise. StudyError: other outcomes, or a column of two meanings.
     """
+    if candidate.study.data.label != current.study.data.label:
+        raise StudyError(
+            f"one model predicts {candidate.study.data.label!r}, the other "
+            f"{current.study.data.label!r}",
+            hint="compare models of the same outcome",
+        )
     columns = all_columns(candidate.study, current.study)
     schema = candidate.study.data.model_copy(update={"columns": tuple(columns)})
     cells = golden.cells(schema)
     values, noise = _scored(candidate, cells)
     before, older = _scored(current, cells)
     covariance = noise + older
-    difference, deviation = values - before, np.sqrt(np.maximum(np.diag(covariance), _TINY))
+    difference, deviation = values - before, np.sqrt(np.maximum(np.diag(covariance), _LEAST))
     ratios = difference / deviation
     names = golden.names(schema)
     largest = np.argsort(-np.abs(ratios))[:_LARGEST]
     return Drift(
         math.sqrt(float(np.mean(ratios**2))),
         _limit(covariance / np.outer(deviation, deviation)),
+        float(np.median(deviation)),
         len(names),
         tuple(Difference(names[i], float(difference[i]), float(deviation[i])) for i in largest),
     )
@@ -98,5 +107,5 @@ def _scored(model: PublishedModel, cells: golden.Cells) -> tuple[Floats, Floats]
 
 def _limit(correlation: Floats) -> float:
     """Return the limit of the ratio, from the correlation (n, n) of the differences."""
-    freedom = len(correlation) ** 2 / float(np.sum(correlation**2))
+    freedom = len(correlation) ** 2 / max(float(np.sum(correlation**2)), 1.0)
     return _ROOM * math.sqrt(float(chdtri(freedom, 1 - _CHANCE)) / freedom)

@@ -5,9 +5,10 @@ with the model computes them again, in the way in which it scores: a column read
 unit, a changed encoder, a tensor cut short or rounded, and another version of a network all show as
 a difference. No patient's data and no ε are needed.
 
-The cases are the first ``GENERAL`` made-up patients of the study (``flo.study.synthetic``), and one
-ordinary patient with each column in turn at its ends, at each hinge, at each code, and missing; of
-those, the first ``MOST_EDGES``.
+The cases are the first ``_GENERAL`` made-up patients of the study (``flo.study.synthetic``), and
+one ordinary patient with each column in turn at its ends, at each hinge, at each code, and missing;
+of those, the first ``_EDGES``. Wide tables have fewer cases, of ``_CELLS`` cells together, because
+they are scored before every prediction.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -30,12 +31,12 @@ from flo.study.parameters import Vector
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 from flo.study.synthetic import encoded, made_up_cells
 
-GENERAL, MOST_EDGES = 128, 2000
-_MOST = GENERAL + MOST_EDGES
+_GENERAL, _EDGES, _CELLS, _FEWEST = 128, 2000, 200_000, 4
+_MOST = _GENERAL + _EDGES
 # Largest difference of log odds, relative to 1 + |log odds|. Logistic models are computed in
 # float64; networks in float32, whose sums depend on processor and library.
 _SAME, _SAME_OF_NETWORKS = 1e-9, 1e-4
-_SAME_RISK = 2e-7  # of networks: near 0 and 1, float32 tells risks no finer
+_SAME_RISK, _SAME_RISK_OF_NETWORKS = 1e-14, 2e-7  # near 0 and 1, numbers tell risks no finer
 
 Cells = Mapping[str, Floats]
 Score = Callable[[Cells], Floats]  # cells of n patients -> log odds (n,)
@@ -44,10 +45,12 @@ Score = Callable[[Cells], Floats]  # cells of n patients -> log odds (n,)
 class Golden(Document):
     """Log odds and calibrated risks of the golden cases, in their order.
 
-    ``risks``: None if the model has no calibration.
+    ``cases``: version of the cases; what this module says is version 1. ``risks``: None if the
+    model has no calibration.
     """
 
-    log_odds: Annotated[tuple[float, ...], Field(min_length=GENERAL, max_length=_MOST)]
+    cases: Literal[1] = 1
+    log_odds: Annotated[tuple[float, ...], Field(max_length=_MOST)]
     risks: Annotated[tuple[float, ...], Field(max_length=_MOST)] | None = None
 
     @model_validator(mode="after")
@@ -110,28 +113,40 @@ def compare_risks(study: Study, golden: Golden, calibration: Calibration) -> lis
 
 def names(schema: Schema) -> list[str]:
     """Return what each case is, such as ``age missing``, in their order."""
-    general = [f"made-up patient {number}" for number in range(1, GENERAL + 1)]
+    general = [f"made-up patient {number}" for number in range(1, _counts(schema)[0] + 1)]
     return general + [f"{column.name} {what}" for column, what, _ in _edges(schema)]
 
 
 def cells(schema: Schema) -> dict[str, Floats]:
     """Return the cases as values by column, as ``flo.study.synthetic.made_up_cells`` does."""
-    edges = list(_edges(schema))
+    edges, (general, _) = list(_edges(schema)), _counts(schema)
     found = {
         name: np.concatenate([own, np.repeat(own[:1], len(edges), axis=0)])
-        for name, own in made_up_cells(schema, GENERAL).items()
+        for name, own in made_up_cells(schema, general).items()
     }
-    for place, (column, _, value) in enumerate(edges, GENERAL):
+    for place, (column, _, value) in enumerate(edges, general):
         found[column.name][place] = value
+    for column in schema.columns:
+        if isinstance(column, NumberColumn):  # rounding may pass a bound
+            found[column.name] = np.clip(found[column.name], column.minimum, column.maximum)
     return found
 
 
+def _counts(schema: Schema) -> tuple[int, int]:
+    """Return the numbers of general cases and of edges, at most."""
+    width = sum(len(c.pixels) if isinstance(c, ImageColumn) else 1 for c in schema.columns)
+    most = max(_CELLS // width, 2 * _FEWEST)
+    general = min(_GENERAL, most // 2)
+    return general, min(_EDGES, most - general)
+
+
 def _edges(schema: Schema) -> Iterator[tuple[Column, str, float]]:
-    each = ((column, *edge) for column in schema.columns for edge in _edges_of(column))
-    return itertools.islice(each, MOST_EDGES)
+    each = ((column, *edge) for column in schema.columns for edge in edges_of(column))
+    return itertools.islice(each, _counts(schema)[1])
 
 
-def _edges_of(column: Column) -> Iterator[tuple[str, float]]:
+def edges_of(column: Column) -> Iterator[tuple[str, float]]:
+    """Return what a column is at its edges, such as ``at its minimum``, with its cell."""
     if isinstance(column, ImageColumn):
         yield from (("black", -1.0), ("white", 1.0))
         return
@@ -149,5 +164,6 @@ def _alike(study: Study, found: Floats, stated: Floats) -> np.ndarray:
     most = _SAME_OF_NETWORKS if network else _SAME
     with np.errstate(invalid="ignore"):  # a score that is not a number is not the stated one
         alike = np.abs(found - stated) <= most * (1 + np.abs(stated))
-        risks = np.abs(expit(found) - expit(stated)) <= _SAME_RISK
-    return np.asarray(alike | (network & risks))
+        finest = _SAME_RISK_OF_NETWORKS if network else _SAME_RISK
+        risks = np.abs(expit(found) - expit(stated)) <= finest
+    return np.asarray(alike | risks)

@@ -39,7 +39,7 @@ from flo.published.golden import Golden
 from flo.study.document import MAX_STUDY_BYTES, Study
 from flo.study.lineage import Life
 from flo.study.loading import from_canonical
-from flo.study.models import flat, log_odds, parameter_count
+from flo.study.models import flat, log_odds
 from flo.study.parameters import Vector
 from flo.study.terms import Identifier
 
@@ -48,7 +48,8 @@ MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
 MAX_MODEL_BYTES, MAX_TENSORS_HEADER_BYTES = 1 << 30, 1 << 20
 _ONE_FORM = 3  # from this study schema on, a card's signature has only one valid form
 _LARGEST_VARIANCE = 1e12
-_MOST_NOISE = model_noise.MOST_WEIGHTS * (model_noise.MOST_WEIGHTS + 1) // 2
+MOST_NOISE = model_noise.MOST_WEIGHTS * (model_noise.MOST_WEIGHTS + 1) // 2
+Average = Annotated[float, Field(ge=-1, le=1)]
 Variance = Annotated[float, Field(ge=-_LARGEST_VARIANCE, le=_LARGEST_VARIANCE)]
 _Text = Annotated[str, StringConstraints(max_length=500)]
 
@@ -86,7 +87,8 @@ class ModelCard(Document):
     following. ``gate``: the noisy sums of the study's gate; None if it has none or was cut short.
     ``golden``: made-up patients with their scores; None if one of them has no finite score.
     ``noise``: the lower triangle of the covariance of the weights, if only the noise were drawn
-    again (``flo.privacy.releases.model_noise``); None if it is not known.
+    again (``flo.privacy.releases.model_noise``), and ``average``: of the patients' inputs, noisy;
+    None if they are not known.
     """
 
     schema_version: Literal[1, 2, 3, 4] = 2
@@ -105,7 +107,10 @@ class ModelCard(Document):
     life: Life | None = None
     gate: GateSums | None = None
     golden: Golden | None = None
-    noise: Annotated[tuple[Variance, ...], Field(max_length=_MOST_NOISE)] | None = None
+    noise: Annotated[tuple[Variance, ...], Field(max_length=MOST_NOISE)] | None = None
+    average: Annotated[tuple[Average, ...], Field(max_length=model_noise.MOST_WEIGHTS)] | None = (
+        None
+    )
     report: Digest | None
     without_extract: tuple[Identifier, ...]
     coordinator: PublicKey
@@ -123,6 +128,7 @@ class ModelCard(Document):
             document.pop("gate", None)
             document.pop("golden", None)
             document.pop("noise", None)
+            document.pop("average", None)
         return document
 
     @model_validator(mode="after")
@@ -131,7 +137,7 @@ class ModelCard(Document):
             raise ValueError("a card of schema_version 1 has no calibration")
         if self.schema_version < 3 and self.life is not None:
             raise ValueError("a card of schema_version 1 or 2 has no life")
-        if self.schema_version < 4 and (self.gate or self.golden or self.noise):
+        if self.schema_version < 4 and (self.gate or self.golden or self.noise or self.average):
             raise ValueError("a card of schema_version 1 to 3 has no gate, golden cases and noise")
         if self.evaluation is None and self.gate is not None:
             raise ValueError("a gate without an evaluation")
@@ -188,7 +194,7 @@ class ModelCard(Document):
             and (self.calibration is None or not study.evaluation.bins)
             and (study.gate is None or self.schema_version >= 4)
             and (self.gate is None or self.gate.follow_from(study))
-            and (self.noise is None or _is_noise_of(study, self.noise))
+            and model_noise.fits(study, self.noise, self.average)
             and (self.golden is None or self.golden.follow_from(study, self.calibration))
         )
         if not follows:
@@ -266,11 +272,6 @@ class PublishedModel:
         if not (np.abs(weights) <= LARGEST_WEIGHT).all():
             raise TrustError(f"the model has weights beyond ±{LARGEST_WEIGHT:g}")
         return cls(card, study, weights)
-
-
-def _is_noise_of(study: Study, noise: tuple[float, ...]) -> bool:
-    p = parameter_count(study)
-    return model_noise.is_known(study) and len(noise) == p * (p + 1) // 2
 
 
 def read_card(path: Path) -> ModelCard:

@@ -19,6 +19,7 @@ records, of a robust aggregation, and of a model that continues others.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +30,11 @@ from flo.privacy.releases import least_squares, second_moments, stand_ins, white
 from flo.study.document import Study
 from flo.study.parameters import Vector
 from flo.study.schema import ImageColumn
+from flo.study.synthetic import made_up_inputs
 
 DRAWS, MOST_WEIGHTS = 100, 128
-_PATIENTS = 2000  # stand-ins
+_PATIENTS, _MOST_STEPS = 2000, 500  # stand-ins; more rounds take minutes to repeat
+_TINY, _ROUNDING = 1e-300, 1e-9
 
 
 def is_known(study: Study) -> bool:
@@ -45,7 +48,19 @@ def is_known(study: Study) -> bool:
         and study.data.records_per_patient == "one"
         and not any(isinstance(column, ImageColumn) for column in study.data.columns)
         and second_moments.width(study) <= MOST_WEIGHTS
+        and study.mechanism.steps <= _MOST_STEPS
     )
+
+
+@dataclass(frozen=True)
+class ModelNoise:
+    """What releases say of a model. ``covariance``: of its weights by noise alone, (p, p).
+
+    ``average``: the patients' mean inputs, as far as they are known, (p - 1,).
+    """
+
+    covariance: Floats
+    average: Floats
 
 
 @dataclass(frozen=True)
@@ -60,15 +75,17 @@ class TrainedOn:
     in_training: float
 
 
-def of_whitened(study: Study, weights: Vector, matrix: Floats, on: TrainedOn) -> Floats:
-    """Return the covariance (p, p) of a model's weights (p,) from W, (p, p)."""
+def of_whitened(study: Study, weights: Vector, matrix: Floats, on: TrainedOn) -> ModelNoise:
+    """Return the noise of a model's weights (p,) that was trained on inputs times W, (p, p)."""
     d, scale = second_moments.width(study), second_moments.squared_scale(study)
-    mean = stand_ins.moments(study, matrix, on.in_moments, on.patients)
+    mean, share = stand_ins.moments(study, matrix, on.in_moments, on.patients)
     rows = stand_ins.stand_ins(study, mean, _PATIENTS)
     chance = ndtr(stand_ins.normal(study, "labels", (_PATIENTS,)))
     labels = (chance < expit(rows @ weights)).astype(np.float64)
     upper = np.triu_indices(d)
-    released = on.patients * (rows.T @ rows / len(rows))[upper] * second_moments.scales(d) / scale
+    released = (
+        share * on.patients * (rows.T @ rows / len(rows))[upper] * second_moments.scales(d) / scale
+    )
     each = math.sqrt(on.in_training) / on.patients
     drawn = np.empty((DRAWS, d))
     for number in range(DRAWS):
@@ -76,14 +93,48 @@ def of_whitened(study: Study, weights: Vector, matrix: Floats, on: TrainedOn) ->
         total = released + math.sqrt(on.in_moments) * noise
         again = whitening.matrix_of(study, total, on.in_moments, on.patients)
         steps = each * stand_ins.normal(study, f"rounds {number}", (study.mechanism.steps, d))
-        drawn[number] = again @ _trained(study, rows @ again, labels, steps)
-    return np.cov(drawn.T)
+        drawn[number] = again @ _trained(study, rows @ again, labels, share, steps)
+    deviation = scale * math.sqrt(on.in_moments / 2) / (share * on.patients)
+    return ModelNoise(np.cov(drawn.T), _average(study, mean[:-1, -1], deviation))
 
 
-def of_least_squares(study: Study, total: Floats, variance: float) -> Floats:
-    """Return the covariance (p, p) of the weights that solve a noisy sum (length,)."""
+def of_least_squares(study: Study, total: Floats, variance: float) -> ModelNoise:
+    """Return the noise of the weights (p,) that solve a noisy sum (length,)."""
     noise = math.sqrt(variance) * stand_ins.normal(study, "noise", (DRAWS, len(total)))
-    return np.cov(np.array([least_squares.solve(study, total + one, variance) for one in noise]).T)
+    drawn = np.array([least_squares.solve(study, total + one, variance) for one in noise])
+    products = second_moments.matrix(total[: second_moments.length(study)], drawn.shape[1])
+    count = max(float(products[-1, -1]), _TINY)
+    average = _average(study, products[:-1, -1] / count, math.sqrt(variance / 2) / count)
+    return ModelNoise(np.cov(drawn.T), average)
+
+
+def _average(study: Study, noisy: Floats, deviation: float) -> Floats:
+    """Return the patients' mean inputs (p - 1,), as far as noise of this deviation lets one know.
+
+    Noisy means are drawn towards those of the made-up patients (James, Stein 1961, with no negative
+    factor), and clipped to what an input can be.
+    """
+    possible = made_up_inputs(study.data)
+    prior = possible.mean(axis=0)
+    apart = max(float(np.sum((noisy - prior) ** 2)), _TINY)
+    factor = max(0.0, 1 - max(len(noisy) - 2, 1) * deviation**2 / apart)
+    found = prior + factor * (noisy - prior)
+    return np.clip(found, possible.min(axis=0), possible.max(axis=0))
+
+
+def fits(study: Study, noise: Sequence[float] | None, average: Sequence[float] | None) -> bool:
+    """Return whether a packed covariance and an average can be of this study's model.
+
+    Both may be None. Not a covariance, but for rounding: one with an eigenvalue below zero.
+    """
+    if noise is None or average is None:
+        return noise is average
+    p = second_moments.width(study)
+    if not is_known(study) or (len(noise), len(average)) != (p * (p + 1) // 2, p - 1):
+        return False
+    covariance = unpacked(np.array(noise))
+    values = np.linalg.eigvalsh(covariance)
+    return bool(np.diag(covariance).min() >= 0 and values[0] >= -_ROUNDING * values[-1])
 
 
 def packed(covariance: Floats) -> Vector:
@@ -99,8 +150,11 @@ def unpacked(triangle: Floats) -> Floats:
     return found + np.tril(found, -1).T
 
 
-def _trained(study: Study, rows: Floats, labels: Floats, noise: Floats) -> Floats:
-    """Train on whitened rows (n, d) as hospitals and coordinator do; noise (steps, d)."""
+def _trained(study: Study, rows: Floats, labels: Floats, share: float, noise: Floats) -> Floats:
+    """Train on whitened rows (n, d) as hospitals and coordinator do; noise (steps, d).
+
+    ``share``: of the planned patients, by whom sums are divided.
+    """
     training = study.mechanism
     clip = training.clip * math.sqrt(rows.shape[1])
     lengths = np.linalg.norm(rows, axis=1)
@@ -108,7 +162,8 @@ def _trained(study: Study, rows: Floats, labels: Floats, noise: Floats) -> Float
     for step, drawn in enumerate(noise, 1):
         errors = expit(rows @ weights) - labels
         factors = np.minimum(1.0, clip / np.maximum(np.abs(errors) * lengths, 1e-300))
-        velocity = training.momentum * velocity + (errors * factors) @ rows / len(rows) + drawn
+        gradient = share * (errors * factors) @ rows / len(rows)
+        velocity = training.momentum * velocity + gradient + drawn
         weights = weights - training.learning_rate * velocity
         if step > training.steps // 2:
             tail = tail + weights

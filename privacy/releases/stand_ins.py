@@ -26,16 +26,20 @@ from flo.study.features import names_of
 from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 from flo.study.synthetic import encoded
 
+_FEWEST = 0.3  # of the planned patients; noise may leave none
 
-def moments(study: Study, matrix: Floats, variance: float, patients: float) -> Floats:
+
+def moments(study: Study, matrix: Floats, variance: float, patients: float) -> tuple[Floats, float]:
     """Return the noisy mean of a patient's second moments, (d, d), from W, (d, d).
 
+    Also return how many patients there are, as a share of the planned ones, at least ``_FEWEST``.
     ``variance`` and ``patients``: as W was made with.
 
-    The inverse of ``flo.privacy.releases.whitening.matrix_of``, without its made-up patients; where
-    that floored an eigenvalue, the floor remains. The last of them, of the intercept, is 1.
+    This is the inverse of ``flo.privacy.releases.whitening.matrix_of`` without its made-up
+    patients; where that floored an eigenvalue, the floor remains. The last moment, of the
+    intercept, is 1.
     """
-    d, e = second_moments.width(study), whitening.exponent(study)
+    e = whitening.exponent(study)
     values, vectors = np.linalg.eigh(matrix)
     values = np.maximum(values, np.finfo(np.float64).tiny ** 0.25)
     largest = values[0] ** -2.0  # W's smallest eigenvalue is λ^(-1/2)
@@ -43,8 +47,9 @@ def moments(study: Study, matrix: Floats, variance: float, patients: float) -> F
     target = whitening.made_up_moments(study)
     counted = whitening.target_patients(study, variance, target)
     r2 = second_moments.squared_scale(study)
-    found = ((patients + counted) * mean / r2 - counted * target) / patients
-    return np.asarray(found / max(found[d - 1, d - 1], 1e-3))
+    found = ((patients + counted) * mean - r2 * counted * target) / patients
+    share = max(float(found[-1, -1]), _FEWEST)
+    return np.asarray(found / share), share
 
 
 def stand_ins(study: Study, mean: Floats, count: int) -> Floats:

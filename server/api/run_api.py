@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from flo.documents import canonical
 from flo.documents.document import Document, parse
 from flo.errors import MessageError, PolicyError, UsageError
+from flo.privacy.releases import model_noise
 from flo.published.gate_result import GateSums
 from flo.published.statistics_result import LARGEST_VALUE, RoundSum, fits
 from flo.server.http.asgi import ByteQuota, Refused, read_body
@@ -138,6 +139,11 @@ def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: R
         _refuse_foreign_statistics(study, result["statistics"])
     if "gate" in result and not parse(GateSums, result["gate"], "a gate").follow_from(study):
         raise MessageError("the result's gate is not of this study")
+    golden, calibration = end.result.golden, end.result.calibration
+    if golden is not None and not golden.follow_from(study, calibration):
+        raise MessageError("the result's golden cases are not of this study")
+    if not model_noise.fits(study, end.result.noise, end.result.average):
+        raise MessageError("the result's noise is not of this study")
     if "model" in result:
         if result["model"] != tensors_name(study, run):
             raise MessageError(f"the result must name the model {tensors_name(study, run)}")

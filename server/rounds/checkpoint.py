@@ -31,7 +31,7 @@ _READ = (5, 6, 7, 8, 9)
 _LIMIT = 64 << 20
 _VECTORS = (
     *("weights", "velocity", "tail_sum", "whitening", "earlier"),
-    *("sums", "regressed", "regressed_at", "compared", "noise"),
+    *("sums", "regressed", "regressed_at", "compared", "released"),
 )
 _KINDS: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
 _LARGEST_INSIDE = 1 << 16  # bytes
@@ -55,6 +55,7 @@ def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
             "earlier_worth": state.earlier_worth,
             "sums_of": list(state.sums_of),
             "compared_digest": state.compared_digest,
+            "released_by": list(state.released_by),
             "regressed_of": [list(one) for one in state.regressed_of],
             "retries": state.retries,
             "cohort": list(state.cohort),
@@ -97,6 +98,7 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
         earlier_worth=document.get("earlier_worth", 0.0),
         sums_of=tuple(document.get("sums_of", ())),
         compared_digest=document.get("compared_digest", ""),
+        released_by=tuple(document.get("released_by", ())),
         regressed_of=tuple(tuple(one) for one in document.get("regressed_of", ())),
         retries=document["retries"],
         cohort=tuple(document["cohort"]),

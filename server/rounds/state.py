@@ -26,7 +26,6 @@ from flo.privacy.releases import (
     fisher_scoring,
     gate,
     least_squares,
-    model_noise,
     score_waves,
     survey,
     whitening,
@@ -76,7 +75,9 @@ class RunState:
     evaluation on, what its request carries. After it, the digest of that is kept, and its release
     is in ``sums``.
 
-    ``noise``: of the trained model (``flo.privacy.releases.model_noise``), if it is known.
+    ``released``: what the noise of the trained model follows from, W or the sum of least squares
+    (``flo.server.rounds.known_noise``). ``released_by``: the hospitals of all sums behind the
+    model; empty if they were not the same throughout.
 
     Where sums survive dropouts: ``deals``, what each hospital dealt for the next request;
     ``survivors``, once their list was named to anybody.
@@ -107,7 +108,8 @@ class RunState:
     earlier_worth: float = 0.0
     compared: Vector = field(default_factory=lambda: NO_WEIGHTS)
     compared_digest: str = ""
-    noise: Vector = field(default_factory=lambda: NO_WEIGHTS)
+    released: Vector = field(default_factory=lambda: NO_WEIGHTS)
+    released_by: tuple[str, ...] = ()
     deals: dict[str, Deal] = field(default_factory=dict)
     survivors: tuple[str, ...] = ()
 
@@ -335,10 +337,8 @@ def _solved(
     variance = factor**2 * combined_variance(study, part, len(gathered.hospitals))
     total = factor * gathered.all_values()
     solved = least_squares.solve(study, total, variance)
-    noise = NO_WEIGHTS
-    if model_noise.is_known(study):
-        noise = model_noise.packed(model_noise.of_least_squares(study, total, variance))
-    return _trained(study, replace(state, weights=solved, noise=noise))
+    by = tuple(sorted(gathered.hospitals)) if factor == 1 else ()
+    return _trained(study, replace(state, weights=solved, released=total, released_by=by))
 
 
 def _whitened(
@@ -349,9 +349,9 @@ def _whitened(
     variance = factor**2 * combined_variance(study, part, len(gathered.hospitals))
     patients = whitening.planned_patients(study, gathered.hospitals)
     matrix = whitening.matrix_of(study, factor * gathered.all_values(), variance, patients)
-    state = replace(
-        state, phase="training", round=1, attempt=1, retries=0, whitening=matrix.ravel()
-    )
+    by = tuple(sorted(gathered.hospitals)) if factor == 1 else ()
+    state = replace(state, phase="training", round=1, attempt=1, retries=0, released_by=by)
+    state = replace(state, whitening=matrix.ravel())
     if not len(state.earlier) or not starts_from_earlier(study):
         return state
     return replace(state, weights=whitening.on_whitened(study, state.weights, matrix))
@@ -404,11 +404,11 @@ def _stepped(
         if in_tail:
             tail_sum[block] += weights[block]
     tail_count = state.tail_count + in_tail
+    by = state.released_by if state.released_by == tuple(sorted(gathered.hospitals)) else ()
     if finished:
         tail_sum /= tail_count
-        trained = with_model_of_inputs(study, replace(state, weights=tail_sum))
-        noise = _noise(study, trained.weights, state.whitening, gathered)
-        return _trained(study, replace(trained, noise=noise))
+        state = replace(state, weights=tail_sum, released=state.whitening, released_by=by)
+        return _trained(study, with_model_of_inputs(study, state))
     return replace(
         state,
         round=state.round + 1,
@@ -417,21 +417,8 @@ def _stepped(
         velocity=velocity,
         tail_sum=tail_sum,
         tail_count=tail_count,
+        released_by=by,
     )
-
-
-def _noise(study: Study, weights: Vector, matrix: Vector, gathered: StreamingSum) -> Vector:
-    """Return the noise of a model that was trained on whitened inputs, if it is known."""
-    if not len(matrix) or not model_noise.is_known(study):
-        return NO_WEIGHTS
-    count, plan = len(gathered.hospitals), Plan.of(study)
-    on = model_noise.TrainedOn(
-        whitening.planned_patients(study, gathered.hospitals),
-        combined_variance(study, plan.purpose("moments"), count),
-        combined_variance(study, plan.purpose("training"), count),
-    )
-    whitener = matrix.reshape(len(weights), len(weights)).astype(np.float64)
-    return model_noise.packed(model_noise.of_whitened(study, weights, whitener, on))
 
 
 def _mean(study: Study, part: PlannedPurpose, gathered: StreamingSum) -> Callable[[slice], Floats]:

@@ -16,16 +16,17 @@ import numpy as np
 from flo.errors import FloError
 from flo.host.memory import give_back_freed_memory
 from flo.privacy.accounting.plan import Plan
+from flo.privacy.releases import model_noise
 from flo.protocol.messages import model_digest
 from flo.published.golden import Golden
 from flo.server.flower.grid import GridExchange, GridLargeBodies
 from flo.server.rounds.continuing import EarlierModel
+from flo.server.rounds.known_noise import known_noise
 from flo.server.rounds.loop import RunStore, StudyRun
 from flo.server.rounds.state import RunState, with_model_of_inputs
 from flo.study.document import Study
 from flo.study.parameters import Vector
 
-_NOISE_DIGITS = 4
 _BACK_SECONDS = 3.0  # for agents to reconnect after a restart
 
 
@@ -131,18 +132,19 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
         "model": model,
         "model_digest": model_digest(state.model),
         **({"gate": _gate(state)} if state.compared_digest else {}),
-        **({"golden": _golden(study, state)} if study.schema_version >= 4 else {}),
-        **({"noise": _noise(state)} if study.schema_version >= 4 and len(state.noise) else {}),
+        **(_explained(study, state) if study.schema_version >= 4 else {}),
     }
 
 
-def _golden(study: Study, state: RunState) -> dict[str, Any] | None:
-    found = Golden.of(study, state.model, state.calibration)
-    return found.model_dump(mode="json") if found else None
-
-
-def _noise(state: RunState) -> list[float]:
-    return [float(f"{value:.{_NOISE_DIGITS}g}") for value in state.noise]
+def _explained(study: Study, state: RunState) -> dict[str, Any]:
+    """Return golden cases, noise and average of the model, as its card states them."""
+    golden = Golden.of(study, state.model, state.calibration)
+    found: dict[str, Any] = {"golden": golden.model_dump(mode="json") if golden else None}
+    noise = known_noise(study, state)
+    if noise is None:
+        return found
+    covariance = model_noise.packed(noise.covariance)
+    return found | {"noise": covariance.tolist(), "average": noise.average.tolist()}
 
 
 def _sum(state: RunState) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 from flo.documents.document import Document
 from flo.keys.claims import LARGEST_COUNT, Digest, LedgerHead
 from flo.privacy.releases.calibration import Calibration
+from flo.privacy.releases.model_noise import MOST_WEIGHTS
+from flo.published.golden import Golden
+from flo.published.model_card import MOST_NOISE, Average, Variance
 from flo.study.document import MAX_STUDY_BYTES
 from flo.study.statistics import MOST_CELLS, ROUNDS
 from flo.study.terms import Identifier
@@ -104,7 +107,7 @@ class _Gate(_Sum):
 
 
 class RunResult(Document):
-    """Result of a run: statistics, a gate, or a model's name, digest, estimates and gate."""
+    """Result of a run: statistics, a gate, or a model with what its card states of it."""
 
     rounds: _Count
     epsilon: Annotated[float, Field(gt=0)]
@@ -114,13 +117,19 @@ class RunResult(Document):
     calibration: Calibration | None = None
     statistics: _Statistics | None = None
     gate: _Gate | None = None
+    golden: Golden | None = None
+    noise: Annotated[tuple[Variance, ...], Field(max_length=MOST_NOISE)] | None = None
+    average: Annotated[tuple[Average, ...], Field(max_length=MOST_WEIGHTS)] | None = None
     model: _Text | None = None
     model_digest: Digest | None = None
 
 
+_LONG = ("statistics", "gate", "golden", "noise", "average")
+
+
 def facts_of(result: dict[str, Any]) -> dict[str, Any]:
     """Return what the event of a run's end states: its result without the long sums."""
-    return {name: value for name, value in result.items() if name not in ("statistics", "gate")}
+    return {name: value for name, value in result.items() if name not in _LONG}
 
 
 RUN_EVENT_FACTS: dict[str, type[Document]] = {

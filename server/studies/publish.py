@@ -110,6 +110,7 @@ def write_card(
         gate=GateSums(**result["gate"]) if "gate" in result else None,
         golden=result.get("golden"),
         noise=result.get("noise"),
+        average=result.get("average"),
         life=_life(study, report) if report is not None and not without else None,
         report=canonical.digest(report) if report is not None else None,
         without_extract=without,

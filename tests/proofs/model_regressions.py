@@ -261,6 +261,7 @@ def published(
         calibration=result["calibration"],
         golden=result["golden"],
         noise=result.get("noise"),
+        average=result.get("average"),
         report=None,
         without_extract=(signed.study.hospitals[0].id,),
         coordinator=_COORDINATOR.public.hex(),

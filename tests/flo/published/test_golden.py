@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flo.published.golden import GENERAL, MOST_EDGES, Golden, cells, compare, names
+from flo.published.golden import Golden, cells, compare, names
 from flo.study.models import log_odds, parameter_count
+from flo.study.schema import NumberColumn
 from flo.study.synthetic import encoded, made_up_cells
 from tests.builders import small_study
 from tests.flo.published_models import weights_of
 
+GENERAL = 128
 NETWORK: dict[str, Any] = {"model": {"kind": "mlp", "hidden": [4]}}
 
 
@@ -38,15 +40,31 @@ def test_they_are_ordinary_patients_and_one_with_each_column_at_every_edge() -> 
 def test_a_wide_study_has_so_many_of_them_and_no_more() -> None:
     columns = [
         {"kind": "number", "name": f"x{i}", "unit": "u", "minimum": 0, "maximum": 1}
-        for i in range(MOST_EDGES)
+        for i in range(2000)
     ]
     data = small_study().data.model_dump(mode="json") | {"columns": columns}
     study = small_study(data=data)
-    assert len(names(study.data)) == GENERAL + MOST_EDGES
-    assert all(len(own) == GENERAL + MOST_EDGES for own in cells(study.data).values())
+    assert len(names(study.data)) == 50 + 50
+    assert all(len(own) == 50 + 50 for own in cells(study.data).values())
     found = Golden.of(study, np.zeros(parameter_count(study)), None)
     assert found is not None
     assert found.follow_from(study, None)
+
+
+def test_no_case_is_beyond_a_columns_bounds_by_rounding() -> None:
+    """A reader would refuse it: (a + b)/2 + (b - a)/2 may be more than b."""
+    columns = [
+        {"kind": "number", "name": f"x{i}", "unit": "u"}
+        | {"minimum": low / 10, "maximum": high / 10}
+        for i, (low, high) in enumerate((low, high) for low in range(7) for high in range(70, 99))
+    ]
+    data = small_study().data.model_dump(mode="json") | {"columns": columns}
+    study = small_study(data=data)
+    own = cells(study.data)
+    for column in study.data.columns:
+        assert isinstance(column, NumberColumn)
+        assert own[column.name].min() >= column.minimum
+        assert own[column.name].max() <= column.maximum
 
 
 @pytest.mark.parametrize(("changes", "tolerated"), [({}, 1e-12), (NETWORK, 1e-6)], ids=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from flo.lab.in_the_clear import round_in_the_clear, trainers_of
 from flo.lab.simulation import load_hospitals
 from flo.privacy.releases import model_noise, second_moments, stand_ins
 from flo.server.rounds.checkpoint import from_bytes, to_bytes
+from flo.server.rounds.known_noise import known_noise
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
 from flo.study.features import input_names
 from flo.study.loading import load
+from flo.study.models import parameter_count
 from tests.builders import small_study
 from tests.paths import EXAMPLES
 
@@ -52,10 +55,13 @@ def trained(study: Study, times: int) -> list[RunState]:
 )
 def test_it_is_the_deviation_of_models_that_are_trained_again(settings: dict[str, Any]) -> None:
     """On real patients, of whom the stated noise knows only what was released."""
-    states = trained(HEART.with_mechanism(**settings), _AGAIN)
+    study = HEART.with_mechanism(**settings)
+    states = trained(study, _AGAIN)
     real = np.array([state.model for state in states]).std(axis=0, ddof=1)
     for state in states[:3]:
-        stated = np.sqrt(np.diag(model_noise.unpacked(np.asarray(state.noise, dtype=np.float64))))
+        found = known_noise(study, state)
+        assert found is not None
+        stated = np.sqrt(np.diag(found.covariance))
         ratios = stated / real
         assert 0.8 < np.median(ratios) < 1.25
         assert ((ratios > 0.5) & (ratios < 2)).all(), dict(
@@ -65,10 +71,41 @@ def test_it_is_the_deviation_of_models_that_are_trained_again(settings: dict[str
 
 def test_it_survives_a_restart_and_is_the_same_for_the_same_releases() -> None:
     (state,) = trained(HEART, 1)
-    assert from_bytes(to_bytes(state)).noise.tobytes() == state.noise.tobytes()
-    covariance = model_noise.unpacked(np.asarray(state.noise, dtype=np.float64))
-    np.testing.assert_array_equal(model_noise.packed(covariance), state.noise)
-    assert np.linalg.eigvalsh(covariance).min() > -1e-9
+    found, again = known_noise(HEART, state), known_noise(HEART, from_bytes(to_bytes(state)))
+    assert found is not None
+    assert again is not None
+    assert found.covariance.tobytes() == again.covariance.tobytes()
+    assert found.average.tobytes() == again.average.tobytes()
+    triangle = np.asarray(model_noise.packed(found.covariance), dtype=np.float64)
+    assert np.abs(model_noise.unpacked(triangle) - found.covariance).max() < 1e-12
+    assert model_noise.fits(HEART, triangle.tolist(), found.average.tolist())
+
+
+def test_it_is_not_stated_if_other_hospitals_took_part_in_a_round() -> None:
+    (state,) = trained(HEART, 1)
+    assert state.released_by == tuple(sorted(hospital.id for hospital in HEART.hospitals))
+    assert known_noise(HEART, replace(state, released_by=())) is None
+
+
+@pytest.mark.parametrize("wrong", ["short", "negative", "no covariance", "average", "alone"])
+def test_what_is_no_covariance_of_the_model_is_refused(wrong: str) -> None:
+    mechanism = {"algorithm": "whitened", "steps": 4, "clip": 0.2, "learning_rate": 4}
+    study = small_study().with_mechanism(**mechanism)
+    p = parameter_count(study)
+    good = model_noise.packed(np.eye(p)).tolist()
+    assert model_noise.fits(study, good, [0.0] * (p - 1))
+    assert model_noise.fits(study, None, None)
+    assert model_noise.fits(study, [0.0] * len(good), [0.0] * (p - 1))
+    noise: list[float] | None = {
+        "short": good[:-1],
+        "negative": model_noise.packed(-np.eye(p)).tolist(),
+        "no covariance": model_noise.packed(
+            np.eye(p) + 2 * np.eye(p, k=1) + 2 * np.eye(p, k=-1)
+        ).tolist(),
+        "average": good,
+        "alone": None,
+    }[wrong]
+    assert not model_noise.fits(study, noise, [0.0] * (p - (2 if wrong == "average" else 1)))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from flo.server.http.tokens import issue
 from flo.server.keys.study_keys import study_key
 from flo.server.rounds.state import RunState
 from flo.server.runs import earlier, remote_store
+from flo.server.runs.execute import _result
 from flo.server.runs.remote_client import RemoteRunClient
 from flo.server.runs.remote_store import RemoteRunStore
 from flo.server.store.run_tables import new_run_id
@@ -30,7 +31,8 @@ from flo.server.store.store import Store
 from flo.server.studies.publish import tensors_name
 from flo.storage.artifacts import LocalArtifacts
 from flo.study.document import Study
-from tests.builders import HOSPITALS, make_site, small_study
+from flo.study.models import parameter_count
+from tests.builders import HOSPITALS, make_site, small_study, study_document
 from tests.flo.continued import ancestor, continuing
 from tests.flo.published_models import weights_of
 from tests.server.continued import publish
@@ -140,6 +142,42 @@ def test_what_a_run_came_to_is_kept_as_it_is_here(stage: Elsewhere) -> None:
     where = str(stage.coordinator.home.directory / "models" / name)
     assert record.result == {**given, "model": where, "model_digest": "ab" * 32}
     assert stage.events() == ["done"]
+
+
+def test_what_a_card_says_of_its_model_comes_from_a_job_as_from_here(
+    coordinator: RealCoordinator, tmp_path: Path
+) -> None:
+    """Golden cases, noise and average of a real result, and none of them of another study."""
+    mechanism = study_document()["mechanism"]
+    mechanism |= {"algorithm": "whitened", "steps": 4, "clip": 0.2, "learning_rate": 4}
+    with closing(coordinator.home.open_store()) as store:
+        stage = Elsewhere(coordinator, store, tmp_path, schema_version=4, mechanism=mechanism)
+        size = parameter_count(stage.study)
+        state = replace(
+            RunState.start(stage.study),
+            phase="done",
+            weights=np.linspace(-1, 1, size),
+            released=np.eye(size).ravel(),
+            released_by=tuple(sorted(hospital.id for hospital in stage.study.hospitals)),
+        )
+        result = _result(stage.study, state, tensors_name(stage.study, stage.run))
+        assert {"golden", "noise", "average"} <= set(result)
+        wrong = result | {"noise": result["noise"][:-1]}
+        with pytest.raises(FloError, match="noise is not of this study"):
+            stage.taken().end("done", wrong)
+        wrong = result | {"golden": {**result["golden"], "log_odds": [0.5]}}
+        with pytest.raises(FloError, match="golden cases are not of this study"):
+            stage.taken().end("done", wrong)
+        stage.taken().end("done", result)
+        record = store.run(stage.run)
+        assert record is not None
+        assert record.result is not None
+        for name in ("golden", "noise", "average"):
+            assert record.result[name] == result[name]
+        (event,) = [e for e in store.events(stage.study.digest) if e["kind"] == "done"]
+        assert not {"golden", "noise", "average"} & set(event["facts"]), "they are in no audit log"
+        for link in stage.links:
+            link.close()
 
 
 def test_who_takes_the_run_over_goes_on_from_the_state_that_was_saved_last(

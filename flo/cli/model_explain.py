@@ -1,0 +1,75 @@
+"""``flo model explain``: what moves a model's scores, with what noise leaves of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flo.cli import results
+from flo.cli.model import CoordinatorFingerprint, ModelFile, trusted_coordinators
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
+
+if TYPE_CHECKING:
+    from flo.published.explanation import Effect
+
+app = typer.Typer()
+
+
+@command(app)
+def explain(
+    model: ModelFile,
+    columns: Annotated[int, typer.Option(min=1, help="How many columns to show.")] = 12,
+    home: SiteFolder = SITE_FOLDER,
+    coordinator: CoordinatorFingerprint = None,
+) -> results.ExplainedResult:
+    """Say which columns move a model's scores, in which direction, and where noise hides it."""
+    from rich.table import Column, Table
+
+    from flo.cli.terminal.output import console, plain, say
+    from flo.published.explanation import CERTAIN, effects
+    from flo.published.model_card import PublishedModel
+
+    opened = PublishedModel.open(model, *trusted_coordinators(home, coordinator))
+    found = effects(opened)
+    table = Table(
+        Column("column", overflow="fold"), "moves by", Column("where", overflow="fold"), "effect"
+    )
+    for one in found[:columns]:
+        for number, effect in enumerate(one.effects):
+            first = number == 0
+            table.add_row(
+                plain(one.name) if first else "",
+                f"{one.importance:.2f}" if first else "",
+                plain(effect.name),
+                in_words(effect),
+            )
+    console().print(table)
+    say(
+        f"log odds of {opened.study.data.label}, beside the average patient as far as noise lets "
+        "one know; moves by: mean over made-up patients (95 % intervals: if noise were drawn again)"
+    )
+    say(
+        f"no direction is stated within {CERTAIN:g} deviations of noise. An effect says what the "
+        "model does, and not what causes the outcome"
+    )
+    return results.ExplainedResult(
+        opened.study.digest,
+        opened.card.run,
+        [
+            results.ExplainedColumn(
+                one.name, one.importance, [(e.name, e.value, *e.interval) for e in one.effects]
+            )
+            for one in found
+        ],
+    )
+
+
+def in_words(effect: Effect) -> str:
+    """Return an effect with its interval, or that noise hides its direction."""
+    low, high = effect.interval
+    if not effect.is_certain:
+        return f"noise hides it ({low:+.2f} to {high:+.2f})"
+    word = "raises" if effect.value > 0 else "lowers"
+    return f"{word}, {effect.value:+.2f} ({low:+.2f} to {high:+.2f})"
