@@ -64,6 +64,11 @@ def test_a_later_gate_is_checked_and_found_beside_its_candidate() -> None:
 def test_it_is_shown_by_the_commands_of_today() -> None:
     shown = flo("model", "show", NEW, "--coordinator", COORDINATOR)
     assert "Release gate" in shown.stdout, shown.stderr
+    shown = flo("model", "explain", NEW, "--coordinator", COORDINATOR)
+    assert "raises, +" in shown.stdout, shown.stderr
+    old = ("--against", KEPT / "old.card.json")
+    shown = flo("model", "check", NEW, *old, "--coordinator", COORDINATOR)
+    assert "times what noise explains: not more than" in " ".join(shown.stdout.split())
     shown = flo("model", "verdict", KEPT / "new-gate.gate.json", "--coordinator", COORDINATOR)
     assert shown.returncode == 0, shown.stderr
     assert "new, version" in shown.stdout

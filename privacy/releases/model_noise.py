@@ -119,7 +119,7 @@ def _average(study: Study, noisy: Floats, deviation: float) -> Floats:
     apart = max(float(np.sum((noisy - prior) ** 2)), _TINY)
     factor = max(0.0, 1 - max(len(noisy) - 2, 1) * deviation**2 / apart)
     found = prior + factor * (noisy - prior)
-    return np.clip(found, possible.min(axis=0), possible.max(axis=0))
+    return np.asarray(np.clip(found, possible.min(axis=0), possible.max(axis=0)))
 
 
 def fits(study: Study, noise: Sequence[float] | None, average: Sequence[float] | None) -> bool:

@@ -9,16 +9,17 @@ from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
 
 from flo.errors import StudyError
+from flo.keys.identity import fingerprint
 from flo.pages.responses import ALONE, HEADERS
 from flo.privacy.report import risks
 from flo.privacy.report.page import render
 from flo.privacy.report.wording import LIFE, of_life
 from flo.published.gate_result import GateSums
 from flo.published.gate_words import rows
-from flo.published.model_card import BINS_HIDE, ModelCard, read_card
+from flo.published.model_card import BINS_HIDE, ModelCard, PublishedModel, read_card
 from flo.server.console.context import ConsoleContext
 from flo.server.console.sign_in import CONSOLE
-from flo.server.console.view import StudyViews, gate_plot, quality_plot
+from flo.server.console.view import StudyViews, effects_plot, gate_plot, quality_plot
 from flo.server.store.store import Offer
 from flo.server.studies.publish import published, report_path
 from flo.study.document import Study
@@ -61,6 +62,7 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
         "calibration": card.calibration and risks.plot(card.calibration),
         "risk_rows": risks.rows(card.calibration) if card.calibration else [],
         **gate_shown(offer.study, card.gate),
+        "effects": effects_plot(_opened(views, offer)) if card.noise else None,
         "quality": quality_plot(card.model_dump(include={"evaluation", "subgroups"})),
         "versions": [
             (other, published(views.store, other.study.digest) is not None) for other in versions
@@ -68,6 +70,13 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
         "extracts": sorted(views.store.extracts(offer.study.digest)),
         "has_report": report_path(_model_files(views, offer)[0]).is_file(),
     }
+
+
+def _opened(views: StudyViews, offer: Offer) -> PublishedModel:
+    card_path, tensors = _model_files(views, offer)
+    card = read_card(card_path)
+    signed_by = fingerprint(bytes.fromhex(card.coordinator))  # an own file, of this or an older key
+    return PublishedModel.of(card, tensors.read_bytes(), signed_by)
 
 
 def gate_shown(study: Study, sums: GateSums | None) -> dict[str, Any]:

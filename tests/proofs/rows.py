@@ -23,6 +23,8 @@ class Row:
 
     @property
     def limit(self) -> str:
+        if math.isinf(self.least) and math.isinf(self.most):
+            return "none"
         if math.isinf(self.least):
             return f"<= {self.most:.4g}"
         if math.isinf(self.most):

@@ -18,6 +18,7 @@ from flo.clients.prediction.predict import predict
 from flo.clients.quality.check import check_inputs, encode_checked
 from flo.clients.sources.files import open_file
 from flo.errors import DataError, FloError, UsageError
+from flo.privacy.releases import model_noise
 from flo.privacy.releases.calibration import Calibration
 from flo.published.model_card import PublishedModel
 from flo.study.models import log_odds
@@ -85,6 +86,37 @@ CALIBRATION = Calibration(
     level=0.9,
 )
 GOOD = table_of(LOGISTIC)
+
+
+# -- reasons ---------------------------------------------------------------------------------------
+
+
+def explainable() -> PublishedModel:
+    model = made("gated").open()
+    noise = tuple(model_noise.packed(1e-4 * np.eye(6)).tolist())
+    card = model.card.model_copy(
+        update={"noise": noise, "average": (0.0, 0.5, 0.25, 0.15, 0.1), "golden": None}
+    )
+    weights = np.array([2.0, 0.5, -0.5, -1.0, 0.25, 0.0])
+    return PublishedModel(card, model.study, weights)
+
+
+def test_each_patient_has_the_columns_that_raise_and_lower_their_risk(
+    tmp_path: Path, out: Path
+) -> None:
+    data = written(tmp_path, GOOD | {"age": ["90"] * COUNT, "ward": ["c"] * COUNT})
+    predict(explainable(), data, out, "patient_id", explain=True)
+    header, rows = read(out)
+    assert header[-2:] == ["raises", "lowers"]
+    assert {tuple(row[-2:]) for row in rows} == {("age", "ward")}
+    predict(explainable(), data, out, "patient_id")
+    assert "raises" not in read(out)[0]
+
+
+def test_a_model_whose_noise_is_not_known_is_not_explained(tmp_path: Path, out: Path) -> None:
+    with pytest.raises(UsageError, match="states no noise"):
+        predict(LOGISTIC, written(tmp_path, GOOD), out, "patient_id", explain=True)
+    assert not out.exists()
 
 
 # -- the same as in training -----------------------------------------------------------------------

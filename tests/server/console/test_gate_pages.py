@@ -6,15 +6,18 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 
+from flo.privacy.releases import model_noise
 from flo.published.gate_result import GateResult, GateSums
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.studies.gated import described
 from flo.server.studies.publish import result_path
 from flo.study.document import Study, from_document
 from flo.study.gate_draft import draft
-from tests.builders import small_study
+from flo.study.models import parameter_count
+from tests.builders import small_study, study_document
 from tests.server.console.test_console import Browser, coordinator, operator
 from tests.server.continued import publish
 from tests.server.real_coordinator import RealCoordinator
@@ -82,3 +85,20 @@ def test_a_model_and_a_later_gate_say_the_verdict_its_figures_and_the_margin(
     for words in ("Release gate", "old, version 1", "pass: it was shown", "Brier score"):
         assert words in page
     assert "Tables and curves" not in page
+
+
+def test_a_model_page_shows_what_moves_the_score_where_noise_lets_one_know(
+    coordinator: RealCoordinator, operator: Browser
+) -> None:
+    home, settings = coordinator.home, study_document()["mechanism"]
+    settings |= {"algorithm": "whitened", "steps": 4, "clip": 0.2, "learning_rate": 4}
+    for name, spread, shown in (("loud", 100.0, False), ("quiet", 1e-4, True)):
+        study = small_study(schema_version=4, name=name, mechanism=settings)
+        size = parameter_count(study)
+        noise = model_noise.packed(spread * np.eye(size)).tolist()
+        publish(home, study, schema_version=4, noise=noise, average=[0.0] * (size - 1))
+        path = home.directory / "models" / f"{name}-1-{study.digest[:8]}.safetensors"
+        finished(home, study, {"rounds": 4, "epsilon": 0.9, "model": str(path)}, "")
+        _, _, page = operator.get(f"/console/studies/{study.digest}/model")
+        assert ("What moves the score" in page) == shown
+        assert ("age at its maximum" in page) == shown

@@ -1,0 +1,88 @@
+"""What a model says of itself: exact for its weights, and silent where noise hides the sign."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flo.arrays import Floats
+from flo.errors import UsageError
+from flo.privacy.releases import model_noise
+from flo.published.explanation import CERTAIN, contributions, effects
+from flo.published.model_card import PublishedModel
+from flo.study.models import parameter_count
+from flo.study.synthetic import made_up_inputs
+from tests.flo.published_models import STUDIES, made
+
+STUDY = STUDIES["gated"]
+P = parameter_count(STUDY)
+AVERAGE = (0.1, 0.5, 0.25, 0.15, 0.1)  # age; ward = a, b, c, missing
+
+
+def model_with(weights: list[float], noise: Floats) -> PublishedModel:
+    published = made("gated").open()
+    stated = {"noise": tuple(model_noise.packed(noise).tolist()), "average": AVERAGE}
+    card = published.card.model_copy(update=stated)
+    return replace(published, card=card, weights=np.array(weights))
+
+
+def test_contributions_add_up_to_the_distance_from_the_average_patient() -> None:
+    model = model_with([2.0, 1.0, 0.5, -1.0, 0.25, -3.0], 0.01 * np.eye(P))
+    inputs = made_up_inputs(STUDY.data)[:50]
+    told = contributions(model, inputs)
+    assert told.columns == ("age", "ward")
+    average = model.log_odds(np.array([AVERAGE]))[0]
+    np.testing.assert_allclose(told.values.sum(axis=1), model.log_odds(inputs) - average)
+    np.testing.assert_allclose(told.values[:, 0], 2.0 * (inputs[:, 0] - 0.1))
+
+
+def test_their_deviation_is_that_of_redrawn_weights() -> None:
+    generator = np.random.default_rng(4)
+    root = generator.normal(size=(P, P))
+    noise = root @ root.T
+    model = model_with([0.0] * P, noise)
+    inputs = made_up_inputs(STUDY.data)[:5]
+    weights = generator.multivariate_normal(np.zeros(P), noise, size=4000)
+    redrawn = [contributions(replace(model, weights=one), inputs) for one in weights]
+    found = np.std([one.values for one in redrawn], axis=0)
+    np.testing.assert_allclose(contributions(model, inputs).deviations, found, rtol=0.1)
+
+
+def test_reasons_are_those_whose_sign_noise_does_not_hide() -> None:
+    patient = np.array([[0.6, 0.0, 0.0, 1.0, 0.0]])  # .5 older than the average, ward c
+    certain = model_with([2.0, 0.0, 0.0, -1.0, 0.0, 0.0], 1e-4 * np.eye(P))
+    told = contributions(certain, patient)
+    (first, raised), (second, lowered) = told.reasons(0)
+    assert (first, second) == ("age", "ward")
+    assert (raised, lowered) == (pytest.approx(1.0), pytest.approx(-0.85))
+    hidden = np.diag([1e-4, 1.0, 1.0, 1.0, 1.0, 1.0])
+    one_left = contributions(model_with([2.0, 0, 0, -1.0, 0, 0], hidden), patient)
+    assert one_left.reasons(0) == [], "one reason alone is right too seldom"
+
+
+def test_effects_name_each_edge_and_hide_what_noise_may_have_turned() -> None:
+    model = model_with([2.0, 0.3, 0.0, -1.0, 0.0, 0.0], 0.01 * np.eye(P))
+    age, ward = effects(model)
+    assert (age.name, ward.name) == ("age", "ward"), "the most important first"
+    low, high = age.effects
+    assert (low.name, high.name) == ("at its minimum", "at its maximum")
+    assert (low.value, high.value) == (pytest.approx(2.0 * -1.1), pytest.approx(2.0 * 0.9))
+    assert low.is_certain
+    assert low.interval[1] < 0
+    words = {effect.name: effect for effect in ward.effects}
+    assert set(words) == {"= a", "= b", "= c", "missing"}
+    assert abs(words["= c"].value) > CERTAIN * words["= c"].deviation
+    assert not words["= b"].is_certain
+
+
+def test_the_most_important_column_is_not_the_one_with_the_largest_noise() -> None:
+    quiet = effects(model_with([1.0, 0, 0, 0, 0, 0], 100 * np.eye(P)))
+    assert quiet[0].name == "age"
+    assert not any(effect.is_certain for column in quiet for effect in column.effects)
+
+
+def test_without_stated_noise_nothing_is_explained() -> None:
+    with pytest.raises(UsageError, match="cannot be told from chance"):
+        contributions(made("gated").open(), np.zeros((1, P - 1)))

@@ -1,0 +1,111 @@
+"""Reasons that a model gives are those of a model without noise, and hold when noise is redrawn.
+
+Real patients; models that FLO trained again and again on the same patients. The truth is an
+ordinary logistic regression on these patients. Where the outcome is rare, clipping bends a private
+model away from it however little noise there is, so such a set is also compared with the mean of
+its own redrawn models, which is what the model would be without noise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from flo.arrays import Floats
+from flo.clients.prediction.regression import unprotected
+from flo.published.explanation import Contributions, contributions
+from flo.published.model_card import PublishedModel
+from flo.study.features import names_of
+from flo.study.parameters import Vector
+from tests.proofs.model_regressions import World, published
+from tests.proofs.rows import Row
+
+# Set, ε: least correlation with the model without noise.
+_PROMISED = {("heart", 0.9): 0.8, ("support2", 0.5): 0.9}
+_OTHERS = [("heart", 0.5), ("nass", 0.5)]
+_REDRAWS, _QUICK_REDRAWS, _PATIENTS, _TOP = 50, 5, 300, 5
+_ROOM = 0.05  # of few redraws
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Overlap of the most important columns, correlation of each patient's, and wrong signs."""
+    for (name, epsilon), least in _PROMISED.items():
+        if not quick or name == "heart":
+            yield from _of_set(name, epsilon, least - (_ROOM if quick else 0), quick)
+    for name, epsilon in [] if quick else _OTHERS:
+        yield from _of_set(name, epsilon, 0.0, quick)
+
+
+def _of_set(name: str, epsilon: float, least: float, quick: bool) -> Iterator[Row]:
+    began, world = time.monotonic(), World.of(name, epsilon)
+    snapshots = list(world.fold.snapshots.values())
+    held = np.concatenate([one.held_out.inputs for one in snapshots])[:_PATIENTS]
+    ordinary = _weights(world, unprotected([one.training for one in snapshots]))
+    redraws = _QUICK_REDRAWS if quick else _REDRAWS
+    models = [published(world.study, world.fold) for _ in range(redraws)]
+    mean = np.mean([model.weights[:-1] for model in models], axis=0)
+    told = [contributions(model, held) for model in models]
+    truths = [_truth(model, ordinary, held) for model in models]
+    overlap = np.mean([len(_top(one.values) & _top(true)) for one, true in _pairs(told, truths)])
+    seconds = time.monotonic() - began
+    promised = (name, epsilon) in _PROMISED
+    what, least_top = f"{name}, ε {epsilon:g}", 4.0 if promised else 0.0
+    yield Row(
+        f"{what}: of the top 5 columns, the same", float(overlap), redraws, seconds, least_top
+    )
+    alike = [_alike(one.values, true) for one, true in _pairs(told, truths)]
+    title = f"{what}: median correlation of a patient's reasons"
+    yield Row(title, float(np.mean(alike)), redraws, seconds, least)
+    shown, wrong = _signs(told, truths)
+    most = 0.01 if promised else 1.0
+    title = f"{what}: shown signs that are wrong, beside an ordinary regression"
+    yield Row(title, wrong, shown, seconds, most=most)
+    shown, wrong = _signs(told, [_truth(model, mean, held) for model in models])
+    title = f"{what}: shown signs that are wrong, beside training without noise"
+    yield Row(title, wrong, shown, seconds, most=0.01)
+    with_reasons = np.mean([bool(one.reasons(i)) for one in told for i in range(len(held))])
+    yield Row(f"{what}: patients with reasons", float(with_reasons), redraws, seconds)
+
+
+def _weights(world: World, score: object) -> Vector:
+    """The weights of a linear score, without the intercept."""
+    assert callable(score)
+    size = len(world.current.weights) - 1
+    return np.asarray(score(np.eye(size)) - score(np.zeros((1, size))), dtype=np.float64)
+
+
+def _truth(model: PublishedModel, weights: Vector, held: Floats) -> Floats:
+    """What each column adds by other weights, beside the average patient that the card states."""
+    apart, start, found = held - np.array(model.card.average), 0, []
+    for column in model.study.data.columns:
+        own = slice(start, start + len(names_of(column)))
+        found.append(apart[:, own] @ weights[own])
+        start = own.stop
+    return np.stack(found, axis=1)
+
+
+def _pairs(
+    told: list[Contributions], truths: list[Floats]
+) -> Iterator[tuple[Contributions, Floats]]:
+    yield from zip(told, truths, strict=True)
+
+
+def _top(values: Floats) -> set[int]:
+    return set(np.argsort(-np.abs(values).mean(axis=0))[:_TOP].tolist())
+
+
+def _alike(values: Floats, true: Floats) -> float:
+    return float(np.median([np.corrcoef(a, b)[0, 1] for a, b in zip(values, true, strict=True)]))
+
+
+def _signs(told: list[Contributions], truths: list[Floats]) -> tuple[int, float]:
+    """How many reasons are shown, and which share of them has the wrong sign."""
+    shown = wrong = 0
+    for one, true in _pairs(told, truths):
+        for patient in range(len(true)):
+            for column, value in one.reasons(patient):
+                shown += 1
+                wrong += bool(value * true[patient, one.columns.index(column)] < 0)
+    return shown, wrong / max(shown, 1)
