@@ -16,6 +16,7 @@ from scipy.special import expit
 from flo.arrays import Floats
 from flo.clients.prediction.finish import FinishedAtHome
 from flo.clients.prediction.scoring_ways import refuse_other_scores
+from flo.clients.prediction.trace import write_record
 from flo.clients.quality.check import check_inputs
 from flo.clients.sources.cells import as_ids
 from flo.clients.sources.error_wrapper import ErrorBoundary
@@ -57,6 +58,8 @@ def predict(
     ``explain``: also write ``raises`` and ``lowers``, the columns that matter most to the patient
     beside the average patient (``flo.published.explanation``).
 
+    A record of what scored them is written beside ``out`` (``flo.clients.prediction.trace``).
+
     Raises:
         DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``, or
         cannot be a file, or ``explain`` is asked of a model whose noise is not known. TrustError:
@@ -82,7 +85,9 @@ def predict(
         own = [in_a_sheet(ids[number - 1] or "")] if ids else []
         told = reasons[number - 1] if reasons else ()
         writer.writerow([number, *own, f"{score:.6f}", *risk, *told])
-    write_private(out, text.getvalue().encode())
+    scored = text.getvalue().encode()
+    write_private(out, scored)
+    write_record(model, out, scored, len(risks))
     return Predicted(len(risks), sum(risk != _NO_RISK for risk in risks))
 
 

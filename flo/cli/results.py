@@ -256,6 +256,19 @@ class ExplainedResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class TracedResult(CommandResult):
+    """What made a file of scores. ``ledger``: rows of this site's ledger for the study."""
+
+    scores: str
+    study: str
+    run: str
+    card: str
+    code: str
+    approved: bool
+    ledger: list[int]
+
+
+@dataclass(frozen=True)
 class ModelFetchedResult(CommandResult):
     """``card``: path of the card; the tensors are in the same folder."""
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from flo.clients.home.site_home import SiteHome
+from flo.clients.prediction.trace import trace
+from flo.privacy.ledger.rows import LedgerRow
 from flo.published.gate_result import read_gate
 from flo.published.model_card import PublishedModel
 from tests.commands import flo
@@ -34,6 +37,10 @@ def published(coordinator: RealCoordinator, digest: str) -> Path:
 def said(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 0, done.stderr
     return " ".join(done.stdout.split())
+
+
+def is_release(row: LedgerRow) -> bool:
+    return bool(row.public["kind"] == "release")
 
 
 def ask_for_a_gate(home: SiteHome) -> None:
@@ -96,6 +103,19 @@ def test_a_gate_on_the_card_and_a_gate_of_two_published_models(tmp_path: Path) -
         assert later_study.gate is not None
         assert later_study.gate.cards == (two.card.digest, one.card.digest)
         assert releases(homes[0])["gate"] == 2
+
+        # A prediction leads back to the approval and to each row that paid for its model.
+        said(flo("model", "fetch", "tiny:2", "--out", tmp_path, "--home", homes[0].directory))
+        fetched = next(tmp_path.glob("tiny-*.card.json"))
+        data = ("--data", homes[0].directory.parent / "patients.csv", "--out", tmp_path / "s.csv")
+        said(flo("model", "predict", fetched, *data, "--explain", "--home", homes[0].directory))
+        traced = trace(homes[0], tmp_path / "s.csv")
+        assert traced.approval is not None
+        assert traced.record.card == two.card.digest
+        purposes = Counter(row.public.get("purpose") for row in traced.rows if is_release(row))
+        assert purposes == {"moments": 1, "training": 4, "evaluation": 1, "gate": 1}
+        screen = said(flo("model", "trace", tmp_path / "s.csv", "--home", homes[0].directory))
+        assert "release, training 4: rows" in screen
 
         # A hospital whose policy asks for a passed gate gets no other model.
         fetch = ("model", "fetch", "tiny:2", "--out", tmp_path / "models")

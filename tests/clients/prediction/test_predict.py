@@ -301,7 +301,8 @@ def test_predictions_are_readable_by_their_owner_only(tmp_path: Path, out: Path)
     out.chmod(0o644)
     predict(LOGISTIC, written(tmp_path, GOOD), out, "patient_id")
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in out.parent.iterdir()}
+    assert found == {out.name: 0o600, f"{out.name}.record.json": 0o600}
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
