@@ -24,7 +24,7 @@ from flo.clients.sources.files import open_file
 from flo.documents.text import in_a_sheet
 from flo.errors import UsageError
 from flo.privacy.report.risks import is_too_wide
-from flo.published.explanation import contributions
+from flo.published.explanation import FEWEST_REASONS, contributions
 from flo.published.model_card import PublishedModel
 from flo.storage.files import write_private
 
@@ -55,8 +55,8 @@ def predict(
     from its card's calibration; it is empty if the card has none, or where the band is too wide
     (``flo.privacy.report.risks``), so that only the rank is known.
 
-    ``explain``: also write ``raises`` and ``lowers``, the columns that matter most to the patient
-    beside the average patient (``flo.published.explanation``).
+    ``explain``: also write ``raises`` and ``lowers``, up to three columns whose direction is
+    certain, the largest first (``flo.published.explanation``).
 
     A record of what scored them is written beside ``out`` (``flo.clients.prediction.trace``).
 
@@ -98,6 +98,8 @@ def _reasons(model: PublishedModel | FinishedAtHome, inputs: Floats) -> list[tup
             "a finished model is not explained: its card's noise is that of the published one",
             hint=f"flo model predict --explain with the published model of {model.study.name}",
         )
+    if len(model.study.data.columns) < FEWEST_REASONS:
+        raise UsageError("a model of one column has nothing to explain", hint="leave out --explain")
     found = contributions(model, inputs)
     told = []
     for patient in range(len(inputs)):

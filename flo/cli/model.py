@@ -141,8 +141,8 @@ def predict(
     say(_risks_in_words(opened, done))
     if explain:
         say(
-            "raises, lowers: up to three columns that move the score most from the average "
-            "patient's, where noise hides no sign; they say what the model does, not what causes it"
+            "raises, lowers: up to three columns whose direction is certain, the largest first; "
+            "others may matter more. They say what the model does, not what causes the outcome"
         )
     return results.PredictedResult(str(out), done.records, done.with_risk)
 

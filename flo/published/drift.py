@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import chdtri
 
 from flo.arrays import Floats
-from flo.errors import StudyError, UsageError
+from flo.errors import StudyError
 from flo.published import golden
 from flo.published.model_card import PublishedModel
 from flo.study.gate_draft import all_columns
@@ -95,11 +95,7 @@ def _scored(model: PublishedModel, cells: golden.Cells) -> tuple[Floats, Floats]
     """Return log odds (n,) and their covariance from noise (n, n)."""
     noise = model.noise
     if noise is None:
-        raise UsageError(
-            f"the card of {model.study.name}, version {model.study.version}, states no noise, so a "
-            "difference cannot be told from chance",
-            hint="logistic models of studies with schema_version 4 state it; ask a release gate",
-        )
+        raise model.no_noise("a difference cannot be told from chance; a release gate can tell")
     inputs = encoded(model.study.data, cells)
     rows = np.hstack([inputs, np.ones((len(inputs), 1))])
     return model.log_odds(inputs), rows @ noise @ rows.T

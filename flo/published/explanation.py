@@ -9,9 +9,12 @@ to the log odds, and the φ of all columns add up to the patient's log odds less
 patient. For a linear model these are its Shapley values (Štrumbelj, Kononenko 2014) and its
 integrated gradients (Sundararajan, Taly, Yan 2017).
 
-Noise of training is part of every weight. With its covariance Σ (on the card), φ_c has the
-deviation √((x - a)ᵀΣ(x - a)) over the inputs of c. Whether a column raises or lowers the risk is
-said only where φ_c is beyond ``CERTAIN`` deviations of 0; elsewhere noise may have turned the sign.
+Noise of training is part of every weight, and noise of the second moments of the average. With the
+covariance Σ of the weights and the deviation s of an average (both on the card), φ_c has the
+variance (x - a)ᵀΣ(x - a) + s²·Σ (w_j - m)² over the inputs j of c; m is the mean weight of a
+category's codes, as errors of their shares add up to 0, and 0 elsewhere. Whether a column raises or
+lowers the risk is said only where φ_c is beyond ``CERTAIN`` deviations of 0; elsewhere noise may
+have turned the sign.
 """
 
 from __future__ import annotations
@@ -21,10 +24,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from flo.arrays import Floats
-from flo.errors import UsageError
 from flo.published.golden import edges_of
 from flo.published.model_card import PublishedModel
 from flo.study.features import names_of
+from flo.study.schema import CategoryColumn
 from flo.study.synthetic import encoded, made_up_cells, made_up_inputs
 
 CERTAIN = 3.0  # deviations
@@ -45,7 +48,7 @@ class Effect:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Ends of the 95 % interval: what it would be if only the noise were drawn again."""
+        """Ends of the 95 % interval of what the effect would be without noise."""
         return self.value - _Z95 * self.deviation, self.value + _Z95 * self.deviation
 
     @property
@@ -108,14 +111,18 @@ def contributions(model: PublishedModel, inputs: Floats) -> Contributions:
 
     Raises UsageError: the card states no noise, so a reason could not be told from chance.
     """
-    noise, average = _stated(model)
+    noise, average, error = _stated(model)
     places, apart = _places(model), inputs - average
-    values = np.empty((len(inputs), len(places)))
+    values, columns = np.empty((len(inputs), len(places))), model.study.data.columns
     deviations = np.empty_like(values)
-    for number, own in enumerate(places.values()):
-        values[:, number] = apart[:, own] @ model.weights[own]
+    for number, (column, own) in enumerate(zip(columns, places.values(), strict=True)):
+        weights = model.weights[own]
+        values[:, number] = apart[:, own] @ weights
         spread = apart[:, own] @ noise[np.ix_(own, own)]
-        deviations[:, number] = np.sqrt(np.maximum((spread * apart[:, own]).sum(axis=1), 0))
+        of_weights = np.maximum((spread * apart[:, own]).sum(axis=1), 0)
+        whole = isinstance(column, CategoryColumn) and len(column.codes) > 2
+        centred = weights - weights.mean() if whole else weights
+        deviations[:, number] = np.sqrt(of_weights + error**2 * float(np.sum(centred**2)))
     return Contributions(tuple(places), values, deviations)
 
 
@@ -129,12 +136,9 @@ def _places(model: PublishedModel) -> dict[str, list[int]]:
     return found
 
 
-def _stated(model: PublishedModel) -> tuple[Floats, Floats]:
-    noise, average = model.noise, model.card.average
-    if noise is None or average is None:
-        raise UsageError(
-            f"the card of {model.study.name}, version {model.study.version}, states no noise, so a "
-            "reason cannot be told from chance",
-            hint="logistic models of studies with schema_version 4 that continue no other state it",
-        )
-    return noise, np.array(average)
+def _stated(model: PublishedModel) -> tuple[Floats, Floats, float]:
+    """Return the covariance of the weights, the average patient, and its deviation."""
+    noise, average, error = model.noise, model.card.average, model.card.average_deviation
+    if noise is None or average is None or error is None:
+        raise model.no_noise("a reason cannot be told from chance")
+    return noise, np.array(average), error

@@ -1,9 +1,10 @@
 """Golden cases of a published model: patients who were made up, and what the model says of them.
 
 The run that trained a model computes them, and the signed card states them. Whoever scores patients
-with the model computes them again, in the way in which it scores: a column read as another, another
-unit, a changed encoder, a tensor cut short or rounded, and another version of a network all show as
-a difference. No patient's data and no ε are needed.
+with the model computes them again, in the way in which it scores. Software that exchanges columns,
+scales or encodes otherwise, or has cut or rounded tensors, then shows as a difference. Whether a
+hospital's own file has the right columns and units is not seen here. No patient's data and no ε are
+needed.
 
 The cases are the first ``_GENERAL`` made-up patients of the study (``flo.study.synthetic``), and
 one ordinary patient with each column in turn at its ends, at each hinge, at each code, and missing;

@@ -32,6 +32,7 @@ from flo.keys.identity import Signer, fingerprint, low_s, verify
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.releases import model_noise
 from flo.privacy.releases.calibration import Calibration
+from flo.privacy.releases.model_noise import MOST_WEIGHTS
 from flo.privacy.report.wording import trust
 from flo.protocol.messages import LARGEST_WEIGHT
 from flo.published.gate_result import GateSums
@@ -47,10 +48,11 @@ FINISHED = ".finished"  # ending of finished models (``flo.clients.records.finis
 MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
 MAX_MODEL_BYTES, MAX_TENSORS_HEADER_BYTES = 1 << 30, 1 << 20
 _ONE_FORM = 3  # from this study schema on, a card's signature has only one valid form
-_LARGEST_VARIANCE = 1e12
-MOST_NOISE = model_noise.MOST_WEIGHTS * (model_noise.MOST_WEIGHTS + 1) // 2
+MOST_INPUTS, MOST_NOISE = MOST_WEIGHTS - 1, MOST_WEIGHTS * (MOST_WEIGHTS + 1) // 2
 Average = Annotated[float, Field(ge=-1, le=1)]
-Variance = Annotated[float, Field(ge=-_LARGEST_VARIANCE, le=_LARGEST_VARIANCE)]
+Variance = Annotated[
+    float, Field(ge=-model_noise.LARGEST_VARIANCE, le=model_noise.LARGEST_VARIANCE)
+]
 _Text = Annotated[str, StringConstraints(max_length=500)]
 
 
@@ -87,8 +89,8 @@ class ModelCard(Document):
     following. ``gate``: the noisy sums of the study's gate; None if it has none or was cut short.
     ``golden``: made-up patients with their scores; None if one of them has no finite score.
     ``noise``: the lower triangle of the covariance of the weights, if only the noise were drawn
-    again (``flo.privacy.releases.model_noise``), and ``average``: of the patients' inputs, noisy;
-    None if they are not known.
+    again (``flo.privacy.releases.model_noise``), and ``average``: of the patients' inputs,
+    as far as noise lets one know; None if they are not known.
     """
 
     schema_version: Literal[1, 2, 3, 4] = 2
@@ -108,9 +110,8 @@ class ModelCard(Document):
     gate: GateSums | None = None
     golden: Golden | None = None
     noise: Annotated[tuple[Variance, ...], Field(max_length=MOST_NOISE)] | None = None
-    average: Annotated[tuple[Average, ...], Field(max_length=model_noise.MOST_WEIGHTS)] | None = (
-        None
-    )
+    average: Annotated[tuple[Average, ...], Field(max_length=MOST_INPUTS)] | None = None
+    average_deviation: Annotated[float, Field(ge=0)] | None = None
     report: Digest | None
     without_extract: tuple[Identifier, ...]
     coordinator: PublicKey
@@ -129,6 +130,7 @@ class ModelCard(Document):
             document.pop("golden", None)
             document.pop("noise", None)
             document.pop("average", None)
+            document.pop("average_deviation", None)
         return document
 
     @model_validator(mode="after")
@@ -194,7 +196,7 @@ class ModelCard(Document):
             and (self.calibration is None or not study.evaluation.bins)
             and (study.gate is None or self.schema_version >= 4)
             and (self.gate is None or self.gate.follow_from(study))
-            and model_noise.fits(study, self.noise, self.average)
+            and model_noise.fits(study, self.noise, self.average, self.average_deviation)
             and (self.golden is None or self.golden.follow_from(study, self.calibration))
         )
         if not follows:
@@ -220,6 +222,18 @@ class PublishedModel:
     def noise(self) -> Floats | None:
         """Covariance (p, p) of the weights from noise alone; None if it is not known."""
         return None if self.card.noise is None else model_noise.unpacked(np.array(self.card.noise))
+
+    def no_noise(self, so: str) -> UsageError:
+        """Return the error for a card that states no noise. ``so``: what follows."""
+        why = model_noise.unknown_reason(self.study)
+        why = why and f"{why}, so that it is not known how noise moves its weights"
+        if why is None and self.study.schema_version < 4:
+            why = "its schema_version is below 4"
+        why = why or "not the same hospitals took part in all rounds, or its run ended early"
+        return UsageError(
+            f"{self.study.name}, version {self.study.version}: its card states no noise, so {so}",
+            hint=f"the study's card cannot state it: {why}",
+        )
 
     def calibrated(self, log_odds: Floats) -> Floats:
         """Return the log odds of the card's risks, (n,); unchanged if it has no calibration.

@@ -27,65 +27,76 @@ from scipy.special import expit, ndtr
 
 from flo.arrays import Floats
 from flo.privacy.releases import least_squares, second_moments, stand_ins, whitening
+from flo.privacy.releases.stand_ins import Moments
+from flo.protocol.messages import LARGEST_WEIGHT
 from flo.study.document import Study
+from flo.study.features import names_of
 from flo.study.parameters import Vector
-from flo.study.schema import ImageColumn
+from flo.study.schema import CategoryColumn, ImageColumn
 from flo.study.synthetic import made_up_inputs
 
-DRAWS, MOST_WEIGHTS = 100, 128
+DRAWS, MOST_WEIGHTS, LARGEST_VARIANCE = 100, 128, 1e12
 _PATIENTS, _MOST_STEPS = 2000, 500  # stand-ins; more rounds take minutes to repeat
 _TINY, _ROUNDING = 1e-300, 1e-9
 
 
-def is_known(study: Study) -> bool:
-    """Return whether the noise of a study's model is stated."""
-    return (
-        study.trains
-        and study.model.kind == "logistic"
-        and study.mechanism.algorithm in ("whitened", "least-squares")
-        and study.mechanism.aggregation == "sum"
-        and study.continues is None
-        and study.data.records_per_patient == "one"
-        and not any(isinstance(column, ImageColumn) for column in study.data.columns)
-        and second_moments.width(study) <= MOST_WEIGHTS
-        and study.mechanism.steps <= _MOST_STEPS
-    )
+def unknown_reason(study: Study) -> str | None:
+    """Return why the noise of a study's model is not stated; None if it is.
+
+    Where other hospitals took part in some rounds than in others, it is not stated either.
+    """
+    many = second_moments.width(study) > MOST_WEIGHTS
+    reasons = {
+        "it trains no model": not study.trains,
+        "its model is a network": study.trains and study.model.kind != "logistic",
+        "it does not train on whitened inputs or by least squares": study.mechanism.algorithm
+        not in ("whitened", "least-squares"),
+        "its aggregation is not a sum": study.mechanism.aggregation != "sum",
+        "it continues other models": study.continues is not None,
+        "its patients have many records": study.data.records_per_patient != "one",
+        "it has images": any(isinstance(c, ImageColumn) for c in study.data.columns),
+        f"it has more than {MOST_WEIGHTS} weights": many,
+        f"it has more than {_MOST_STEPS} rounds": study.mechanism.steps > _MOST_STEPS,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 @dataclass(frozen=True)
 class ModelNoise:
     """What releases say of a model. ``covariance``: of its weights by noise alone, (p, p).
 
-    ``average``: the patients' mean inputs, as far as they are known, (p - 1,).
+    ``average``: the patients' mean inputs, as far as they are known, (p - 1,); ``deviation``: of
+    the noise in each of them.
     """
 
     covariance: Floats
     average: Floats
+    deviation: float
 
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """Public numbers of a training. ``patients``: how many were planned; positive.
+    """What was released before a training, and public numbers of it.
 
-    ``in_moments``, ``in_training``: variance of the noise in each coordinate of the sums.
+    ``moments``: the noisy sum of second moments, (length,). ``patients``: how many were planned;
+    positive. ``in_moments``, ``in_training``: variance of the noise in each coordinate of the sums.
     """
 
+    moments: Floats
     patients: float
     in_moments: float
     in_training: float
 
 
-def of_whitened(study: Study, weights: Vector, matrix: Floats, on: TrainedOn) -> ModelNoise:
-    """Return the noise of a model's weights (p,) that was trained on inputs times W, (p, p)."""
+def of_whitened(study: Study, weights: Vector, on: TrainedOn) -> ModelNoise:
+    """Return the noise of a model's weights (p,) that was trained on whitened inputs."""
     d, scale = second_moments.width(study), second_moments.squared_scale(study)
-    mean, share = stand_ins.moments(study, matrix, on.in_moments, on.patients)
-    rows = stand_ins.stand_ins(study, mean, _PATIENTS)
+    known = stand_ins.moments(study, on.moments, on.in_moments, on.patients)
+    rows = stand_ins.stand_ins(study, known.mean, _PATIENTS)
     chance = ndtr(stand_ins.normal(study, "labels", (_PATIENTS,)))
     labels = (chance < expit(rows @ weights)).astype(np.float64)
-    upper = np.triu_indices(d)
-    released = (
-        share * on.patients * (rows.T @ rows / len(rows))[upper] * second_moments.scales(d) / scale
-    )
+    mean = (rows.T @ rows / len(rows))[np.triu_indices(d)] * second_moments.scales(d) / scale
+    released = known.share * on.patients * mean
     each = math.sqrt(on.in_training) / on.patients
     drawn = np.empty((DRAWS, d))
     for number in range(DRAWS):
@@ -93,44 +104,64 @@ def of_whitened(study: Study, weights: Vector, matrix: Floats, on: TrainedOn) ->
         total = released + math.sqrt(on.in_moments) * noise
         again = whitening.matrix_of(study, total, on.in_moments, on.patients)
         steps = each * stand_ins.normal(study, f"rounds {number}", (study.mechanism.steps, d))
-        drawn[number] = again @ _trained(study, rows @ again, labels, share, steps)
-    deviation = scale * math.sqrt(on.in_moments / 2) / (share * on.patients)
-    return ModelNoise(np.cov(drawn.T), _average(study, mean[:-1, -1], deviation))
+        drawn[number] = again @ _trained(study, rows @ again, labels, known.share, steps)
+    return _noise_of(study, drawn, known)
 
 
-def of_least_squares(study: Study, total: Floats, variance: float) -> ModelNoise:
-    """Return the noise of the weights (p,) that solve a noisy sum (length,)."""
+def of_least_squares(study: Study, total: Floats, variance: float, patients: float) -> ModelNoise:
+    """Return the noise of the weights (p,) that solve a noisy sum (length,).
+
+    ``variance``: of the noise in each coordinate. ``patients``: how many were planned.
+    """
     noise = math.sqrt(variance) * stand_ins.normal(study, "noise", (DRAWS, len(total)))
     drawn = np.array([least_squares.solve(study, total + one, variance) for one in noise])
-    products = second_moments.matrix(total[: second_moments.length(study)], drawn.shape[1])
-    count = max(float(products[-1, -1]), _TINY)
-    average = _average(study, products[:-1, -1] / count, math.sqrt(variance / 2) / count)
-    return ModelNoise(np.cov(drawn.T), average)
+    moments = math.sqrt(2) * total[: second_moments.length(study)]
+    return _noise_of(study, drawn, stand_ins.moments(study, moments, 2 * variance, patients))
 
 
-def _average(study: Study, noisy: Floats, deviation: float) -> Floats:
-    """Return the patients' mean inputs (p - 1,), as far as noise of this deviation lets one know.
+def _noise_of(study: Study, drawn: Floats, known: Moments) -> ModelNoise:
+    kept = np.clip(drawn, -LARGEST_WEIGHT, LARGEST_WEIGHT)  # as published models are
+    return ModelNoise(np.cov(kept.T), _average(study, known), known.deviation)
+
+
+def _average(study: Study, known: Moments) -> Floats:
+    """Return the patients' mean inputs (p - 1,), as far as noise lets one know them.
 
     Noisy means are drawn towards those of the made-up patients (James, Stein 1961, with no negative
-    factor), and clipped to what an input can be.
+    factor), and to what means of inputs can be: of one column, the shares of codes and of missing
+    are not negative, and all together not more than 1; of more than two codes they are 1.
     """
-    possible = made_up_inputs(study.data)
+    noisy, possible = known.mean[:-1, -1], made_up_inputs(study.data)
     prior = possible.mean(axis=0)
     apart = max(float(np.sum((noisy - prior) ** 2)), _TINY)
-    factor = max(0.0, 1 - max(len(noisy) - 2, 1) * deviation**2 / apart)
+    factor = max(0.0, 1 - max(len(noisy) - 2, 1) * (known.deviation / apart) * known.deviation)
     found = prior + factor * (noisy - prior)
-    return np.asarray(np.clip(found, possible.min(axis=0), possible.max(axis=0)))
+    found = np.clip(found, possible.min(axis=0), possible.max(axis=0))
+    start = 0
+    for column in study.data.columns:
+        own = slice(start, start + len(names_of(column)))
+        start = own.stop
+        if isinstance(column, CategoryColumn):
+            whole = float(found[own].sum())
+            if len(column.codes) > 2 or whole > 1:
+                found[own] = found[own] / whole if whole > _TINY else prior[own]
+    return np.asarray(found)
 
 
-def fits(study: Study, noise: Sequence[float] | None, average: Sequence[float] | None) -> bool:
+def fits(
+    study: Study,
+    noise: Sequence[float] | None,
+    average: Sequence[float] | None,
+    deviation: float | None,
+) -> bool:
     """Return whether a packed covariance and an average can be of this study's model.
 
-    Both may be None. Not a covariance, but for rounding: one with an eigenvalue below zero.
+    All may be None. Not a covariance, but for rounding: one with an eigenvalue below zero.
     """
-    if noise is None or average is None:
-        return noise is average
+    if noise is None or average is None or deviation is None:
+        return noise is None and average is None and deviation is None
     p = second_moments.width(study)
-    if not is_known(study) or (len(noise), len(average)) != (p * (p + 1) // 2, p - 1):
+    if unknown_reason(study) or (len(noise), len(average)) != (p * (p + 1) // 2, p - 1):
         return False
     covariance = unpacked(np.array(noise))
     values = np.linalg.eigvalsh(covariance)

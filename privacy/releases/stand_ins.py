@@ -15,41 +15,47 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtri
 
 from flo.arrays import Floats
-from flo.privacy.releases import second_moments, whitening
+from flo.privacy.releases import second_moments
 from flo.study.document import Study
 from flo.study.features import names_of
 from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 from flo.study.synthetic import encoded
 
-_FEWEST = 0.3  # of the planned patients; noise may leave none
+_FEWEST, _USUAL = 0.3, 0.3  # least share of the planned patients; how far from 1 it usually is
 
 
-def moments(study: Study, matrix: Floats, variance: float, patients: float) -> tuple[Floats, float]:
-    """Return the noisy mean of a patient's second moments, (d, d), from W, (d, d).
+@dataclass(frozen=True)
+class Moments:
+    """A patient's second moments with an intercept, as far as a noisy sum tells them.
 
-    Also return how many patients there are, as a share of the planned ones, at least ``_FEWEST``.
-    ``variance`` and ``patients``: as W was made with.
-
-    This is the inverse of ``flo.privacy.releases.whitening.matrix_of`` without its made-up
-    patients; where that floored an eigenvalue, the floor remains. The last moment, of the
-    intercept, is 1.
+    ``mean``: (d, d), the last of them 1. ``share``: how many patients there are, of those planned.
+    ``deviation``: of the noise in a mean input.
     """
-    e = whitening.exponent(study)
-    values, vectors = np.linalg.eigh(matrix)
-    values = np.maximum(values, np.finfo(np.float64).tiny ** 0.25)
-    largest = values[0] ** -2.0  # W's smallest eigenvalue is λ^(-1/2)
-    mean = (vectors * (values / largest ** (e - 0.5)) ** (-1 / e)) @ vectors.T
-    target = whitening.made_up_moments(study)
-    counted = whitening.target_patients(study, variance, target)
-    r2 = second_moments.squared_scale(study)
-    found = ((patients + counted) * mean - r2 * counted * target) / patients
-    share = max(float(found[-1, -1]), _FEWEST)
-    return np.asarray(found / share), share
+
+    mean: Floats
+    share: float
+    deviation: float
+
+
+def moments(study: Study, total: Floats, variance: float, patients: float) -> Moments:
+    """Return the moments of a noisy sum (length,), with ``variance`` in each coordinate.
+
+    ``patients``: the planned ones. Their share is drawn towards 1 as far as noise may have moved
+    it, and is at least ``_FEWEST``.
+    """
+    d, scale = second_moments.width(study), second_moments.squared_scale(study) / patients
+    found = scale * second_moments.matrix(total, d)
+    noise = scale**2 * variance  # of a moment on the diagonal
+    share = max(1 + (found[-1, -1] - 1) * _USUAL**2 / (_USUAL**2 + noise), _FEWEST)
+    mean = found / share
+    mean[-1, -1] = 1.0
+    return Moments(mean, float(share), math.sqrt(noise / 2) / share)
 
 
 def stand_ins(study: Study, mean: Floats, count: int) -> Floats:

@@ -66,22 +66,16 @@ def matrix_of(study: Study, total: Floats, variance: float, patients: float) -> 
     number. The entries are clipped to ± ``LARGEST_WEIGHT``.
     """
     d, r2 = second_moments.width(study), second_moments.squared_scale(study)
-    target = made_up_moments(study)
+    target = _made_up_moments(study)
     noise = math.sqrt(variance * d)  # √2·s·√d, as s is of a product off the diagonal
-    counted = target_patients(study, variance, target)
-    everyone = patients + counted
-    mean = (second_moments.matrix(total, d) + counted * target) / everyone
+    target_patients = _SHRINKAGE * noise / (np.trace(target) / d)
+    everyone = patients + target_patients
+    mean = (second_moments.matrix(total, d) + target_patients * target) / everyone
     values, vectors = np.linalg.eigh(mean)
     values = r2 * np.maximum(values, _FLOOR * noise / everyone)
     e = exponent(study)
     found = (vectors * (values**-e * values[-1] ** (e - 0.5))) @ vectors.T
     return np.asarray(np.clip(found, -LARGEST_WEIGHT, LARGEST_WEIGHT), dtype=np.float64)
-
-
-def target_patients(study: Study, variance: float, target: Floats) -> float:
-    """Return m: how many patients the made-up ones count for."""
-    d = second_moments.width(study)
-    return _SHRINKAGE * math.sqrt(variance * d) / float(np.trace(target) / d)
 
 
 def whitened(patients: Patients, matrix: Floats) -> Patients:
@@ -178,7 +172,7 @@ def steepness(study: Study) -> float:
     return 1.0 if study.model.kind == "logistic" else OUTPUT_NORM
 
 
-def made_up_moments(study: Study) -> Floats:
+def _made_up_moments(study: Study) -> Floats:
     """Return G₀, (d, d)."""
     inputs = made_up_inputs(study.data)
     rows = np.hstack([inputs, np.ones((len(inputs), 1))])

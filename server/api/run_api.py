@@ -142,7 +142,8 @@ def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: R
     golden, calibration = end.result.golden, end.result.calibration
     if golden is not None and not golden.follow_from(study, calibration):
         raise MessageError("the result's golden cases are not of this study")
-    if not model_noise.fits(study, end.result.noise, end.result.average):
+    said = end.result.noise, end.result.average, end.result.average_deviation
+    if not model_noise.fits(study, *said):
         raise MessageError("the result's noise is not of this study")
     if "model" in result:
         if result["model"] != tensors_name(study, run):

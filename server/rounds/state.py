@@ -75,7 +75,7 @@ class RunState:
     evaluation on, what its request carries. After it, the digest of that is kept, and its release
     is in ``sums``.
 
-    ``released``: what the noise of the trained model follows from, W or the sum of least squares
+    ``released``: what the noise of the trained model follows from, the first sum of its training
     (``flo.server.rounds.known_noise``). ``released_by``: the hospitals of all sums behind the
     model; empty if they were not the same throughout.
 
@@ -348,10 +348,11 @@ def _whitened(
     factor = _clipping(study, part, gathered)
     variance = factor**2 * combined_variance(study, part, len(gathered.hospitals))
     patients = whitening.planned_patients(study, gathered.hospitals)
-    matrix = whitening.matrix_of(study, factor * gathered.all_values(), variance, patients)
+    total = factor * gathered.all_values()
+    matrix = whitening.matrix_of(study, total, variance, patients)
     by = tuple(sorted(gathered.hospitals)) if factor == 1 else ()
     state = replace(state, phase="training", round=1, attempt=1, retries=0, released_by=by)
-    state = replace(state, whitening=matrix.ravel())
+    state = replace(state, whitening=matrix.ravel(), released=total)
     if not len(state.earlier) or not starts_from_earlier(study):
         return state
     return replace(state, weights=whitening.on_whitened(study, state.weights, matrix))
@@ -404,10 +405,11 @@ def _stepped(
         if in_tail:
             tail_sum[block] += weights[block]
     tail_count = state.tail_count + in_tail
-    by = state.released_by if state.released_by == tuple(sorted(gathered.hospitals)) else ()
+    same = state.released_by == tuple(sorted(gathered.hospitals))
+    by = state.released_by if same and _clipping(study, part, gathered) == 1 else ()
     if finished:
         tail_sum /= tail_count
-        state = replace(state, weights=tail_sum, released=state.whitening, released_by=by)
+        state = replace(state, weights=tail_sum, released_by=by)
         return _trained(study, with_model_of_inputs(study, state))
     return replace(
         state,

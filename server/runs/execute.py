@@ -144,7 +144,11 @@ def _explained(study: Study, state: RunState) -> dict[str, Any]:
     if noise is None:
         return found
     covariance = model_noise.packed(noise.covariance)
-    return found | {"noise": covariance.tolist(), "average": noise.average.tolist()}
+    return found | {
+        "noise": covariance.tolist(),
+        "average": noise.average.tolist(),
+        "average_deviation": noise.deviation,
+    }
 
 
 def _sum(state: RunState) -> dict[str, Any]:

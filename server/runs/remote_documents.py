@@ -16,9 +16,8 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 from flo.documents.document import Document
 from flo.keys.claims import LARGEST_COUNT, Digest, LedgerHead
 from flo.privacy.releases.calibration import Calibration
-from flo.privacy.releases.model_noise import MOST_WEIGHTS
 from flo.published.golden import Golden
-from flo.published.model_card import MOST_NOISE, Average, Variance
+from flo.published.model_card import MOST_INPUTS, MOST_NOISE, Average, Variance
 from flo.study.document import MAX_STUDY_BYTES
 from flo.study.statistics import MOST_CELLS, ROUNDS
 from flo.study.terms import Identifier
@@ -119,12 +118,13 @@ class RunResult(Document):
     gate: _Gate | None = None
     golden: Golden | None = None
     noise: Annotated[tuple[Variance, ...], Field(max_length=MOST_NOISE)] | None = None
-    average: Annotated[tuple[Average, ...], Field(max_length=MOST_WEIGHTS)] | None = None
+    average: Annotated[tuple[Average, ...], Field(max_length=MOST_INPUTS)] | None = None
+    average_deviation: Annotated[float, Field(ge=0)] | None = None
     model: _Text | None = None
     model_digest: Digest | None = None
 
 
-_LONG = ("statistics", "gate", "golden", "noise", "average")
+_LONG = ("statistics", "gate", "golden", "noise", "average", "average_deviation")
 
 
 def facts_of(result: dict[str, Any]) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def write_card(
         golden=result.get("golden"),
         noise=result.get("noise"),
         average=result.get("average"),
+        average_deviation=result.get("average_deviation"),
         life=_life(study, report) if report is not None and not without else None,
         report=canonical.digest(report) if report is not None else None,
         without_extract=without,

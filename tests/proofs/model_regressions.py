@@ -262,6 +262,7 @@ def published(
         golden=result["golden"],
         noise=result.get("noise"),
         average=result.get("average"),
+        average_deviation=result.get("average_deviation"),
         report=None,
         without_extract=(signed.study.hospitals[0].id,),
         coordinator=_COORDINATOR.public.hex(),

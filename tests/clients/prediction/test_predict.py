@@ -95,7 +95,8 @@ def explainable() -> PublishedModel:
     model = made("gated").open()
     noise = tuple(model_noise.packed(1e-4 * np.eye(6)).tolist())
     card = model.card.model_copy(
-        update={"noise": noise, "average": (0.0, 0.5, 0.25, 0.15, 0.1), "golden": None}
+        update={"noise": noise, "average": (0.0, 0.5, 0.25, 0.15, 0.1)}
+        | {"golden": None, "average_deviation": 0.0}
     )
     weights = np.array([2.0, 0.5, -0.5, -1.0, 0.25, 0.0])
     return PublishedModel(card, model.study, weights)

@@ -21,9 +21,13 @@ P = parameter_count(STUDY)
 AVERAGE = (0.1, 0.5, 0.25, 0.15, 0.1)  # age; ward = a, b, c, missing
 
 
-def model_with(weights: list[float], noise: Floats) -> PublishedModel:
+def model_with(weights: list[float], noise: Floats, error: float = 0.0) -> PublishedModel:
     published = made("gated").open()
-    stated = {"noise": tuple(model_noise.packed(noise).tolist()), "average": AVERAGE}
+    stated = {
+        "noise": tuple(model_noise.packed(noise).tolist()),
+        "average": AVERAGE,
+        "average_deviation": error,
+    }
     card = published.card.model_copy(update=stated)
     return replace(published, card=card, weights=np.array(weights))
 
@@ -85,6 +89,17 @@ def test_the_most_important_column_is_not_the_one_with_the_largest_noise() -> No
     assert not any(effect.is_certain for column in quiet for effect in column.effects)
 
 
+def test_where_the_average_is_hardly_known_a_patient_near_it_has_no_reason() -> None:
+    """Its noise may put the patient on the other side."""
+    patient = np.array([[0.2, 0.0, 0.0, 1.0, 0.0]])  # .1 older than the average
+    weights = [5.0, 0.0, 0.0, -1.0, 0.0, 0.0]
+    known = contributions(model_with(weights, 1e-6 * np.eye(P)), patient)
+    assert [name for name, _ in known.reasons(0)] == ["ward", "age"]
+    vague = contributions(model_with(weights, 1e-6 * np.eye(P), error=0.05), patient)
+    assert vague.deviations[0, 0] == pytest.approx(0.25, rel=0.01)
+    assert vague.reasons(0) == []
+
+
 def test_without_stated_noise_nothing_is_explained() -> None:
-    with pytest.raises(UsageError, match="cannot be told from chance"):
+    with pytest.raises(UsageError, match="states no noise, so a reason cannot be told from chance"):
         contributions(made("gated").open(), np.zeros((1, P - 1)))

@@ -19,9 +19,10 @@ from flo.server.rounds.checkpoint import from_bytes, to_bytes
 from flo.server.rounds.known_noise import known_noise
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
-from flo.study.features import input_names
+from flo.study.features import input_names, names_of
 from flo.study.loading import load
 from flo.study.models import parameter_count
+from flo.study.schema import CategoryColumn
 from tests.builders import small_study
 from tests.paths import EXAMPLES
 
@@ -78,7 +79,7 @@ def test_it_survives_a_restart_and_is_the_same_for_the_same_releases() -> None:
     assert found.average.tobytes() == again.average.tobytes()
     triangle = np.asarray(model_noise.packed(found.covariance), dtype=np.float64)
     assert np.abs(model_noise.unpacked(triangle) - found.covariance).max() < 1e-12
-    assert model_noise.fits(HEART, triangle.tolist(), found.average.tolist())
+    assert model_noise.fits(HEART, triangle.tolist(), found.average.tolist(), found.deviation)
 
 
 def test_it_is_not_stated_if_other_hospitals_took_part_in_a_round() -> None:
@@ -93,9 +94,9 @@ def test_what_is_no_covariance_of_the_model_is_refused(wrong: str) -> None:
     study = small_study().with_mechanism(**mechanism)
     p = parameter_count(study)
     good = model_noise.packed(np.eye(p)).tolist()
-    assert model_noise.fits(study, good, [0.0] * (p - 1))
-    assert model_noise.fits(study, None, None)
-    assert model_noise.fits(study, [0.0] * len(good), [0.0] * (p - 1))
+    assert model_noise.fits(study, good, [0.0] * (p - 1), 0.1)
+    assert model_noise.fits(study, None, None, None)
+    assert model_noise.fits(study, [0.0] * len(good), [0.0] * (p - 1), 0.0)
     noise: list[float] | None = {
         "short": good[:-1],
         "negative": model_noise.packed(-np.eye(p)).tolist(),
@@ -105,22 +106,26 @@ def test_what_is_no_covariance_of_the_model_is_refused(wrong: str) -> None:
         "average": good,
         "alone": None,
     }[wrong]
-    assert not model_noise.fits(study, noise, [0.0] * (p - (2 if wrong == "average" else 1)))
+    assert not model_noise.fits(study, noise, [0.0] * (p - (2 if wrong == "average" else 1)), 0.1)
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "reason"),
     [
-        {"model": {"kind": "mlp", "hidden": [3]}},
-        {"schema_version": 4, "version": 2, "continues": {"models": ["ab" * 32]}},
+        ({"model": {"kind": "mlp", "hidden": [3]}}, "its model is a network"),
+        (
+            {"schema_version": 4, "version": 2, "continues": {"models": ["ab" * 32]}},
+            "it continues other models",
+        ),
     ],
     ids=["network", "continues"],
 )
-def test_noise_that_nobody_knows_is_not_stated(changes: dict[str, Any]) -> None:
+def test_noise_that_nobody_knows_is_not_stated(changes: dict[str, Any], reason: str) -> None:
     mechanism = {"algorithm": "whitened", "steps": 4, "clip": 0.2, "learning_rate": 4}
-    assert model_noise.is_known(small_study().with_mechanism(**mechanism))
-    assert not model_noise.is_known(small_study(**changes).with_mechanism(**mechanism))
-    assert not model_noise.is_known(small_study()), "another algorithm"
+    assert model_noise.unknown_reason(small_study().with_mechanism(**mechanism)) is None
+    study = small_study(**changes).with_mechanism(**mechanism)
+    assert model_noise.unknown_reason(study) == reason
+    assert "whitened inputs" in str(model_noise.unknown_reason(small_study()))
 
 
 def test_stand_ins_have_codes_as_often_as_the_released_moments_say() -> None:
@@ -147,3 +152,51 @@ def test_moments_of_noise_alone_give_stand_ins_all_the_same() -> None:
     rows = stand_ins.stand_ins(study, mean, 100)
     assert np.isfinite(rows).all()
     assert (rows[:, 1:5].sum(axis=1) == 1).all()
+
+
+@pytest.mark.parametrize("name", ["heart", "support2"])
+def test_the_average_patient_is_that_of_the_patients_as_far_as_noise_lets_one_know(
+    name: str,
+) -> None:
+    """Nearer to the patients' mean than the prior, within the stated noise, and a patient."""
+    study = load(EXAMPLES / name / "study.toml")
+    hospitals = load_hospitals(study, None, "patient_id")
+    inputs = np.concatenate([one.inputs for one in hospitals.values()])
+    true = np.append(inputs.mean(axis=0), 1.0)
+    d, scale = second_moments.width(study), second_moments.squared_scale(study)
+    patients, variance = float(len(inputs)), 1e-4 * len(inputs) ** 2 / scale**2
+    whole = np.hstack([inputs, np.ones((len(inputs), 1))])
+    total = (whole.T @ whole)[np.triu_indices(d)] * second_moments.scales(d) / scale
+    noise = np.random.default_rng(2).normal(0, np.sqrt(variance), len(total))
+    known = stand_ins.moments(study, total + noise, variance, patients)
+    assert known.deviation == pytest.approx(0.01 / np.sqrt(2), rel=0.05)
+    assert known.share == pytest.approx(1, abs=0.05)
+    assert np.abs(known.mean[-1] - true).max() < 5 * known.deviation
+    for code_sum in _code_sums(study, model_noise._average(study, known)):
+        assert code_sum == pytest.approx(1.0)
+    hidden = stand_ins.moments(study, 0 * total, 1e6 * variance, patients)
+    assert np.isfinite(model_noise._average(study, hidden)).all(), "noise may leave nobody"
+
+
+def _code_sums(study: Study, average: Any) -> list[float]:
+    found, start = list[float](), 0
+    for column in study.data.columns:
+        own = slice(start, start + len(names_of(column)))
+        start = own.stop
+        if isinstance(column, CategoryColumn) and len(column.codes) > 2:
+            found.append(float(average[own].sum()))
+    return found
+
+
+def test_a_model_is_published_even_if_its_noise_cannot_be_computed() -> None:
+    """Least squares of so few patients and so much noise that nobody seems to be there."""
+    settings = {"algorithm": "least-squares", "steps": 1, "clip": 0.25, "epsilon": 0.03}
+    study = HEART.with_mechanism(**settings, learning_rate=0, momentum=0)
+    (state,) = trained(study, 1)
+    length = second_moments.length(study)
+    for last in (-1.0, 0.0, 1e-300, float("nan")):
+        released = state.released.copy()
+        released[length - 1] = last
+        noise = known_noise(study, replace(state, released=released))
+        assert noise is None or np.isfinite(noise.average).all()
+    assert known_noise(study, replace(state, released=state.released[:5])) is None

@@ -96,7 +96,14 @@ def test_a_model_page_shows_what_moves_the_score_where_noise_lets_one_know(
         study = small_study(schema_version=4, name=name, mechanism=settings)
         size = parameter_count(study)
         noise = model_noise.packed(spread * np.eye(size)).tolist()
-        publish(home, study, schema_version=4, noise=noise, average=[0.0] * (size - 1))
+        publish(
+            home,
+            study,
+            schema_version=4,
+            noise=noise,
+            average=[0.0] * (size - 1),
+            average_deviation=0.0,
+        )
         path = home.directory / "models" / f"{name}-1-{study.digest[:8]}.safetensors"
         finished(home, study, {"rounds": 4, "epsilon": 0.9, "model": str(path)}, "")
         _, _, page = operator.get(f"/console/studies/{study.digest}/model")
