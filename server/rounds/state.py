@@ -389,7 +389,8 @@ def _stepped(
     study: Study, state: RunState, part: PlannedPurpose, gathered: StreamingSum
 ) -> RunState:
     """Return the state after a training round: FedAvgM (Hsu, Qi, Brown 2019) on the noisy mean."""
-    training, mean = study.mechanism, _mean(study, part, gathered)
+    training, by = study.mechanism, _still_by(study, state, part, gathered)
+    mean = _mean(study, part, gathered)
     rate = training.learning_rate
     if training.algorithm == "whitened":
         rate /= whitening.steepness(study) ** 2
@@ -405,8 +406,6 @@ def _stepped(
         if in_tail:
             tail_sum[block] += weights[block]
     tail_count = state.tail_count + in_tail
-    same = state.released_by == tuple(sorted(gathered.hospitals))
-    by = state.released_by if same and _clipping(study, part, gathered) == 1 else ()
     if finished:
         tail_sum /= tail_count
         state = replace(state, weights=tail_sum, released_by=by)
@@ -421,6 +420,14 @@ def _stepped(
         tail_count=tail_count,
         released_by=by,
     )
+
+
+def _still_by(
+    study: Study, state: RunState, part: PlannedPurpose, gathered: StreamingSum
+) -> tuple[str, ...]:
+    """Return the hospitals of all sums so far, if this one is of the same and not clipped."""
+    same = state.released_by == tuple(sorted(gathered.hospitals))
+    return state.released_by if same and _clipping(study, part, gathered) == 1 else ()
 
 
 def _mean(study: Study, part: PlannedPurpose, gathered: StreamingSum) -> Callable[[slice], Floats]:

@@ -1,9 +1,10 @@
 """Reasons that a model gives are those of a model without noise, and hold when noise is redrawn.
 
 Real patients; models that FLO trained again and again on the same patients. The truth is an
-ordinary logistic regression on these patients, beside their true average. Where the outcome is rare, clipping bends a private
-model away from it however little noise there is, so such a set is also compared with the mean of
-its own redrawn models, which is what the model would be without noise.
+ordinary logistic regression on these patients, beside their true average. Where the outcome is
+rare, clipping bends a private model away from it however little noise there is, so such a set is
+also compared with the mean of its own redrawn models, which is what the model would be without
+noise.
 """
 
 from __future__ import annotations

@@ -83,9 +83,11 @@ def test_it_survives_a_restart_and_is_the_same_for_the_same_releases() -> None:
 
 
 def test_it_is_not_stated_if_other_hospitals_took_part_in_a_round() -> None:
-    (state,) = trained(HEART, 1)
-    assert state.released_by == tuple(sorted(hospital.id for hospital in HEART.hospitals))
-    assert known_noise(HEART, replace(state, released_by=())) is None
+    for study in (HEART, HEART.with_mechanism(momentum=0.3, steps=6)):
+        (state,) = trained(study, 1)
+        assert state.released_by == tuple(sorted(hospital.id for hospital in HEART.hospitals))
+        assert known_noise(study, state) is not None
+        assert known_noise(study, replace(state, released_by=())) is None
 
 
 @pytest.mark.parametrize("wrong", ["short", "negative", "no covariance", "average", "alone"])
