@@ -1,7 +1,7 @@
 """Does a candidate differ from the current model by more than the noise that is known of both?
 
-Both score the golden cases (``flo.published.golden``) of their columns together. Each difference of
-log odds is divided by its standard deviation, by the covariances on the cards
+Both score the made-up patients (``flo.study.synthetic``) of their columns together. Each difference
+of log odds is divided by its standard deviation, by the covariances on the cards
 (``flo.privacy.releases.model_noise``). The mean square of these ratios is a weighted sum of squares
 of normal numbers, with the mean 1 if only the noise differs; its quantile is that of a chi-squared
 with as many degrees of freedom as it has in its first two moments (Satterthwaite 1946). The limit
@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import block_diag
 from scipy.special import chdtri
 
 from flo.arrays import Floats
@@ -25,7 +26,7 @@ from flo.errors import StudyError
 from flo.published import golden
 from flo.published.model_card import PublishedModel
 from flo.study.gate_draft import all_columns
-from flo.study.synthetic import encoded
+from flo.study.synthetic import encoded, made_up_cells
 
 _CHANCE, _ROOM = 0.999, 1.3
 _LARGEST = 5
@@ -74,34 +75,39 @@ def drift(candidate: PublishedModel, current: PublishedModel) -> Drift:
         )
     columns = all_columns(candidate.study, current.study)
     schema = candidate.study.data.model_copy(update={"columns": tuple(columns)})
-    cells = golden.cells(schema)
-    values, noise = _scored(candidate, cells)
-    before, older = _scored(current, cells)
-    covariance = noise + older
-    difference, deviation = values - before, np.sqrt(np.maximum(np.diag(covariance), _LEAST))
-    ratios = difference / deviation
+    models = candidate, current
+    difference, deviation, freedom = _difference(models, made_up_cells(schema))
+    at_edges, noise, _ = _difference(models, golden.cells(schema))
+    largest = np.argsort(-np.abs(at_edges / noise))[:_LARGEST]
     names = golden.names(schema)
-    largest = np.argsort(-np.abs(ratios))[:_LARGEST]
     return Drift(
-        math.sqrt(float(np.mean(ratios**2))),
-        _limit(covariance / np.outer(deviation, deviation)),
+        math.sqrt(float(np.mean((difference / deviation) ** 2))),
+        _ROOM * math.sqrt(float(chdtri(freedom, 1 - _CHANCE)) / freedom),
         float(np.median(deviation)),
-        len(names),
-        tuple(Difference(names[i], float(difference[i]), float(deviation[i])) for i in largest),
+        len(difference),
+        tuple(Difference(names[i], float(at_edges[i]), float(noise[i])) for i in largest),
     )
 
 
-def _scored(model: PublishedModel, cells: golden.Cells) -> tuple[Floats, Floats]:
-    """Return log odds (n,) and their covariance from noise (n, n)."""
-    noise = model.noise
-    if noise is None:
-        raise model.no_noise("a difference cannot be told from chance; a release gate can tell")
-    inputs = encoded(model.study.data, cells)
-    rows = np.hstack([inputs, np.ones((len(inputs), 1))])
-    return model.log_odds(inputs), rows @ noise @ rows.T
+def _difference(
+    models: tuple[PublishedModel, PublishedModel], cells: golden.Cells
+) -> tuple[Floats, Floats, float]:
+    """Return candidate less current, (n,) log odds, the deviations by noise, and their freedom.
 
-
-def _limit(correlation: Floats) -> float:
-    """Return the limit of the ratio, from the correlation (n, n) of the differences."""
-    freedom = len(correlation) ** 2 / max(float(np.sum(correlation**2)), 1.0)
-    return _ROOM * math.sqrt(float(chdtri(freedom, 1 - _CHANCE)) / freedom)
+    Differences have the covariance Y·Σ·Yᵀ, Y both models' inputs side by side. The squares of the
+    correlations add up to tr((Σ·ZᵀZ)²), Z = Y by deviations.
+    """
+    scores, rows, noises = [], [], []
+    for model in models:
+        noise = model.noise
+        if noise is None:
+            raise model.no_noise("a difference cannot be told from chance; a release gate can tell")
+        inputs = encoded(model.study.data, cells)
+        scores.append(model.log_odds(inputs))
+        rows.append(np.hstack([inputs, np.ones((len(inputs), 1))]))
+        noises.append(noise)
+    y, sigma = np.hstack(rows), block_diag(*noises)
+    deviation = np.sqrt(np.maximum(((y @ sigma) * y).sum(axis=1), _LEAST))
+    z = y / deviation[:, None]
+    squares = float(np.sum((sigma @ (z.T @ z)) * (sigma @ (z.T @ z)).T))
+    return scores[0] - scores[1], deviation, len(y) ** 2 / max(squares, 1.0)
