@@ -38,6 +38,7 @@ from flo.study.synthetic import made_up_inputs
 DRAWS, MOST_WEIGHTS, LARGEST_VARIANCE = 100, 128, 1e12
 _PATIENTS, _MOST_STEPS = 2000, 500  # stand-ins; more rounds take minutes to repeat
 _TINY, _ROUNDING = 1e-300, 1e-9
+_LEFT = 0.5
 
 
 def unknown_reason(study: Study) -> str | None:
@@ -65,8 +66,8 @@ def unknown_reason(study: Study) -> str | None:
 class ModelNoise:
     """What releases say of a model. ``covariance``: of its weights by noise alone, (p, p).
 
-    ``average``: the patients' mean inputs, as far as they are known, (p - 1,); ``deviation``: of
-    the noise in each of them.
+    ``average``: the patients' mean inputs, as far as they are known, (p - 1,); ``deviation``: the
+    error by noise that is left in each of them.
     """
 
     covariance: Floats
@@ -121,15 +122,17 @@ def of_least_squares(study: Study, total: Floats, variance: float, patients: flo
 
 def _noise_of(study: Study, drawn: Floats, known: Moments) -> ModelNoise:
     kept = np.clip(drawn, -LARGEST_WEIGHT, LARGEST_WEIGHT)  # as published models are
-    return ModelNoise(np.cov(kept.T), _average(study, known), known.deviation)
+    return ModelNoise(np.cov(kept.T), *_average(study, known))
 
 
-def _average(study: Study, known: Moments) -> Floats:
-    """Return the patients' mean inputs (p - 1,), as far as noise lets one know them.
+def _average(study: Study, known: Moments) -> tuple[Floats, float]:
+    """Return the patients' mean inputs (p - 1,) as far as noise lets one know them, and its error.
 
-    Noisy means are drawn towards those of the made-up patients (James, Stein 1961, with no negative
-    factor), and to what means of inputs can be: of one column, the shares of codes and of missing
-    are not negative, and all together not more than 1; of more than two codes they are 1.
+    Noisy means are drawn towards those of the made-up patients by a factor (James, Stein 1961, with
+    none below 0). Its root is the share of the noise that is left, as the deviation of a posterior
+    (Efron, Morris 1973); at least ``_LEFT`` counts. Means are also drawn to what means can be: of a
+    column's codes and missing, no share is negative and all together are at most 1, and 1 where
+    there are more than two codes.
     """
     noisy, possible = known.mean[:-1, -1], made_up_inputs(study.data)
     prior = possible.mean(axis=0)
@@ -145,7 +148,7 @@ def _average(study: Study, known: Moments) -> Floats:
             whole = float(found[own].sum())
             if len(column.codes) > 2 or whole > 1:
                 found[own] = found[own] / whole if whole > _TINY else prior[own]
-    return np.asarray(found)
+    return np.asarray(found), known.deviation * max(math.sqrt(factor), _LEFT)
 
 
 def fits(

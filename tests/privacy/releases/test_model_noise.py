@@ -174,10 +174,14 @@ def test_the_average_patient_is_that_of_the_patients_as_far_as_noise_lets_one_kn
     assert known.deviation == pytest.approx(0.01 / np.sqrt(2), rel=0.05)
     assert known.share == pytest.approx(1, abs=0.05)
     assert np.abs(known.mean[-1] - true).max() < 5 * known.deviation
-    for code_sum in _code_sums(study, model_noise._average(study, known)):
+    average, left = model_noise._average(study, known)
+    assert left == pytest.approx(known.deviation, rel=0.01), "little noise leaves nothing to gain"
+    for code_sum in _code_sums(study, average):
         assert code_sum == pytest.approx(1.0)
     hidden = stand_ins.moments(study, 0 * total, 1e6 * variance, patients)
-    assert np.isfinite(model_noise._average(study, hidden)).all(), "noise may leave nobody"
+    average, left = model_noise._average(study, hidden)
+    assert np.isfinite(average).all(), "noise may leave nobody"
+    assert left >= hidden.deviation / 2
 
 
 def _code_sums(study: Study, average: Any) -> list[float]:
