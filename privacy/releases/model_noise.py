@@ -166,6 +166,8 @@ def fits(
     p = second_moments.width(study)
     if unknown_reason(study) or (len(noise), len(average)) != (p * (p + 1) // 2, p - 1):
         return False
+    if not np.isfinite([*noise, *average, deviation]).all() or deviation < 0:
+        return False
     covariance = unpacked(np.array(noise))
     values = np.linalg.eigvalsh(covariance)
     return bool(np.diag(covariance).min() >= 0 and values[0] >= -_ROUNDING * values[-1])
