@@ -22,7 +22,8 @@ from flo.published.model_card import PublishedModel
 from flo.study.features import names_of
 from flo.study.parameters import Vector
 from flo.study.synthetic import encoded, made_up_cells, made_up_inputs
-from tests.proofs.model_regressions import World, published
+from tests.proofs.model_regressions import World
+from tests.proofs.publishing import published
 from tests.proofs.rows import Row
 
 # Set, ε: least correlation with the model without noise, and least of the top 5 that are the same.
