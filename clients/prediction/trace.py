@@ -36,9 +36,10 @@ _LIMIT = 1 << 16
 
 
 class PredictionRecord(Document):
-    """What scored a file. ``scores``, ``card``, ``file`` (tensors), ``code``: SHA-256 of each.
+    """The model and the code that scored a file.
 
-    ``finished``: name of the finished model that scored, which refits the published one.
+    ``scores``, ``card``, ``file`` (the tensors), ``code``: SHA-256 of each.
+    ``finished``: name of the finished model that scored, if it was one.
     """
 
     schema_version: Literal[1] = 1
@@ -55,9 +56,9 @@ class PredictionRecord(Document):
 
 @dataclass(frozen=True)
 class Trace:
-    """What this hospital knows of the making of a model that scored patients.
+    """What this hospital approved and paid for the model that scored a file.
 
-    ``approval``: None if it took no part. ``rows``: of its ledger, for the study.
+    ``approval``: None if this hospital took no part. ``rows``: of its ledger, for the study.
     """
 
     record: PredictionRecord
