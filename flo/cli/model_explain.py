@@ -49,7 +49,7 @@ def explain(
     say(
         f"log odds of {opened.study.data.label}, beside the average patient as far as noise lets "
         "one know; moves by: mean over made-up patients. An interval holds the effect without "
-        "noise in 95 % of runs"
+        "noise in about 95 % of runs"
     )
     say(
         f"no direction is stated within {CERTAIN:g} deviations of noise. An effect says what the "
