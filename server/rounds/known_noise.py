@@ -24,7 +24,8 @@ def known_noise(study: Study, state: RunState) -> ModelNoise | None:
     A model is published whatever happens here: its patients have paid for it.
     """
     by, released = state.released_by, np.asarray(state.released, dtype=np.float64)
-    if not by or not len(released) or model_noise.unknown_reason(study):
+    trained = state.phase in ("evaluation", "gate", "done")  # and not cut short
+    if not trained or not by or not len(released) or model_noise.unknown_reason(study):
         return None
     plan, patients = Plan.of(study), whitening.planned_patients(study, by)
     in_training = combined_variance(study, plan.purpose("training"), len(by))

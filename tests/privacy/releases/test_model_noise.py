@@ -90,6 +90,13 @@ def test_it_is_not_stated_if_other_hospitals_took_part_in_a_round() -> None:
         assert known_noise(study, replace(state, released_by=())) is None
 
 
+def test_it_is_not_stated_of_a_training_that_was_cut_short() -> None:
+    """Its model is not the mean of rounds that the noise would be of."""
+    (state,) = trained(HEART, 1)
+    assert known_noise(HEART, state) is not None
+    assert known_noise(HEART, replace(state, phase="training")) is None
+
+
 @pytest.mark.parametrize("wrong", ["short", "negative", "no covariance", "average", "alone"])
 def test_what_is_no_covariance_of_the_model_is_refused(wrong: str) -> None:
     mechanism = {"algorithm": "whitened", "steps": 4, "clip": 0.2, "learning_rate": 4}
