@@ -24,6 +24,7 @@ from flo.host.environment import code_digest
 from flo.host.logs import rotate
 from flo.host.memory import share_arenas
 from flo.host.proxy import keep_direct
+from flo.published.model_states import ModelStates
 from flo.server.api.operator_api import operator_app
 from flo.server.api.site_api import SiteApi
 from flo.server.audit.copies import AuditCopies
@@ -55,6 +56,8 @@ from flo.server.store.hospitals import Member
 from flo.server.store.store import Offer, RunPlace
 from flo.server.studies.actions import OperatorActions
 from flo.server.studies.erase import shred
+from flo.server.studies.model_decisions import Step, all_states, decide
+from flo.server.studies.registry_states import ModelRegistry, RegistryStates
 from flo.server.studies.signing import StudySigner
 from flo.storage.artifacts import ArtifactStore
 from flo.storage.files import in_memory, write_private
@@ -70,11 +73,12 @@ def serve(
     home: CoordinatorHome,
     aggregators: Aggregators | None = None,
     audit_store: ArtifactStore | None = None,
+    registry: ModelRegistry | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, on uvloop where it is installed.
 
     ``aggregators``: starts jobs that execute runs elsewhere. ``audit_store``: receives copies of
-    the audit log.
+    the audit log. ``registry``: follows the decisions on models.
     """
     share_arenas()
     factory = uvicorn.Config(app="unused", loop="auto", log_config=None).get_loop_factory()
@@ -82,7 +86,7 @@ def serve(
     keep_direct(home.read_config().private_host)  # no proxy: Flower's local parts dial each other
     with home.serving(), asyncio.Runner(loop_factory=factory) as runner:
         home.renew_certificate(days=_RENEW_DAYS)
-        runner.run(Coordinator(home, aggregators, audit_store).serve())
+        runner.run(Coordinator(home, aggregators, audit_store, registry).serve())
 
 
 class Coordinator:
@@ -93,6 +97,7 @@ class Coordinator:
         home: CoordinatorHome,
         aggregators: Aggregators | None = None,
         audit_store: ArtifactStore | None = None,
+        registry: ModelRegistry | None = None,
     ) -> None:
         self._home, self._store, self._admission = home, home.open_store(), home.open_store()
         self._notifier, self._last_seen = Notifier(), LastSeen()
@@ -121,6 +126,9 @@ class Coordinator:
         ]
         if self._copies is not None:
             self._steps.append(self._copies.copy_if_due)
+        if registry is not None:
+            following = RegistryStates(registry, partial(all_states, self._store))
+            self._steps.append(following.follow_if_due)
 
     async def serve(self) -> None:
         """Serve hospitals, operators and runs until SIGTERM or SIGINT, then shut down in order."""
@@ -160,6 +168,7 @@ class Coordinator:
             self._store,
             self._signer,
             self._offer,
+            self._decide,
             self._shred,
             self._export_audit_log,
             self._jobs.places,
@@ -281,6 +290,10 @@ class Coordinator:
             self._jobs.refuse_if_nowhere()
         with self._studies:
             return self._signer.offer(study, person, place)
+
+    def _decide(self, offer: Offer, step: Step, why: str, person: str) -> ModelStates:
+        with self._studies:
+            return decide(self._home, self._store, offer, step, why, person)
 
     def _metrics(self) -> list[Metric]:
         uncopied = self._copies.failed if self._copies is not None else 0

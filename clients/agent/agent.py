@@ -31,6 +31,7 @@ from flo.clients.data_process.worker import DataProcess
 from flo.clients.home.emergency_stop import be_ready, halted, refuse_halted
 from flo.clients.home.site_home import SiteHome
 from flo.clients.inbox.inbox import notify_steward
+from flo.clients.prediction import versions
 from flo.clients.records.approval import approval_path, is_expired, load, read, snapshot_path, sweep
 from flo.clients.records.extract import keep, make_extract, send_kept
 from flo.clients.records.reply_store import ReplyStore
@@ -57,6 +58,7 @@ _FIRST_WAIT, _SHORT_WAIT, _LONGEST_WAIT = 0.2, 2.0, 30.0
 _SOON_SECONDS = 60.0  # enough for a coordinator to restart
 _IGNORED_SECONDS = 0.2  # before the next pull, if a message could not be read
 _CLOSED_SECONDS, _LOOK_SECONDS, _RELOAD_SECONDS = 2.0, 60.0, 1.0
+_DECISIONS_SECONDS = 10.0
 
 
 class Agent:
@@ -105,7 +107,8 @@ class Agent:
                 signal.signal(number, self.stop)
             try:
                 self._refuse_unconfined()
-                threading.Thread(target=self._reload_exchanged, daemon=True).start()
+                for task in (self._reload_exchanged, self._follow_withdrawals):
+                    threading.Thread(target=task, daemon=True).start()
                 self._serve(ledger)
             except _Stop:
                 log.info("stopped")
@@ -146,6 +149,19 @@ class Agent:
                     self._worker.reload(approved.read_study(), path, approved.snapshot)
                 except (FloError, OSError) as error:  # the next release reports it
                     log.info(f"the new frozen patients could not be loaded yet: {error}")
+
+    def _follow_withdrawals(self) -> None:
+        """Ask for decisions on models, also while a request is computed or the site is closed."""
+        while True:
+            try:
+                with connect(self._home) as api:
+                    versions.ask(self._home, api)
+            except (TrustError, RefusedError, MessageError, UsageError) as error:
+                self._log_once("model-states-refused", f"decisions on models: {error}")
+            except (FloError, OSError) as error:  # asked again soon
+                log.info(f"the decisions on models could not be asked for: {error}")
+            if self._stopping.wait(_DECISIONS_SECONDS):
+                return
 
     def _serve(self, ledger: Ledger) -> None:
         backoff = Backoff()

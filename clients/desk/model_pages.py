@@ -1,18 +1,28 @@
-"""Desk page for models that are finished here, with figures that are not private."""
+"""Desk page for models: which version answers here, and those that are finished here.
+
+The figures of finished models are not private.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from flo.clients.connection.enrolment import connect
 from flo.clients.desk.context import DeskContext
 from flo.clients.home.site_home import SiteHome
+from flo.clients.prediction import versions
 from flo.clients.prediction.finish import load_finished
+from flo.clients.prediction.versions import Versions
 from flo.clients.records.finished_model import FinishedModel, finished_names
 from flo.errors import FloError
 from flo.pages.plots import Plane, plane
+from flo.pages.responses import redirect
+from flo.published.model_states import ModelDecision, ModelVersion, State
 
 _PERCENT = [(share / 5, f"{20 * share} %") for share in range(6)]
 
@@ -28,16 +38,85 @@ class ShownModel:
     plot: Plane | None = None
 
 
+@dataclass(frozen=True)
+class KnownVersion:
+    """``state``: by the coordinator. ``withdrawn``: the decision, by either side."""
+
+    model: ModelVersion
+    state: State
+    withdrawn: ModelDecision | None
+    last: ModelDecision | None
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """``current``: the version that answers here, ``since`` that decision; ``before``: the one
+    that a rollback puts back."""
+
+    name: str
+    current: ModelVersion | None
+    since: ModelDecision | None
+    before: ModelVersion | None
+    versions: list[KnownVersion]
+
+
 def model_router(context: DeskContext) -> APIRouter:
-    """Return the route of the page, which reads finished models and changes none."""
+    """Return the routes of the page, and of the decisions which version answers here."""
     router = APIRouter()
 
     @router.get(f"{context.base}/models")
     def models(request: Request) -> Response:
         shown = [_shown(context.home, name) for name in finished_names(context.home)]
-        return context.page(request, "models.html.j2", models=shown)
+        found = versions.read(context.home)
+        return context.page(
+            request,
+            "models.html.j2",
+            models=shown,
+            known=[_known(found, name) for name in found.names],
+            late=found.late(versions.LATE) if found.names else "",
+        )
+
+    @router.post(f"{context.base}/models/{{step}}")
+    async def decide(
+        step: Literal["promote", "rollback", "withdraw"], request: Request
+    ) -> Response:
+        fields = await context.form(request)
+        wanted, why = fields.get("model", ""), fields.get("why", "").strip()
+        await asyncio.to_thread(_decide, context.home, step, wanted, why)
+        return redirect(f"{context.base}/models")
 
     return router
+
+
+def _decide(home: SiteHome, step: str, wanted: str, why: str) -> None:
+    if step == "promote":
+        with connect(home) as api:
+            versions.promote(home, api, wanted, why)
+    elif step == "rollback":
+        versions.rollback(home, wanted, why)
+    else:
+        versions.withdraw(home, wanted, why)
+
+
+def _known(found: Versions, name: str) -> KnownModel:
+    theirs, own = found.of(name)
+    current = found.current(name)
+    decided = {one.model.version: one.model for one in (*theirs.decisions, *own.decisions)}
+    return KnownModel(
+        name,
+        current,
+        own.last_on(current.card) if current else None,
+        own.previous(theirs) if current else None,
+        [
+            KnownVersion(
+                model,
+                theirs.state_of(model.card),
+                found.withdrawal(name, model.card),
+                theirs.last_on(model.card) or own.last_on(model.card),
+            )
+            for _, model in sorted(decided.items(), reverse=True)
+        ],
+    )
 
 
 def _shown(home: SiteHome, name: str) -> ShownModel:

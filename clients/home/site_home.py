@@ -25,8 +25,9 @@ replies/            charged replies that may have to be sent again    (sealed)
 extracts/           ledger extracts for auditors
 erasures/           signed records of patients' erasure requests
 finished/           published models, finished on own patients        (sealed, not private)
+models/             published models in use here, and all decisions on models
 log/                logs of the agent and the desk
-agent.lock  decision.lock  snapshots.lock  partners.lock   (empty: see ``SiteHome``)
+agent.lock  decision.lock  snapshots.lock  partners.lock  models.lock   (empty: see ``SiteHome``)
 """
 
 from __future__ import annotations
@@ -279,6 +280,13 @@ class SiteHome:
         """Hold, for moments only, the lock for partners' keys and the roster."""
         why = "partners' keys are being stored here"
         with locked(self.directory / "partners.lock", why, patience=_PATIENCE_SECONDS):
+            yield
+
+    @contextmanager
+    def models_lock(self) -> Iterator[None]:
+        """Hold, for moments only, the lock for the decisions on models."""
+        why = "a decision on a model is being stored here"
+        with locked(self.directory / "models.lock", why, patience=_PATIENCE_SECONDS):
             yield
 
     @contextmanager

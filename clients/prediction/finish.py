@@ -180,6 +180,11 @@ class FinishedAtHome:
         """The study of the published model."""
         return self.model.study
 
+    @property
+    def title(self) -> str:
+        """Name and version, for people."""
+        return f"{self.model.title}, finished here"
+
     def log_odds(self, inputs: Floats) -> Floats:
         """Return the finished model's log odds (n,) of inputs (n, d)."""
         last = np.array(self.finished.weights)

@@ -8,6 +8,7 @@ make both up. Everything that it leads to is signed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from flo.clients.home.site_home import SiteHome
+from flo.clients.prediction import versions
 from flo.clients.prediction.finish import FinishedAtHome
 from flo.clients.records import approval
 from flo.clients.records.approval import Approval
@@ -28,6 +30,7 @@ from flo.host.environment import code_digest
 from flo.keys.claims import Digest
 from flo.privacy.ledger.rows import LedgerRow
 from flo.published.model_card import PublishedModel
+from flo.published.model_states import ModelDecision
 from flo.storage.files import write_private
 from flo.study.terms import Identifier
 
@@ -59,11 +62,15 @@ class Trace:
     """What this hospital approved and paid for the model that scored a file.
 
     ``approval``: None if this hospital took no part. ``rows``: of its ledger, for the study.
+    ``earlier``: (title of a study, rows) for the studies that the model learnt from before.
+    ``decided``: the last decisions on the model, of the coordinator and of this hospital.
     """
 
     record: PredictionRecord
     approval: Approval | None
     rows: tuple[LedgerRow, ...]
+    earlier: tuple[tuple[str, tuple[LedgerRow, ...]], ...]
+    decided: tuple[ModelDecision, ...]
 
 
 def record_path(scores: Path) -> Path:
@@ -114,9 +121,16 @@ def trace(home: SiteHome, scores: Path) -> Trace:
     except RefusedError:
         found = None  # a model of other hospitals
     with closing(home.open_ledger()) as ledger:
-        rows = [row for row in ledger.rows() if _is_of(row, record.study)]
-    return Trace(record, found, tuple(rows))
+        rows = [row for row in ledger.rows() if row.private is not None]
+    lineage = found.read_study().lineage if found is not None else ()
+    return Trace(
+        record,
+        found,
+        _of(rows, record.study),
+        tuple((one.title, _of(rows, one.study)) for one in lineage),
+        versions.read(home).last_on(record.card),
+    )
 
 
-def _is_of(row: LedgerRow, study: str) -> bool:
-    return row.private is not None and row.private.get("study") == study
+def _of(rows: Iterable[LedgerRow], study: str) -> tuple[LedgerRow, ...]:
+    return tuple(row for row in rows if row.private and row.private.get("study") == study)

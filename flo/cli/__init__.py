@@ -23,6 +23,7 @@ from flo.cli import (
     model_gate,
     model_registry,
     model_trace,
+    model_versions,
     site,
     study,
     study_draft,
@@ -74,13 +75,14 @@ _add_group("site", "A hospital's site: enrol, approve, run, budget.", *site.PART
 _add_group("audit", "Reports, audit logs, evidence: make and verify.", audit.app)
 _add_group(
     "model",
-    "Published models: list, fetch, finish, predict.",
+    "Published models: list, fetch, put into use, finish, predict.",
     model.app,
     model_check.app,
     model_explain.app,
     model_trace.app,
     model_gate.app,
     model_finish.app,
+    model_versions.app,
     model_registry.app,
 )
 _add_group("aws", "Deploy a coordinator into an AWS account, and watch it.", aws.app)

@@ -13,6 +13,7 @@ from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
+    from flo.clients.home.site_home import SiteHome
     from flo.clients.prediction.finish import FinishedAtHome
     from flo.clients.prediction.predict import Predicted
     from flo.privacy.report.sheet import Section
@@ -110,7 +111,7 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
-            help="NAME.safetensors or its card; or the name of a model that is finished here."
+            help="NAME.safetensors or its card; or the name of a model in use or finished here."
         ),
     ],
     data: Annotated[Path, typer.Option(help="CSV or Parquet with the study's columns.")],
@@ -128,14 +129,18 @@ def predict(
     from flo.cli.terminal.output import say, working
     from flo.clients.prediction.predict import predict as score
 
-    finished = _names_finished(model)
-    opened = _open_finished(home, model) if finished else _open(Path(model), home, coordinator)
-    if not finished:
-        _refuse_ungated(home, Path(model), opened)
+    opened: PublishedModel | FinishedAtHome
+    path = _in_use(home, model) if _is_name(model) else Path(model)
+    if path is None:
+        opened = _open_finished(home, model)
+        refuse_withdrawn(home, opened.model)
+    else:
+        opened = _open(path, home, coordinator)
+        refuse_forbidden(home, path, opened)
     with working("predicting"):
         done = score(opened, data, out, id_column, explain=explain)
     say(
-        f"{done.records} records scored in {out}: higher is likelier to be "
+        f"{done.records} records scored in {out} by {opened.title}: higher is likelier to be "
         f"{opened.study.data.label}"
     )
     say(_risks_in_words(opened, done))
@@ -161,7 +166,7 @@ def export(
     from flo.storage.files import write_public
 
     opened = _open(model, home, coordinator)
-    _refuse_ungated(home, model, opened)
+    refuse_forbidden(home, model, opened)
     with working("exporting"):
         exported = to_onnx(opened)
         refuse_other_onnx(opened, exported)
@@ -170,23 +175,61 @@ def export(
     return FileWrittenResult(str(out))
 
 
-def _names_finished(model: str) -> bool:
-    """Return whether an argument is a finished model's name, and not a published model's path."""
+def _is_name(model: str) -> bool:
+    """Return whether an argument is a model's name, and not a published model's path."""
     from flo.published.model_card import paths_of
 
     path = Path(model)
     return path.name == model and not path.suffix and not paths_of(path)[0].is_file()
 
 
-def _refuse_ungated(home: Path, path: Path, model: PublishedModel | FinishedAtHome) -> None:
-    """Raise PolicyError if this is a site's folder and its policy forbids the published model."""
+def _in_use(home: Path, name: str) -> Path | None:
+    """Return the card of the version of a model in use at this hospital; None: it is finished.
+
+    Raises UsageError: the name is neither.
+    """
+    from flo.cli.terminal.output import say
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.prediction import versions
+
+    site = SiteHome.open(home)
+    found = versions.read(site)
+    if found.current(name) is None and (name not in found.names or _is_finished(site, name)):
+        return None
+    if late := found.late(versions.LATE):
+        say(f"what the coordinator withdrew since {late} is not known here: is the agent running?")
+    return versions.current_path(site, name)
+
+
+def _is_finished(site: SiteHome, name: str) -> bool:
+    from flo.clients.records.finished_model import finished_called
+    from flo.errors import UsageError
+
+    try:
+        finished_called(site, name)
+    except UsageError:
+        return False
+    return True
+
+
+def refuse_forbidden(home: Path, path: Path, model: PublishedModel) -> None:
+    """Raise PolicyError if this site's policy forbids a published model, RefusedError if it is
+    withdrawn; a folder that is not a site's knows of neither."""
     from flo.clients.home.site_home import SiteHome
     from flo.clients.prediction.gate_rule import refuse_ungated
     from flo.published.gate_passed import beside
-    from flo.published.model_card import PublishedModel
 
-    if isinstance(model, PublishedModel) and SiteHome(home).config_path.exists():
+    if SiteHome(home).config_path.exists():
         refuse_ungated(SiteHome.open(home), model, beside(path, model.card))
+        refuse_withdrawn(home, model)
+
+
+def refuse_withdrawn(home: Path, model: PublishedModel) -> None:
+    """Raise RefusedError if this is a site's folder, where a published model is withdrawn."""
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.prediction import versions
+
+    versions.refuse_withdrawn(SiteHome.open(home), model)
 
 
 def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> str:
@@ -376,6 +419,6 @@ def _fetch_package(
 
     with working("fetching"):
         card = Registry.of(arn).fetch(arn, out, *trusted_coordinators(home, coordinator))
-    _refuse_ungated(home, card, _open(card, home, coordinator))
+    refuse_forbidden(home, card, _open(card, home, coordinator))
     say(f"checked and stored: {card}")
     return results.ModelFetchedResult(str(card))

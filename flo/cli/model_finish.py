@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from flo.cli import results
-from flo.cli.model import ModelFile
+from flo.cli.model import ModelFile, refuse_forbidden
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 
@@ -25,14 +25,12 @@ def finish(model: ModelFile, home: SiteFolder = SITE_FOLDER) -> results.Finished
     from flo.cli.terminal.output import console, say, working
     from flo.clients.home.site_home import SiteHome
     from flo.clients.prediction.finish import finish as run
-    from flo.clients.prediction.gate_rule import refuse_ungated
     from flo.clients.records.finished_model import NOT_PRIVATE
-    from flo.published.gate_passed import beside
     from flo.published.model_card import PublishedModel
 
     opened = SiteHome.open(home)
     published = PublishedModel.open(model, *opened.read_coordinator().fingerprints)
-    refuse_ungated(opened, published, beside(model, published.card))
+    refuse_forbidden(home, model, published)
     with working("finishing") as status:
         made = run(opened, model, published, status.update)
     say(f"[bold yellow]NOT PRIVATE[/]: {made.name} is {NOT_PRIVATE}")

@@ -12,7 +12,10 @@ from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flo.clients.prediction.trace import Trace
+    from flo.privacy.ledger.rows import LedgerRow
     from flo.privacy.report.sheet import Section
 
 app = typer.Typer()
@@ -58,10 +61,18 @@ def _sections(found: Trace) -> list[Section]:
                 ("card", record.card),
                 ("tensors", record.file),
                 *([("finished here as", record.finished)] if record.finished else []),
+                *(
+                    (f"{one.state} since", f"{one.time[:16]}, {one.by}: {one.why}")
+                    for one in found.decided
+                ),
             ),
         ),
         *_approval(found),
-        _ledger(found),
+        _ledger("Ledger of this hospital", found.rows),
+        *(
+            _ledger(f"Ledger, for {title}, which it learnt from", rows)
+            for title, rows in found.earlier
+        ),
     ]
 
 
@@ -96,19 +107,18 @@ def _approval(found: Trace) -> list[Section]:
     ]
 
 
-def _ledger(found: Trace) -> Section:
-    """Return the ledger's rows, by kind and purpose."""
+def _ledger(title: str, rows: Sequence[LedgerRow]) -> Section:
+    """Return rows of the ledger, by kind and purpose."""
     from flo.privacy.report.sheet import Section
 
     by = dict[str, list[int]]()
-    for row in found.rows:
+    for row in rows:
         kind, purpose = row.public["kind"], row.public.get("purpose")
         by.setdefault(f"{kind}, {purpose}" if purpose else kind, []).append(row.sequence)
     if not by:
-        return Section("Ledger of this hospital", (("rows", "none for this study"),))
-    lines = tuple((what, f"{len(rows)}: rows {_ranges(rows)}") for what, rows in by.items())
-    last = found.rows[-1]
-    return Section("Ledger of this hospital", (*lines, (f"hash of row {last.sequence}", last.hash)))
+        return Section(title, (("rows", "none: this hospital took no part"),))
+    lines = tuple((what, f"{len(found)}: rows {_ranges(found)}") for what, found in by.items())
+    return Section(title, (*lines, (f"hash of row {rows[-1].sequence}", rows[-1].hash)))
 
 
 def _ranges(rows: list[int]) -> str:

@@ -292,6 +292,37 @@ class FinishedResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class VersionStateResult(CommandResult):
+    """``state`` of a version after a decision: approved, current or withdrawn."""
+
+    name: str
+    version: int
+    card: str
+    state: str
+
+
+@dataclass(frozen=True)
+class VersionLine:
+    """Line of ``VersionsResult``. ``state``: by the coordinator.
+
+    ``here``: at a hospital, "in use", "withdrawn" or "".
+    """
+
+    name: str
+    version: int
+    card: str
+    state: str
+    here: str | None
+
+
+@dataclass(frozen=True)
+class VersionsResult(CommandResult):
+    """Versions of models, and what was decided on them."""
+
+    versions: list[VersionLine]
+
+
+@dataclass(frozen=True)
 class PackageStateResult(CommandResult):
     """``approval``: PendingManualApproval, Approved or Rejected; planned for a dry run."""
 

@@ -214,6 +214,11 @@ class PublishedModel:
     study: Study
     weights: Vector
 
+    @property
+    def title(self) -> str:
+        """Name and version, for people."""
+        return f"{self.study.name}, version {self.study.version}"
+
     def log_odds(self, inputs: Floats) -> Floats:
         """Return log odds of label 1, shape (n,), for inputs (n, d)."""
         return log_odds(self.study, self.weights, inputs)

@@ -27,6 +27,7 @@ from flo.published.model_card import (
     PublishedModel,
     paths_of,
 )
+from flo.published.model_states import ModelStates
 from flo.server.home.aws_config import AwsConfig
 from flo.storage.files import write_public
 
@@ -107,11 +108,18 @@ class Registry:
 
     def packages(self, study: str) -> list[RegisteredModel]:
         """Return the packages of a study by name, the newest first."""
+        pages = self._sagemaker.get_paginator("list_model_packages")
         with translate_errors(f"listing packages of {study}"):
-            found = self._sagemaker.list_model_packages(
-                ModelPackageGroupName=f"flo-{study}", SortBy="CreationTime", SortOrder="Descending"
-            )["ModelPackageSummaryList"]
-        return [self._described(item["ModelPackageArn"]) for item in found]
+            found = [
+                item["ModelPackageArn"]
+                for page in pages.paginate(
+                    ModelPackageGroupName=f"flo-{study}",
+                    SortBy="CreationTime",
+                    SortOrder="Descending",
+                )
+                for item in page["ModelPackageSummaryList"]
+            ]
+        return [self._described(arn) for arn in found]
 
     def decide(self, arn: str, approval: PackageApproval, why: str) -> None:
         """Approve or reject a package and store ``why``. Raises UsageError if it is not FLO's."""
@@ -123,6 +131,36 @@ class Registry:
                 ApprovalDescription=why[:1024],
                 CustomerMetadataProperties=facts,  # unchanged: moto would drop them
             )
+
+    def set_states(self, states: ModelStates) -> int:
+        """Give the packages of a model the states that the coordinator decided.
+
+        An approved or current version is Approved, a withdrawn one Rejected; the property
+        ``flo-state`` says which of both. Packages of candidates stay as they are. Returns how many
+        were changed. Raises as ``register`` does.
+        """
+        if not self._has_group(f"flo-{states.name}"):
+            return 0  # nothing was registered
+        last = {one.model.study: one for one in states.decisions}
+        changed = 0
+        for package in self.packages(states.name):
+            decision = last.get(package.study)
+            if decision is None:
+                continue
+            state = states.state_of(decision.model.card)
+            wanted: PackageApproval = "Rejected" if state == "withdrawn" else "Approved"
+            facts = self._facts(package.arn)["CustomerMetadataProperties"]
+            if (package.approval, facts.get("flo-state")) == (wanted, state):
+                continue
+            with translate_errors(f"setting the state of {package.arn}"):
+                self._sagemaker.update_model_package(
+                    ModelPackageArn=package.arn,
+                    ModelApprovalStatus=wanted,
+                    ApprovalDescription=f"{decision.by}: {decision.why}"[:1024],
+                    CustomerMetadataProperties=facts | {"flo-state": state},
+                )
+            changed += 1
+        return changed
 
     def approval_of(self, arn: str) -> str:
         """Return PendingManualApproval, Approved or Rejected. Raises as ``decide`` does."""
@@ -177,15 +215,21 @@ class Registry:
         )
 
     def _make_group(self, group: str) -> None:
+        if not self._has_group(group):
+            with translate_errors(f"creating model package group {group}"):
+                self._sagemaker.create_model_package_group(ModelPackageGroupName=group)
+
+    def _has_group(self, group: str) -> bool:
         from botocore.exceptions import ClientError
 
-        with translate_errors(f"creating model package group {group}"):
+        with translate_errors(f"reading model package group {group}"):
             try:
                 self._sagemaker.describe_model_package_group(ModelPackageGroupName=group)
             except ClientError as error:
                 if code_of(error) not in ("ValidationException", "ResourceNotFound"):
                     raise
-                self._sagemaker.create_model_package_group(ModelPackageGroupName=group)
+                return False
+        return True
 
 
 def _packed(files: dict[str, bytes]) -> bytes:

@@ -16,8 +16,11 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from flo.documents import canonical
+from flo.documents.document import Document, parse
 from flo.errors import FloError, MessageError, StudyError
 from flo.keys.claims import LARGEST_COUNT
+from flo.published.model_states import Why
 from flo.server.api.run_api import run_router
 from flo.server.audit.rate_limited import RateLimitedAudit
 from flo.server.http.asgi import Refused, read_body
@@ -27,8 +30,17 @@ from flo.server.runs.job_access import JobKeys
 from flo.server.runs.remote_documents import facts_of
 from flo.server.store.store import Offer, RunPlace, Store
 from flo.server.studies.actions import OperatorActions
+from flo.server.studies.model_decisions import Step, published_models
 from flo.study.document import MAX_STUDY_BYTES
 from flo.study.loading import from_canonical
+
+_MOST_WHY = 4096  # bytes of a reason
+
+
+class DecideBody(Document):
+    """``why``: the reason of a decision on a model, which hospitals will read."""
+
+    why: Why
 
 
 def operator_app(
@@ -110,6 +122,18 @@ def operator_app(
     @app.get("/v1/flo/studies/{digest}/gate")
     def gate(digest: str) -> Any:
         return Response(actions.gate(digest).read_bytes(), media_type="application/json")
+
+    @app.get("/v1/flo/models")
+    def model_states() -> Any:
+        return [one.model_dump(mode="json") for one in published_models(store)]
+
+    @app.post("/v1/flo/studies/{digest}/model/{step}")
+    async def decide(digest: str, step: Step, request: Request) -> Any:
+        given, person = await _body(request, _MOST_WHY), request.scope[PERSON].name
+        value = canonical.decode(given, limit=_MOST_WHY, what="decision")
+        why, offer = parse(DecideBody, value, "decision").why, actions.find(digest)
+        states = await asyncio.to_thread(actions.decide, offer, step, why, person)
+        return states.model_dump(mode="json")
 
     @app.get("/v1/flo/metrics")
     def watched() -> Any:

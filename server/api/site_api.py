@@ -7,6 +7,7 @@
     heads      return the highest ledger head ever seen of this hospital
     reports    store the signed extract of a finished study
     models     return the published model of the hospital's study, with its signed card
+    states     return the decisions on models of the hospital's studies: which one is withdrawn
     renew      issue a new certificate for the enrolled key, before the current one ends
     leave      revoke the hospital's own certificate
     roster     return the roster; store whose keys the hospital's steward confirmed
@@ -37,6 +38,7 @@ from flo.privacy.accounting.plan import Plan
 from flo.protocol.decisions import Decision, Decline, Signed
 from flo.published.gate_passed import beside
 from flo.published.model_card import read_card
+from flo.published.model_states import digest_of_all
 from flo.server.api.site_bodies import (
     AuditBody,
     EnrolBody,
@@ -46,12 +48,14 @@ from flo.server.api.site_bodies import (
     NoBody,
     ReportBody,
     RosterBody,
+    StatesBody,
     parse_body,
 )
 from flo.server.audit.rate_limited import RateLimitedAudit
 from flo.server.keys.authority import Authority, Peer, read_request
 from flo.server.store.hospitals import Member
 from flo.server.store.store import Store
+from flo.server.studies.model_decisions import all_states, refuse_withdrawn, states_of
 from flo.server.studies.publish import published, refuse_unsound
 from flo.study.document import UNDER_WAY, Study
 from flo.study.loading import from_canonical
@@ -349,8 +353,8 @@ class SiteApi:
         """Return card, tensors (base64) and gates of a published model to a hospital in its study.
 
         Raises:
-            StudyError: the study is not known, has no model yet, or its model is too large for one
-            reply.
+            StudyError: the study is not known, has no model yet, or its model is withdrawn or too
+            large for one reply.
             TrustError: the study names another key for this hospital.
         """
         wish = parse_body(ModelBody, body)
@@ -363,6 +367,7 @@ class SiteApi:
         if found is None:
             raise StudyError(f"study {offer.study.name} has no published model yet")
         card, tensors = found
+        refuse_withdrawn(states_of(self._store, offer.study.name), read_card(card).digest)
         size = tensors.stat().st_size
         if size > MAX_MODEL_REPLY:
             raise StudyError(
@@ -375,6 +380,19 @@ class SiteApi:
             "tensors": base64.b64encode(tensors.read_bytes()).decode(),
             **({"gates": gates} if gates else {}),  # sites of FLO 0.4 know of none
         }
+
+    def states(self, peer: Peer, body: bytes) -> Any:
+        """Return the decisions on models of the names of the hospital's studies; None if known."""
+        wish = parse_body(StatesBody, body)
+        names = {
+            offer.study.name
+            for offer in self._store.offers()
+            if any(one.id == peer.hospital for one in offer.study.hospitals)
+        }
+        found = [one for one in all_states(self._store) if one.name in names]
+        if digest_of_all(found) == wish.known:
+            return {"states": None}
+        return {"states": [one.model_dump(mode="json") for one in found]}
 
     def _see_head(self, peer: Peer, head: LedgerHead) -> None:
         """Store a head if it is the highest; record a fork at the same row, and refuse it."""
@@ -397,6 +415,7 @@ SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
     "/v1/site/heads": SiteApi.heads,
     "/v1/site/reports": SiteApi.reports,
     "/v1/site/models": SiteApi.models,
+    "/v1/site/states": SiteApi.states,
     "/v1/site/renew": SiteApi.renew,
     "/v1/site/leave": SiteApi.leave,
     "/v1/site/roster": SiteApi.roster,

@@ -47,6 +47,12 @@ class ModelBody(Document):
     study: Digest
 
 
+class StatesBody(Document):
+    """``known``: digest of the lists that the hospital has; see ``digest_of_all``."""
+
+    known: Digest
+
+
 class GivenBody(Document):
     """``after``: digest of the last study in the previous reply; empty at first."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from starlette.responses import FileResponse, Response
 
 from flo.errors import StudyError
 from flo.keys.identity import fingerprint
-from flo.pages.responses import ALONE, HEADERS
+from flo.pages.forms import read_form
+from flo.pages.responses import ALONE, HEADERS, redirect
 from flo.privacy.report import risks
 from flo.privacy.report.page import render
 from flo.privacy.report.wording import LIFE, of_life
@@ -18,15 +20,19 @@ from flo.published.gate_result import GateSums
 from flo.published.gate_words import rows
 from flo.published.model_card import BINS_HIDE, ModelCard, PublishedModel, read_card
 from flo.server.console.context import ConsoleContext
-from flo.server.console.sign_in import CONSOLE
+from flo.server.console.sign_in import CONSOLE, person_of
 from flo.server.console.view import StudyViews, effects_plot, gate_plot, quality_plot
 from flo.server.store.store import Offer
+from flo.server.studies.model_decisions import Step, states_of
 from flo.server.studies.publish import published, report_path
 from flo.study.document import Study
 
+_MOST_FORM = 8192
+
 
 def model_router(context: ConsoleContext) -> APIRouter:
-    """Return routes to read a published model's card and report, and to download its files."""
+    """Return routes to read a published model's card and report, to download its files, and to
+    decide which version is in use."""
     router, actions, views = APIRouter(), context.actions, context.views
 
     @router.get(f"{CONSOLE}/studies/{{digest}}/model")
@@ -34,6 +40,13 @@ def model_router(context: ConsoleContext) -> APIRouter:
         offer = actions.find(digest)
         card, _ = _model_files(views, offer)
         return context.page(request, "model.html.j2", **_model_shown(views, offer, read_card(card)))
+
+    @router.post(f"{CONSOLE}/studies/{{digest}}/model/{{step}}")
+    async def decide(digest: str, step: Step, request: Request) -> Response:
+        why = (await read_form(request.receive, _MOST_FORM)).get("why", "").strip()
+        person, offer = person_of(request.scope).name, await asyncio.to_thread(actions.find, digest)
+        await asyncio.to_thread(actions.decide, offer, step, why, person)
+        return redirect(f"{CONSOLE}/studies/{digest}/model")
 
     @router.get(f"{CONSOLE}/studies/{{digest}}/report")
     def report(digest: str) -> Response:
@@ -53,9 +66,15 @@ def model_router(context: ConsoleContext) -> APIRouter:
 def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, Any]:
     """Return the page's values: the card, and all signed versions of the study."""
     versions = [other for other in views.store.offers() if other.study.name == offer.study.name]
+    states = states_of(views.store, offer.study.name)
+    by_study = {one.model.study: states.state_of(one.model.card) for one in states.decisions}
     return {
         "study": offer.study,
         "card": card,
+        "state": states.state_of(card.digest),
+        "decided": [one for one in states.decisions if one.model.card == card.digest],
+        "in_use": states.current,
+        "can_go_back": states.previous() is not None,
         "bins_hide": BINS_HIDE,
         "life": LIFE,
         "of_life": of_life,
@@ -65,7 +84,12 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
         "effects": effects_plot(_opened(views, offer)) if card.noise else None,
         "quality": quality_plot(card.model_dump(include={"evaluation", "subgroups"})),
         "versions": [
-            (other, published(views.store, other.study.digest) is not None) for other in versions
+            (
+                other,
+                published(views.store, other.study.digest) is not None,
+                by_study.get(other.study.digest, "candidate"),
+            )
+            for other in versions
         ],
         "extracts": sorted(views.store.extracts(offer.study.digest)),
         "has_report": report_path(_model_files(views, offer)[0]).is_file(),

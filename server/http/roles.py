@@ -27,6 +27,8 @@ ROUTES: dict[tuple[str, str], str] = {
     ("POST", "/v1/flo/studies/{digest}/shred"): "shred a study",
     ("GET", "/v1/flo/studies/{digest}/statistics"): "see studies",
     ("GET", "/v1/flo/studies/{digest}/gate"): "see studies",
+    ("GET", "/v1/flo/models"): "see studies",
+    ("POST", "/v1/flo/studies/{digest}/model/{step}"): "decide on a model",
     ("GET", "/v1/flo/metrics"): "see metrics",
     ("GET", "/v1/flo/audit"): "export the audit log",
     ("GET", "/console"): "see studies",
@@ -35,6 +37,7 @@ ROUTES: dict[tuple[str, str], str] = {
     ("GET", "/console/studies/{digest}/live"): "see studies",
     ("GET", "/console/studies/{digest}/sheet"): "see studies",
     ("GET", "/console/studies/{digest}/model"): "see studies",
+    ("POST", "/console/studies/{digest}/model/{step}"): "decide on a model",
     ("GET", "/console/studies/{digest}/report"): "see studies",
     ("GET", "/console/studies/{digest}/statistics"): "see studies",
     ("GET", "/console/studies/{digest}/statistics/{form}"): "see studies",
@@ -68,6 +71,7 @@ _ROLES_OF: dict[str, tuple[Role, ...]] = {
     "launch a study": ("operator",),
     "stop a study": ("operator",),
     "shred a study": ("operator",),
+    "decide on a model": ("operator",),
     "download a model": ("operator", "auditor"),
     "fetch extracts": ("operator", "auditor"),
     "see the audit log": ("operator", "auditor"),
@@ -87,6 +91,7 @@ _PATTERNS = [
             .replace(r"\{digest\}", "[0-9a-f]{64}")
             .replace(r"\{draft\}", "[0-9a-f]{16}")
             .replace(r"\{file\}", "(card|tensors|report)")
+            .replace(r"\{step\}", "(promote|rollback|withdraw)")
             .replace(r"\{form\}", "(json|csv|report)")
             .replace(r"\{run\}", "run-[0-9a-f]{1,16}-[0-9a-f]{6}")
             .replace(r"\{job\}", "flo-run-[0-9a-f]{1,16}-[0-9a-f]{6}-[0-9]{1,6}")

@@ -17,6 +17,7 @@ from flo.documents import canonical
 from flo.keys.claims import LedgerHead
 from flo.server.store.drafts import DraftTables
 from flo.server.store.hospitals import MemberTables
+from flo.server.store.model_tables import ModelTables
 from flo.server.store.run_tables import RunTables
 from flo.server.store.tables import now
 from flo.study.document import Study
@@ -39,7 +40,7 @@ class Offer:
     place: RunPlace = "here"
 
 
-class Store(MemberTables, RunTables, DraftTables):
+class Store(MemberTables, RunTables, DraftTables, ModelTables):
     """All tables. Several processes may share the file.
 
     Each call is one transaction; ``keep_head`` with a study is two.

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flo.errors import StudyError
+from flo.published.model_states import ModelStates
 from flo.server.store.store import Offer, RunPlace, Store
+from flo.server.studies.model_decisions import Step
 from flo.server.studies.publish import published_result
 from flo.server.studies.signing import StudySigner
 from flo.study.document import Study
@@ -22,6 +24,7 @@ class OperatorActions:
     """``signer``: says what would be signed. ``offer``: signs and offers a study for a person, with
     the place of its runs.
 
+    ``decide``: promotes, rolls back or withdraws a study's model, for a reason and a person.
     ``shred``: erases a study's key and files for a person. ``export``: returns a signed copy of
     the audit log. ``places``: where runs can be executed.
     """
@@ -29,6 +32,7 @@ class OperatorActions:
     store: Store
     signer: StudySigner
     offer: Callable[[Study, str, RunPlace], Offer]
+    decide: Callable[[Offer, Step, str, str], ModelStates]
     shred: Callable[[Offer, str], int]
     export: Callable[[], bytes]
     places: tuple[RunPlace, ...] = ("here",)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from flo.errors import StudyError
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.store.store import Offer, Store
+from flo.server.studies.model_decisions import states_of
 from flo.server.studies.publish import result_path, tensors_path
 from flo.storage.artifacts import ArtifactStore
 from flo.study.document import UNDER_WAY
@@ -27,7 +28,8 @@ def shred(
     ``artifacts``: remote store of the study's states and models, if any.
 
     Raises:
-        StudyError: the study is under way, or one that continues its model is. NetworkError: the
+        StudyError: the study is under way, or one that continues its model is, or its model is
+        current. NetworkError: the
         store does not answer; the salt is erased already.
     """
     study = offer.study
@@ -53,6 +55,12 @@ def shred(
                 "compares this study's model",
                 hint=f"stop it first: flo study stop {other.study.name}:{other.study.version}",
             )
+    current = states_of(store, study.name).current
+    if current is not None and current.study == study.digest:
+        raise StudyError(
+            f"the model of {study.name}, version {study.version}, is current: hospitals use it",
+            hint=f"withdraw it first: flo model withdraw {study.name}:{study.version} --why REASON",
+        )
     store.erase_salt(study.digest)
     store.add_event(study.digest, "shredded", by=person)
     removed = 0

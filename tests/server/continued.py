@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 from safetensors.numpy import save
@@ -55,3 +56,14 @@ def publish(
     (folder / f"{stem}.card.json").write_bytes(card.to_bytes())
     (folder / f"{stem}.safetensors").write_bytes(tensors)
     return card
+
+
+def finished(home: CoordinatorHome, study: Study, result: dict[str, Any], file: str) -> None:
+    """Enter that this study's run is over and what it published."""
+    with closing(home.open_store()) as store:
+        store.add_study(study, home.open_identity().sign("study", study.canonical_bytes))
+        run = f"run-{study.digest[:6]}"
+        store.start_run(run, study.digest)
+        store.end_run(run, store.take_run(run), "done", result)
+        store.set_status(study.digest, "done")
+        store.add_event(study.digest, "published", card=file)

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from flo.audit.log import AuditLog
 from flo.keys.identity import Identity
+from flo.published.model_states import ModelStates
 from flo.server.api.operator_api import operator_app
 from flo.server.audit.rate_limited import RateLimitedAudit
 from flo.server.console.context import ConsoleContext
@@ -20,6 +21,7 @@ from flo.server.http.last_seen import LastSeen
 from flo.server.runs.job_access import JobKeys
 from flo.server.store.store import Offer, Store
 from flo.server.studies.actions import OperatorActions
+from flo.server.studies.model_decisions import Step
 from flo.server.studies.signing import StudySigner
 from flo.study.document import Study
 
@@ -34,7 +36,7 @@ def own_calls(folder: Path) -> Iterator[list[FastAPI]]:
     ):
         signer = StudySigner(CoordinatorHome(folder), store)
         actions, audit = (
-            OperatorActions(store, signer, _offers, _shreds, bytes),
+            OperatorActions(store, signer, _offers, _decides, _shreds, bytes),
             RateLimitedAudit(store),
         )
         views = StudyViews(store, ProgressCache(store), LastSeen(), _Nobody(), "0" * 64)
@@ -65,6 +67,7 @@ def filled(path: str) -> str:
         "{draft}": "0" * 16,
         "{file}": "card",
         "{form}": "json",
+        "{step}": "withdraw",
     }.items():
         path = path.replace(name, value)
     return path
@@ -72,6 +75,10 @@ def filled(path: str) -> str:
 
 def _offers(study: Study, person: str, place: str) -> Offer:
     return Offer(study, "", "offered")
+
+
+def _decides(offer: Offer, step: Step, why: str, person: str) -> ModelStates:
+    return ModelStates(name=offer.study.name)
 
 
 def _shreds(offer: Offer, person: str) -> int:

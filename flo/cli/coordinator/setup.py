@@ -96,9 +96,10 @@ def serve(
     if aws is None:
         serve_until_stopped(opened)
         return
+    from flo.infra.aws.registry import Registry
     from flo.infra.aws.sagemaker import SageMakerJobs, audit_store
 
-    serve_until_stopped(opened, SageMakerJobs(aws), audit_store(aws))
+    serve_until_stopped(opened, SageMakerJobs(aws), audit_store(aws), Registry(aws.region))
 
 
 @command(app)

@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 
 from flo.clients.home.site_home import SiteHome
+from flo.clients.prediction import versions
 from flo.clients.records.finished_model import FinishedModel
 from flo.documents.document import parse
 from flo.errors import FloError, UsageError
 from flo.keys.keystore import KeyStoreConfig
 from flo.server.home.coordinator_home import CoordinatorHome
-from tests.builders import make_site
+from tests.builders import make_site, pretend_enrolled
 from tests.clients.prediction.finished_site import finishing_site
+from tests.clients.prediction.test_versions import ONE, V1, Told, approved, promote
 from tests.commands import flo_process
+from tests.flo.published_models import COORDINATOR
 from tests.infra.aws.emulated import Aws
 from tests.infra.aws.test_sealed_objects import backend_forgets
 
@@ -128,3 +131,14 @@ def test_a_coordinator_moves_into_kms_and_from_one_key_to_another(aws: Aws, tmp_
     backend_forgets(aws, first)  # revoked: it is not needed any more
     assert CoordinatorHome.open(home).open_identity().fingerprint == before
     assert not list(home.glob("*.rewrapped"))
+
+
+@pytest.mark.slow
+def test_a_site_of_kms_signs_its_decisions_on_models(aws: Aws, tmp_path: Path) -> None:
+    document = {"kind": "kms", "key": aws.new_key()}
+    site = make_site(tmp_path / "north", "north", keystore=document)
+    pretend_enrolled(site, COORDINATOR)
+    told = Told(ONE)
+    told.show(approved(V1))
+    assert promote(site, told, "tiny:1") == V1
+    assert versions.read(SiteHome.open(site.directory)).current("tiny") == V1

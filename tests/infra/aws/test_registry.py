@@ -15,6 +15,7 @@ from flo.errors import RefusedError, TrustError, UsageError
 from flo.infra.aws.artifacts import prefix_of
 from flo.infra.aws.registry import Registry
 from flo.published.model_card import PublishedModel
+from flo.published.model_states import ModelStates, ModelVersion, Said
 from flo.server.home.aws_config import AwsConfig
 from flo.server.home.coordinator_home import CoordinatorHome
 from tests.commands import flo_process
@@ -25,6 +26,7 @@ from tests.infra.aws.emulated import REGION, Aws
 pytestmark = pytest.mark.slow
 
 STUDY, _ = signed_study()
+TIME = "2026-11-29T10:00:00.000+00:00"
 
 
 @pytest.fixture
@@ -142,6 +144,35 @@ def test_what_was_swapped_in_the_bucket_is_refused_and_nothing_is_written(
     with pytest.raises(TrustError):
         registry.fetch(arn, tmp_path / "models", COORDINATOR.fingerprint)
     assert not (tmp_path / "models").exists()
+
+
+def test_packages_get_the_states_that_the_coordinator_decided(
+    registry: Registry, config: AwsConfig, model: Made, tmp_path: Path
+) -> None:
+    """Approved and current ones can be fetched; a withdrawn one cannot, whoever approved it."""
+    states, said = ModelStates(name=STUDY.name), Said("Ada", "wrong units", TIME)
+    assert registry.set_states(states.model_copy(update={"name": "unregistered"})) == 0
+    arn = registered(registry, config, model, tmp_path)
+    assert registry.set_states(states) == 0
+    assert registry.approval_of(arn) == "PendingManualApproval", "a candidate stays as it is"
+    version = ModelVersion(version=1, study=STUDY.digest, card=model.card.digest)
+    for after, approval, state in (
+        (states := states.promoted(version, said), "Approved", "approved"),
+        (states := states.promoted(version, said), "Approved", "current"),
+        (states := states.withdrawn(version, said), "Rejected", "withdrawn"),
+    ):
+        assert registry.set_states(after) >= 1
+        assert registry.set_states(after) == 0, "nothing is left to change"
+        found = registry._facts(arn)
+        assert found["ModelApprovalStatus"] == approval
+        assert found["ApprovalDescription"] == "Ada: wrong units"
+        assert found["CustomerMetadataProperties"]["flo-state"] == state
+        assert found["CustomerMetadataProperties"]["flo-run"] == model.card.run
+    with pytest.raises(RefusedError, match="is Rejected"):
+        registry.fetch(arn, tmp_path / "models", COORDINATOR.fingerprint)
+    registry.decide(arn, "Approved", "by hand, at the registry")
+    assert registry.set_states(states) == 1, "it is set back"
+    assert registry.approval_of(arn) == "Rejected"
 
 
 def test_an_arn_of_something_else_is_named() -> None:

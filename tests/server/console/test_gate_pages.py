@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,15 +10,14 @@ import pytest
 
 from flo.privacy.releases import model_noise
 from flo.published.gate_result import GateResult, GateSums
-from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.studies.gated import described
 from flo.server.studies.publish import result_path
-from flo.study.document import Study, from_document
+from flo.study.document import from_document
 from flo.study.gate_draft import draft
 from flo.study.models import parameter_count
 from tests.builders import small_study, study_document
-from tests.server.console.test_console import Browser, coordinator, operator
-from tests.server.continued import publish
+from tests.server.console.test_console import Browser, coordinator, entries, operator, token
+from tests.server.continued import finished, publish
 from tests.server.real_coordinator import RealCoordinator
 
 __all__ = ["coordinator", "operator"]
@@ -30,17 +28,6 @@ GOOD: dict[str, Any] = {
     "hospitals": ["north", "south", "west"],
     "values": [200.0, 50.0, 0.0, 500.0],
 }
-
-
-def finished(home: CoordinatorHome, study: Study, result: dict[str, Any], file: str) -> None:
-    """Enter that this study's run is over and what it published."""
-    with closing(home.open_store()) as store:
-        store.add_study(study, home.open_identity().sign("study", study.canonical_bytes))
-        run = f"run-{study.digest[:6]}"
-        store.start_run(run, study.digest)
-        store.end_run(run, store.take_run(run), "done", result)
-        store.set_status(study.digest, "done")
-        store.add_event(study.digest, "published", card=file)
 
 
 def test_a_model_and_a_later_gate_say_the_verdict_its_figures_and_the_margin(
@@ -109,3 +96,36 @@ def test_a_model_page_shows_what_moves_the_score_where_noise_lets_one_know(
         _, _, page = operator.get(f"/console/studies/{study.digest}/model")
         assert ("What moves the score" in page) == shown
         assert ("age at its maximum" in page) == shown
+
+
+def test_an_operator_decides_on_a_model_and_a_viewer_only_reads(
+    coordinator: RealCoordinator, operator: Browser
+) -> None:
+    home = coordinator.home
+    study = small_study(schema_version=4, name="decided")
+    publish(home, study)
+    path = home.directory / "models" / f"decided-1-{study.digest[:8]}.safetensors"
+    finished(home, study, {"rounds": 3, "epsilon": 1.0, "model": str(path)}, "")
+    place = f"/console/studies/{study.digest}/model"
+    viewer = Browser(coordinator, token(coordinator, role="viewer"))
+    assert "Make it current" not in operator.get(place)[2]
+    for state in ("approved", "current"):
+        status, headers, _ = operator.post(f"{place}/promote", why="validated in 2025")
+        assert (status, headers["location"]) == (303, place)
+        assert f"State: {state}" in operator.get(place)[2]
+    _, _, page = viewer.get(place)
+    assert "validated in 2025" in page
+    assert "formaction" not in page
+    assert viewer.post(f"{place}/withdraw", why="no")[0] == 403
+    status, _, page = operator.post(f"{place}/withdraw", why="")
+    assert status == 400
+    assert "why" in page
+    assert operator.post(f"{place}/delete", why="no")[0] in (403, 404)
+    assert operator.post(f"{place}/rollback", why="no")[0] == 400
+    assert operator.post(f"{place}/withdraw", why="<b>units</b>")[0] == 303
+    _, _, page = viewer.get(place)
+    assert "Withdrawn: this version must not be used." in page
+    assert "&lt;b&gt;units" in page
+    assert [one["state"] for one in entries(coordinator, "model-decided")] == [
+        *("approved", "current", "withdrawn"),
+    ]

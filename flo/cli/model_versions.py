@@ -1,0 +1,206 @@
+"""``flo model promote|rollback|withdraw|states``: which version of a model is in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flo.cli import results
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import COORDINATOR_FOLDER
+
+if TYPE_CHECKING:
+    from flo.clients.prediction.versions import Versions
+    from flo.published.model_states import ModelDecision
+
+app = typer.Typer()
+EitherFolder = Annotated[
+    Path,
+    typer.Option(
+        envvar="FLO_COORDINATOR_HOME",
+        help="The coordinator's folder or an access file; or a hospital's folder.",
+    ),
+]
+Version = Annotated[str, typer.Argument(help="NAME:VERSION of a study with a published model.")]
+Why = Annotated[str, typer.Option(help="Reason, which hospitals read. Name no patient.")]
+
+
+@command(app)
+def promote(
+    version: Version, why: Why, home: EitherFolder = COORDINATOR_FOLDER
+) -> results.VersionStateResult:
+    """Approve a version, then make it current; at a hospital: fetch it, and put it into use."""
+    from flo.cli.terminal.output import say, working
+    from flo.clients.connection.enrolment import connect
+    from flo.clients.prediction import versions
+
+    site = _site(home)
+    if site is None:
+        found = _decided(home, version, "promote", why)
+        if found.state == "approved":
+            say("next: the same command again makes it current")
+        else:
+            say("hospitals use it once they promote it, too: flo model promote --home SITE")
+        return found
+    with working("fetching the model"), connect(site) as api:
+        name, model = versions.promote(site, api, version, why)
+    say(f"version {model.version} of {name} is in use at this hospital")
+    say(f"next: flo model predict {name} --data FILE --out FILE --home {home}")
+    return results.VersionStateResult(name, model.version, model.card, "current")
+
+
+@command(app)
+def rollback(
+    name: Annotated[str, typer.Argument(help="Name of a model, as of its study.")],
+    why: Why,
+    home: EitherFolder = COORDINATOR_FOLDER,
+) -> results.VersionStateResult:
+    """Withdraw the version in use, and put the one before it back."""
+    from flo.cli.terminal.output import say
+    from flo.clients.prediction import versions
+
+    site = _site(home)
+    if site is None:
+        return _decided(home, name, "rollback", why)
+    model = versions.rollback(site, name, why)
+    say(f"version {model.version} of {name} is in use at this hospital again")
+    return results.VersionStateResult(name, model.version, model.card, "current")
+
+
+@command(app)
+def withdraw(
+    version: Version, why: Why, home: EitherFolder = COORDINATOR_FOLDER
+) -> results.VersionStateResult:
+    """Take a version out of use: here, and from a coordinator at all hospitals."""
+    from flo.cli.terminal.output import say
+    from flo.clients.prediction import versions
+
+    site = _site(home)
+    if site is None:
+        return _decided(home, version, "withdraw", why)
+    name, model = versions.withdraw(site, version, why)
+    say(f"version {model.version} of {name} is withdrawn at this hospital")
+    return results.VersionStateResult(name, model.version, model.card, "withdrawn")
+
+
+@command(app)
+def states(
+    home: EitherFolder = COORDINATOR_FOLDER,
+    begin_anew: Annotated[
+        bool, typer.Option("--begin-anew", help="At a hospital: forget the coordinator's list.")
+    ] = False,
+) -> results.VersionsResult:
+    """List the versions of models, which one is in use, and who decided why."""
+    from flo.errors import UsageError
+
+    site = _site(home)
+    if site is not None:
+        return _states_of_site(home, begin_anew=begin_anew)
+    if begin_anew:
+        raise UsageError("--begin-anew is for a hospital's folder", hint="--home SITE")
+    from rich.table import Table
+
+    from flo.cli.coordinator.operator import call_once
+    from flo.cli.terminal.output import console, plain
+
+    table, lines = Table("model", "version", "state", "since", "by", "why"), []
+    for one in call_once(home, "GET", "models"):
+        last = one["decided"] or {"time": "", "by": "", "why": ""}
+        model = one["model"]
+        lines.append(
+            results.VersionLine(one["name"], model["version"], model["card"], one["state"], None)
+        )
+        table.add_row(
+            *map(plain, (one["name"], str(model["version"]), one["state"])),
+            *map(plain, (last["time"][:16], last["by"], last["why"])),
+        )
+    console().print(table)
+    return results.VersionsResult(lines)
+
+
+def _states_of_site(home: Path, *, begin_anew: bool) -> results.VersionsResult:
+    from rich.table import Table
+
+    from flo.cli.terminal.output import console, plain, say
+    from flo.clients.connection.enrolment import connect
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.prediction import versions
+    from flo.errors import NetworkError
+
+    site = SiteHome.open(home)
+    if begin_anew:
+        versions.begin_anew(site)
+    try:
+        with connect(site) as api:
+            found = versions.ask(site, api)
+    except NetworkError as error:
+        found = versions.read(site)
+        say(f"{error}: what it has decided since {found.seen[:16] or 'ever'} is not known here")
+    table, lines = Table("model", "version", "coordinator", "here", "since", "by", "why"), []
+    for name in found.names:
+        for line, last in _lines(found, name):
+            lines.append(line)
+            table.add_row(
+                *map(plain, (name, str(line.version), line.state, line.here or "")),
+                *map(plain, (last.time[:16], last.by, last.why)),
+            )
+    console().print(table)
+    return results.VersionsResult(lines)
+
+
+def _lines(found: Versions, name: str) -> list[tuple[results.VersionLine, ModelDecision]]:
+    """Return the versions of a model, each with the decision that counts at this hospital."""
+    theirs, own = found.of(name)
+    decided = {one.model.version: one.model for one in (*theirs.decisions, *own.decisions)}
+    lines = []
+    for version, model in sorted(decided.items()):
+        withdrawn = found.withdrawal(name, model.card)
+        here = "in use" if found.current(name) == model else "withdrawn" if withdrawn else ""
+        last = withdrawn or own.last_on(model.card) or theirs.last_on(model.card)
+        assert last is not None
+        state = theirs.state_of(model.card)
+        lines.append((results.VersionLine(name, version, model.card, state, here), last))
+    return lines
+
+
+def _site(home: Path) -> Any:
+    """Return the hospital's folder; None if this is a coordinator's folder or an access file."""
+    from flo.clients.home.site_home import SiteHome
+
+    return SiteHome.open(home) if SiteHome(home).config_path.exists() else None
+
+
+def _decided(home: Path, wanted: str, step: str, why: str) -> results.VersionStateResult:
+    """Tell the coordinator to take a step; say what state the version has after it."""
+    from flo.cli.coordinator.operator import Operator
+    from flo.cli.terminal.output import say
+    from flo.documents import canonical
+    from flo.documents.document import parse
+    from flo.published.model_states import ModelStates
+
+    with Operator(home) as operator:
+        digest = _study(operator.call("GET", "models"), wanted, any_version=step == "rollback")
+        body = canonical.encode({"why": why})
+        answer = operator.call("POST", f"studies/{digest}/model/{step}", body=body)
+    decided = parse(ModelStates, answer, "the coordinator's decisions").decisions[-1]
+    say(f"version {decided.model.version} of {answer['name']} is {decided.state}")
+    if step != "promote":
+        say("hospitals whose agent runs know it within a minute; check others by telephone")
+    return results.VersionStateResult(
+        answer["name"], decided.model.version, decided.model.card, decided.state
+    )
+
+
+def _study(models: list[dict[str, Any]], wanted: str, *, any_version: bool) -> str:
+    """Return the digest of a published model's study. Raises UsageError: none, or several."""
+    from flo.study.reference import Known, which
+
+    if any_version:
+        models = [one for one in models if one["name"] == wanted][:1] or models
+    known = [
+        Known(one["name"], one["model"]["version"], one["model"]["study"], one["state"])
+        for one in models
+    ]
+    return which(known, wanted, "published model here")

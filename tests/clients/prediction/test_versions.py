@@ -1,0 +1,410 @@
+"""Which version answers at a hospital, with a coordinator that may lie about what it decided."""
+
+from __future__ import annotations
+
+import base64
+import json
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from flo.clients.connection.coordinator_api import CoordinatorApi
+from flo.clients.home.policy_file import sign
+from flo.clients.home.site_home import SiteHome
+from flo.clients.prediction import versions
+from flo.clients.prediction.finish import finish
+from flo.errors import (
+    EXIT_OK,
+    EXIT_REFUSED,
+    EXIT_USAGE,
+    FloError,
+    PolicyError,
+    RefusedError,
+    StudyError,
+    TrustError,
+    UsageError,
+)
+from flo.keys.identity import Identity
+from flo.published.model_card import PublishedModel
+from flo.published.model_states import ModelStates, ModelVersion, Said
+from tests.builders import csv_text, make_site, pretend_enrolled
+from tests.clients.prediction.finished_site import patients_csv
+from tests.commands import Ended, flo
+from tests.flo.published_models import COORDINATOR, MALLORY, Made
+from tests.flo.published_models import made as made_model
+
+TIME = "2026-11-29T10:00:00.000+00:00"
+ADA = Said("Ada", "the units of creatinine were wrong", TIME)
+WHY = "our committee said yes"
+
+
+def version_of(model: Made) -> ModelVersion:
+    study = model.open().study
+    return ModelVersion(version=study.version, study=study.digest, card=model.card.digest)
+
+
+class Told:
+    """A coordinator that shows these decisions and gives these models."""
+
+    def __init__(self, *models: Made) -> None:
+        self.models, self.states = models, list[ModelStates]()
+        self.asked = list[str]()
+
+    def call(self, name: str, body: Any) -> Any:
+        self.asked.append(name)
+        if name == "studies":
+            opened = [model.open() for model in self.models]
+            return [
+                {
+                    "study": one.study.canonical_bytes.decode(),
+                    "signature": one.card.study_signature,
+                    "status": "done",
+                }
+                for one in opened
+            ]
+        if name == "models":
+            (found,) = (m for m in self.models if m.open().study.digest == body["study"])
+            return {
+                "card": found.card.to_bytes().decode(),
+                "tensors": base64.b64encode(found.tensors).decode(),
+            }
+        assert name == "states"
+        return {"states": [json.loads(one.to_bytes()) for one in self.states]}
+
+    def show(self, *several: ModelStates, signer: Identity = COORDINATOR) -> None:
+        self.states = [states.signed(signer) for states in several]
+
+
+ONE, TWO = made_model("logistic"), made_model("gated", run="run-2")  # versions 1 and 9 of ``tiny``
+V1, V9 = version_of(ONE), version_of(TWO)
+
+
+def approved(*models: ModelVersion) -> ModelStates:
+    states = ModelStates(name="tiny")
+    for model in models:
+        states = states.promoted(model, ADA).promoted(model, ADA)
+    return states
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> SiteHome:
+    home = make_site(tmp_path / "north")
+    pretend_enrolled(home, COORDINATOR)
+    return home
+
+
+@pytest.fixture
+def told() -> Told:
+    coordinator = Told(ONE, TWO)
+    coordinator.show(approved(V1, V9))
+    return coordinator
+
+
+def ask(home: SiteHome, told: Told) -> versions.Versions:
+    return versions.ask(home, cast(CoordinatorApi, told))
+
+
+def promote(home: SiteHome, told: Told, wanted: str) -> ModelVersion:
+    return versions.promote(home, cast(CoordinatorApi, told), wanted, WHY)[1]
+
+
+def run(home: SiteHome, *command: str | Path) -> Ended:
+    return flo("model", *command, "--home", home.directory)
+
+
+def both_in_use(home: SiteHome, told: Told) -> None:
+    """Version 1 was used, then version 9."""
+    promote(home, told, "tiny:1")
+    promote(home, told, "tiny:9")
+
+
+def withdrawn(told: Told, version: ModelVersion) -> None:
+    (states,) = told.states
+    told.show(states.withdrawn(version, ADA))
+
+
+def entries(home: SiteHome) -> list[tuple[Any, ...]]:
+    with closing(home.open_audit_log()) as log:
+        found = [one.facts for one in log.entries() if one.kind == "model-decided"]
+    return [(one["version"], one["state"], one["by"]) for one in found]
+
+
+# -- in use ----------------------------------------------------------------------------------------
+
+
+def test_a_hospital_puts_a_version_into_use_and_keeps_its_files(site: SiteHome, told: Told) -> None:
+    assert ask(site, told).current("tiny") is None, "the coordinator's word alone is not enough"
+    assert promote(site, told, "tiny:1") == V1
+    path = versions.current_path(site, "tiny")
+    assert PublishedModel.open(path, COORDINATOR.fingerprint).card == ONE.card
+    assert entries(site) == [(1, "current", "north")]
+    with pytest.raises(StudyError, match="version 1 of tiny is in use here already"):
+        promote(site, told, "tiny:1")
+
+
+def test_a_name_alone_is_the_coordinators_current_version(site: SiteHome, told: Told) -> None:
+    assert promote(site, told, "tiny") == V9
+
+
+def test_a_version_that_the_coordinator_did_not_approve_is_not_put_into_use(
+    site: SiteHome, told: Told
+) -> None:
+    told.show(ModelStates(name="tiny").promoted(V1, ADA).withdrawn(V9, ADA))
+    with pytest.raises(RefusedError, match="not approved version 9 of tiny: it is withdrawn"):
+        promote(site, told, "tiny:9")
+    with pytest.raises(UsageError, match="no model that anybody decided on called 'lung'"):
+        promote(site, told, "lung")
+    assert "models" not in told.asked
+    assert versions.read(site).current("tiny") is None
+
+
+def test_a_policy_that_asks_for_a_gate_refuses_the_promotion_too(
+    site: SiteHome, told: Told
+) -> None:
+    policy = site.directory / "policy.toml"
+    policy.write_text(policy.read_text().replace("# gate_required", "gate_required"))
+    sign(site.directory, site.open_identity())
+    with pytest.raises(PolicyError, match="gate_required"):
+        promote(site, told, "tiny:1")
+    assert versions.read(site).current("tiny") is None
+
+
+def test_a_hospital_goes_back_by_itself(site: SiteHome, told: Told) -> None:
+    both_in_use(site, told)
+    assert versions.rollback(site, "tiny", "too many alarms") == V1
+    assert versions.read(site).current("tiny") == V1
+    with pytest.raises(StudyError, match="no version of tiny that can be used was current"):
+        versions.rollback(site, "tiny", "again")
+    assert ask(site, told).current("tiny") == V1, "whatever the coordinator recommends"
+    assert entries(site)[2:] == [(9, "withdrawn", "north"), (1, "current", "north")]
+
+
+def test_a_hospital_withdraws_what_it_uses_and_then_none_answers(
+    site: SiteHome, told: Told
+) -> None:
+    both_in_use(site, told)
+    assert versions.withdraw(site, "tiny", "an audit") == ("tiny", V9)
+    with pytest.raises(UsageError, match="no version of tiny is in use here"):
+        versions.current_path(site, "tiny")
+    with pytest.raises(StudyError, match="withdrawn already"):
+        versions.withdraw(site, "tiny:9", "again")
+    assert promote(site, told, "tiny:9") == V9, "it may change its mind"
+
+
+# -- withdrawn by the coordinator ------------------------------------------------------------------
+
+
+def test_what_the_coordinator_withdraws_answers_no_more(site: SiteHome, told: Told) -> None:
+    both_in_use(site, told)
+    withdrawn(told, V9)
+    assert ask(site, told).current("tiny") == V1
+    assert versions.current_path(site, "tiny").name.startswith("tiny-run-1")
+    with pytest.raises(RefusedError, match=r"version 9 of tiny was withdrawn on .* by Ada: the u"):
+        versions.refuse_withdrawn(site, TWO.open())
+    versions.refuse_withdrawn(site, ONE.open())
+    assert entries(site)[2:] == [(9, "withdrawn", "coordinator"), (1, "current", "coordinator")]
+    assert ask(site, told).current("tiny") == V1
+    assert len(entries(site)) == 4, "once"
+
+
+def test_it_is_not_put_back_by_a_rollback_here(site: SiteHome, told: Told) -> None:
+    both_in_use(site, told)
+    withdrawn(told, V1)
+    ask(site, told)
+    with pytest.raises(StudyError, match="no version of tiny that can be used was current"):
+        versions.rollback(site, "tiny", "too many alarms")
+    assert versions.read(site).current("tiny") == V9
+
+
+def test_every_command_that_uses_a_model_refuses_it(site: SiteHome, told: Told) -> None:
+    both_in_use(site, told)
+    folder = site.directory.parent
+    card = TWO.write(folder / "copies", "tiny-run-2")
+    data = folder / "new.csv"
+    data.write_text(csv_text())
+    for name in ("tiny", card):
+        done = flo(
+            "model",
+            "predict",
+            name,
+            "--data",
+            data,
+            "--out",
+            folder / "s.csv",
+            "--home",
+            site.directory,
+        )
+        assert done.returncode == EXIT_OK, done.stderr
+    assert "by tiny, version 9" in " ".join(done.stdout.split())
+    withdrawn(told, V9)
+    ask(site, told)
+    (folder / "s.csv").unlink()
+    commands = (
+        ("predict", card, "--data", data, "--out", folder / "s.csv"),
+        ("export", card, "--out", folder / "m.onnx"),
+        ("finish", card),
+    )
+    for command in commands:
+        done = run(site, *command)
+        assert done.returncode == EXIT_REFUSED, (command, done.stdout)
+        assert "was withdrawn on" in " ".join(done.stderr.split()), command
+    assert not (folder / "s.csv").exists()
+    assert not (folder / "m.onnx").exists()
+    done = flo(
+        "model",
+        "predict",
+        "tiny",
+        "--data",
+        data,
+        "--out",
+        folder / "s.csv",
+        "--home",
+        site.directory,
+    )
+    assert "by tiny, version 1" in " ".join(done.stdout.split())
+    traced = run(site, "trace", folder / "s.csv")
+    assert "current since" in traced.stdout
+
+
+def test_a_model_that_was_finished_from_it_answers_no_more(tmp_path: Path, told: Told) -> None:
+    site = make_site(tmp_path / "east", "east")  # took no part, so all of its patients are new
+    pretend_enrolled(site, COORDINATOR)
+    both_in_use(site, told)
+    population = site.read_config().population(None)
+    assert population.file is not None
+    patients_csv("east", population.file)
+    path = versions.current_path(site, "tiny")
+    made = finish(site, path, PublishedModel.open(path, COORDINATOR.fingerprint))
+    data, out = site.directory.parent / "new.csv", site.directory.parent / "scores.csv"
+    data.write_text(csv_text())
+    command = ("predict", made.name, "--data", data, "--out", out)
+    assert run(site, *command).returncode == EXIT_OK
+    withdrawn(told, V9)
+    ask(site, told)
+    done = run(site, *command)
+    assert done.returncode == EXIT_REFUSED
+    assert "version 9 of tiny was withdrawn" in " ".join(done.stderr.split())
+
+
+def test_who_has_not_heard_of_the_coordinator_for_long_is_told(site: SiteHome, told: Told) -> None:
+    both_in_use(site, told)
+    found = versions.read(site)
+    assert found.late(versions.LATE) == ""
+    assert found.late(timedelta(0)) == found.seen[:16]
+    assert versions.Versions().late(versions.LATE) == "ever"
+    old = found.model_copy(update={"seen": "2026-01-01T10:00:00.000+00:00"})
+    (site.directory / "models" / "versions.json").write_bytes(old.to_bytes())
+    data = site.directory.parent / "new.csv"
+    data.write_text(csv_text())
+    out = data.with_name("s.csv")
+    done = run(site, "predict", "tiny", "--data", data, "--out", out)
+    assert done.returncode == EXIT_OK
+    assert "withdrew since 2026-01-01T10:00 is not known here" in " ".join(done.stdout.split())
+
+
+# -- a coordinator that lies -----------------------------------------------------------------------
+
+
+def shows_nothing(told: Told) -> None:
+    told.states = []
+
+
+def shows_less(told: Told) -> None:
+    told.show(approved(V1, V9))
+
+
+def shows_another_reason(told: Told) -> None:
+    other = Said("Ada", "no reason", TIME)
+    told.show(approved(V1, V9).withdrawn(V9, other))
+
+
+def shows_anothers_signature(told: Told) -> None:
+    told.show(approved(V1, V9).withdrawn(V9, ADA).withdrawn(V1, ADA), signer=MALLORY)
+
+
+def shows_a_changed_list(told: Told) -> None:
+    states = approved(V1, V9).withdrawn(V9, ADA).signed(COORDINATOR)
+    last = states.decisions[-1].model_copy(update={"model": V1})
+    told.states = [states.model_copy(update={"decisions": (*states.decisions[:-1], last)})]
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        shows_nothing,
+        shows_less,
+        shows_another_reason,
+        shows_anothers_signature,
+        shows_a_changed_list,
+    ],
+)
+def test_a_decision_that_was_taken_back_or_forged_is_noticed(
+    site: SiteHome, told: Told, lie: Any
+) -> None:
+    both_in_use(site, told)
+    withdrawn(told, V9)
+    before = ask(site, told)
+    lie(told)
+    with pytest.raises(TrustError):
+        ask(site, told)
+    after = versions.read(site)
+    assert (after.theirs, after.own) == (before.theirs, before.own)
+    assert after.current("tiny") == V1
+
+
+def test_after_beginning_anew_what_was_withdrawn_here_stays_withdrawn(
+    site: SiteHome, told: Told
+) -> None:
+    """For a coordinator that restored a backup. It asks first, and the hospital has a last word."""
+    both_in_use(site, told)
+    withdrawn(told, V9)
+    ask(site, told)
+    shows_less(told)
+    versions.begin_anew(site)
+    found = ask(site, told)
+    assert found.current("tiny") == V1
+    assert found.withdrawal("tiny", V9.card) is not None
+
+
+def test_an_older_answer_that_comes_late_changes_nothing(site: SiteHome, told: Told) -> None:
+    """The agent and a command ask at the same time, and the earlier answer arrives last."""
+    both_in_use(site, told)
+    older = Told(ONE, TWO)
+    older.states = list(told.states)
+    withdrawn(told, V9)
+    call = older.call
+
+    def meanwhile(name: str, body: Any) -> Any:
+        answer = call(name, body)
+        ask(site, told)
+        return answer
+
+    older.call = meanwhile  # type: ignore[method-assign]
+    assert ask(site, older).current("tiny") == V1
+
+
+@pytest.mark.parametrize("change", ["own", "theirs"])
+def test_a_file_that_was_edited_here_is_refused(site: SiteHome, told: Told, change: str) -> None:
+    both_in_use(site, told)
+    path = site.directory / "models" / "versions.json"
+    document = json.loads(path.read_bytes())
+    document[change][0]["decisions"] = document[change][0]["decisions"][:1]
+    path.write_text(json.dumps(document))
+    with pytest.raises(TrustError):
+        versions.read(site)
+    done = flo(
+        "model", "predict", "tiny", "--data", "x.csv", "--out", "y.csv", "--home", site.directory
+    )
+    assert done.returncode not in (EXIT_OK, EXIT_USAGE)
+
+
+def test_a_reason_is_checked_before_anything_is_stored(site: SiteHome, told: Told) -> None:
+    both_in_use(site, told)
+    for why in ("", "two\nlines", "x" * 501):
+        with pytest.raises(FloError, match="the decision"):
+            versions.rollback(site, "tiny", why)
+    assert versions.read(site).current("tiny") == V9
+    assert len(entries(site)) == 2
