@@ -280,10 +280,12 @@ ROWS: tuple[Requirement, ...] = (
         "accuracy",
         "types, bounds, codes, missing codes, duplicates and the number of patients are checked at "
         "the site before approval; a model can be compared with the one in use on held-out "
-        "patients before it replaces it",
+        "patients before it replaces it, and a wrong one is taken out of use everywhere",
         (
             "tests/clients/prediction/test_gate_rule.py::"
             "test_a_model_is_used_only_if_its_own_gate_was_passed",
+            "tests/clients/prediction/test_versions.py::"
+            "test_what_the_coordinator_withdraws_answers_no_more",
             "tests/clients/quality/test_placeholders.py::test_a_missing_code_within_the_bounds_is_asked_about",
             "tests/clients/quality/test_sizes.py::test_half_and_twice_are_asked_about",
             "tests/clients/quality/test_check.py::test_a_table_that_fits_is_encoded",

@@ -35,6 +35,7 @@ from flo.clients.home.policy_file import sign, write_toml
 from flo.clients.home.site_home import RESTORED
 from flo.clients.maintenance.doctor_network import check_coordinator
 from flo.clients.maintenance.recover import recover
+from flo.clients.prediction import versions
 from flo.clients.prediction.fetched_models import fetch
 from flo.documents import canonical
 from flo.documents.canonical import Bytes
@@ -104,6 +105,7 @@ class WholeLife:
         self.said.append((name, json.loads(canonical.encode(body))))
         known = {"heads": {"head": None}, "studies": self.listed, "keys": {"steps": []}}
         known["given"] = {"given": []}
+        known["states"] = {"states": None}
         known["roster"] = {"roster": {"roster": self.roster().model_dump(mode="json")}}
         known["software"] = {"software": software(), "time": datetime.now(UTC).isoformat()}
         if name in ("enrol", "renew"):
@@ -166,6 +168,7 @@ class WholeLife:
         with connect(self.home) as api, pytest.raises(FloError):  # it asks, and gets none
             fetch(self.home, api, offer.study.name, self.home.directory)
         with connect(self.home) as api:
+            versions.ask(self.home, api)
             (self.home.directory / RESTORED).touch()  # as if it came out of a backup
             recover(self.home, api)
             leave(self.home, api)

@@ -95,6 +95,7 @@ ACCOUNTED = {
     },
     "studies": "nothing is said",
     "models.study": PUBLIC,
+    "states.known": "a digest of what the coordinator decided and sent",
     "given.after": PUBLIC,
     "heads.head": "null: only asked",
     **{f"heads.head.{name}": why for name, why in HEADS.items()},
