@@ -35,6 +35,7 @@ from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.model_noise import MOST_WEIGHTS
 from flo.privacy.report.wording import trust
 from flo.protocol.messages import LARGEST_WEIGHT
+from flo.published.evaluated import EvaluatedSums
 from flo.published.gate_result import GateSums
 from flo.published.golden import Golden
 from flo.study.document import MAX_STUDY_BYTES, Study
@@ -85,15 +86,16 @@ class ModelCard(Document):
     ``calibration``: risk of each log odds; None if the model was not evaluated, was counted in
     bins, or if no fit was found. Cards of schema 1 have none. ``life``: the largest life budget of
     the patients who took part in the study; None if a hospital's extract is missing. Only cards of
-    schema 3 and 4, which are of studies of schema 4, have it. Only cards of schema 4 have the
+    schema 3 to 5, which are of studies of schema 4, have it. Only cards of schema 4 and 5 have the
     following. ``gate``: the noisy sums of the study's gate; None if it has none or was cut short.
     ``golden``: made-up patients with their scores; None if one of them has no finite score.
     ``noise``: the lower triangle of the covariance of the weights, if only the noise were drawn
     again (``flo.privacy.releases.model_noise``), and ``average``: of the patients' inputs,
-    as far as noise lets one know; None if they are not known.
+    as far as noise lets one know; None if they are not known. ``evaluated``: the noisy sums of the
+    evaluation; only cards of schema 5 have it, and None if there was none or they are very many.
     """
 
-    schema_version: Literal[1, 2, 3, 4] = 2
+    schema_version: Literal[1, 2, 3, 4, 5] = 2
     study: Annotated[str, StringConstraints(max_length=MAX_STUDY_BYTES)]
     study_signature: Signature
     run: Identifier
@@ -108,6 +110,7 @@ class ModelCard(Document):
     calibration: Calibration | None = None
     life: Life | None = None
     gate: GateSums | None = None
+    evaluated: EvaluatedSums | None = None
     golden: Golden | None = None
     noise: Annotated[tuple[Variance, ...], Field(max_length=MOST_NOISE)] | None = None
     average: Annotated[tuple[Average, ...], Field(max_length=MOST_INPUTS)] | None = None
@@ -125,6 +128,8 @@ class ModelCard(Document):
             document.pop("calibration", None)
         if self.schema_version < 3:
             document.pop("life", None)
+        if self.schema_version < 5:
+            document.pop("evaluated", None)
         if self.schema_version < 4:
             document.pop("gate", None)
             document.pop("golden", None)
@@ -141,6 +146,8 @@ class ModelCard(Document):
             raise ValueError("a card of schema_version 1 or 2 has no life")
         if self.schema_version < 4 and (self.gate or self.golden or self.noise or self.average):
             raise ValueError("a card of schema_version 1 to 3 has no gate, golden cases and noise")
+        if self.schema_version < 5 and self.evaluated is not None:
+            raise ValueError("a card of schema_version 1 to 4 has no sums of its evaluation")
         if self.evaluation is None and self.gate is not None:
             raise ValueError("a gate without an evaluation")
         if self.evaluation is None and self.calibration is not None:
@@ -196,6 +203,7 @@ class ModelCard(Document):
             and (self.calibration is None or not study.evaluation.bins)
             and (study.gate is None or self.schema_version >= 4)
             and (self.gate is None or self.gate.follow_from(study))
+            and (self.evaluated is None or self.evaluated.follow_from(study))
             and model_noise.fits(study, self.noise, self.average, self.average_deviation)
             and (self.golden is None or self.golden.follow_from(study, self.calibration))
         )

@@ -35,6 +35,7 @@ from flo.study.parameters import Vector
 from flo.study.schema import ImageColumn
 from flo.study.synthetic import made_up_inputs
 
+MOST_ON_A_CARD = 10_000  # numbers of a release that a model's card states
 _LARGEST = 1e100
 _AT_ONCE = 1 << 14  # records
 _FARTHEST, _TABULATED = 40.0, 4001  # log odds, whose risk is 0 or 1; points of a table
@@ -49,6 +50,11 @@ def groupings(study: Study) -> dict[str, list[str]]:
 def length(study: Study) -> int:
     """Return the length of a release: all classes, for every code of every grouping."""
     return sum(len(codes) for codes in groupings(study).values()) * 2 * _of_a_class(study)
+
+
+def fits_a_card(study: Study) -> bool:
+    """Return whether a card states the release: not of score bins, and not of very many codes."""
+    return not study.evaluation.bins and length(study) <= MOST_ON_A_CARD
 
 
 def sums(study: Study, weights: Vector, held_out: Patients) -> Floats:

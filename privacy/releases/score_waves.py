@@ -148,6 +148,22 @@ def coefficients(values: Floats) -> Floats:
     return np.concatenate([constant, waves], axis=-1) / _scale
 
 
+def of_above(places: Floats) -> Floats:
+    """Return c (n, LENGTH) such that c·sums is the number of a class above each place (n,).
+
+    Half of those at a place count. The waves beyond the last are missing.
+    """
+    angle = np.pi * places[:, None] * _k
+    area = 2 / np.pi / _k
+    half = np.full((len(places), 1), 0.5)
+    return np.hstack([half, -area * np.sin(angle), area * np.cos(angle)]) / _scale
+
+
+def of_total() -> Floats:
+    """Return c (LENGTH,) such that c·sums is the number of a class."""
+    return np.asarray(np.eye(LENGTH)[0] / _scale)
+
+
 def expected_half_width(patients: float, prevalence: float, variance: float) -> float:
     """Return the expected half width of the interval before a run, for a model of AUC about .85.
 

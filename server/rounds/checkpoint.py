@@ -24,14 +24,15 @@ from flo.protocol.deals import Deal
 from flo.server.rounds.state import RunState
 from flo.study.parameters import Vector
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 # A state of schema 5 has no calibration; before 7 there were no deals, before 8 neither an earlier
-# model nor statistics, before 9 no gate.
-_READ = (5, 6, 7, 8, 9)
+# model nor statistics, before 9 no gate, before 10 no sums of an evaluation.
+_READ = (5, 6, 7, 8, 9, 10)
 _LIMIT = 64 << 20
 _VECTORS = (
     *("weights", "velocity", "tail_sum", "whitening", "earlier"),
     *("sums", "regressed", "regressed_at", "compared", "released"),
+    "evaluated",
 )
 _KINDS: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
 _LARGEST_INSIDE = 1 << 16  # bytes
@@ -56,6 +57,7 @@ def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
             "sums_of": list(state.sums_of),
             "compared_digest": state.compared_digest,
             "released_by": list(state.released_by),
+            "evaluated_by": list(state.evaluated_by),
             "regressed_of": [list(one) for one in state.regressed_of],
             "retries": state.retries,
             "cohort": list(state.cohort),
@@ -76,7 +78,7 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
     """Parse a state. ``load`` returns a vector that ``keep`` stored: name, key, type, length.
 
     Raises:
-        TrustError: this is not a checkpoint of schema 5 to 9, or ``load`` does not find a vector.
+        TrustError: this is not a checkpoint of schema 5 to 10, or ``load`` does not find a vector.
     """
     document: dict[str, Any] = canonical.decode(data, limit=_LIMIT, what="checkpoint")
     if document.get("schema_version") not in _READ:
@@ -99,6 +101,7 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
         sums_of=tuple(document.get("sums_of", ())),
         compared_digest=document.get("compared_digest", ""),
         released_by=tuple(document.get("released_by", ())),
+        evaluated_by=tuple(document.get("evaluated_by", ())),
         regressed_of=tuple(tuple(one) for one in document.get("regressed_of", ())),
         retries=document["retries"],
         cohort=tuple(document["cohort"]),

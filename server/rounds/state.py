@@ -79,6 +79,9 @@ class RunState:
     (``flo.server.rounds.known_noise``). ``released_by``: the hospitals of all sums behind the
     model; empty if they were not the same throughout.
 
+    ``evaluated``: what the evaluation released, if the model's card is to state it, of the
+    hospitals ``evaluated_by``.
+
     Where sums survive dropouts: ``deals``, what each hospital dealt for the next request;
     ``survivors``, once their list was named to anybody.
     """
@@ -110,6 +113,8 @@ class RunState:
     compared_digest: str = ""
     released: Vector = field(default_factory=lambda: NO_WEIGHTS)
     released_by: tuple[str, ...] = ()
+    evaluated: Vector = field(default_factory=lambda: NO_WEIGHTS)
+    evaluated_by: tuple[str, ...] = ()
     deals: dict[str, Deal] = field(default_factory=dict)
     survivors: tuple[str, ...] = ()
 
@@ -272,6 +277,9 @@ def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
     if state.phase == "regression":
         return _regressed(study, state, part, gathered)
     if state.phase == "evaluation":
+        if study.schema_version >= 4 and evaluation.fits_a_card(study):
+            by = tuple(sorted(gathered.hospitals))
+            state = replace(state, evaluated=gathered.all_values(), evaluated_by=by)
         return _evaluated(
             study, state, gathered.all_values(), combined_variance(study, part, count)
         )

@@ -132,6 +132,7 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
         "model": model,
         "model_digest": model_digest(state.model),
         **({"gate": _gate(state)} if state.compared_digest else {}),
+        **({"evaluated": _evaluated(state)} if state.evaluated_by else {}),
         **(_explained(study, state) if study.schema_version >= 4 else {}),
     }
 
@@ -153,6 +154,10 @@ def _explained(study: Study, state: RunState) -> dict[str, Any]:
 
 def _sum(state: RunState) -> dict[str, Any]:
     return {"values": state.sums.tolist(), "hospitals": list(state.sums_of)}
+
+
+def _evaluated(state: RunState) -> dict[str, Any]:
+    return {"values": state.evaluated.tolist(), "hospitals": list(state.evaluated_by)}
 
 
 def _gate(state: RunState) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 from flo.documents.document import Document
 from flo.keys.claims import LARGEST_COUNT, Digest, LedgerHead
 from flo.privacy.releases.calibration import Calibration
+from flo.published.evaluated import EvaluatedSums
 from flo.published.golden import Golden
 from flo.published.model_card import MOST_INPUTS, MOST_NOISE, Average, Variance
 from flo.study.document import MAX_STUDY_BYTES
@@ -116,6 +117,7 @@ class RunResult(Document):
     calibration: Calibration | None = None
     statistics: _Statistics | None = None
     gate: _Gate | None = None
+    evaluated: EvaluatedSums | None = None
     golden: Golden | None = None
     noise: Annotated[tuple[Variance, ...], Field(max_length=MOST_NOISE)] | None = None
     average: Annotated[tuple[Average, ...], Field(max_length=MOST_INPUTS)] | None = None
@@ -124,7 +126,7 @@ class RunResult(Document):
     model_digest: Digest | None = None
 
 
-_LONG = ("statistics", "gate", "golden", "noise", "average", "average_deviation")
+_LONG = ("statistics", "gate", "evaluated", "golden", "noise", "average", "average_deviation")
 
 
 def facts_of(result: dict[str, Any]) -> dict[str, Any]:

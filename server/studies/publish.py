@@ -91,7 +91,7 @@ def write_card(
     report, without = _write_report(report_path(card_path), study, extracts, heads)
     identity = home.open_identity()
     card = ModelCard(
-        schema_version=4 if study.schema_version >= 4 else 2,
+        schema_version=5 if study.schema_version >= 4 else 2,
         study=study.canonical_bytes.decode(),
         study_signature=offer.signature,
         run=run,
@@ -108,6 +108,7 @@ def write_card(
         # Absent in results of older versions.
         calibration=result.get("calibration") if result["estimate"] else None,
         gate=GateSums(**result["gate"]) if "gate" in result else None,
+        evaluated=result.get("evaluated"),
         golden=result.get("golden"),
         noise=result.get("noise"),
         average=result.get("average"),

@@ -160,19 +160,26 @@ def contributions(
     study: Study, model: Vector, held_out: Patients, scores: Floats, weight: Floats
 ) -> Floats:
     """What each patient adds to a release, (patients, length)."""
-    positions = evaluation.Positions.of_model(study, model)
-    vectors = score_waves.vectors(positions.of(scores)) * weight[:, None]
+    positions = evaluation.Positions.of_model(study, model).of(scores)
+    told = by_position(study, held_out, positions, weight)
+    exact = evaluation.sums(study, model, held_out)
+    np.testing.assert_allclose(told.sum(0), exact, atol=1e-6)  # as a site adds them up
+    return told
+
+
+def by_position(study: Study, held_out: Patients, positions: Floats, weight: Floats) -> Floats:
+    """What each patient adds to a release if their records have these positions."""
+    vectors = score_waves.vectors(positions) * weight[:, None]
     parts = []
     for name, codes in evaluation.groupings(study).items():
-        code = cell_of(study.data, name, held_out.inputs, 0) if name else np.zeros(len(scores), int)
+        code = (
+            cell_of(study.data, name, held_out.inputs, 0) if name else np.zeros(len(positions), int)
+        )
         place = held_out.patient * 2 * len(codes) + 2 * code + held_out.labels.astype(int)
         adds = np.zeros((held_out.count * 2 * len(codes), score_waves.LENGTH))
         np.add.at(adds, place, vectors)
         parts.append(adds.reshape(held_out.count, -1))
-    told = np.hstack(parts)
-    exact = evaluation.sums(study, model, held_out)
-    np.testing.assert_allclose(told.sum(0), exact, atol=1e-6)  # as a site adds them up
-    return told
+    return np.hstack(parts)
 
 
 def released(study: Study, total: Floats) -> Floats:

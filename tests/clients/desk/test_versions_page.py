@@ -1,0 +1,40 @@
+"""The desk's page of models: the steward puts a version into use, and takes it out again."""
+
+from __future__ import annotations
+
+import pytest
+
+from flo.clients.prediction import versions
+from flo.errors import EXIT_OK
+from tests.clients.desk.test_desk import open_by_link, serving
+from tests.clients.prediction.test_rollback import WHY, Consortium, consortium
+
+__all__ = ["consortium"]
+pytestmark = pytest.mark.processes
+
+
+def test_a_steward_decides_which_version_answers(consortium: Consortium) -> None:
+    site, studies = consortium.sites[0], [study.digest for study in consortium.studies]
+    with serving(site) as desk:
+        opened = open_by_link(desk)
+        assert "The coordinator has approved no model yet." in opened.get("/models")
+        for wanted in ("tiny:1", "tiny:2"):
+            assert consortium.says("promote", wanted, *WHY).returncode == EXIT_OK
+        for digest, why in zip(studies, ("first", "second <b>"), strict=True):
+            assert opened.post("/models/promote", model=digest, why=why)[0] == 303
+        page = opened.get("/models")
+        assert "tiny: version 2 is in use" in page
+        assert "decided by north: second &lt;b&gt;" in page
+        assert "go back to version 1" in page
+        status, page = opened.post("/models/promote", model=studies[1], why="again")
+        assert (status, "is in use here already" in page) == (400, True)
+        status, page = opened.post("/models/rollback", model="tiny", why="")
+        assert (status, "the decision:" in page) == (400, True)
+        assert opened.post("/models/delete", model="tiny", why="no")[0] in (404, 405, 422)
+        assert opened.post("/models/rollback", model="tiny", why="too many alarms")[0] == 303
+        page = opened.get("/models")
+        assert "tiny: version 1 is in use" in page
+        assert "too many alarms" in page
+        assert opened.post("/models/withdraw", model=studies[0], why="an audit")[0] == 303
+        assert "tiny: no version is in use" in opened.get("/models")
+    assert versions.read(site).current("tiny") is None
