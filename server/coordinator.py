@@ -56,7 +56,7 @@ from flo.server.store.hospitals import Member
 from flo.server.store.store import Offer, RunPlace
 from flo.server.studies.actions import OperatorActions
 from flo.server.studies.erase import shred
-from flo.server.studies.model_decisions import Step, all_states, decide
+from flo.server.studies.model_decisions import Step, all_states, decide, sign_anew
 from flo.server.studies.registry_states import ModelRegistry, RegistryStates
 from flo.server.studies.signing import StudySigner
 from flo.storage.artifacts import ArtifactStore
@@ -119,6 +119,7 @@ class Coordinator:
         self._jobs = Jobs(home, self._store, self._superlink, aggregators)
         self._runs = Runs(home, self._store, self._superlink, self._jobs)
         self._signer = StudySigner(home, self._store)
+        sign_anew(self._store, self._identity)
         self._studies = threading.Lock()  # no model is erased while a study of it is being signed
         self._steps: list[Callable[[], None]] = [
             *(self._runs.watch, self._audit.flush, self._sign, self._meter.write_if_due),
@@ -127,7 +128,9 @@ class Coordinator:
         if self._copies is not None:
             self._steps.append(self._copies.copy_if_due)
         if registry is not None:
-            following = RegistryStates(registry, partial(all_states, self._store))
+            following = RegistryStates(
+                registry, self._store.model_states, partial(all_states, self._store)
+            )
             self._steps.append(following.follow_if_due)
 
     async def serve(self) -> None:

@@ -19,7 +19,7 @@ def test_a_withdrawn_version_stays_withdrawn_and_every_signature_holds() -> None
     assert current is not None
     assert current.version == 1
     assert (old.model.version, old.state) == (9, "withdrawn")
-    last = found.withdrawal("tiny", old.model.card)
+    last = found.withdrawal("tiny", old.model.study)
     assert last is not None
     assert last.why == "the units of creatinine were wrong"
     assert [one.state for one in own.decisions] == ["current", "current", "withdrawn", "current"]

@@ -58,7 +58,7 @@ _FIRST_WAIT, _SHORT_WAIT, _LONGEST_WAIT = 0.2, 2.0, 30.0
 _SOON_SECONDS = 60.0  # enough for a coordinator to restart
 _IGNORED_SECONDS = 0.2  # before the next pull, if a message could not be read
 _CLOSED_SECONDS, _LOOK_SECONDS, _RELOAD_SECONDS = 2.0, 60.0, 1.0
-_DECISIONS_SECONDS = 10.0
+_DECISIONS_SECONDS, _SELDOM_SECONDS = 10.0, 600.0
 
 
 class Agent:
@@ -152,16 +152,27 @@ class Agent:
 
     def _follow_withdrawals(self) -> None:
         """Ask for decisions on models, also while a request is computed or the site is closed."""
-        while True:
+        while not self._stopping.wait(self._follow_once()):
+            pass
+
+    def _follow_once(self) -> float:
+        """Ask once; return after how many seconds to ask again. Nothing ends the thread."""
+        try:
+            with connect(self._home) as api:
+                versions.ask(self._home, api)
+        except versions.RefusedListError as error:
             try:
-                with connect(self._home) as api:
-                    versions.ask(self._home, api)
-            except (TrustError, RefusedError, MessageError, UsageError) as error:
-                self._log_once("model-states-refused", f"decisions on models: {error}")
-            except (FloError, OSError) as error:  # asked again soon
-                log.info(f"the decisions on models could not be asked for: {error}")
-            if self._stopping.wait(_DECISIONS_SECONDS):
-                return
+                self._log_once("model-states-refused", str(error))
+            except (FloError, OSError) as failed:
+                log.error(f"{error}; the audit log has no entry of it: {failed}")
+        except RefusedError as error:  # a coordinator of an earlier version has no such call
+            log.info(f"the decisions on models could not be asked for: {error}")
+            return _SELDOM_SECONDS
+        except FloError as error:
+            log.info(f"the decisions on models could not be asked for: {error}")
+        except Exception:  # a full disk, a locked file or a bug: asked again soon
+            log.exception("the decisions on models could not be asked for")
+        return _DECISIONS_SECONDS
 
     def _serve(self, ledger: Ledger) -> None:
         backoff = Backoff()

@@ -101,20 +101,19 @@ def _decide(home: SiteHome, step: str, wanted: str, why: str) -> None:
 def _known(found: Versions, name: str) -> KnownModel:
     theirs, own = found.of(name)
     current = found.current(name)
-    decided = {one.model.version: one.model for one in (*theirs.decisions, *own.decisions)}
     return KnownModel(
         name,
         current,
-        own.last_on(current.card) if current else None,
-        own.previous(theirs) if current else None,
+        own.last_on(current.study) if current else None,
+        own.previous(*found.others(name)) if current else None,
         [
             KnownVersion(
                 model,
-                theirs.state_of(model.card),
-                found.withdrawal(name, model.card),
-                theirs.last_on(model.card) or own.last_on(model.card),
+                theirs.state_of(model.study),
+                found.withdrawal(name, model.study),
+                theirs.last_on(model.study) or own.last_on(model.study),
             )
-            for _, model in sorted(decided.items(), reverse=True)
+            for model in reversed(found.known_versions(name))
         ],
     )
 

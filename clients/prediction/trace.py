@@ -128,7 +128,7 @@ def trace(home: SiteHome, scores: Path) -> Trace:
         found,
         _of(rows, record.study),
         tuple((one.title, _of(rows, one.study)) for one in lineage),
-        versions.read(home).last_on(record.card),
+        versions.read(home).last_on(record.study),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,6 @@ from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
-    from flo.clients.home.site_home import SiteHome
     from flo.clients.prediction.finish import FinishedAtHome
     from flo.clients.prediction.predict import Predicted
     from flo.privacy.report.sheet import Section
@@ -184,32 +184,17 @@ def _is_name(model: str) -> bool:
 
 
 def _in_use(home: Path, name: str) -> Path | None:
-    """Return the card of the version of a model in use at this hospital; None: it is finished.
+    """Return the card of the version of a model in use at this hospital; None: it has none.
 
-    Raises UsageError: the name is neither.
+    Once anybody has decided on a model, its name alone never means one that is finished here:
+    after a withdrawal no other model may answer unasked. Raises UsageError: none is in use.
     """
-    from flo.cli.terminal.output import say
     from flo.clients.home.site_home import SiteHome
     from flo.clients.prediction import versions
 
     site = SiteHome.open(home)
     found = versions.read(site)
-    if found.current(name) is None and (name not in found.names or _is_finished(site, name)):
-        return None
-    if late := found.late(versions.LATE):
-        say(f"what the coordinator withdrew since {late} is not known here: is the agent running?")
-    return versions.current_path(site, name)
-
-
-def _is_finished(site: SiteHome, name: str) -> bool:
-    from flo.clients.records.finished_model import finished_called
-    from flo.errors import UsageError
-
-    try:
-        finished_called(site, name)
-    except UsageError:
-        return False
-    return True
+    return versions.current_path(site, name) if name in found.names else None
 
 
 def refuse_forbidden(home: Path, path: Path, model: PublishedModel) -> None:
@@ -226,10 +211,15 @@ def refuse_forbidden(home: Path, path: Path, model: PublishedModel) -> None:
 
 def refuse_withdrawn(home: Path, model: PublishedModel) -> None:
     """Raise RefusedError if this is a site's folder, where a published model is withdrawn."""
+    from flo.cli.terminal.output import say
     from flo.clients.home.site_home import SiteHome
     from flo.clients.prediction import versions
 
-    versions.refuse_withdrawn(SiteHome.open(home), model)
+    site = SiteHome.open(home)
+    found = versions.read(site)
+    if found.names and (late := found.late(versions.LATE)):
+        say(f"what the coordinator withdrew since {late} is not known here: is the agent running?")
+    versions.refuse_withdrawn(site, model)
 
 
 def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> str:
@@ -416,9 +406,16 @@ def _fetch_package(
     """Fetch an approved package, checked against the trusted coordinators' fingerprints."""
     from flo.cli.terminal.output import say, working
     from flo.infra.aws.registry import Registry
+    from flo.published.model_card import paths_of
+    from flo.storage.files import write_public
 
-    with working("fetching"):
-        card = Registry.of(arn).fetch(arn, out, *trusted_coordinators(home, coordinator))
-    refuse_forbidden(home, card, _open(card, home, coordinator))
+    with working("fetching"), tempfile.TemporaryDirectory() as folder:
+        trusted = trusted_coordinators(home, coordinator)
+        fetched = Registry.of(arn).fetch(arn, Path(folder), *trusted)
+        refuse_forbidden(home, fetched, _open(fetched, home, coordinator))
+        out.mkdir(parents=True, exist_ok=True)
+        for path in paths_of(fetched):
+            write_public(out / path.name, path.read_bytes())
+    card = out / fetched.name
     say(f"checked and stored: {card}")
     return results.ModelFetchedResult(str(card))

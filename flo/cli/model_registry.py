@@ -1,4 +1,4 @@
-"""``flo model register|packages|approve``: published models in SageMaker's registry."""
+"""``flo model register|packages|approve``: published models, and SageMaker's registry of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import typer
 
 from flo.cli import results
 from flo.cli.model import ModelFile, trusted_coordinators
+from flo.cli.model_versions import decided
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder, DryRun
 
 app = typer.Typer()
-Package = Annotated[str, typer.Argument(help="ARN of a model package.")]
 
 
 @command(app)
@@ -66,15 +66,28 @@ def packages(
 
 @command(app)
 def approve(
-    package: Package,
-    why: Annotated[str, typer.Option(help="Reason, stored with the package.")],
-    reject: Annotated[bool, typer.Option("--reject", help="Reject it instead.")] = False,
+    version: Annotated[str, typer.Argument(help="NAME:VERSION, or the ARN of a model package.")],
+    why: Annotated[str, typer.Option(help="Reason, which is kept. Name no patient.")],
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
+    reject: Annotated[bool, typer.Option("--reject", help="Reject a package instead.")] = False,
     dry_run: DryRun = False,
 ) -> results.PackageStateResult:
-    """Approve or reject a package of the registry; only an approved one can be fetched."""
+    """Approve a published version, or a package of the registry; reject a package."""
     from flo.cli.terminal.output import say
+    from flo.errors import UsageError
+
+    if not version.startswith("arn:"):
+        if reject or dry_run:
+            raise UsageError(
+                "--reject and --dry-run are for packages of the registry",
+                hint="flo model withdraw takes a version out of use",
+            )
+        found = decided(home, version, "approve", why)
+        say(f"next: flo model promote {found.name}:{found.version} makes it current")
+        return results.PackageStateResult(f"{found.name}:{found.version}", found.state)
     from flo.infra.aws.registry import Registry
 
+    package = version
     decision: Literal["Approved", "Rejected"] = "Rejected" if reject else "Approved"
     registry = Registry.of(package)
     if dry_run:

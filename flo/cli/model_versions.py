@@ -1,9 +1,12 @@
-"""``flo model promote|rollback|withdraw|states``: which version of a model is in use."""
+"""``flo model promote|rollback|withdraw|states``: which version of a model is in use.
+
+``flo model approve`` is in ``flo.cli.model_registry``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +15,7 @@ from flo.cli.terminal.command import command
 from flo.cli.terminal.options import COORDINATOR_FOLDER
 
 if TYPE_CHECKING:
+    from flo.clients.home.site_home import SiteHome
     from flo.clients.prediction.versions import Versions
     from flo.published.model_states import ModelDecision
 
@@ -31,18 +35,15 @@ Why = Annotated[str, typer.Option(help="Reason, which hospitals read. Name no pa
 def promote(
     version: Version, why: Why, home: EitherFolder = COORDINATOR_FOLDER
 ) -> results.VersionStateResult:
-    """Approve a version, then make it current; at a hospital: fetch it, and put it into use."""
+    """Make an approved version current; at a hospital: fetch it, and put it into use."""
     from flo.cli.terminal.output import say, working
     from flo.clients.connection.enrolment import connect
     from flo.clients.prediction import versions
 
-    site = _site(home)
+    site = site_at(home)
     if site is None:
-        found = _decided(home, version, "promote", why)
-        if found.state == "approved":
-            say("next: the same command again makes it current")
-        else:
-            say("hospitals use it once they promote it, too: flo model promote --home SITE")
+        found = decided(home, version, "promote", why)
+        say("hospitals use it once they promote it, too: flo model promote --home SITE")
         return found
     with working("fetching the model"), connect(site) as api:
         name, model = versions.promote(site, api, version, why)
@@ -53,7 +54,9 @@ def promote(
 
 @command(app)
 def rollback(
-    name: Annotated[str, typer.Argument(help="Name of a model, as of its study.")],
+    version: Annotated[
+        str, typer.Argument(help="NAME:VERSION to go back from: the one that is in use.")
+    ],
     why: Why,
     home: EitherFolder = COORDINATOR_FOLDER,
 ) -> results.VersionStateResult:
@@ -61,10 +64,10 @@ def rollback(
     from flo.cli.terminal.output import say
     from flo.clients.prediction import versions
 
-    site = _site(home)
+    site = site_at(home)
     if site is None:
-        return _decided(home, name, "rollback", why)
-    model = versions.rollback(site, name, why)
+        return decided(home, version, "rollback", why)
+    name, model = versions.rollback(site, version, why)
     say(f"version {model.version} of {name} is in use at this hospital again")
     return results.VersionStateResult(name, model.version, model.card, "current")
 
@@ -77,9 +80,9 @@ def withdraw(
     from flo.cli.terminal.output import say
     from flo.clients.prediction import versions
 
-    site = _site(home)
+    site = site_at(home)
     if site is None:
-        return _decided(home, version, "withdraw", why)
+        return decided(home, version, "withdraw", why)
     name, model = versions.withdraw(site, version, why)
     say(f"version {model.version} of {name} is withdrawn at this hospital")
     return results.VersionStateResult(name, model.version, model.card, "withdrawn")
@@ -95,9 +98,9 @@ def states(
     """List the versions of models, which one is in use, and who decided why."""
     from flo.errors import UsageError
 
-    site = _site(home)
+    site = site_at(home)
     if site is not None:
-        return _states_of_site(home, begin_anew=begin_anew)
+        return _states_of_site(site, begin_anew=begin_anew)
     if begin_anew:
         raise UsageError("--begin-anew is for a hospital's folder", hint="--home SITE")
     from rich.table import Table
@@ -120,24 +123,25 @@ def states(
     return results.VersionsResult(lines)
 
 
-def _states_of_site(home: Path, *, begin_anew: bool) -> results.VersionsResult:
+def _states_of_site(site: SiteHome, *, begin_anew: bool) -> results.VersionsResult:
+    """List what this site has, also if the coordinator is away or what it shows is refused."""
     from rich.table import Table
 
     from flo.cli.terminal.output import console, plain, say
     from flo.clients.connection.enrolment import connect
-    from flo.clients.home.site_home import SiteHome
     from flo.clients.prediction import versions
-    from flo.errors import NetworkError
+    from flo.errors import FloError
 
-    site = SiteHome.open(home)
+    refused: FloError | None = None
     if begin_anew:
-        versions.begin_anew(site)
-    try:
         with connect(site) as api:
-            found = versions.ask(site, api)
-    except NetworkError as error:
-        found = versions.read(site)
-        say(f"{error}: what it has decided since {found.seen[:16] or 'ever'} is not known here")
+            found = versions.begin_anew(site, api)
+    else:
+        try:
+            with connect(site) as api:
+                found = versions.ask(site, api)
+        except FloError as error:
+            refused, found = error, versions.read(site)
     table, lines = Table("model", "version", "coordinator", "here", "since", "by", "why"), []
     for name in found.names:
         for line, last in _lines(found, name):
@@ -147,60 +151,56 @@ def _states_of_site(home: Path, *, begin_anew: bool) -> results.VersionsResult:
                 *map(plain, (last.time[:16], last.by, last.why)),
             )
     console().print(table)
+    if refused is not None:
+        say(f"this is what the site knew at {found.seen[:16] or 'first'}")
+        raise refused
     return results.VersionsResult(lines)
 
 
 def _lines(found: Versions, name: str) -> list[tuple[results.VersionLine, ModelDecision]]:
     """Return the versions of a model, each with the decision that counts at this hospital."""
     theirs, own = found.of(name)
-    decided = {one.model.version: one.model for one in (*theirs.decisions, *own.decisions)}
     lines = []
-    for version, model in sorted(decided.items()):
-        withdrawn = found.withdrawal(name, model.card)
-        here = "in use" if found.current(name) == model else "withdrawn" if withdrawn else ""
-        last = withdrawn or own.last_on(model.card) or theirs.last_on(model.card)
+    for model in found.known_versions(name):
+        withdrawn = found.withdrawal(name, model.study)
+        here = "withdrawn" if withdrawn else "in use" if found.current(name) == model else ""
+        last = withdrawn or own.last_on(model.study) or theirs.last_on(model.study)
         assert last is not None
-        state = theirs.state_of(model.card)
-        lines.append((results.VersionLine(name, version, model.card, state, here), last))
+        state = theirs.state_of(model.study)
+        facts = (name, model.version, model.card, state, here)
+        lines.append((results.VersionLine(*facts), last))
     return lines
 
 
-def _site(home: Path) -> Any:
+def site_at(home: Path) -> SiteHome | None:
     """Return the hospital's folder; None if this is a coordinator's folder or an access file."""
     from flo.clients.home.site_home import SiteHome
 
     return SiteHome.open(home) if SiteHome(home).config_path.exists() else None
 
 
-def _decided(home: Path, wanted: str, step: str, why: str) -> results.VersionStateResult:
+def decided(home: Path, wanted: str, step: str, why: str) -> results.VersionStateResult:
     """Tell the coordinator to take a step; say what state the version has after it."""
     from flo.cli.coordinator.operator import Operator
     from flo.cli.terminal.output import say
     from flo.documents import canonical
     from flo.documents.document import parse
     from flo.published.model_states import ModelStates
-
-    with Operator(home) as operator:
-        digest = _study(operator.call("GET", "models"), wanted, any_version=step == "rollback")
-        body = canonical.encode({"why": why})
-        answer = operator.call("POST", f"studies/{digest}/model/{step}", body=body)
-    decided = parse(ModelStates, answer, "the coordinator's decisions").decisions[-1]
-    say(f"version {decided.model.version} of {answer['name']} is {decided.state}")
-    if step != "promote":
-        say("hospitals whose agent runs know it within a minute; check others by telephone")
-    return results.VersionStateResult(
-        answer["name"], decided.model.version, decided.model.card, decided.state
-    )
-
-
-def _study(models: list[dict[str, Any]], wanted: str, *, any_version: bool) -> str:
-    """Return the digest of a published model's study. Raises UsageError: none, or several."""
     from flo.study.reference import Known, which
 
-    if any_version:
-        models = [one for one in models if one["name"] == wanted][:1] or models
-    known = [
-        Known(one["name"], one["model"]["version"], one["model"]["study"], one["state"])
-        for one in models
-    ]
-    return which(known, wanted, "published model here")
+    with Operator(home) as operator:
+        listed = operator.call("GET", "models")
+        known = [
+            Known(one["name"], one["model"]["version"], one["model"]["study"], one["state"])
+            for one in listed
+        ]
+        digest = which(known, wanted, "published model here")
+        body = canonical.encode({"why": why})
+        answer = operator.call("POST", f"studies/{digest}/model/{step}", body=body)
+    last = parse(ModelStates, answer, "the coordinator's decisions").decisions[-1]
+    say(f"version {last.model.version} of {answer['name']} is {last.state}")
+    if step in ("rollback", "withdraw"):
+        say("hospitals whose agent runs know it within a minute; tell the others by telephone")
+    return results.VersionStateResult(
+        answer["name"], last.model.version, last.model.card, last.state
+    )

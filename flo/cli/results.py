@@ -292,6 +292,31 @@ class FinishedResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class GroupGap:
+    """One rate of the groups of one column. ``rates``: group -> value, low, high, or None each.
+
+    ``differ``: by more than noise and chance. ``low``, ``high``: of the largest difference.
+    """
+
+    column: str
+    kind: str
+    differ: bool
+    low: float
+    high: float
+    rates: dict[str, tuple[float | None, float | None, float | None]]
+
+
+@dataclass(frozen=True)
+class FairnessResult(CommandResult):
+    """``thresholds``: column -> group -> risk, where groups differ in sensitivity."""
+
+    study: str
+    threshold: float
+    gaps: list[GroupGap]
+    thresholds: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
 class VersionStateResult(CommandResult):
     """``state`` of a version after a decision: approved, current or withdrawn."""
 
@@ -324,7 +349,10 @@ class VersionsResult(CommandResult):
 
 @dataclass(frozen=True)
 class PackageStateResult(CommandResult):
-    """``approval``: PendingManualApproval, Approved or Rejected; planned for a dry run."""
+    """``approval``: PendingManualApproval, Approved or Rejected; planned for a dry run.
+
+    Of a version that is no package, ``package`` is NAME:VERSION and ``approval`` its state.
+    """
 
     package: str
     approval: str

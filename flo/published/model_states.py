@@ -6,7 +6,7 @@ decision on it:
     candidate   published; nobody has decided on it
     approved    may be put into use
     current     is in use; one version at most, and making another one current makes it approved
-    withdrawn   must not be used, until somebody promotes it again
+    withdrawn   must not be used, until somebody approves it again
 
 The coordinator signs the list of decisions on each model, and every hospital signs a list of its
 own. A list only grows, so whoever has an earlier copy notices a decision that was taken back.
@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints
 
 from flo.documents import canonical
 from flo.documents.document import Document, parse
@@ -78,7 +78,9 @@ class Said:
 class ModelStates(Document):
     """All decisions of one party on one model, the oldest first.
 
-    ``public``, ``signature``: of the party that decided; empty until ``signed``.
+    A version is its study, of which there is one model: whoever withdraws it also means the same
+    model with another card. ``public``, ``signature``: of the party that decided; empty until
+    ``signed``.
     """
 
     schema_version: Literal[1] = 1
@@ -87,49 +89,49 @@ class ModelStates(Document):
     public: PublicKey | Literal[""] = ""
     signature: Signature | Literal[""] = ""
 
-    @model_validator(mode="after")
-    def _each_version_is_one_model(self) -> ModelStates:
-        versions = {one.model.card: one.model for one in self.decisions}
-        if any(versions[one.model.card] != one.model for one in self.decisions):
-            raise ValueError("two decisions on one card name different versions")
-        return self
-
     # -- what was decided ------------------------------------------------------------------------
 
     @property
     def states(self) -> dict[str, State]:
-        """Card -> its state, for the versions that were decided on."""
+        """Study -> the state of its model, for the versions that were decided on."""
         found = dict[str, State]()
         for one in self.decisions:
             if one.state == "current":
-                found |= {card: "approved" for card, state in found.items() if state == "current"}
-            found[one.model.card] = one.state
+                found |= {study: "approved" for study, state in found.items() if state == "current"}
+            found[one.model.study] = one.state
         return found
 
-    def state_of(self, card: str) -> State:
-        """Return the state of the version with this card."""
-        return self.states.get(card, "candidate")
+    def state_of(self, study: str) -> State:
+        """Return the state of a study's model."""
+        return self.states.get(study, "candidate")
 
-    def last_on(self, card: str) -> ModelDecision | None:
-        """Return the last decision on a version; None if it is a candidate."""
-        return next((one for one in reversed(self.decisions) if one.model.card == card), None)
+    def last_on(self, study: str) -> ModelDecision | None:
+        """Return the last decision on a study's model; None if it is a candidate."""
+        return next((one for one in reversed(self.decisions) if one.model.study == study), None)
+
+    @property
+    def versions(self) -> list[ModelVersion]:
+        """The versions that were decided on, each as the last decision names it, by number."""
+        last = {one.model.study: one.model for one in self.decisions}
+        return sorted(last.values(), key=lambda one: one.version)
 
     @property
     def current(self) -> ModelVersion | None:
         """The version in use; None if there is none."""
         states = self.states
-        in_order = (one.model for one in self.decisions if states[one.model.card] == "current")
-        return next(in_order, None)
+        return next((one for one in self.versions if states[one.study] == "current"), None)
 
-    def previous(self, theirs: ModelStates | None = None) -> ModelVersion | None:
+    def previous(self, *others: ModelStates) -> ModelVersion | None:
         """Return the version that takes the current one's place if that is withdrawn.
 
-        The latest that was current and that is withdrawn by neither list; None if there is none.
+        The latest that was current and that neither this list nor the others withdrew; None if
+        there is none.
         """
-        theirs, now = theirs or ModelStates(name=self.name), self.current
+        now = self.current
         for one in reversed(self.decisions):
-            sound = withdrawal(theirs, self, one.model.card) is None
-            if one.state == "current" and one.model != now and sound:
+            sound = withdrawal((*others, self), one.model.study) is None
+            other = now is None or one.model.study != now.study
+            if one.state == "current" and other and sound:
                 return one.model
         return None
 
@@ -153,21 +155,42 @@ class ModelStates(Document):
             update={"decisions": (*self.decisions, decision), "public": "", "signature": ""}
         )
 
-    def promoted(self, model: ModelVersion, said: Said) -> ModelStates:
-        """Return the list after the next step up: to approved, and from there to current.
+    def approved(self, model: ModelVersion, said: Said) -> ModelStates:
+        """Return the list after a candidate or withdrawn version was approved.
 
-        Raises StudyError: the version is current already.
+        Raises StudyError: it is approved or current already, or the list is full.
         """
-        state = self.state_of(model.card)
+        last = self.last_on(model.study)
+        if last is not None and last.state != "withdrawn":
+            raise StudyError(
+                f"version {model.version} of {self.name} is {self.state_of(model.study)} already, "
+                f"since {last.time[:16]}"
+            )
+        self._refuse_full(MOST_PROMOTIONS)
+        return self.with_decision(model, "approved", said)
+
+    def promoted(self, model: ModelVersion, said: Said) -> ModelStates:
+        """Return the list after an approved version was made current.
+
+        Raises StudyError: it is not approved, or is current already, or the list is full.
+        """
+        state = self.state_of(model.study)
         if state == "current":
             raise StudyError(f"version {model.version} of {self.name} is current already")
+        if state != "approved":
+            raise StudyError(
+                f"version {model.version} of {self.name} is {state}, and only an approved version "
+                "can be made current",
+                hint=f"approve it first: flo model approve {self.name}:{model.version}",
+            )
         self._refuse_full(MOST_PROMOTIONS)
-        return self.with_decision(model, "current" if state == "approved" else "approved", said)
+        return self.with_decision(model, "current", said)
 
     def put_into_use(self, model: ModelVersion, said: Said) -> ModelStates:
-        """Return a hospital's list after it made a version current. Raises as ``promoted``."""
-        if self.current == model:
-            raise StudyError(f"version {model.version} of {self.name} is in use here already")
+        """Return a hospital's list after it made a version current.
+
+        Raises StudyError: the list is full.
+        """
         self._refuse_full(MOST_PROMOTIONS)
         return self.with_decision(model, "current", said)
 
@@ -176,34 +199,40 @@ class ModelStates(Document):
 
         Raises StudyError: it is withdrawn already.
         """
-        last = self.last_on(model.card)
-        if last is not None and last.state == "withdrawn":
-            raise StudyError(
-                f"version {model.version} of {self.name} is withdrawn already, since {last.time}: "
-                f"{last.why}"
-            )
+        self._refuse_withdrawn(model)
         return self.with_decision(model, "withdrawn", said)
 
-    def rolled_back(self, said: Said, theirs: ModelStates | None = None) -> ModelStates:
+    def rolled_back(self, model: ModelVersion, said: Said, *others: ModelStates) -> ModelStates:
         """Return the list after the current version was withdrawn, and the one before put back.
 
-        ``theirs``: the coordinator's list, if this is a hospital's: what it withdrew is not put
-        back. Raises StudyError: no version is current, or none was before.
+        ``model``: the version to go back from, named so that nobody goes back twice. What other
+        lists withdrew is not put back. Raises StudyError: it is not current, or none was before.
         """
+        self._refuse_withdrawn(model)
         current = self.current
-        if current is None:
+        if current is None or current.study != model.study:
             raise StudyError(
-                f"no version of {self.name} is current, so there is none to go back from",
-                hint="flo model promote puts a version into use",
+                f"version {model.version} of {self.name} is not in use: "
+                f"{f'version {current.version}' if current else 'none'} is",
+                hint="flo model states shows which version is in use",
             )
-        before = self.previous(theirs)
+        before = self.previous(*others)
         if before is None:
             raise StudyError(
-                f"no version of {self.name} that can be used was current before version "
+                f"no version of {self.name} that can be used was in use before version "
                 f"{current.version}",
                 hint="flo model withdraw takes it out of use; then no version answers",
             )
-        return self.withdrawn(current, said).with_decision(before, "current", said)
+        return self.with_decision(model, "withdrawn", said).with_decision(before, "current", said)
+
+    def _refuse_withdrawn(self, model: ModelVersion) -> None:
+        last, now = self.last_on(model.study), self.current
+        if last is not None and last.state == "withdrawn":
+            raise StudyError(
+                f"version {model.version} of {self.name} is withdrawn already, since "
+                f"{last.time[:16]}: {last.why}",
+                hint=f"version {now.version} is in use" if now else "no version is in use",
+            )
 
     def _refuse_full(self, most: int) -> None:
         if len(self.decisions) >= most:
@@ -226,7 +255,11 @@ class ModelStates(Document):
         """Raise TrustError unless a key of one of these fingerprints signed the list."""
         public = bytes.fromhex(self.public)
         if fingerprint(public) not in set(signers):
-            raise TrustError(f"the decisions on {self.name} are signed by another party")
+            raise TrustError(
+                f"the decisions on {self.name} are signed by another party",
+                hint="if the coordinator has a new key, compare it by telephone, then: "
+                "flo site coordinator --accept FINGERPRINT",
+            )
         verify(public, _PURPOSE, self._statement(), self.signature)
 
     def _statement(self) -> bytes:
@@ -239,33 +272,34 @@ def digest_of_all(several: Iterable[ModelStates]) -> str:
     return canonical.digest(canonical.encode(by_name))
 
 
-def withdrawal(theirs: ModelStates, own: ModelStates, card: str) -> ModelDecision | None:
-    """Return the decision by which a version is withdrawn at a hospital; None if it is not.
+def withdrawal(several: Iterable[ModelStates], study: str) -> ModelDecision | None:
+    """Return the decision by which a study's model is withdrawn; None if no list withdrew it.
 
-    ``theirs``: the coordinator's list, which counts first. ``own``: the hospital's.
+    ``several``: lists on its name; that of the first one counts first.
     """
-    for states in (theirs, own):
-        last = states.last_on(card)
+    for states in several:
+        last = states.last_on(study)
         if last is not None and last.state == "withdrawn":
             return last
     return None
 
 
-def in_use(theirs: ModelStates, own: ModelStates) -> ModelVersion | None:
-    """Return the version that answers at a hospital; None if none does."""
+def in_use(own: ModelStates, *others: ModelStates) -> ModelVersion | None:
+    """Return the version that answers at a hospital with the list ``own``; None if none does."""
     current = own.current
-    return current if current and withdrawal(theirs, own, current.card) is None else None
+    return current if current and withdrawal((*others, own), current.study) is None else None
 
 
-def obeyed(theirs: ModelStates, own: ModelStates, time: str) -> ModelStates:
-    """Return the hospital's list once its current version was withdrawn by the coordinator.
+def obeyed(own: ModelStates, *others: ModelStates, time: str) -> ModelStates:
+    """Return the hospital's list once its current version was withdrawn in another list.
 
-    The latest version that was current here, and that neither side has withdrawn, takes its place.
+    The latest version that was current here, and that no list has withdrawn, takes its place.
     """
     current = own.current
-    last = theirs.last_on(current.card) if current else None
-    if current is None or last is None or last.state != "withdrawn":
+    last = withdrawal(others, current.study) if current else None
+    if current is None or last is None:
         return own
     said = Said("coordinator", f"{last.by} withdrew it: {last.why}"[:MOST_WHY], time)
-    after, before = own.withdrawn(current, said), own.previous(theirs)
+    before = own.previous(*others)
+    after = own.withdrawn(current, said)
     return after.with_decision(before, "current", said) if before else after

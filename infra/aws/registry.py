@@ -6,6 +6,7 @@ coordinator that the caller knows, and contain the tensors' digest.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import re
@@ -119,7 +120,11 @@ class Registry:
                 )
                 for item in page["ModelPackageSummaryList"]
             ]
-        return [self._described(arn) for arn in found]
+        described = []
+        for arn in found:
+            with contextlib.suppress(UsageError):  # somebody else's package in the same group
+                described.append(self._described(arn))
+        return described
 
     def decide(self, arn: str, approval: PackageApproval, why: str) -> None:
         """Approve or reject a package and store ``why``. Raises UsageError if it is not FLO's."""
@@ -141,13 +146,12 @@ class Registry:
         """
         if not self._has_group(f"flo-{states.name}"):
             return 0  # nothing was registered
-        last = {one.model.study: one for one in states.decisions}
         changed = 0
         for package in self.packages(states.name):
-            decision = last.get(package.study)
+            decision = states.last_on(package.study)
             if decision is None:
                 continue
-            state = states.state_of(decision.model.card)
+            state = states.state_of(package.study)
             wanted: PackageApproval = "Rejected" if state == "withdrawn" else "Approved"
             facts = self._facts(package.arn)["CustomerMetadataProperties"]
             if (package.approval, facts.get("flo-state")) == (wanted, state):

@@ -30,7 +30,7 @@ from flo.server.runs.job_access import JobKeys
 from flo.server.runs.remote_documents import facts_of
 from flo.server.store.store import Offer, RunPlace, Store
 from flo.server.studies.actions import OperatorActions
-from flo.server.studies.model_decisions import Step, published_models
+from flo.server.studies.model_decisions import Step, listed_models
 from flo.study.document import MAX_STUDY_BYTES
 from flo.study.loading import from_canonical
 
@@ -125,7 +125,7 @@ def operator_app(
 
     @app.get("/v1/flo/models")
     def model_states() -> Any:
-        return [one.model_dump(mode="json") for one in published_models(store)]
+        return [one.model_dump(mode="json") for one in listed_models(store)]
 
     @app.post("/v1/flo/studies/{digest}/model/{step}")
     async def decide(digest: str, step: Step, request: Request) -> Any:

@@ -367,7 +367,7 @@ class SiteApi:
         if found is None:
             raise StudyError(f"study {offer.study.name} has no published model yet")
         card, tensors = found
-        refuse_withdrawn(states_of(self._store, offer.study.name), read_card(card).digest)
+        refuse_withdrawn([states_of(self._store, offer.study.name)], wish.study)
         size = tensors.stat().st_size
         if size > MAX_MODEL_REPLY:
             raise StudyError(

@@ -67,12 +67,11 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
     """Return the page's values: the card, and all signed versions of the study."""
     versions = [other for other in views.store.offers() if other.study.name == offer.study.name]
     states = states_of(views.store, offer.study.name)
-    by_study = {one.model.study: states.state_of(one.model.card) for one in states.decisions}
     return {
         "study": offer.study,
         "card": card,
-        "state": states.state_of(card.digest),
-        "decided": [one for one in states.decisions if one.model.card == card.digest],
+        "state": states.state_of(offer.study.digest),
+        "decided": [one for one in states.decisions if one.model.study == offer.study.digest],
         "in_use": states.current,
         "can_go_back": states.previous() is not None,
         "bins_hide": BINS_HIDE,
@@ -87,7 +86,7 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
             (
                 other,
                 published(views.store, other.study.digest) is not None,
-                by_study.get(other.study.digest, "candidate"),
+                states.state_of(other.study.digest),
             )
             for other in versions
         ],

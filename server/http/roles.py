@@ -91,7 +91,7 @@ _PATTERNS = [
             .replace(r"\{digest\}", "[0-9a-f]{64}")
             .replace(r"\{draft\}", "[0-9a-f]{16}")
             .replace(r"\{file\}", "(card|tensors|report)")
-            .replace(r"\{step\}", "(promote|rollback|withdraw)")
+            .replace(r"\{step\}", "(approve|promote|rollback|withdraw)")
             .replace(r"\{form\}", "(json|csv|report)")
             .replace(r"\{run\}", "run-[0-9a-f]{1,16}-[0-9a-f]{6}")
             .replace(r"\{job\}", "flo-run-[0-9a-f]{1,16}-[0-9a-f]{6}-[0-9]{1,6}")

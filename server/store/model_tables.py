@@ -16,13 +16,13 @@ class ModelTables(Tables):
         return {row[0]: bytes(row[1]) for row in self._all("SELECT * FROM model_states")}
 
     def keep_model_states(
-        self, name: str, document: bytes, study: str, facts: list[dict[str, Any]]
+        self, name: str, document: bytes, decided: list[tuple[str, dict[str, Any]]]
     ) -> None:
         """Store a list in place of an earlier one, with a ``model-decided`` event of each new
-        decision (``facts``), of the study ``study``: all or none."""
+        decision, (study, facts): all or none."""
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO model_states VALUES (?, ?)", (name, document))
             self._db.executemany(
                 "INSERT INTO events (study, time, kind, facts) VALUES (?, ?, 'model-decided', ?)",
-                [(study, now(), canonical.encode(one).decode()) for one in facts],
+                [(study, now(), canonical.encode(facts).decode()) for study, facts in decided],
             )

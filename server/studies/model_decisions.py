@@ -1,19 +1,24 @@
-"""The coordinator's decisions on its published models: promote, roll back, withdraw.
+"""The coordinator's decisions on its published models: approve, promote, roll back, withdraw.
 
 A decision is signed, stored together with its entry in the audit log, and told to every hospital of
-the model's studies when its agent asks next (``flo.clients.prediction.versions``).
+the model's studies when its agent asks next (``flo.clients.prediction.versions``). To withdraw a
+version needs none of its files.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Literal
 
 from flo.documents import canonical
 from flo.documents.document import Document, parse
-from flo.errors import StudyError
+from flo.errors import FloError, StudyError
+from flo.keys.identity import Signer
+from flo.privacy.releases.gate_decision import Verdict
 from flo.published.gate_passed import beside, gates_of, has_passed
-from flo.published.model_card import ModelCard, PublishedModel, read_card
+from flo.published.model_card import PublishedModel, read_card
 from flo.published.model_states import (
     MAX_STATES_BYTES,
     ModelDecision,
@@ -21,41 +26,32 @@ from flo.published.model_states import (
     ModelVersion,
     Said,
     State,
+    withdrawal,
 )
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.store.store import Offer, Store
 from flo.server.studies.publish import published
-from flo.study.document import Study
+from flo.study.document import UNDER_WAY
 from flo.study.terms import Identifier
 
-Step = Literal["promote", "rollback", "withdraw"]
+log = logging.getLogger("flo.server.studies")
+
+Step = Literal["approve", "promote", "rollback", "withdraw"]
 
 
 class ListedModel(Document):
-    """A published model and its state. ``decided``: the last decision; None for a candidate."""
+    """A version of a model and its state. ``decided``: the last decision; None for a candidate."""
 
     name: Identifier
     model: ModelVersion
-    run: Identifier
     state: State
     decided: ModelDecision | None
-
-    @classmethod
-    def of(cls, study: Study, card: ModelCard, states: ModelStates) -> ListedModel:
-        """Return the entry of a model with this card."""
-        model = ModelVersion(version=study.version, study=study.digest, card=card.digest)
-        return cls(
-            name=study.name,
-            model=model,
-            run=card.run,
-            state=states.state_of(card.digest),
-            decided=states.last_on(card.digest),
-        )
 
 
 def states_of(store: Store, name: str) -> ModelStates:
     """Return the decisions on a model; none if nobody has decided yet."""
-    return next((one for one in all_states(store) if one.name == name), ModelStates(name=name))
+    document = store.model_states().get(name)
+    return _read(document) if document is not None else ModelStates(name=name)
 
 
 def all_states(store: Store) -> list[ModelStates]:
@@ -63,15 +59,34 @@ def all_states(store: Store) -> list[ModelStates]:
     return [_read(document) for _, document in sorted(store.model_states().items())]
 
 
-def published_models(store: Store) -> list[ListedModel]:
-    """Return all models that are published here, the oldest first."""
-    found = []
+def listed_models(store: Store) -> list[ListedModel]:
+    """Return the versions that are published here or were decided on, by name and number.
+
+    A card that cannot be read is left out, and logged.
+    """
+    known = {name: states_of(store, name) for name in store.model_states()}
+    found = {one.study: (name, one) for name, states in known.items() for one in states.versions}
     for offer in store.offers():
         paths = published(store, offer.study.digest)
-        if paths is not None:
-            card, states = read_card(paths[0]), states_of(store, offer.study.name)
-            found.append(ListedModel.of(offer.study, card, states))
-    return found
+        if paths is None or offer.study.digest in found:
+            continue
+        try:
+            card = read_card(paths[0]).digest
+        except FloError as error:
+            log.warning(f"{paths[0].name} is left out of the list of models: {error}")
+            continue
+        version = ModelVersion(version=offer.study.version, study=offer.study.digest, card=card)
+        found[offer.study.digest] = (offer.study.name, version)
+    listed = [
+        ListedModel(
+            name=name,
+            model=one,
+            state=known[name].state_of(one.study) if name in known else "candidate",
+            decided=known[name].last_on(one.study) if name in known else None,
+        )
+        for name, one in found.values()
+    ]
+    return sorted(listed, key=lambda one: (one.name, one.model.version))
 
 
 def _read(document: bytes) -> ModelStates:
@@ -84,70 +99,114 @@ def decide(
 ) -> ModelStates:
     """Take one step for the model of a study; return all decisions on models of its name.
 
-    ``rollback`` concerns the version in use, which may be of another study of this name.
-
     Raises:
         StudyError: the study has no published model, its model may not take this step, or it was
-        asked for a release gate and has passed none.
+        asked for a release gate and has passed none; or the version that a rollback would put back
+        cannot be used.
     """
-    name = offer.study.name
-    before = states_of(store, name)
+    before = states_of(store, offer.study.name)
     said = Said(person, why, datetime.now(UTC).isoformat(timespec="milliseconds"))
-    if step == "rollback":
-        after = before.rolled_back(said)
-    elif step == "withdraw":
-        after = before.withdrawn(version_of(home, store, offer), said)
+    if step in ("rollback", "withdraw"):
+        model = _named(store, offer, before)
+        if step == "withdraw":
+            after = before.withdrawn(model, said)
+        else:
+            after = before.rolled_back(model, said)
+            _refuse_unusable(home, store, after)
     else:
-        model = version_of(home, store, offer)
-        after = before.promoted(model, said)
-        refuse_failed(home, store, offer)
+        opened = _opened(home, store, offer)
+        refuse_failed(home, store, offer, opened)
+        model = ModelVersion(
+            version=offer.study.version, study=offer.study.digest, card=opened.card.digest
+        )
+        after = before.approved(model, said) if step == "approve" else before.promoted(model, said)
     signed = after.signed(home.open_identity())
     facts = [
-        one.model_dump(mode="json", include={"state", "by", "why"})
-        | {"version": one.model.version, "card": one.model.card}
+        (
+            one.model.study,
+            one.model_dump(mode="json", include={"state", "by", "why"})
+            | {"version": one.model.version, "card": one.model.card},
+        )
         for one in after.decisions[len(before.decisions) :]
     ]
-    store.keep_model_states(name, signed.to_bytes(), offer.study.digest, facts)
+    store.keep_model_states(signed.name, signed.to_bytes(), facts)
     return signed
 
 
-def version_of(home: CoordinatorHome, store: Store, offer: Offer) -> ModelVersion:
-    """Return what a decision names of a study's model. Raises StudyError: none is published."""
-    card = _opened(home, store, offer).card
-    return ModelVersion(version=offer.study.version, study=offer.study.digest, card=card.digest)
+def sign_anew(store: Store, identity: Signer) -> None:
+    """Sign the lists that an earlier key signed: new hospitals know only the present one."""
+    for states in all_states(store):
+        if states.public != identity.public.hex():
+            store.keep_model_states(states.name, states.signed(identity).to_bytes(), [])
 
 
-def refuse_failed(home: CoordinatorHome, store: Store, offer: Offer) -> None:
+def _named(store: Store, offer: Offer, states: ModelStates) -> ModelVersion:
+    """Return what a decision names of a study's model, though its files may be gone."""
+    last = states.last_on(offer.study.digest)
+    if last is not None:
+        return last.model
+    paths = published(store, offer.study.digest)
+    if paths is None:
+        raise _no_model(offer)
+    card = read_card(paths[0]).digest
+    return ModelVersion(version=offer.study.version, study=offer.study.digest, card=card)
+
+
+def _refuse_unusable(home: CoordinatorHome, store: Store, after: ModelStates) -> None:
+    """Raise StudyError unless the version that becomes current again can be used."""
+    back = after.current
+    assert back is not None
+    try:
+        offer = store.offer(back.study)
+        if offer is None or _opened(home, store, offer).card.digest != back.card:
+            raise StudyError("its files are those of another card")
+    except FloError as error:
+        raise StudyError(
+            f"version {back.version} of {after.name}, which was in use before, cannot be put "
+            f"back: {error}",
+            hint=f"flo model withdraw {after.name}:{back.version} first, then go back; or withdraw "
+            "the version in use, and none is current",
+        ) from error
+
+
+def refuse_failed(home: CoordinatorHome, store: Store, offer: Offer, model: PublishedModel) -> None:
     """Raise StudyError if gates were asked about a model, and it has not passed or has failed one.
 
-    A model about which no gate was asked may be promoted: its hospitals' policies say whether they
-    need one.
+    A gate whose result is not there yet counts as not passed. A model about which no gate was asked
+    may be promoted: its hospitals' policies say whether they need one.
     """
     found = published(store, offer.study.digest)
     assert found is not None
-    model = _opened(home, store, offer)
-    results = beside(found[0], model.card)
-    said = {
-        study.name: sums.comparison(study).verdict
-        for study, sums in gates_of(model, results, home.fingerprints())
+    said: dict[str, Verdict] = {
+        study.digest: sums.comparison(study).verdict
+        for study, sums in gates_of(model, beside(found[0], model.card), home.fingerprints())
     }
+    waiting = [
+        one.study.name
+        for one in store.offers()
+        if one.study.gate is not None
+        and one.study.gate.candidate == model.card.digest
+        and one.status in (*UNDER_WAY, "done")
+        and one.study.digest not in said
+    ]
     if offer.study.gate is not None and model.card.gate is None:
-        said[offer.study.name] = "cannot tell"  # its run ended before its gate
-    if said and not has_passed(list(said.values())):
-        verdicts = ", ".join(f"{study}: {verdict}" for study, verdict in said.items())
+        waiting.append(offer.study.name)  # its run ended before its gate
+    if waiting or (said and not has_passed(list(said.values()))):
+        verdicts = [*said.values(), *(f"no result of {name}" for name in waiting)]
         raise StudyError(
             f"the model of {offer.study.name}, version {offer.study.version}, has not passed its "
-            f"release gate ({verdicts})",
-            hint="flo model gate compares it again, as long as the gates' error budget lasts",
+            f"release gate ({', '.join(verdicts)})",
+            hint="wait for a gate under way; flo model gate compares again, as long as the gates' "
+            "error budget lasts",
         )
 
 
-def refuse_withdrawn(states: ModelStates, card: str) -> None:
-    """Raise StudyError if the version with this card is withdrawn."""
-    last = states.last_on(card)
-    if last is not None and last.state == "withdrawn":
+def refuse_withdrawn(states: Collection[ModelStates], study: str) -> None:
+    """Raise StudyError if a study's model is withdrawn in one of the lists on its name."""
+    last = withdrawal(states, study)
+    if last is not None:
         raise StudyError(
-            f"version {last.model.version} of {states.name} was withdrawn on {last.time[:16]}: "
+            f"version {last.model.version} was withdrawn on {last.time[:16]} by {last.by}: "
             f"{last.why}",
             hint="flo model states lists the versions and which of them is current",
         )
@@ -156,8 +215,12 @@ def refuse_withdrawn(states: ModelStates, card: str) -> None:
 def _opened(home: CoordinatorHome, store: Store, offer: Offer) -> PublishedModel:
     found = published(store, offer.study.digest)
     if found is None:
-        raise StudyError(
-            f"study {offer.study.name}, version {offer.study.version}, has no published model",
-            hint="a model is published some seconds after its run has ended",
-        )
+        raise _no_model(offer)
     return PublishedModel.open(found[0], *home.fingerprints())
+
+
+def _no_model(offer: Offer) -> StudyError:
+    return StudyError(
+        f"study {offer.study.name}, version {offer.study.version}, has no published model",
+        hint="a model is published some seconds after its run has ended",
+    )

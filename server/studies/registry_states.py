@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from flo.errors import FloError
-from flo.published.model_states import ModelStates, digest_of_all
+from flo.published.model_states import ModelStates
 
 log = logging.getLogger("flo.server.studies")
 
@@ -30,26 +30,35 @@ class ModelRegistry(Protocol):
 
 
 class RegistryStates:
-    """``states``: returns the decisions on all models."""
+    """``documents``: returns the stored lists by name; ``states`` the decisions on all models."""
 
-    def __init__(self, registry: ModelRegistry, states: Callable[[], list[ModelStates]]) -> None:
-        self._registry, self._states = registry, states
-        self._due, self._told = 0.0, ""
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        documents: Callable[[], dict[str, bytes]],
+        states: Callable[[], list[ModelStates]],
+    ) -> None:
+        self._registry, self._documents, self._states = registry, documents, states
+        self._due, self._told = 0.0, dict[str, bytes]()
         self.failed = 0  # failed attempts since this process started
 
     def follow_if_due(self) -> None:
-        """Carry on what was decided since, or all of it every hour; after a failure in a minute."""
-        found = self._states()
-        now, digest = time.monotonic(), digest_of_all(found)
-        if now < self._due and digest == self._told:
+        """Carry on what was decided since, or all of it every hour; after a failure in a minute.
+
+        A model that fails does not keep the others from being told.
+        """
+        now, documents = time.monotonic(), self._documents()
+        if now < self._due and documents == self._told:
             return
-        self._told, self._due = digest, now + _EVERY_SECONDS
-        try:
-            for states in found:
+        self._told, self._due = documents, now + _AGAIN_SECONDS  # unless all goes well
+        failed = self.failed
+        for states in self._states():
+            try:
                 if changed := self._registry.set_states(states):
                     facts = {"model": states.name, "packages": changed}
                     log.info("the registry follows", extra={"fields": facts})
-        except FloError as error:
-            log.error("the registry does not follow", extra={"fields": {"why": str(error)}})
-            self._due = now + _AGAIN_SECONDS
-            self.failed += 1
+            except FloError as error:
+                log.error("the registry does not follow", extra={"fields": {"why": str(error)}})
+                self.failed += 1
+        if self.failed == failed:
+            self._due = now + _EVERY_SECONDS

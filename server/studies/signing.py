@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.store.store import Offer, RunPlace, Store
+from flo.server.studies.model_decisions import refuse_withdrawn, states_of
 from flo.server.studies.own_models import OwnModels
 from flo.server.studies.validation import complete_for_signing, filled_in
 from flo.study.document import Study
@@ -30,12 +31,16 @@ class StudySigner:
 
         Raises:
             StudyError, TrustError: as ``flo.server.studies.validation.complete_for_signing``; or
-            the tensors of a model that it continues or compares were changed.
+            the tensors of a model that it continues or compares were changed, or one that it
+            continues is withdrawn.
         """
         models = OwnModels(self._home)
         earlier = [(offer.study, offer.status) for offer in self._store.offers()]
         today = datetime.now(UTC).date()
         complete = complete_for_signing(study, self._store.keys(), earlier, today, models.card)
+        for one in complete.lineage:
+            if complete.continues and one.card in complete.continues.models:
+                refuse_withdrawn([states_of(self._store, one.name)], one.study)
         continued = complete.continues.models if complete.continues else ()
         for digest in (*continued, *(complete.gate.cards if complete.gate else ())):
             models.check_tensors(digest)

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.proofs import (
     dropouts,
     explanations,
+    fairness,
     gain,
     model_regressions,
     release_gate,
@@ -25,6 +26,7 @@ def _gate(quick: bool) -> Iterator[Row]:
     yield from release_gate.rows(quick)
     yield from model_regressions.rows(quick)
     yield from explanations.rows(quick)
+    yield from fairness.rows(quick)
 
 
 GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {

@@ -56,7 +56,7 @@ def published(
     result = _result(signed.study, state, "m")
     tensors = tensors_of(signed.study, "run-1", state)
     card = ModelCard(
-        schema_version=4,
+        schema_version=5,
         study=signed.study.canonical_bytes.decode(),
         study_signature=signed.signature,
         run="run-1",
@@ -69,6 +69,7 @@ def published(
         evaluation=_quality(result["estimate"]),
         subgroups={},
         calibration=result["calibration"],
+        evaluated=result.get("evaluated"),
         golden=result["golden"],
         noise=result.get("noise"),
         average=result.get("average"),

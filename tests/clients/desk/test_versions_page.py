@@ -19,19 +19,19 @@ def test_a_steward_decides_which_version_answers(consortium: Consortium) -> None
         opened = open_by_link(desk)
         assert "The coordinator has approved no model yet." in opened.get("/models")
         for wanted in ("tiny:1", "tiny:2"):
-            assert consortium.says("promote", wanted, *WHY).returncode == EXIT_OK
+            assert consortium.says("approve", wanted, *WHY).returncode == EXIT_OK
         for digest, why in zip(studies, ("first", "second <b>"), strict=True):
             assert opened.post("/models/promote", model=digest, why=why)[0] == 303
         page = opened.get("/models")
         assert "tiny: version 2 is in use" in page
         assert "decided by north: second &lt;b&gt;" in page
         assert "go back to version 1" in page
-        status, page = opened.post("/models/promote", model=studies[1], why="again")
-        assert (status, "is in use here already" in page) == (400, True)
-        status, page = opened.post("/models/rollback", model="tiny", why="")
+        status, page = opened.post("/models/rollback", model=studies[0], why="no")
+        assert (status, "version 1 of tiny is not in use: version 2 is" in page) == (400, True)
+        status, page = opened.post("/models/rollback", model=studies[1], why="")
         assert (status, "the decision:" in page) == (400, True)
         assert opened.post("/models/delete", model="tiny", why="no")[0] in (404, 405, 422)
-        assert opened.post("/models/rollback", model="tiny", why="too many alarms")[0] == 303
+        assert opened.post("/models/rollback", model=studies[1], why="too many alarms")[0] == 303
         page = opened.get("/models")
         assert "tiny: version 1 is in use" in page
         assert "too many alarms" in page

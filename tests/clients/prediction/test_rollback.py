@@ -66,8 +66,8 @@ def consortium(tmp_path: Path) -> Iterator[Consortium]:
 
 def current_everywhere(consortium: Consortium, version: int) -> None:
     wanted = f"tiny:{version}"
-    for state in ("approved", "current"):
-        done = consortium.says("promote", wanted, *WHY)
+    for step, state in (("approve", "approved"), ("promote", "current")):
+        done = consortium.says(step, wanted, *WHY)
         assert done.returncode == EXIT_OK, done.stderr
         assert f"version {version} of tiny is {state}" in done.stdout
     for site in consortium.sites:
@@ -96,7 +96,7 @@ def test_a_rollback_reaches_every_hospital_whose_agent_runs_within_a_minute(
         for site in consortium.sites:
             stack.enter_context(agent(site))
         began = time.monotonic()
-        done = consortium.says("rollback", "tiny", "--why", "the units of creatinine were wrong")
+        done = consortium.says("rollback", "tiny:2", "--why", "the units of creatinine were wrong")
         assert done.returncode == EXIT_OK, done.stderr
         assert "version 1 of tiny is current" in done.stdout
         told = time.monotonic() - began
@@ -139,16 +139,17 @@ def test_a_hospital_that_was_away_learns_it_when_its_agent_starts(
         began = time.monotonic()
         while answered_by(site, data) != "1":
             assert time.monotonic() - began < LIMIT_SECONDS
-    assert versions.read(site).withdrawal("tiny", consortium.cards[1].digest) is not None
+    assert versions.read(site).withdrawal("tiny", consortium.studies[1].digest) is not None
 
 
 def test_the_coordinator_says_no_and_why(consortium: Consortium) -> None:
     for command, why in (
-        (("rollback", "tiny", *WHY), "no version of tiny is current"),
+        (("rollback", "tiny:1", *WHY), "version 1 of tiny is not in use: none is"),
         (("promote", "tiny", *WHY), "several studies match: tiny:1"),
         (("promote", "tiny:7", *WHY), "no published model here called 'tiny:7'"),
         (("withdraw", "tiny:1", "--why", "two\nlines"), "why: control, format and line"),
-        (("promote", "tiny:1", "--why", ""), "why:"),
+        (("approve", "tiny:1", "--why", ""), "why:"),
+        (("promote", "tiny:1", *WHY), "only an approved version can be made current"),
     ):
         done = consortium.says(*command)
         assert done.returncode == EXIT_USAGE, (command, done.stderr)
@@ -159,8 +160,8 @@ def test_the_coordinator_says_no_and_why(consortium: Consortium) -> None:
 
 
 def test_a_current_model_is_not_erased(consortium: Consortium) -> None:
-    for _ in range(2):
-        assert consortium.says("promote", "tiny:1", *WHY).returncode == EXIT_OK
+    for step in ("approve", "promote"):
+        assert consortium.says(step, "tiny:1", *WHY).returncode == EXIT_OK
     home = consortium.coordinator.home.directory
     done = flo("study", "shred", "tiny:1", "--yes", "--home", home)
     assert done.returncode == EXIT_USAGE
@@ -172,7 +173,7 @@ def test_a_current_model_is_not_erased(consortium: Consortium) -> None:
 def test_hospitals_hear_only_of_models_of_their_studies(
     consortium: Consortium, tmp_path: Path
 ) -> None:
-    assert consortium.says("promote", "tiny:1", *WHY).returncode == EXIT_OK
+    assert consortium.says("approve", "tiny:1", *WHY).returncode == EXIT_OK
     east = consortium.coordinator.enrol(tmp_path / "east", "east")
     with connect(east) as api:
         assert versions.ask(east, api).names == []

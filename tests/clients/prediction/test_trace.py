@@ -81,6 +81,6 @@ def test_the_command_says_that_this_hospital_took_no_part(tmp_path: Path) -> Non
     said = " ".join(done.stdout.split())
     assert MODEL.card.digest in "".join(done.stdout.split())
     assert "took no part in the study" in said
-    assert "none for this study" in said
+    assert "none: this hospital took no part" in said
     with closing(home.open_ledger()) as ledger:
         assert len(list(ledger.rows())) == 1

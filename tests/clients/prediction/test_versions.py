@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 from contextlib import closing
 from datetime import timedelta
@@ -85,7 +86,7 @@ V1, V9 = version_of(ONE), version_of(TWO)
 def approved(*models: ModelVersion) -> ModelStates:
     states = ModelStates(name="tiny")
     for model in models:
-        states = states.promoted(model, ADA).promoted(model, ADA)
+        states = states.approved(model, ADA).promoted(model, ADA)
     return states
 
 
@@ -141,18 +142,45 @@ def test_a_hospital_puts_a_version_into_use_and_keeps_its_files(site: SiteHome, 
     path = versions.current_path(site, "tiny")
     assert PublishedModel.open(path, COORDINATOR.fingerprint).card == ONE.card
     assert entries(site) == [(1, "current", "north")]
-    with pytest.raises(StudyError, match="version 1 of tiny is in use here already"):
+
+
+def test_to_promote_the_version_in_use_again_fetches_lost_files(site: SiteHome, told: Told) -> None:
+    promote(site, told, "tiny:1")
+    path = versions.current_path(site, "tiny")
+    path.unlink()
+    with pytest.raises(UsageError, match="the files of version 1 are not in"):
+        versions.current_path(site, "tiny")
+    assert promote(site, told, "tiny:1") == V1
+    assert versions.current_path(site, "tiny") == path
+    assert len(entries(site)) == 1, "nothing was decided"
+
+
+def test_a_name_of_several_versions_is_no_version(site: SiteHome, told: Told) -> None:
+    with pytest.raises(UsageError, match="several studies match: tiny:1"):
+        promote(site, told, "tiny")
+
+
+def test_another_model_than_the_decision_names_is_not_put_into_use(
+    site: SiteHome, told: Told
+) -> None:
+    """The card of version 1, under another version and name."""
+    wrong = ModelStates(name="lung").approved(
+        ModelVersion(version=7, study=V1.study, card=V1.card), ADA
+    )
+    told.show(wrong)
+    with pytest.raises(TrustError, match="decided on version 7 of lung, and sent tiny, version 1"):
+        promote(site, told, "lung:7")
+    other = V1.model_copy(update={"card": "ab" * 32})
+    told.show(wrong, ModelStates(name="tiny").approved(other, ADA))
+    with pytest.raises(TrustError, match="with the card"):
         promote(site, told, "tiny:1")
-
-
-def test_a_name_alone_is_the_coordinators_current_version(site: SiteHome, told: Told) -> None:
-    assert promote(site, told, "tiny") == V9
+    assert entries(site) == []
 
 
 def test_a_version_that_the_coordinator_did_not_approve_is_not_put_into_use(
     site: SiteHome, told: Told
 ) -> None:
-    told.show(ModelStates(name="tiny").promoted(V1, ADA).withdrawn(V9, ADA))
+    told.show(ModelStates(name="tiny").approved(V1, ADA).withdrawn(V9, ADA))
     with pytest.raises(RefusedError, match="not approved version 9 of tiny: it is withdrawn"):
         promote(site, told, "tiny:9")
     with pytest.raises(UsageError, match="no model that anybody decided on called 'lung'"):
@@ -174,10 +202,12 @@ def test_a_policy_that_asks_for_a_gate_refuses_the_promotion_too(
 
 def test_a_hospital_goes_back_by_itself(site: SiteHome, told: Told) -> None:
     both_in_use(site, told)
-    assert versions.rollback(site, "tiny", "too many alarms") == V1
+    assert versions.rollback(site, "tiny:9", "too many alarms") == ("tiny", V1)
     assert versions.read(site).current("tiny") == V1
-    with pytest.raises(StudyError, match="no version of tiny that can be used was current"):
-        versions.rollback(site, "tiny", "again")
+    with pytest.raises(StudyError, match="version 9 of tiny is withdrawn already"):
+        versions.rollback(site, "tiny:9", "the same, by telephone")
+    with pytest.raises(StudyError, match="no version of tiny that can be used was in use"):
+        versions.rollback(site, "tiny:1", "again")
     assert ask(site, told).current("tiny") == V1, "whatever the coordinator recommends"
     assert entries(site)[2:] == [(9, "withdrawn", "north"), (1, "current", "north")]
 
@@ -186,7 +216,7 @@ def test_a_hospital_withdraws_what_it_uses_and_then_none_answers(
     site: SiteHome, told: Told
 ) -> None:
     both_in_use(site, told)
-    assert versions.withdraw(site, "tiny", "an audit") == ("tiny", V9)
+    assert versions.withdraw(site, "tiny:9", "an audit") == ("tiny", V9)
     with pytest.raises(UsageError, match="no version of tiny is in use here"):
         versions.current_path(site, "tiny")
     with pytest.raises(StudyError, match="withdrawn already"):
@@ -214,8 +244,8 @@ def test_it_is_not_put_back_by_a_rollback_here(site: SiteHome, told: Told) -> No
     both_in_use(site, told)
     withdrawn(told, V1)
     ask(site, told)
-    with pytest.raises(StudyError, match="no version of tiny that can be used was current"):
-        versions.rollback(site, "tiny", "too many alarms")
+    with pytest.raises(StudyError, match="no version of tiny that can be used was in use"):
+        versions.rollback(site, "tiny:9", "too many alarms")
     assert versions.read(site).current("tiny") == V9
 
 
@@ -348,25 +378,117 @@ def test_a_decision_that_was_taken_back_or_forged_is_noticed(
     withdrawn(told, V9)
     before = ask(site, told)
     lie(told)
-    with pytest.raises(TrustError):
+    with pytest.raises(versions.RefusedListError):
         ask(site, told)
     after = versions.read(site)
     assert (after.theirs, after.own) == (before.theirs, before.own)
     assert after.current("tiny") == V1
+    done = run(site, "states")  # nobody answers; what the site knows is shown all the same
+    assert done.returncode == EXIT_USAGE
+    assert "withdrawn" in done.stdout
 
 
-def test_after_beginning_anew_what_was_withdrawn_here_stays_withdrawn(
+def test_two_lists_of_one_name_are_none(site: SiteHome, told: Told) -> None:
+    both_in_use(site, told)
+    withdrawn(told, V9)
+    true = told.states
+    shows_less(told)
+    told.states += true
+    with pytest.raises(UsageError, match="two lists have the same name"):
+        ask(site, told)
+
+
+def test_of_a_list_that_does_not_continue_ours_the_withdrawals_count(
     site: SiteHome, told: Told
 ) -> None:
-    """For a coordinator that restored a backup. It asks first, and the hospital has a last word."""
+    """A coordinator that restored a backup withdraws what it published."""
+    both_in_use(site, told)
+    told.show(approved(V9).withdrawn(V9, ADA))
+    with pytest.raises(versions.RefusedListError, match="that on tiny takes back a decision"):
+        ask(site, told)
+    assert versions.read(site).current("tiny") == V1
+    assert versions.read(site).withdrawal("tiny", V9.study) is not None
+    told.show(approved(V9, V1).withdrawn(V1, ADA))
+    with pytest.raises(versions.RefusedListError):
+        ask(site, told)
+    assert versions.read(site).current("tiny") is None
+
+
+def test_one_bad_list_keeps_no_other_from_being_believed(site: SiteHome, told: Told) -> None:
+    both_in_use(site, told)
+    heart = ModelStates(name="heart").approved(V1, ADA)
+    told.show(approved(V1, V9), heart)
+    ask(site, told)
+    told.show(approved(V1, V9).withdrawn(V9, ADA), ModelStates(name="heart"))
+    with pytest.raises(versions.RefusedListError, match="that on heart takes back a decision"):
+        ask(site, told)
+    assert versions.read(site).current("tiny") == V1
+
+
+def test_a_disk_that_is_full_after_the_withdrawal_arrived_changes_nothing_about_it(
+    site: SiteHome, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it does not answer, and what was before is put back when there is room."""
+    both_in_use(site, told)
+    withdrawn(told, V9)
+    write, calls = versions._write, list[int]()
+
+    def full(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        write(*arguments)
+
+    monkeypatch.setattr(versions, "_write", full)
+    with pytest.raises(OSError, match="no space"):
+        ask(site, told)
+    assert versions.read(site).current("tiny") is None
+    assert len(entries(site)) == 2, "nothing is logged that did not happen"
+    monkeypatch.undo()
+    assert ask(site, told).current("tiny") == V1
+    assert entries(site)[2:] == [(9, "withdrawn", "coordinator"), (1, "current", "coordinator")]
+
+
+def test_after_a_change_of_the_coordinators_key_lists_are_signed_anew(
+    site: SiteHome, told: Told
+) -> None:
+    both_in_use(site, told)
+    new = Identity.new()
+    info = json.loads(site.coordinator_path.read_bytes())
+    told.show(approved(V1, V9).withdrawn(V9, ADA), signer=new)
+    with pytest.raises(versions.RefusedListError, match="flo site coordinator --accept"):
+        ask(site, told)
+    info |= {"public": new.public.hex(), "earlier": [COORDINATOR.public.hex()]}
+    site.coordinator_path.write_text(json.dumps(info))
+    assert ask(site, told).current("tiny") == V1
+
+
+def test_a_site_of_another_coordinator_can_begin_anew(site: SiteHome, told: Told) -> None:
     both_in_use(site, told)
     withdrawn(told, V9)
     ask(site, told)
+    pretend_enrolled(site, MALLORY)
+    with pytest.raises(TrustError) as caught:
+        versions.read(site)
+    assert "--begin-anew" in caught.value.hint
+    told.show(approved(V1), signer=MALLORY)
+    found = versions.begin_anew(site, cast(CoordinatorApi, told))
+    assert found.withdrawal("tiny", V9.study) is not None
+    assert versions.read(site).current("tiny") == V1
+
+
+def test_after_beginning_anew_what_was_withdrawn_stays_withdrawn(
+    site: SiteHome, told: Told
+) -> None:
+    """For a coordinator that restored a backup. The hospital has the last word."""
+    promote(site, told, "tiny:1")
+    withdrawn(told, V9)
+    ask(site, told)
     shows_less(told)
-    versions.begin_anew(site)
-    found = ask(site, told)
-    assert found.current("tiny") == V1
-    assert found.withdrawal("tiny", V9.card) is not None
+    versions.begin_anew(site, cast(CoordinatorApi, told))
+    assert ask(site, told).withdrawal("tiny", V9.study) is not None
+    assert versions.read(site).current("tiny") == V1
+    assert promote(site, told, "tiny:9") == V9, "it may be used again, if the hospital says so"
 
 
 def test_an_older_answer_that_comes_late_changes_nothing(site: SiteHome, told: Told) -> None:
@@ -405,6 +527,6 @@ def test_a_reason_is_checked_before_anything_is_stored(site: SiteHome, told: Tol
     both_in_use(site, told)
     for why in ("", "two\nlines", "x" * 501):
         with pytest.raises(FloError, match="the decision"):
-            versions.rollback(site, "tiny", why)
+            versions.rollback(site, "tiny:9", why)
     assert versions.read(site).current("tiny") == V9
     assert len(entries(site)) == 2

@@ -108,6 +108,21 @@ def test_a_gate_whose_sums_are_not_of_its_study_is_refused() -> None:
         made("continued", schema_version=4, gate=sums).open()
 
 
+def test_sums_of_an_evaluation_that_are_not_of_its_study_are_refused() -> None:
+    sums = GATED.document["evaluated"]
+    for wrong in (
+        sums | {"values": sums["values"][:-1]},
+        sums | {"hospitals": ["north"]},
+        sums | {"hospitals": ["north", "north"]},
+        sums | {"hospitals": ["north", "stranger"]},
+    ):
+        with pytest.raises(TrustError, match="contradicts its study"):
+            made("gated", evaluated=wrong).open()
+    with pytest.raises(ValueError, match="schema_version 1 to 4 has no sums"):
+        made("gated", schema_version=4, evaluated=sums)
+    assert made("gated", schema_version=4).open().card.evaluated is None
+
+
 def test_golden_cases_that_are_not_of_the_study_are_refused() -> None:
     golden = GATED.document["golden"]
     for wrong in (
@@ -195,6 +210,7 @@ def test_the_walk_over_the_card_leaves_no_field_out() -> None:
     assert {way[0] for way in leaves(GOOD.document)} == set(ModelCard.model_fields) - {
         "life",
         "gate",
+        "evaluated",
         "golden",
         "noise",
         "average",
@@ -242,7 +258,7 @@ def test_something_left_out_or_added_after_signing_is_refused(change: dict[str, 
     "change",
     [
         {"unknown": 1},
-        {"schema_version": 5},
+        {"schema_version": 6},
         {"file": "AB" * 32},
         {"coordinator": "xy"},
         {"epsilon": 0},

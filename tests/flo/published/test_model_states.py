@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import count
 
 import pytest
@@ -35,36 +34,49 @@ EMPTY = ModelStates(name="heart")
 def used(*versions: ModelVersion, states: ModelStates = EMPTY) -> ModelStates:
     """Each of these was approved and then made current, in this order."""
     for version in versions:
-        states = states.promoted(version, SAID).promoted(version, SAID)
+        states = states.approved(version, SAID).promoted(version, SAID)
     return states
 
 
 def test_a_version_goes_up_in_two_steps_and_replaces_the_current_one() -> None:
     states = used(V1)
-    assert states.state_of(V2.card) == "candidate"
+    assert states.state_of(V2.study) == "candidate"
+    with pytest.raises(StudyError, match="only an approved version can be made current"):
+        states.promoted(V2, SAID)
+    states = states.approved(V2, SAID)
+    assert (states.state_of(V2.study), states.current) == ("approved", V1)
+    with pytest.raises(StudyError, match="version 2 of heart is approved already"):
+        states.approved(V2, SAID)
     states = states.promoted(V2, SAID)
-    assert (states.state_of(V2.card), states.current) == ("approved", V1)
-    states = states.promoted(V2, SAID)
-    assert (states.current, states.state_of(V1.card)) == (V2, "approved")
+    assert (states.current, states.state_of(V1.study)) == (V2, "approved")
     with pytest.raises(StudyError, match="version 2 of heart is current already"):
         states.promoted(V2, SAID)
 
 
 def test_a_rollback_withdraws_and_puts_the_version_before_back() -> None:
-    states = used(V1, V2).rolled_back(SAID)
-    assert (states.current, states.state_of(V2.card)) == (V1, "withdrawn")
-    with pytest.raises(StudyError, match="no version of heart that can be used was current"):
-        states.rolled_back(SAID)
+    states = used(V1, V2).rolled_back(V2, SAID)
+    assert (states.current, states.state_of(V2.study)) == (V1, "withdrawn")
+    with pytest.raises(StudyError, match="no version of heart that can be used was in use"):
+        states.rolled_back(V1, SAID)
+
+
+def test_nobody_goes_back_twice() -> None:
+    """A second person, a second click, or a retry after a lost answer."""
+    states = used(V1, V2, V3).rolled_back(V3, SAID)
+    with pytest.raises(StudyError, match="version 3 of heart is withdrawn already") as caught:
+        states.rolled_back(V3, SAID)
+    assert caught.value.hint == "version 2 is in use"
+    assert states.current == V2
 
 
 def test_a_rollback_skips_what_was_withdrawn_meanwhile() -> None:
-    states = used(V1, V2, V3).withdrawn(V2, SAID).rolled_back(SAID)
+    states = used(V1, V2, V3).withdrawn(V2, SAID).rolled_back(V3, SAID)
     assert states.current == V1
 
 
 def test_without_a_version_in_use_there_is_nothing_to_go_back_from() -> None:
-    with pytest.raises(StudyError, match="no version of heart is current"):
-        EMPTY.rolled_back(SAID)
+    with pytest.raises(StudyError, match="version 1 of heart is not in use: none is"):
+        EMPTY.rolled_back(V1, SAID)
 
 
 def test_after_a_withdrawal_no_version_is_current_until_one_is_promoted() -> None:
@@ -72,13 +84,23 @@ def test_after_a_withdrawal_no_version_is_current_until_one_is_promoted() -> Non
     assert states.current is None
     with pytest.raises(StudyError, match="version 2 of heart is withdrawn already"):
         states.withdrawn(V2, SAID)
-    assert states.promoted(V2, SAID).state_of(V2.card) == "approved", "not current at once"
+    assert states.approved(V2, SAID).state_of(V2.study) == "approved", "not current at once"
+
+
+def test_another_card_of_a_withdrawn_version_is_withdrawn_too() -> None:
+    """A version is its study: it may be published again, or its card signed again."""
+    states = used(V1, V2).withdrawn(V2, SAID)
+    assert withdrawal([states], V2.study) is not None
+    again = V2.model_copy(update={"card": "ab" * 32})
+    with pytest.raises(StudyError, match="withdrawn already"):
+        states.withdrawn(again, SAID)
+    assert states.approved(again, SAID).versions == [V1, again]
 
 
 @pytest.mark.parametrize("why", ["", "x" * 501, "two\nlines", "\u202ereversed"])
 def test_a_reason_is_said_and_can_be_shown(why: str) -> None:
     with pytest.raises(UsageError, match="the decision:\n  why"):
-        EMPTY.promoted(V1, Said("Ada", why, TIME))
+        EMPTY.approved(V1, Said("Ada", why, TIME))
 
 
 def test_a_list_has_an_end() -> None:
@@ -90,7 +112,7 @@ def test_a_list_has_an_end() -> None:
 def test_promotions_leave_room_for_withdrawals() -> None:
     states = EMPTY.model_copy(update={"decisions": used(V1).decisions * (MOST_PROMOTIONS // 2)})
     with pytest.raises(StudyError, match="900 decisions were made on heart"):
-        states.promoted(V2, SAID)
+        states.approved(V2, SAID)
     assert states.withdrawn(V1, SAID).current is None
 
 
@@ -116,19 +138,12 @@ def test_an_unsigned_list_is_nobodys() -> None:
 
 
 def test_a_list_that_takes_a_decision_back_does_not_continue() -> None:
-    states = used(V1, V2).rolled_back(SAID)
+    states = used(V1, V2).rolled_back(V2, SAID)
     assert states.continues(used(V1, V2))
     assert not used(V1, V2).continues(states)
     other = used(V1, V2).withdrawn(V1, SAID)
     assert not other.continues(states)
     assert not states.model_copy(update={"name": "lung"}).continues(used(V1))
-
-
-def test_one_card_is_one_version() -> None:
-    document = json.loads(used(V1).to_bytes())
-    document["decisions"][1]["model"]["version"] = 7
-    with pytest.raises(ValueError, match="name different versions"):
-        ModelStates.model_validate(document)
 
 
 def test_what_is_new_is_seen_by_a_digest_in_any_order() -> None:
@@ -141,48 +156,55 @@ def test_what_is_new_is_seen_by_a_digest_in_any_order() -> None:
 
 
 def test_the_coordinators_word_puts_nothing_into_use_at_a_hospital() -> None:
-    assert in_use(used(V1), EMPTY) is None
-    assert in_use(used(V1, V2), EMPTY.put_into_use(V1, SAID)) == V1
+    assert in_use(EMPTY, used(V1)) is None
+    assert in_use(EMPTY.put_into_use(V1, SAID), used(V1, V2)) == V1
 
 
 def test_its_withdrawal_counts_at_once_and_the_version_before_answers() -> None:
     theirs = used(V1, V2)
     own = EMPTY.put_into_use(V1, SAID).put_into_use(V2, SAID)
-    assert obeyed(theirs, own, TIME) == own
+    assert obeyed(own, theirs, time=TIME) == own
     theirs = theirs.withdrawn(V2, Said("Ada", "wrong units", TIME))
-    assert in_use(theirs, own) is None, "also before this hospital's list says so"
-    after = obeyed(theirs, own, TIME)
-    assert (in_use(theirs, after), after.state_of(V2.card)) == (V1, "withdrawn")
+    assert in_use(own, theirs) is None, "also before this hospital's list says so"
+    after = obeyed(own, theirs, time=TIME)
+    assert (in_use(after, theirs), after.state_of(V2.study)) == (V1, "withdrawn")
     assert after.decisions[-2].why == "Ada withdrew it: wrong units"
-    assert obeyed(theirs, after, TIME) == after
+    assert obeyed(after, theirs, time=TIME) == after
+
+
+def test_a_withdrawal_counts_in_whichever_list_it_is() -> None:
+    own = EMPTY.put_into_use(V1, SAID).put_into_use(V2, SAID)
+    fork = used(V2).withdrawn(V2, SAID)
+    assert in_use(own, used(V1, V2), fork) is None
+    assert in_use(obeyed(own, used(V1, V2), fork, time=TIME), used(V1, V2), fork) == V1
 
 
 def test_what_it_approves_again_returns_only_if_the_hospital_says_so() -> None:
     own = EMPTY.put_into_use(V1, SAID).put_into_use(V2, SAID)
     theirs = used(V1, V2).withdrawn(V2, SAID)
-    own = obeyed(theirs, own, TIME)
+    own = obeyed(own, theirs, time=TIME)
     theirs = used(V2, states=theirs)
     assert theirs.current == V2
-    assert in_use(theirs, own) == V1
-    assert withdrawal(theirs, own, V2.card) is not None
-    assert in_use(theirs, own.put_into_use(V2, SAID)) == V2
+    assert in_use(own, theirs) == V1
+    assert withdrawal((theirs, own), V2.study) is not None
+    assert in_use(own.put_into_use(V2, SAID), theirs) == V2
 
 
 def test_no_version_answers_if_all_are_withdrawn() -> None:
     theirs = used(V1, V2).withdrawn(V1, SAID).withdrawn(V2, SAID)
     own = EMPTY.put_into_use(V1, SAID).put_into_use(V2, SAID)
-    assert in_use(theirs, obeyed(theirs, own, TIME)) is None
+    assert in_use(obeyed(own, theirs, time=TIME), theirs) is None
 
 
 def test_a_longest_reason_fits_when_it_is_passed_on() -> None:
     theirs = used(V1).withdrawn(V1, Said("A" * 80, "w" * 500, TIME))
     own = EMPTY.put_into_use(V1, SAID)
-    assert in_use(theirs, obeyed(theirs, own, TIME)) is None
+    assert in_use(obeyed(own, theirs, time=TIME), theirs) is None
 
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["their promote", "their withdraw", "their rollback"])
+        st.sampled_from(["their approve", "their promote", "their withdraw", "their rollback"])
         | st.sampled_from(["own promote", "own withdraw", "own rollback"]),
         st.sampled_from([V1, V2, V3]),
     ),
@@ -199,27 +221,29 @@ def test_a_withdrawn_version_never_answers(steps: list[tuple[str, ModelVersion]]
     for step, version in steps:
         said = Said("Ada", f"step {next(clock)}", TIME)
         try:
-            if step == "their promote":
+            if step == "their approve":
+                theirs = theirs.approved(version, said)
+            elif step == "their promote":
                 theirs = theirs.promoted(version, said)
             elif step == "their withdraw":
                 theirs = theirs.withdrawn(version, said)
             elif step == "their rollback":
-                theirs = theirs.rolled_back(said)
-            elif step == "own promote" and withdrawal(theirs, EMPTY, version.card) is None:
+                theirs = theirs.rolled_back(version, said)
+            elif step == "own promote" and withdrawal([theirs], version.study) is None:
                 own = own.put_into_use(version, said)
             elif step == "own withdraw":
                 own = own.withdrawn(version, said)
             elif step == "own rollback":
-                own = own.rolled_back(said, theirs)
+                own = own.rolled_back(version, said, theirs)
         except FloError:
             pass  # this step was not possible
-        before = in_use(theirs, own)
-        own = obeyed(theirs, own, TIME)
+        before = in_use(own, theirs)
+        own = obeyed(own, theirs, time=TIME)
         for states in (theirs, own):
             assert list(states.states.values()).count("current") <= 1
-        answering = in_use(theirs, own)
+        answering = in_use(own, theirs)
         if before is not None:
             assert answering == before, "obeying changes nothing that is sound"
         if answering is not None:
-            assert own.state_of(answering.card) == "current"
-            assert theirs.state_of(answering.card) != "withdrawn"
+            assert own.state_of(answering.study) == "current"
+            assert theirs.state_of(answering.study) != "withdrawn"

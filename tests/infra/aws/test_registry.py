@@ -157,7 +157,7 @@ def test_packages_get_the_states_that_the_coordinator_decided(
     assert registry.approval_of(arn) == "PendingManualApproval", "a candidate stays as it is"
     version = ModelVersion(version=1, study=STUDY.digest, card=model.card.digest)
     for after, approval, state in (
-        (states := states.promoted(version, said), "Approved", "approved"),
+        (states := states.approved(version, said), "Approved", "approved"),
         (states := states.promoted(version, said), "Approved", "current"),
         (states := states.withdrawn(version, said), "Rejected", "withdrawn"),
     ):

@@ -109,8 +109,8 @@ def test_an_operator_decides_on_a_model_and_a_viewer_only_reads(
     place = f"/console/studies/{study.digest}/model"
     viewer = Browser(coordinator, token(coordinator, role="viewer"))
     assert "Make it current" not in operator.get(place)[2]
-    for state in ("approved", "current"):
-        status, headers, _ = operator.post(f"{place}/promote", why="validated in 2025")
+    for step, state in (("approve", "approved"), ("promote", "current")):
+        status, headers, _ = operator.post(f"{place}/{step}", why="validated in 2025")
         assert (status, headers["location"]) == (303, place)
         assert f"State: {state}" in operator.get(place)[2]
     _, _, page = viewer.get(place)
@@ -122,6 +122,7 @@ def test_an_operator_decides_on_a_model_and_a_viewer_only_reads(
     assert "why" in page
     assert operator.post(f"{place}/delete", why="no")[0] in (403, 404)
     assert operator.post(f"{place}/rollback", why="no")[0] == 400
+    assert operator.post(f"{place}/promote", why="a second click")[0] == 400
     assert operator.post(f"{place}/withdraw", why="<b>units</b>")[0] == 303
     _, _, page = viewer.get(place)
     assert "Withdrawn: this version must not be used." in page

@@ -1,0 +1,65 @@
+"""For whom a model fails, as a page for an ethics committee: no script, no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flo.keys.identity import fingerprint, format_fingerprint
+from flo.pages import plots
+from flo.pages.templates import Pages
+from flo.published.fairness import Fairness, in_words
+from flo.published.model_card import PublishedModel
+
+_TITLES = {
+    "sensitivity": ("Who is found", "Of the patients who have the outcome, this share is flagged."),
+    "false alarms": ("False alarms", "Of the patients who do not have it, this share is flagged."),
+}
+
+
+def render(model: PublishedModel, found: Fairness) -> str:
+    """Return the page of a model at the threshold that ``found`` is of."""
+    columns = list(dict.fromkeys(gap.column for gap in found.gaps))
+    signed_by = fingerprint(bytes.fromhex(model.card.coordinator))
+    return Pages(Path(__file__).parent, base="").text(
+        "fairness.html.j2",
+        model=model,
+        threshold=found.threshold,
+        columns=[(column, _shown(found, column)) for column in columns],
+        adjusted={one.column: (one, _curve(one.curve)) for one in found.adjusted},
+        signed_by=format_fingerprint(signed_by),
+    )
+
+
+def _shown(found: Fairness, column: str) -> list[dict[str, Any]]:
+    shown = []
+    for gap in found.gaps:
+        if gap.column != column:
+            continue
+        rows = [
+            (rate.group, rate.low, rate.value, rate.high)
+            for rate in gap.rates
+            if rate.low is not None and rate.value is not None and rate.high is not None
+        ]
+        title, meaning = _TITLES[gap.kind]
+        words = in_words(gap)
+        shown.append(
+            {
+                **{
+                    "title": title,
+                    "meaning": meaning,
+                    "gap": gap,
+                    "words": words[0].upper() + words[1:],
+                },
+                "plot": plots.intervals(rows, 0.0, 1.0) if rows else None,
+                "few": [rate for rate in gap.rates if rate.value is None],
+            }
+        )
+    return shown
+
+
+def _curve(curve: tuple[tuple[float, float], ...]) -> plots.Plane:
+    """Plot the share classified rightly over the remaining gap."""
+    points = [(100 * gap, 100 * right) for gap, right in curve]
+    most = max(x for x, _ in points)
+    return plots.plane([("", sorted(points))], most_across=max(most, 1.0), least_top=100.0)
