@@ -286,6 +286,7 @@ ROWS: tuple[Requirement, ...] = (
             "test_a_model_is_used_only_if_its_own_gate_was_passed",
             "tests/clients/prediction/test_versions.py::"
             "test_what_the_coordinator_withdraws_answers_no_more",
+            "tests/flo/published/test_fairness.py::test_the_command_and_the_page_say_the_same",
             "tests/clients/quality/test_placeholders.py::test_a_missing_code_within_the_bounds_is_asked_about",
             "tests/clients/quality/test_sizes.py::test_half_and_twice_are_asked_about",
             "tests/clients/quality/test_check.py::test_a_table_that_fits_is_encoded",
