@@ -25,6 +25,7 @@ from flo.clients.home.site_home import SiteHome
 from flo.clients.maintenance.doctor_devices import training
 from flo.clients.maintenance.doctor_network import check_network_path
 from flo.clients.patients.birth import refuse_changed_birth
+from flo.clients.prediction import versions
 from flo.errors import DataError, FloError, TrustError
 from flo.host.diagnostics import Finding, key_store, tried
 from flo.storage.database import refuse_damaged, unusable
@@ -56,6 +57,7 @@ def site(home: SiteHome) -> Iterator[Finding]:
     )
     yield agent(is_running=home.is_agent_running())
     yield _red_button(home)
+    yield models(home)
     yield from _data(home)
     yield training(config.device, config.processes)
     yield _sandbox(home, config)
@@ -110,6 +112,24 @@ def _red_button(home: SiteHome) -> Finding:
     return Finding(
         "red button", "broken", f"everything is stopped here since {since.time}", "flo site resume"
     )
+
+
+def models(home: SiteHome) -> Finding:
+    """Report which versions of models are in use, and whether withdrawals arrive here."""
+    try:
+        found = versions.read(home)
+    except FloError as error:
+        return Finding("models", "warning", str(error), error.hint)
+    if found.names and (late := found.late(versions.LATE)):
+        return Finding(
+            "models",
+            "warning",
+            f"what the coordinator withdrew since {late} is not known here",
+            "the agent asks every few seconds: see that it runs, and its log",
+        )
+    used = [(name, found.current(name)) for name in found.names]
+    said = [f"{name} version {one.version}" for name, one in used if one is not None]
+    return Finding("models", "ok", f"in use: {', '.join(said)}" if said else "none is in use")
 
 
 def _data(home: SiteHome) -> Iterator[Finding]:

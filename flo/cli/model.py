@@ -77,7 +77,7 @@ def show(
     from flo.cli.terminal.output import console, show_sheet
 
     opened = _open(model, home, coordinator)
-    show_sheet(_sections(opened), console())
+    show_sheet([*_sections(opened), *_decisions(home, opened)], console())
     return results.ModelShownResult(opened.card.model_dump(mode="json"))
 
 
@@ -334,6 +334,19 @@ def _sections(model: PublishedModel) -> list[Section]:
             ),
         ),
     ]
+
+
+def _decisions(home: Path, model: PublishedModel) -> list[Section]:
+    """Return what was decided on a model, if this is a site's folder that knows of it."""
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.prediction import versions
+    from flo.privacy.report.sheet import Section
+
+    if not SiteHome(home).config_path.exists():
+        return []
+    found = versions.read(SiteHome.open(home)).last_on(model.study.digest)
+    rows = tuple((f"{one.state} since {one.time[:16]}", f"{one.by}: {one.why}") for one in found)
+    return [Section("Decisions on this version", rows)] if rows else []
 
 
 def _gate(model: PublishedModel) -> list[Section]:

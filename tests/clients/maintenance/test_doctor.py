@@ -100,7 +100,8 @@ def test_a_site_in_order_is_said_to_be_ready_and_nothing_changes(clinic: Clinic)
     assert {what for what, finding in found.items() if finding.state != "ok"} == {"agent"}, shown
     assert found.keys() == {
         *("python", "libraries", "disk", "folder", "configuration", "key store", "ledger"),
-        *("settings", "policy", "agent", "red button", "data of main", "training", "sandbox"),
+        *("settings", "policy", "agent", "red button", "models", "data of main"),
+        *("training", "sandbox"),
         *("certificate", "coordinator", "clock", "versions", "coordinator's key", "newest ledger"),
     }
     assert "a round can run" in shown

@@ -15,6 +15,7 @@ import pytest
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.home.policy_file import sign
 from flo.clients.home.site_home import SiteHome
+from flo.clients.maintenance import doctor
 from flo.clients.prediction import versions
 from flo.clients.prediction.finish import finish
 from flo.errors import (
@@ -333,6 +334,20 @@ def test_who_has_not_heard_of_the_coordinator_for_long_is_told(site: SiteHome, t
     done = run(site, "predict", "tiny", "--data", data, "--out", out)
     assert done.returncode == EXIT_OK
     assert "withdrew since 2026-01-01T10:00 is not known here" in " ".join(done.stdout.split())
+    warned = doctor.models(site)
+    assert warned.state == "warning"
+    assert "2026-01-01T10:00" in warned.message
+
+
+def test_doctor_and_show_say_which_version_is_in_use(site: SiteHome, told: Told) -> None:
+    before = doctor.models(site)
+    assert (before.state, before.message) == ("ok", "none is in use")
+    both_in_use(site, told)
+    after = doctor.models(site)
+    assert (after.state, after.message) == ("ok", "in use: tiny version 9")
+    shown = run(site, "show", versions.current_path(site, "tiny"))
+    assert "Decisions on this version" in shown.stdout
+    assert "north: our committee said yes" in " ".join(shown.stdout.split())
 
 
 # -- a coordinator that lies -----------------------------------------------------------------------
