@@ -45,11 +45,12 @@ def fairness(
                 shown = (f"{rate.value:.3f}", f"{rate.low:.3f} to {rate.high:.3f}")
             table.add_row(plain(rate.group), *shown, f"about {rate.patients:.0f}")
         console().print(table)
-        say(f"{gap.column}, {gap.kind}: {in_words(gap)}")
+        say(plain(f"{gap.column}, {gap.kind}: {in_words(gap)}"))
     for one in found.adjusted:
         (before, right), (after, then) = one.curve[0], one.curve[-1]
         risks = ", ".join(f"{group} {risk:.3f}" for group, risk in one.groups.items())
-        say(f"{one.column}: about equally many would be found with the thresholds {risks}")
+        told = f"{one.column}: about equally many would be found with the thresholds {risks}"
+        say(plain(told))
         say(
             f"that would change the difference from {before:.3f} to {after:.3f} and the share "
             f"classified rightly from {right:.3f} to {then:.3f}, by the numbers that chose them. "

@@ -106,21 +106,27 @@ def states(
     from rich.table import Table
 
     from flo.cli.coordinator.operator import call_once
-    from flo.cli.terminal.output import console, plain
+    from flo.cli.terminal.output import console, plain, say
 
-    table, lines = Table("model", "version", "state", "since", "by", "why"), []
+    table, lines, said = Table("model", "version", "state"), [], []
     for one in call_once(home, "GET", "models"):
-        last = one["decided"] or {"time": "", "by": "", "why": ""}
-        model = one["model"]
-        lines.append(
-            results.VersionLine(one["name"], model["version"], model["card"], one["state"], None)
-        )
-        table.add_row(
-            *map(plain, (one["name"], str(model["version"]), one["state"])),
-            *map(plain, (last["time"][:16], last["by"], last["why"])),
-        )
+        model, last = one["model"], one["decided"]
+        facts = (one["name"], model["version"], model["card"], one["state"], None)
+        lines.append(results.VersionLine(*facts))
+        table.add_row(*map(plain, (one["name"], str(model["version"]), one["state"])))
+        if last is not None:
+            said.append(_said(lines[-1], last["time"], last["by"], last["why"]))
     console().print(table)
+    for line in said:
+        say(line)
     return results.VersionsResult(lines)
+
+
+def _said(line: results.VersionLine, time: str, by: str, why: str) -> str:
+    """Return who decided last on a version, when and why."""
+    from flo.cli.terminal.output import plain
+
+    return plain(f"{line.name}:{line.version}: {time[:16].replace('T', ' ')}, {by}: {why}")
 
 
 def _states_of_site(site: SiteHome, *, begin_anew: bool) -> results.VersionsResult:
@@ -142,15 +148,15 @@ def _states_of_site(site: SiteHome, *, begin_anew: bool) -> results.VersionsResu
                 found = versions.ask(site, api)
         except FloError as error:
             refused, found = error, versions.read(site)
-    table, lines = Table("model", "version", "coordinator", "here", "since", "by", "why"), []
+    table, lines, said = Table("model", "version", "coordinator", "here"), [], []
     for name in found.names:
         for line, last in _lines(found, name):
             lines.append(line)
-            table.add_row(
-                *map(plain, (name, str(line.version), line.state, line.here or "")),
-                *map(plain, (last.time[:16], last.by, last.why)),
-            )
+            table.add_row(*map(plain, (name, str(line.version), line.state, line.here or "")))
+            said.append(_said(line, last.time, last.by, last.why))
     console().print(table)
+    for told in said:
+        say(told)
     if refused is not None:
         say(f"this is what the site knew at {found.seen[:16] or 'first'}")
         raise refused

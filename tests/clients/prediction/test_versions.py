@@ -339,6 +339,12 @@ def test_who_has_not_heard_of_the_coordinator_for_long_is_told(site: SiteHome, t
     assert "2026-01-01T10:00" in warned.message
 
 
+def test_a_reason_cannot_colour_or_hide_text(site: SiteHome, told: Told) -> None:
+    told.show(ModelStates(name="tiny").withdrawn(V9, Said("Ada", "[bold]units[/bold] [x", TIME)))
+    ask(site, told)
+    assert "Ada: [bold]units[/bold] [x" in run(site, "states").stdout
+
+
 def test_doctor_and_show_say_which_version_is_in_use(site: SiteHome, told: Told) -> None:
     before = doctor.models(site)
     assert (before.state, before.message) == ("ok", "none is in use")
