@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from flo.clients.prediction.finish import FinishedAtHome
     from flo.clients.prediction.predict import Predicted
     from flo.privacy.report.sheet import Section
-    from flo.published.model_card import ModelCard, PublishedModel, Quality
-    from flo.study.document import Study
+    from flo.published.model_card import PublishedModel
 
 app = typer.Typer()
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="NAME.safetensors or its card.")]
@@ -38,6 +37,7 @@ def list_(
 
     from flo.cli.terminal.output import console, plain, say
     from flo.errors import FloError
+    from flo.published.card_sheet import quality_in_words
     from flo.published.model_card import PublishedModel
 
     trusted = trusted_coordinators(home, coordinator)
@@ -62,7 +62,7 @@ def list_(
             plain(name),
             str(version),
             f"{card.epsilon:.4f}",
-            _quality(card.evaluation),
+            quality_in_words(card.evaluation),
             card.made[:10],
         )
     console().print(table)
@@ -75,9 +75,10 @@ def show(
 ) -> results.ModelShownResult:
     """Check a model's signature and show its card: study, privacy, evaluation, inputs."""
     from flo.cli.terminal.output import console, show_sheet
+    from flo.published.card_sheet import sections
 
     opened = _open(model, home, coordinator)
-    show_sheet([*_sections(opened), *_decisions(home, opened)], console())
+    show_sheet([*sections(opened), *decisions_on(home, opened)], console())
     return results.ModelShownResult(opened.card.model_dump(mode="json"))
 
 
@@ -276,67 +277,7 @@ def trusted_coordinators(home: Path, fingerprint: str | None) -> list[str]:
     )
 
 
-def _sections(model: PublishedModel) -> list[Section]:
-    from flo.keys.identity import fingerprint, format_fingerprint
-    from flo.privacy.report.sheet import Section
-    from flo.privacy.report.wording import LIFE, of_life
-    from flo.published.model_card import BINS_HIDE
-    from flo.study.features import input_names
-    from flo.study.models import parameter_count
-
-    card, study = model.card, model.study
-    life = f"; {of_life(card.life.epsilon, card.life.delta)}" if card.life else ""
-    missing = ", ".join(card.without_extract)
-    return [
-        Section(
-            "The model",
-            (
-                ("study", f"{study.name}, version {study.version}"),
-                ("purpose", study.purpose),
-                (
-                    "score",
-                    f"likelier {study.data.label}; a record is {study.data.record}",
-                ),
-                ("kind", f"{study.model.kind}, {parameter_count(study)} parameters"),
-                ("inputs", ", ".join(input_names(study.data))[:2000]),
-                ("rounds", f"{card.rounds} of {study.mechanism.steps}"),
-                ("made", card.made),
-            ),
-        ),
-        Section(
-            "Privacy",
-            (
-                ("ε, δ", f"{card.epsilon:.4f}, {card.delta:g} for one patient of one hospital"),
-                *([("a patient's life", f"{LIFE}{life}")] if card.life or study.continues else []),
-                ("trust model", card.trust_model),
-                ("report", card.report or "none: extracts were missing or contradicted each other"),
-                ("without extract", missing or "none: every hospital's ledger is in the report"),
-            ),
-        ),
-        *_lineage(study),
-        *_gate(model),
-        Section(
-            "Noisy evaluation on patients who were never trained on",
-            (
-                ("AUC", _quality(card.evaluation)),
-                *((name, _quality(found)) for name, found in card.subgroups.items()),
-                *([("caution", BINS_HIDE)] if study.evaluation.bins else []),
-            ),
-        ),
-        _risks(card),
-        Section(
-            "Checked",
-            (
-                ("signed by", format_fingerprint(fingerprint(bytes.fromhex(card.coordinator)))),
-                ("study digest", study.digest),
-                ("card digest", f"{card.digest} (names this model in [continues] of a study)"),
-                ("file digest", card.file),
-            ),
-        ),
-    ]
-
-
-def _decisions(home: Path, model: PublishedModel) -> list[Section]:
+def decisions_on(home: Path, model: PublishedModel) -> list[Section]:
     """Return what was decided on a model, if this is a site's folder that knows of it."""
     from flo.clients.home.site_home import SiteHome
     from flo.clients.prediction import versions
@@ -347,70 +288,6 @@ def _decisions(home: Path, model: PublishedModel) -> list[Section]:
     found = versions.read(SiteHome.open(home)).last_on(model.study.digest)
     rows = tuple((f"{one.state} since {one.time[:16]}", f"{one.by}: {one.why}") for one in found)
     return [Section("Decisions on this version", rows)] if rows else []
-
-
-def _gate(model: PublishedModel) -> list[Section]:
-    """Return what the gate of the model's own study says; nothing if it has none."""
-    from flo.privacy.report.sheet import Section
-    from flo.published.gate_words import rows
-
-    if model.study.gate is None:
-        return []
-    gate = model.card.gate
-    if gate is None:
-        return [Section("Release gate", (("verdict", "none: the run ended before its gate"),))]
-    return [Section("Release gate", tuple(rows(model.study, gate.comparison(model.study))))]
-
-
-def _lineage(study: Study) -> list[Section]:
-    """Return the studies that the model learnt from before its own."""
-    from flo.privacy.report.sheet import Section
-
-    if not study.lineage:
-        return []
-    return [
-        Section(
-            "Lineage: the studies that it learnt from before",
-            tuple(
-                (
-                    ancestor.title,
-                    f"δ = {ancestor.delta:g}; "
-                    + (f"life budget {ancestor.life.epsilon:g}; " if ancestor.life else "")
-                    + f"card {ancestor.card}",
-                )
-                for ancestor in study.lineage
-            ),
-        )
-    ]
-
-
-def _risks(card: ModelCard) -> Section:
-    """Return what the model's scores mean, by the card's calibration."""
-    from flo.privacy.report.risks import rows
-    from flo.privacy.report.sheet import Section
-
-    if card.calibration is None:
-        return Section("Risks", (("calibration", "none: scores rank patients, and are no risks"),))
-    level = f"{100 * card.calibration.level:.0f}"
-    return Section(
-        f"Risks ({level} % bands, from the same evaluation at no further ε)",
-        (
-            *((f"score {score:.3f}", words) for score, words in rows(card.calibration)),
-            (
-                "meaning",
-                "right on average over all hospitals' patients, if risk is a logistic "
-                "curve of the score",
-            ),
-        ),
-    )
-
-
-def _quality(found: Quality | None) -> str:
-    from flo.documents.text import of_auc
-
-    if found is None:
-        return "not evaluated"
-    return f"{of_auc(found.auc, found.low, found.high)} ({100 * found.level:.0f} % interval)"
 
 
 def _fetch_package(

@@ -19,16 +19,20 @@ _TITLES = {
 
 def render(model: PublishedModel, found: Fairness) -> str:
     """Return the page of a model at the threshold that ``found`` is of."""
-    columns = list(dict.fromkeys(gap.column for gap in found.gaps))
     signed_by = fingerprint(bytes.fromhex(model.card.coordinator))
     return Pages(Path(__file__).parent, base="").text(
-        "fairness.html.j2",
-        model=model,
-        threshold=found.threshold,
-        columns=[(column, _shown(found, column)) for column in columns],
-        adjusted={one.column: (one, _curve(one.curve)) for one in found.adjusted},
-        signed_by=format_fingerprint(signed_by),
+        "fairness.html.j2", model=model, signed_by=format_fingerprint(signed_by), **shown(found)
     )
+
+
+def shown(found: Fairness) -> dict[str, Any]:
+    """Return the values that the part of a page about groups needs."""
+    columns = list(dict.fromkeys(gap.column for gap in found.gaps))
+    return {
+        "threshold": found.threshold,
+        "columns": [(column, _shown(found, column)) for column in columns],
+        "adjusted": {one.column: (one, _curve(one.curve)) for one in found.adjusted},
+    }
 
 
 def _shown(found: Fairness, column: str) -> list[dict[str, Any]]:

@@ -16,12 +16,13 @@ from flo.pages.responses import ALONE, HEADERS, redirect
 from flo.privacy.report import risks
 from flo.privacy.report.page import render
 from flo.privacy.report.wording import LIFE, of_life
+from flo.published.card_plots import effects_plot, gate_plot, quality_plot
 from flo.published.gate_result import GateSums
 from flo.published.gate_words import rows
 from flo.published.model_card import BINS_HIDE, ModelCard, PublishedModel, read_card
 from flo.server.console.context import ConsoleContext
 from flo.server.console.sign_in import CONSOLE, person_of
-from flo.server.console.view import StudyViews, effects_plot, gate_plot, quality_plot
+from flo.server.console.view import StudyViews
 from flo.server.store.store import Offer
 from flo.server.studies.model_decisions import Step, states_of
 from flo.server.studies.publish import published, report_path

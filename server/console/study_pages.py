@@ -12,6 +12,7 @@ from flo.errors import StudyError
 from flo.pages.forms import read_form
 from flo.pages.responses import redirect
 from flo.privacy.report.sheet import sections
+from flo.published.card_plots import quality_plot
 from flo.published.gate_result import GateSums, read_gate
 from flo.server.console.context import ConsoleContext
 from flo.server.console.draft_pages import read_drafts
@@ -21,7 +22,6 @@ from flo.server.console.view import (
     ABSENT,
     StudyViews,
     epsilon_plot,
-    quality_plot,
     seconds_plot,
     state_of,
     step_of,

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 from flo.pages import plots
-from flo.privacy.releases.gate_decision import Comparison
-from flo.published.explanation import effects
-from flo.published.model_card import PublishedModel
 from flo.server.http.last_seen import LastSeen
 from flo.server.keys.authority import SITE_DAYS
 from flo.server.store.hospitals import Member
@@ -29,7 +25,6 @@ _LATE_SECONDS, _LATE_FACTOR, _RECENT = 2.0, 3.0, 10
 _MOST_POINTS = 60
 ABSENT = "not connected"
 _RENEW_SOON_DAYS = 30
-_MOST_EFFECTS = 12
 
 
 class ProgressCache:
@@ -255,43 +250,6 @@ def epsilon_plot(story: StudyProgress) -> plots.Plane | None:
         least_top=story.budget,
         limit=story.budget,
     )
-
-
-def quality_plot(result: dict[str, Any]) -> plots.Intervals | None:
-    """Plot noisy AUCs, overall and by subgroup, with intervals; from a run's result or a card."""
-    everyone = result.get("estimate") or result.get("evaluation")
-    found = {"all held-out patients": everyone} | (result.get("subgroups") or {})
-    rows = [(name, one["low"], one["auc"], one["high"]) for name, one in found.items() if one]
-    return plots.intervals(rows, 0.0, 1.0) if rows else None
-
-
-def gate_plot(found: Comparison) -> plots.Intervals:
-    """Plot by how much the candidate's Brier score is better than asked, by subgroup, too."""
-    gains = {"all held-out patients": found.kept} | found.subgroups
-    known = [one for one in gains.values() if one.high - one.low < 2]
-    reach = max([0.02, *(abs(end) for one in known for end in (one.low, one.high))])
-    step = next((s for s in (0.005, 0.01, 0.02, 0.05, 0.1) if reach <= 4 * s), 0.2)
-    reach = step * math.ceil(reach / step)
-    rows = [(name, one.low, one.value, one.high) for name, one in gains.items()]
-    return plots.intervals(rows, -reach, reach, step=step, limit=0.0)
-
-
-def effects_plot(model: PublishedModel) -> plots.Intervals | None:
-    """Plot the strongest effects whose direction noise does not hide; None if it hides all."""
-    shown = [
-        (f"{column.name} {effect.name}", effect)
-        for column in effects(model)
-        for effect in column.effects
-        if effect.is_certain
-    ]
-    strongest = sorted(shown, key=lambda one: -abs(one[1].value))[:_MOST_EFFECTS]
-    if not strongest:
-        return None
-    rows = [(name, one.interval[0], one.value, one.interval[1]) for name, one in strongest]
-    furthest = max(abs(end) for _, low, _, high in rows for end in (low, high))
-    step = next((s for s in (0.1, 0.25, 0.5, 1.0, 2.0, 5.0) if furthest <= 4 * s), furthest / 4)
-    reach = step * math.ceil(furthest / step)
-    return plots.intervals(rows, -reach, reach, step=step, limit=0.0)
 
 
 def _certificate(member: Member) -> tuple[str, str]:

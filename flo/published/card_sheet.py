@@ -1,0 +1,123 @@
+"""A model's card in plain language: words and numbers; callers decide the layout."""
+
+from __future__ import annotations
+
+from flo.documents.text import of_auc
+from flo.keys.identity import fingerprint, format_fingerprint
+from flo.privacy.report.risks import rows as risk_rows
+from flo.privacy.report.sheet import Section
+from flo.privacy.report.wording import LIFE, of_life
+from flo.published.gate_words import rows
+from flo.published.model_card import BINS_HIDE, ModelCard, PublishedModel, Quality
+from flo.study.document import Study
+from flo.study.features import input_names
+from flo.study.models import parameter_count
+
+
+def sections(model: PublishedModel) -> list[Section]:
+    """Return what the card says: study, privacy, gate, evaluation, risks, and what was checked."""
+    card, study = model.card, model.study
+    life = f"; {of_life(card.life.epsilon, card.life.delta)}" if card.life else ""
+    missing = ", ".join(card.without_extract)
+    return [
+        Section(
+            "The model",
+            (
+                ("study", f"{study.name}, version {study.version}"),
+                ("purpose", study.purpose),
+                (
+                    "score",
+                    f"likelier {study.data.label}; a record is {study.data.record}",
+                ),
+                ("kind", f"{study.model.kind}, {parameter_count(study)} parameters"),
+                ("inputs", ", ".join(input_names(study.data))[:2000]),
+                ("rounds", f"{card.rounds} of {study.mechanism.steps}"),
+                ("made", card.made),
+            ),
+        ),
+        Section(
+            "Privacy",
+            (
+                ("ε, δ", f"{card.epsilon:.4f}, {card.delta:g} for one patient of one hospital"),
+                *([("a patient's life", f"{LIFE}{life}")] if card.life or study.continues else []),
+                ("trust model", card.trust_model),
+                ("report", card.report or "none: extracts were missing or contradicted each other"),
+                ("without extract", missing or "none: every hospital's ledger is in the report"),
+            ),
+        ),
+        *_lineage(study),
+        *_gate(model),
+        Section(
+            "Noisy evaluation on patients who were never trained on",
+            (
+                ("noisy AUC", quality_in_words(card.evaluation)),
+                *((name, quality_in_words(found)) for name, found in card.subgroups.items()),
+                *([("caution", BINS_HIDE)] if study.evaluation.bins else []),
+            ),
+        ),
+        _risks(card),
+        Section(
+            "Checked",
+            (
+                ("signed by", format_fingerprint(fingerprint(bytes.fromhex(card.coordinator)))),
+                ("study digest", study.digest),
+                ("card digest", f"{card.digest} (names this model in [continues] of a study)"),
+                ("file digest", card.file),
+            ),
+        ),
+    ]
+
+
+def _gate(model: PublishedModel) -> list[Section]:
+    """Return what the gate of the model's own study says; nothing if it has none."""
+    if model.study.gate is None:
+        return []
+    gate = model.card.gate
+    if gate is None:
+        return [Section("Release gate", (("verdict", "none: the run ended before its gate"),))]
+    return [Section("Release gate", tuple(rows(model.study, gate.comparison(model.study))))]
+
+
+def _lineage(study: Study) -> list[Section]:
+    """Return the studies that the model learnt from before its own."""
+    if not study.lineage:
+        return []
+    return [
+        Section(
+            "Lineage: the studies that it learnt from before",
+            tuple(
+                (
+                    ancestor.title,
+                    f"δ = {ancestor.delta:g}; "
+                    + (f"life budget {ancestor.life.epsilon:g}; " if ancestor.life else "")
+                    + f"card {ancestor.card}",
+                )
+                for ancestor in study.lineage
+            ),
+        )
+    ]
+
+
+def _risks(card: ModelCard) -> Section:
+    """Return what the model's scores mean, by the card's calibration."""
+    if card.calibration is None:
+        return Section("Risks", (("calibration", "none: scores rank patients, and are no risks"),))
+    level = f"{100 * card.calibration.level:.0f}"
+    return Section(
+        f"Risks ({level} % bands, from the same evaluation at no further ε)",
+        (
+            *((f"score {score:.3f}", words) for score, words in risk_rows(card.calibration)),
+            (
+                "meaning",
+                "right on average over all hospitals' patients, if risk is a logistic "
+                "curve of the score",
+            ),
+        ),
+    )
+
+
+def quality_in_words(found: Quality | None) -> str:
+    """Return an AUC with its interval, or that there is none."""
+    if found is None:
+        return "not evaluated"
+    return f"{of_auc(found.auc, found.low, found.high)} ({100 * found.level:.0f} % interval)"

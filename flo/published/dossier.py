@@ -1,0 +1,83 @@
+"""All that is known of a published model, on one page for the committee that decides on it.
+
+Everything follows from signed files, and anybody can make the page again. It has no script and
+loads nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flo.errors import UsageError
+from flo.pages.templates import Pages
+from flo.privacy.report import risks
+from flo.privacy.report.sheet import Section
+from flo.published import card_plots, card_sheet, fairness_page
+from flo.published.explanation import Column, effects
+from flo.published.fairness import fairness
+from flo.published.gate_passed import gates_of
+from flo.published.gate_result import GateResult
+from flo.published.gate_words import rows
+from flo.published.model_card import PublishedModel
+
+
+def render(
+    model: PublishedModel,
+    threshold: float,
+    gates: Sequence[GateResult],
+    coordinators: Sequence[str],
+    decisions: Sequence[Section],
+) -> str:
+    """Return the dossier as HTML.
+
+    ``threshold``: the risk from which on the hospital acts. ``gates``: results of later gates about
+    the model. ``decisions``: what was decided on it, as far as the caller knows.
+
+    Raises TrustError: a gate is not signed by a key of these coordinators, or is about another
+    model.
+    """
+    card = model.card
+    return Pages(Path(__file__).parent, base="").text(
+        "dossier.html.j2",
+        model=model,
+        made=datetime.now(UTC).isoformat(timespec="minutes"),
+        sections=[*card_sheet.sections(model), *decisions],
+        quality=card_plots.quality_plot(card.model_dump(include={"evaluation", "subgroups"})),
+        calibration=card.calibration and risks.plot(card.calibration),
+        gates=_gates(model, gates, coordinators),
+        **_groups(model, threshold),
+        **_explained(model),
+    )
+
+
+def _gates(
+    model: PublishedModel, results: Sequence[GateResult], coordinators: Sequence[str]
+) -> list[dict[str, Any]]:
+    found = []
+    for study, sums in gates_of(model, results, coordinators):
+        said = sums.comparison(study)
+        plot = card_plots.gate_plot(said)
+        found.append({"name": study.name, "rows": rows(study, said), "plot": plot})
+    return found
+
+
+def _groups(model: PublishedModel, threshold: float) -> dict[str, Any]:
+    """Return what is known of groups, or in ``no_groups`` why nothing is."""
+    try:
+        return {"no_groups": "", **fairness_page.shown(fairness(model, threshold))}
+    except UsageError as error:
+        nothing: dict[str, Any] = {"threshold": threshold, "columns": [], "adjusted": {}}
+        return {"no_groups": str(error), **nothing}
+
+
+def _explained(model: PublishedModel) -> dict[str, Any]:
+    """Return what moves the score, or in ``no_effects`` why that is not known."""
+    try:
+        found: list[Column] = effects(model)
+    except UsageError as error:
+        return {"no_effects": f"{error}. {error.hint}", "effects": None, "hidden": []}
+    hidden = [one.name for one in found if not any(effect.is_certain for effect in one.effects)]
+    return {"no_effects": "", "effects": card_plots.effects_plot(model), "hidden": hidden}
