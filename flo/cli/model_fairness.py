@@ -22,6 +22,9 @@ def fairness(
     page: Annotated[
         Path | None, typer.Option(help="Also write a page for an ethics committee (HTML).")
     ] = None,
+    thresholds: Annotated[
+        bool, typer.Option("--thresholds", help="Also state thresholds of each group.")
+    ] = False,
     home: SiteFolder = SITE_FOLDER,
     coordinator: CoordinatorFingerprint = None,
 ) -> results.FairnessResult:
@@ -36,26 +39,30 @@ def fairness(
     from flo.storage.files import write_public
 
     opened = PublishedModel.open(model, *trusted_coordinators(home, coordinator))
-    found = look(opened, threshold)
+    found = look(opened, threshold, by_group=thresholds)
     for gap in found.gaps:
         table = Table(Column(gap.column, overflow="fold"), gap.kind, "90 % interval", "patients")
         for rate in gap.rates:
-            shown = ("too few to say", "")
-            if rate.value is not None:
-                shown = (f"{rate.value:.3f}", f"{rate.low:.3f} to {rate.high:.3f}")
-            table.add_row(plain(rate.group), *shown, f"about {rate.patients:.0f}")
+            value = "too few to say" if rate.value is None else f"{rate.value:.3f}"
+            ends = f"{rate.low:.3f} to {rate.high:.3f}"
+            many = "fewer than 50" if rate.patients < 50 else f"about {rate.patients:.0f}"
+            table.add_row(plain(rate.group), value, ends, many)
         console().print(table)
         say(plain(f"{gap.column}, {gap.kind}: {in_words(gap)}"))
     for one in found.adjusted:
-        (before, right), (after, then) = one.curve[0], one.curve[-1]
         risks = ", ".join(f"{group} {risk:.3f}" for group, risk in one.groups.items())
-        told = f"{one.column}: about equally many would be found with the thresholds {risks}"
-        say(plain(told))
+        say(plain(f"{one.column}: thresholds that would bring the groups closer: {risks}"))
+        for was, now in zip(one.before[0].rates, one.after[0].rates, strict=True):
+            if was.value is not None and now.value is not None:
+                say(plain(f"  {was.group}: found {was.value:.3f}, then {now.value:.3f}"))
         say(
-            f"that would change the difference from {before:.3f} to {after:.3f} and the share "
-            f"classified rightly from {right:.3f} to {then:.3f}, by the numbers that chose them. "
-            "Thresholds by group may be unlawful; nothing is changed"
+            f"of all patients, {one.cost[0]:.4f} would be classified rightly no more, at most "
+            f"{one.cost[1]:.4f}; by the numbers that chose the thresholds, so expect less"
         )
+    if thresholds:
+        say("thresholds by group may be unlawful; nothing is changed")
+        if not found.adjusted:
+            say("none are stated: no column differs, or they would cost too much")
     if page:
         write_public(page, render(opened, found).encode())
         say(f"written: {page}")

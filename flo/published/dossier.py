@@ -69,8 +69,7 @@ def _groups(model: PublishedModel, threshold: float) -> dict[str, Any]:
     try:
         return {"no_groups": "", **fairness_page.shown(fairness(model, threshold))}
     except UsageError as error:
-        nothing: dict[str, Any] = {"threshold": threshold, "columns": [], "adjusted": {}}
-        return {"no_groups": str(error), **nothing}
+        return {"no_groups": str(error), "threshold": threshold}
 
 
 def _explained(model: PublishedModel) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logit
 
+from flo.arrays import Floats
 from flo.errors import UsageError
 from flo.privacy.releases import group_rates
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.evaluation import Positions
 from flo.privacy.releases.group_rates import Gap, GroupThresholds
 from flo.published.model_card import PublishedModel
+from flo.study.document import Study
 
 _WAY = (0.0, 0.25, 0.5, 0.75, 1.0)  # from the common threshold to those of each group
 
@@ -25,29 +27,38 @@ _WAY = (0.0, 0.25, 0.5, 0.75, 1.0)  # from the common threshold to those of each
 class Adjusted:
     """Thresholds by group of one column, as risks. ``groups``: name -> its risk.
 
-    ``curve``: (gap in sensitivity, share classified rightly) for each part of the way from the
-    common threshold to these, by the same noisy sums that chose them.
+    ``before``, ``after``: sensitivities and false alarms at the common threshold and at these.
+    ``curve``: (largest difference in sensitivity, share classified rightly) for parts of the way.
+    ``cost``: share classified rightly no more, and its upper end. All by the same noisy sums that
+    chose the thresholds.
     """
 
     column: str
     groups: dict[str, float]
+    before: tuple[Gap, Gap]
+    after: tuple[Gap, Gap]
     curve: tuple[tuple[float, float], ...]
+    cost: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Fairness:
     """``threshold``: a risk. ``gaps``: of every rate of every subgroup column.
 
-    ``adjusted``: for the columns whose groups differ in sensitivity.
+    ``adjusted``: thresholds by group, if they were asked for, for the columns whose groups differ
+    in sensitivity and where they cost little. ``hospitals``: those whose patients were evaluated.
     """
 
     threshold: float
     gaps: tuple[Gap, ...]
     adjusted: tuple[Adjusted, ...]
+    hospitals: tuple[str, ...]
 
 
-def fairness(model: PublishedModel, threshold: float) -> Fairness:
+def fairness(model: PublishedModel, threshold: float, *, by_group: bool = False) -> Fairness:
     """Return what the card says of groups, if patients of a risk of ``threshold`` are flagged.
+
+    ``by_group``: also look for thresholds of each group.
 
     Raises UsageError: the card states no risks, no sums or no subgroups, or the threshold is beyond
     the risks that it states.
@@ -77,16 +88,35 @@ def fairness(model: PublishedModel, threshold: float) -> Fairness:
     at = np.interp(logit(threshold), logit(np.array(curve.risk)), np.array(curve.log_odds))
     place = float(positions.of(np.array([at]))[0])
     asked = (study, *card.evaluated.sums(study))
-    found = group_rates.thresholds(*asked, place)
-    adjusted = tuple(
-        Adjusted(
-            column,
-            dict(zip(one.groups, _risks(curve, positions, one), strict=True)),
-            tuple(group_rates.at_places(*asked, column, one.part_of_the_way(w)) for w in _WAY),
-        )
-        for column, one in found.items()
+    chosen = group_rates.thresholds(*asked, place) if by_group else {}
+    return Fairness(
+        threshold,
+        tuple(group_rates.gaps(*asked, place)),
+        tuple(_adjusted(asked, one, _risks(curve, positions, one)) for one in chosen.values()),
+        card.evaluated.hospitals,
     )
-    return Fairness(threshold, tuple(group_rates.gaps(*asked, place)), adjusted)
+
+
+def _adjusted(
+    asked: tuple[Study, Floats, float], one: GroupThresholds, risks: list[float]
+) -> Adjusted:
+    common = (one.place,) * len(one.places)
+    ways = [one.part_of_the_way(share) for share in _WAY]
+    curve = []
+    for way in ways:
+        known = [
+            rate.value or 0.0 for rate in group_rates.gaps_at(*asked, one.column, way)[0].known
+        ]
+        right = group_rates.classified_rightly(*asked, one.column, way)
+        curve.append((max(known) - min(known), right))
+    return Adjusted(
+        one.column,
+        dict(zip(one.groups, risks, strict=True)),
+        group_rates.gaps_at(*asked, one.column, common),
+        group_rates.gaps_at(*asked, one.column, one.places),
+        tuple(curve),
+        one.cost,
+    )
 
 
 def _risks(curve: Calibration, positions: Positions, found: GroupThresholds) -> list[float]:
@@ -97,14 +127,17 @@ def _risks(curve: Calibration, positions: Positions, found: GroupThresholds) -> 
 
 def in_words(gap: Gap) -> str:
     """Return what may be said of a difference between groups."""
-    known = len(gap.known)
-    if known < 2:
+    unknown = f"; nothing is known of {', '.join(gap.unknown)}" if gap.unknown else ""
+    if len(gap.known) < 2:
         return "cannot tell: fewer than two groups have enough patients"
-    most = f"the largest difference is {_points(gap.low)} to {_points(gap.high)} points"
+    among = f" among {', '.join(one.group for one in gap.known)}" if unknown else ""
     if gap.differ:
-        return f"the groups differ by more than noise and chance; {most}"
-    high = _points(gap.high)
-    return f"cannot tell whether the groups differ; up to {high} points cannot be excluded"
+        most = f"the largest difference{among} is {_points(gap.low)} to {_points(gap.high)} points"
+        return f"the groups differ by more than noise and chance; {most}{unknown}"
+    return (
+        "cannot tell whether the groups differ; up to "
+        f"{_points(gap.high)} points{among} cannot be excluded{unknown}"
+    )
 
 
 def _points(share: float) -> str:

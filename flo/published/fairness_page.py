@@ -8,7 +8,8 @@ from typing import Any
 from flo.keys.identity import fingerprint, format_fingerprint
 from flo.pages import plots
 from flo.pages.templates import Pages
-from flo.published.fairness import Fairness, in_words
+from flo.privacy.releases.group_rates import Rate
+from flo.published.fairness import Adjusted, Fairness, in_words
 from flo.published.model_card import PublishedModel
 
 _TITLES = {
@@ -30,8 +31,10 @@ def shown(found: Fairness) -> dict[str, Any]:
     columns = list(dict.fromkeys(gap.column for gap in found.gaps))
     return {
         "threshold": found.threshold,
+        "evaluated": len(found.hospitals),
         "columns": [(column, _shown(found, column)) for column in columns],
         "adjusted": {one.column: (one, _curve(one.curve)) for one in found.adjusted},
+        "moves": {one.column: _moves(one) for one in found.adjusted},
     }
 
 
@@ -43,7 +46,7 @@ def _shown(found: Fairness, column: str) -> list[dict[str, Any]]:
         rows = [
             (rate.group, rate.low, rate.value, rate.high)
             for rate in gap.rates
-            if rate.low is not None and rate.value is not None and rate.high is not None
+            if rate.value is not None
         ]
         title, meaning = _TITLES[gap.kind]
         words = in_words(gap)
@@ -60,6 +63,24 @@ def _shown(found: Fairness, column: str) -> list[dict[str, Any]]:
             }
         )
     return shown
+
+
+def _moves(one: Adjusted) -> list[tuple[str, float, str, str]]:
+    """Return each group's threshold, and what it does to those found and to false alarms."""
+    rates = zip(
+        *(gap.rates for gap in (one.before[0], one.after[0], one.before[1], one.after[1])),
+        strict=True,
+    )
+    return [
+        (was.group, one.groups[was.group], _move(was, now), _move(alarmed, then))
+        for was, now, alarmed, then in rates
+    ]
+
+
+def _move(was: Rate, now: Rate) -> str:
+    if was.value is None or now.value is None:
+        return "too few to say"
+    return f"{100 * was.value:.1f} % → {100 * now.value:.1f} %"
 
 
 def _curve(curve: tuple[tuple[float, float], ...]) -> plots.Plane:

@@ -30,7 +30,7 @@ from flo.errors import PolicyError, TrustError, UsageError
 from flo.keys.claims import Digest, PublicKey, Signature
 from flo.keys.identity import Signer, fingerprint, low_s, verify
 from flo.privacy.accounting.plan import Plan
-from flo.privacy.releases import model_noise
+from flo.privacy.releases import evaluation, model_noise
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.model_noise import MOST_WEIGHTS
 from flo.privacy.report.wording import trust
@@ -48,6 +48,7 @@ from flo.study.terms import Identifier
 FINISHED = ".finished"  # ending of finished models (``flo.clients.records.finished_model``)
 MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
 MAX_MODEL_BYTES, MAX_TENSORS_HEADER_BYTES = 1 << 30, 1 << 20
+_SAME = 1e-3  # two machines may accept neighbouring candidates for the end of an interval
 _ONE_FORM = 3  # from this study schema on, a card's signature has only one valid form
 MOST_INPUTS, MOST_NOISE = MOST_WEIGHTS - 1, MOST_WEIGHTS * (MOST_WEIGHTS + 1) // 2
 Average = Annotated[float, Field(ge=-1, le=1)]
@@ -203,12 +204,27 @@ class ModelCard(Document):
             and (self.calibration is None or not study.evaluation.bins)
             and (study.gate is None or self.schema_version >= 4)
             and (self.gate is None or self.gate.follow_from(study))
-            and (self.evaluated is None or self.evaluated.follow_from(study))
+            and (self.evaluated is None or self._follows_from_sums(study, self.evaluated))
             and model_noise.fits(study, self.noise, self.average, self.average_deviation)
             and (self.golden is None or self.golden.follow_from(study, self.calibration))
         )
         if not follows:
             raise TrustError("the model card contradicts its study")
+
+    def _follows_from_sums(self, study: Study, sums: EvaluatedSums) -> bool:
+        """Return whether the AUCs are those of the sums, which are of this study."""
+        if self.evaluation is None or not sums.follow_from(study):
+            return False
+        estimate, subgroups = evaluation.read(study, *sums.sums(study))
+        named = {**subgroups, "": estimate}
+        stated = {**self.subgroups, "": self.evaluation}
+        return all(
+            name in stated
+            and math.isclose(stated[name].auc, found.auc, abs_tol=_SAME)
+            and math.isclose(stated[name].low, found.low, abs_tol=_SAME)
+            and math.isclose(stated[name].high, found.high, abs_tol=_SAME)
+            for name, found in named.items()
+        )
 
     def _statement(self) -> bytes:
         return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))

@@ -9,28 +9,37 @@ true share s, mean 0 and variance
     V(s) = v·|c_t - s·c_p|² + P·s(1 - s),
 
 the noise's and the sampling's, v being the noise variance of every number. The interval is
-Fieller's (1954) set {s: U(s)² <= z²·V(s)}, widened by what the second half of the waves adds beyond
-its noise, as the AUC's is. A group whose total is below ``ENOUGH`` deviations of its noise, or
-below ``FEWEST`` patients, has no rate: *too few to say*.
+Fieller's (1954) set {s: U(s)² <= z²·V(s)}, a quadratic in s. Every group has one, so that groups
+are not selected by their noise; where a group's total is below ``ENOUGH`` deviations of its noise,
+or below ``FEWEST`` patients, no value is stated: *too few to say*.
+
+The waves beyond the last are missing, which blurs t by about half the shortest wave. Scores of a
+model with a number or an image among its columns are dense, and the blur changes little. A model of
+codes alone has few scores, and all patients of one may be on the other side of t. There the ends
+are those at t + ``_BLUR`` and t - ``_BLUR``, and the difference between the two counts as an error
+in every comparison; no thresholds by group are stated.
 
 Groups *differ* in a rate if Cochran's Q = Σ (s_g - s̄)²/V_g exceeds the quantile of χ² at level
-``SIZE`` shared by all rates that are tested (Bonferroni). The largest difference lies between the
-largest lower end and the largest upper end of all pairs' simultaneous intervals. No test here ever
-says that groups are equal.
+``SIZE`` shared by all rates that are tested (Bonferroni), for a threshold that was fixed before.
+The largest difference of the groups that have a value lies between the largest lower end and the
+largest upper end of all pairs' simultaneous intervals. No test here ever says that groups are
+equal.
 
-Thresholds of each group, from the same numbers, at which sensitivities are about equal: only where
+Thresholds of each group, from the same numbers, at which sensitivities are less apart: only where
 the groups differ. With DerSimonian and Laird's (1986) variance τ² between groups each sensitivity
 is shrunk towards the mean (empirical Bayes) and then by ``CAUTION`` of its remaining deviation, so
 that a group is seldom moved too far. The group's own curve says which place changes its sensitivity
-by as much; the common sensitivity is kept. The groups go this way only as far as at most
-``MOST_COST`` of all patients are classified rightly no more.
+by as much. The groups go this way only as far as, noise included, at most ``MOST_COST`` of all
+patients are classified rightly no more.
 
-``ENOUGH``, ``CAUTION`` and ``MOST_COST`` were chosen on FARS; ``make proofs`` judges them on other
-patients and sets. Everything here is post-processing.
+``ENOUGH``, ``CAUTION`` and ``MOST_COST`` were chosen on some patients of FARS, and the group's own
+curve on ``health``; ``make proofs`` judges them on other patients of FARS and on ``nass``.
+Everything here is post-processing.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import NormalDist
@@ -42,11 +51,14 @@ from scipy.stats import chi2
 from flo.arrays import Floats
 from flo.privacy.releases import evaluation, score_waves
 from flo.study.document import Study
+from flo.study.schema import CategoryColumn
 
 LEVEL, SIZE = 0.9, 0.05  # of intervals; of the tests, together
-ENOUGH, FEWEST, CAUTION, MOST_COST = 10.0, 50.0, 1.0, 0.004
+ENOUGH, FEWEST, CAUTION, MOST_COST = 10.0, 50.0, 1.0, 0.005
 RateKind = Literal["sensitivity", "false alarms"]
-_CANDIDATES = np.linspace(0.0, 1.0, 2001)
+_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+_Z_COST = NormalDist().inv_cdf(LEVEL)  # one-sided
+_BLUR = 1 / (2 * score_waves.WAVES)
 _INSIDE = 0.02  # rates and places this near to an end are moved there
 _STEPS = 400  # of a curve that is inverted
 _PARTS = 21  # ways between the common threshold and those of each group, the ends included
@@ -56,24 +68,27 @@ _PARTS = 21  # ways between the common threshold and those of each group, the en
 class Rate:
     """Share of one group's patients of a class that is flagged.
 
-    ``patients``: about how many there are. ``value``, ``low``, ``high``: None if they are too few
-    to say. ``deviation``: of the value, from noise and sampling.
+    ``patients``: about how many there are, at least 0. ``low`` to ``high``: interval, perhaps 0 to
+    1. ``value``: None if patients are too few to say. ``deviation``: of the value, from noise and
+    sampling; ``blur``: how far it may be off where few scores are possible.
     """
 
     group: str
     patients: float
     value: float | None
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     deviation: float
+    blur: float
 
 
 @dataclass(frozen=True)
 class Gap:
     """How a rate differs between the groups of one column.
 
-    ``differ``: whether that is more than noise and chance. ``low`` <= largest difference <=
-    ``high``, or (0, 1) if fewer than two groups have a rate.
+    ``differ``: whether that is more than noise and chance. ``low`` <= largest difference of the
+    groups that have a value <= ``high``, or (0, 1) if fewer than two have one; ``low`` is 0 unless
+    they differ.
     """
 
     column: str
@@ -85,30 +100,27 @@ class Gap:
 
     @property
     def known(self) -> list[Rate]:
-        """The groups that have a rate."""
+        """The groups that have a value."""
         return [one for one in self.rates if one.value is not None]
 
     @property
-    def largest(self) -> float | None:
-        """The largest difference of the values; noise and chance enlarge it. None: unknown."""
-        values = [one.value for one in self.known if one.value is not None]
-        return max(values) - min(values) if len(values) > 1 else None
+    def unknown(self) -> list[str]:
+        """The groups that are too few to say."""
+        return [one.group for one in self.rates if one.value is None]
 
 
 @dataclass(frozen=True)
 class GroupThresholds:
     """``places``: of each group, one or several of which differ from the common ``place``.
 
-    ``before``, ``after``: (gap in sensitivity, share of all patients who are classified rightly),
-    by the same noisy sums that the thresholds were chosen from.
+    ``cost``: share of all patients who would be classified rightly no more, and its upper end.
     """
 
     column: str
     groups: tuple[str, ...]
     place: float
     places: tuple[float, ...]
-    before: tuple[float, float]
-    after: tuple[float, float]
+    cost: tuple[float, float]
 
     def part_of_the_way(self, share: float) -> tuple[float, ...]:
         """Return the groups' places this share of the way from the common one."""
@@ -123,6 +135,7 @@ class _Column:
     groups: tuple[str, ...]
     sums: Floats
     variance: float
+    blur: float
 
 
 def gaps(study: Study, sums: Floats, variance: float, place: float) -> list[Gap]:
@@ -133,114 +146,165 @@ def gaps(study: Study, sums: Floats, variance: float, place: float) -> list[Gap]
     columns = _columns(study, sums, variance)
     size = SIZE / max(1, 2 * len(columns))
     kinds: tuple[RateKind, ...] = ("sensitivity", "false alarms")
-    return [_gap(column, kind, place, size) for column in columns for kind in kinds]
+    return [
+        _gap(column, kind, (place,) * len(column.groups), size)
+        for column in columns
+        for kind in kinds
+    ]
 
 
 def thresholds(
     study: Study, sums: Floats, variance: float, place: float
 ) -> dict[str, GroupThresholds]:
     """Return thresholds by group for the columns whose groups differ in sensitivity."""
-    found = {}
     differ = {
         gap.column: gap
         for gap in gaps(study, sums, variance, place)
         if gap.kind == "sensitivity" and gap.differ
     }
-    for column in _columns(study, sums, variance):
-        if column.name in differ:
-            found[column.name] = _thresholds(column, differ[column.name], place)
-    return found
+    columns = [one for one in _columns(study, sums, variance) if one.name in differ]
+    found = [_thresholds(column, differ[column.name], place) for column in columns]
+    return {one.column: one for one in found if one is not None}
 
 
-def at_places(
+def gaps_at(
     study: Study, sums: Floats, variance: float, column: str, places: tuple[float, ...]
-) -> tuple[float, float]:
-    """Return (gap in sensitivity, share classified rightly) at these places of a column's groups.
-
-    By the noisy sums; groups that are too few to say count in the second only.
-    """
+) -> tuple[Gap, Gap]:
+    """Return both rates of one column's groups at a place for each group. Nothing is tested."""
     (found,) = (one for one in _columns(study, sums, variance) if one.name == column)
-    return _at_places(found, places)
+    return _gap(found, "sensitivity", places, 0.0), _gap(found, "false alarms", places, 0.0)
+
+
+def classified_rightly(
+    study: Study, sums: Floats, variance: float, column: str, places: tuple[float, ...]
+) -> float:
+    """Return the share of all patients who are classified rightly at these places, 0 to 1."""
+    (found,) = (one for one in _columns(study, sums, variance) if one.name == column)
+    patients = max(float((found.sums @ score_waves.of_total()).sum()), 1.0)
+    return float(np.clip(_right(found, places) / patients, 0.0, 1.0))
 
 
 def _columns(study: Study, sums: Floats, variance: float) -> list[_Column]:
     classes = sums.reshape(-1, 2, score_waves.LENGTH)
+    codes_only = all(isinstance(column, CategoryColumn) for column in study.data.columns)
+    blur = _BLUR if codes_only else 0.0
     found, start = [], 0
     for name, codes in evaluation.groupings(study).items():
+        some = classes[start : start + len(codes)]
         if name:
-            found.append(_Column(name, tuple(codes), classes[start : start + len(codes)], variance))
+            found.append(_Column(name, tuple(codes), some, variance, blur))
         start += len(codes)
     return found
 
 
-def _gap(column: _Column, kind: RateKind, place: float, size: float) -> Gap:
+def _gap(column: _Column, kind: RateKind, places: tuple[float, ...], size: float) -> Gap:
     of_class = column.sums[:, 1 if kind == "sensitivity" else 0]
     rates = tuple(
-        _rate(group, each, column.variance, place)
-        for group, each in zip(column.groups, of_class, strict=True)
+        _rate(group, each, column, place)
+        for group, each, place in zip(column.groups, of_class, places, strict=True)
     )
     gap = Gap(column.name, kind, rates, False, 0.0, 1.0)
     if len(gap.known) < 2:
         return gap
-    values, deviations = _values(gap)
-    weight = deviations**-2
-    mean = (weight * values).sum() / weight.sum()
-    q = (weight * (values - mean) ** 2).sum()
+    values, deviations, blurs = _values(gap)
+    q = _heterogeneity(values, deviations + blurs)
+    differ = size > 0 and q > chi2.ppf(1 - size, len(values) - 1)
     pairs = list(combinations(range(len(values)), 2))
     z = NormalDist().inv_cdf(1 - (1 - LEVEL) / 2 / len(pairs))
     apart = [
-        (abs(values[a] - values[b]), z * float(np.hypot(deviations[a], deviations[b])))
+        (
+            abs(values[a] - values[b]),
+            z * math.hypot(deviations[a], deviations[b]) + blurs[a] + blurs[b],
+        )
         for a, b in pairs
     ]
-    return replace(
-        gap,
-        differ=bool(q > chi2.ppf(1 - size, len(values) - 1)),
-        low=float(max(0.0, *(distance - reach for distance, reach in apart))),
-        high=float(min(1.0, max(distance + reach for distance, reach in apart))),
-    )
+    low = max(0.0, *(distance - reach for distance, reach in apart)) if differ else 0.0
+    high = min(1.0, max(distance + reach for distance, reach in apart))
+    return replace(gap, differ=bool(differ), low=float(low), high=float(high))
 
 
-def _values(gap: Gap) -> tuple[Floats, Floats]:
-    """Return values and deviations of the groups that have a rate."""
+def _values(gap: Gap) -> tuple[Floats, Floats, Floats]:
+    """Return values, deviations and blurs of the groups that have a value."""
     values = np.array([one.value for one in gap.known], dtype=np.float64)
-    return values, np.array([one.deviation for one in gap.known])
+    deviations = np.array([one.deviation for one in gap.known])
+    return values, deviations, np.array([one.blur for one in gap.known])
 
 
-def _rate(group: str, sums: Floats, variance: float, place: float) -> Rate:
-    above, total = score_waves.of_above(np.array([place]))[0], score_waves.of_total()
-    flagged, patients = float(above @ sums), float(total @ sums)
-    noise = (variance * float(total @ total)) ** 0.5
+def _heterogeneity(values: Floats, deviations: Floats) -> float:
+    """Return Cochran's Q."""
+    weight = deviations**-2
+    mean = (weight * values).sum() / weight.sum()
+    return float((weight * (values - mean) ** 2).sum())
+
+
+def _rate(group: str, sums: Floats, column: _Column, place: float) -> Rate:
+    total = score_waves.of_total()
+    patients = float(total @ sums)
+    at, after, before = score_waves.of_above(
+        np.clip(place + column.blur * np.array([0.0, 1.0, -1.0]), 0.0, 1.0)
+    )
+    low, _ = _interval(after, sums, column.variance)
+    _, high = _interval(before, sums, column.variance)
+    noise = (column.variance * float(total @ total)) ** 0.5
     if patients < max(ENOUGH * noise, FEWEST):
-        return Rate(group, max(0.0, patients), None, None, None, 1.0)
-
-    def spread(share: Floats) -> Floats:
-        from_noise = ((above - share[:, None] * total) ** 2).sum(1) * variance
-        return np.asarray(from_noise + patients * share * (1 - share))
-
-    value = float(np.clip(flagged / patients, 0.0, 1.0))
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    statistic = flagged - _CANDIDATES * patients
-    inside = _CANDIDATES[statistic**2 <= z**2 * spread(_CANDIDATES)]
-    ends = (inside.min(), inside.max()) if len(inside) else (value, value)
-    half = above.copy()
-    half[: 1 + score_waves.WAVES // 2] = 0.0
-    half[1 + score_waves.WAVES : 1 + score_waves.WAVES + score_waves.WAVES // 2] = 0.0
-    beyond = abs(float(half @ sums)) - z * (variance * float(half @ half)) ** 0.5
-    bias = max(0.0, beyond) / patients
-    near = np.clip([value], _INSIDE, 1 - _INSIDE)  # a rate of 0 or 1 is not known exactly
+        return Rate(group, max(0.0, patients), None, low, high, 1.0, 0.0)
+    value = float(np.clip(at @ sums / patients, 0.0, 1.0))
+    beyond = _beyond_waves(at, sums, column.variance) / patients
+    near = float(np.clip(value, _INSIDE, 1 - _INSIDE))  # a rate of 0 or 1 is not known exactly
+    spread = column.variance * float(((at - near * total) ** 2).sum())
+    spread += patients * near * (1 - near)
     return Rate(
         group,
         patients,
         value,
-        float(max(0.0, min(ends[0], value) - bias)),
-        float(min(1.0, max(ends[1], value) + bias)),
-        float(spread(near)[0] ** 0.5 / patients),
+        max(0.0, min(low, value) - beyond),
+        min(1.0, max(high, value) + beyond),
+        spread**0.5 / patients,
+        max(0.0, float((before - after) @ sums / patients)) if column.blur else beyond,
     )
 
 
-def _thresholds(column: _Column, gap: Gap, place: float) -> GroupThresholds:
-    """Return the places at which sensitivities are about equal; see the head of the module."""
-    values, deviations = _values(gap)
+def _interval(above: Floats, sums: Floats, variance: float) -> tuple[float, float]:
+    """Return the ends of Fieller's set for T/P, within 0 and 1.
+
+    If noise moved the share so far beyond 0 or 1 that none agrees with it, those that disagree
+    little more than the closest are accepted.
+    """
+    total = score_waves.of_total()
+    flagged, patients = float(above @ sums), float(total @ sums)
+    if patients <= 0:
+        return 0.0, 1.0
+    square = _Z**2
+    while True:
+        quadratic = patients**2 - square * variance * float(total @ total) + square * patients
+        linear = -2 * flagged * patients + 2 * square * variance * float(above @ total)
+        linear -= square * patients
+        constant = flagged**2 - square * variance * float(above @ above)
+        if quadratic <= 0:
+            return 0.0, 1.0
+        root = linear**2 - 4 * quadratic * constant
+        if root >= 0:
+            half, middle = root**0.5 / (2 * quadratic), -linear / (2 * quadratic)
+            low, high = max(middle - half, 0.0), min(middle + half, 1.0)
+            if low <= high:
+                return low, high
+        square *= 1.2
+
+
+def _beyond_waves(above: Floats, sums: Floats, variance: float) -> float:
+    """Return what the second half of the waves adds to T, beyond z times its noise."""
+    half = above.copy()
+    half[: 1 + score_waves.WAVES // 2] = 0.0
+    half[1 + score_waves.WAVES : 1 + score_waves.WAVES + score_waves.WAVES // 2] = 0.0
+    beyond = abs(float(half @ sums)) - _Z * math.sqrt(variance * float(half @ half))
+    return max(0.0, beyond)
+
+
+def _thresholds(column: _Column, gap: Gap, place: float) -> GroupThresholds | None:
+    """Return the places at which sensitivities are less apart; None if any would cost too much."""
+    if column.blur:
+        return None
+    values, deviations, _ = _values(gap)
     patients = np.array([one.patients for one in gap.known])
     shrunk = _shrunk(values, deviations)
     common = (patients * shrunk).sum() / patients.sum()
@@ -249,25 +313,19 @@ def _thresholds(column: _Column, gap: Gap, place: float) -> GroupThresholds:
         _moved(sums[1], place, adds[group]) if group in adds else place
         for group, sums in zip(column.groups, column.sums, strict=True)
     )
-    common_place = (place,) * len(places)
-    whole = GroupThresholds(
-        column.name,
-        *(column.groups, place, places),
-        *(_at_places(column, common_place), _at_places(column, places)),
-    )
-    for share in np.linspace(1.0, 0.0, _PARTS):
+    whole = GroupThresholds(column.name, column.groups, place, places, (0.0, 0.0))
+    for share in np.linspace(1.0, 0.0, _PARTS)[:-1]:
         part = whole.part_of_the_way(float(share))
-        reached = _at_places(column, part)
-        if reached[1] >= whole.before[1] - MOST_COST:
-            return replace(whole, places=part, after=reached)
-    return replace(whole, places=common_place, after=whole.before)
+        cost = _cost(column, place, part)
+        if cost[1] <= MOST_COST:
+            return replace(whole, places=part, cost=cost)
+    return None
 
 
 def _shrunk(values: Floats, deviations: Floats) -> Floats:
     """Return sensitivities moved towards their mean, by noise and then by caution."""
     weight = deviations**-2
-    mean = (weight * values).sum() / weight.sum()
-    q = (weight * (values - mean) ** 2).sum()
+    q = _heterogeneity(values, deviations)
     between = (q - len(values) + 1) / (weight.sum() - (weight**2).sum() / weight.sum())
     between = max(float(between), 0.0)
     weight = 1 / (deviations**2 + between)
@@ -294,13 +352,18 @@ def _moved(sums: Floats, place: float, more: float) -> float:
     return float(np.interp(abs(more), added, places))
 
 
-def _at_places(column: _Column, places: tuple[float, ...]) -> tuple[float, float]:
-    above, total = score_waves.of_above(np.array(places)), score_waves.of_total()
-    noise = (column.variance * float(total @ total)) ** 0.5
+def _cost(column: _Column, place: float, places: tuple[float, ...]) -> tuple[float, float]:
+    """Return the share of all patients classified rightly no more, and its upper end by noise."""
+    moved = score_waves.of_above(np.array(places)) - score_waves.of_above(np.array([place]))
+    patients = max(float((column.sums @ score_waves.of_total()).sum()), 1.0)
+    lost = _right(column, (place,) * len(places)) - _right(column, places)
+    noise = (2 * column.variance * float((moved**2).sum())) ** 0.5
+    return lost / patients, (lost + _Z_COST * noise) / patients
+
+
+def _right(column: _Column, places: tuple[float, ...]) -> float:
+    """Return how many patients are classified rightly at these places of the groups."""
+    above = score_waves.of_above(np.array(places))
     flagged = np.einsum("gl,gcl->gc", above, column.sums)
-    patients = column.sums @ total
-    enough = patients[:, 1] >= max(ENOUGH * noise, FEWEST)
-    share = flagged[enough, 1] / patients[enough, 1]
-    right = (flagged[:, 1] + patients[:, 0] - flagged[:, 0]).sum() / max(patients.sum(), 1.0)
-    gap = float(share.max() - share.min()) if enough.sum() > 1 else 0.0
-    return gap, float(np.clip(right, 0.0, 1.0))
+    patients = column.sums @ score_waves.of_total()
+    return float((flagged[:, 1] + patients[:, 0] - flagged[:, 0]).sum())

@@ -139,7 +139,8 @@ def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: R
         _refuse_foreign_statistics(study, result["statistics"])
     if "gate" in result and not parse(GateSums, result["gate"], "a gate").follow_from(study):
         raise MessageError("the result's gate is not of this study")
-    if end.result.evaluated is not None and not end.result.evaluated.follow_from(study):
+    evaluated = end.result.evaluated
+    if evaluated is not None and not (study.schema_version >= 4 and evaluated.follow_from(study)):
         raise MessageError("the result's evaluation is not of this study")
     golden, calibration = end.result.golden, end.result.calibration
     if golden is not None and not golden.follow_from(study, calibration):

@@ -20,6 +20,7 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.releases import evaluation, score_waves
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.report.wording import trust
+from flo.published.evaluated import EvaluatedSums
 from flo.published.golden import Golden
 from flo.published.model_card import ModelCard, PublishedModel, paths_of
 from flo.study.document import Study, from_document
@@ -127,6 +128,8 @@ def made(
     if changes.get("evaluation", "") is None:
         changes.setdefault("calibration", None)
     document |= changes
+    if document.get("evaluated") and "evaluation" not in changes:
+        document |= _auc(study, document["evaluated"])
     if document.get("schema_version", 2) >= 4 and ours and "golden" not in changes:
         document["golden"] = _golden(study, document["calibration"])
     return Made(ModelCard.model_validate(document).signed(signer), data)
@@ -139,6 +142,18 @@ def _evaluated(study: Study) -> dict[str, Any]:
     groups = sum(map(len, evaluation.groupings(study).values()))
     values = np.concatenate([*waves] * groups) / groups
     return {"hospitals": ["north", "south"], "values": (values + 0.125).round(6).tolist()}
+
+
+def _auc(study: Study, sums: dict[str, Any]) -> dict[str, Any]:
+    """The AUCs that follow from the sums, and one of a group of an earlier form."""
+    parsed = EvaluatedSums.model_validate(sums)
+    names = ("auc", "low", "high", "level")
+    if not parsed.follow_from(study):
+        return {}
+    estimate, subgroups = evaluation.read(study, *parsed.sums(study))
+    found = {name: {n: getattr(one, n) for n in names} for name, one in subgroups.items()}
+    usual = {"ward=a": {"auc": 0.625, "low": 0.5, "high": 0.75, "level": 0.95}}
+    return {"evaluation": {n: getattr(estimate, n) for n in names}, "subgroups": found or usual}
 
 
 def _golden(study: Study, calibration: dict[str, Any] | None) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def published(
         delta=result["delta"],
         trust_model=trust(signed.study),
         evaluation=_quality(result["estimate"]),
-        subgroups={},
+        subgroups={name: _quality(one) for name, one in result["subgroups"].items()},
         calibration=result["calibration"],
         evaluated=result.get("evaluated"),
         golden=result["golden"],

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -143,6 +144,11 @@ def trained(consortium: Consortium, number: int) -> tuple[Patients, Vector]:
     """All patients held out, and a model trained on the others."""
     key = hashlib.sha256(f"proof {number}".encode()).digest()
     aside = {name: within(one, key, 0, HELD_OUT) for name, one in consortium.hospitals.items()}
+    return trained_without(consortium, aside)
+
+
+def trained_without(consortium: Consortium, aside: Mapping[str, Any]) -> tuple[Patients, Vector]:
+    """All patients who are put aside at their hospitals, and a model trained on the others."""
     snapshots = {n: Snapshot.divided(one, aside[n]) for n, one in consortium.hospitals.items()}
     state, _ = run_once(consortium.study, Fold(snapshots), fast=True)
     held = [snapshot.held_out for snapshot in snapshots.values()]

@@ -118,6 +118,14 @@ def test_sums_of_an_evaluation_that_are_not_of_its_study_are_refused() -> None:
     ):
         with pytest.raises(TrustError, match="contradicts its study"):
             made("gated", evaluated=wrong).open()
+    half = len(sums["values"]) // 2
+    turned = sums["values"][half:] + sums["values"][:half]  # positives and negatives exchanged
+    for changes in (
+        {"evaluated": sums | {"values": turned}, "evaluation": GATED.document["evaluation"]},
+        {"evaluation": None, "gate": None, "calibration": None},
+    ):
+        with pytest.raises(TrustError, match="contradicts its study"):
+            made("gated", **changes).open()
     with pytest.raises(ValueError, match="schema_version 1 to 4 has no sums"):
         made("gated", schema_version=4, evaluated=sums)
     assert made("gated", schema_version=4).open().card.evaluated is None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
 from flo.arrays import Floats
 from flo.privacy.releases import evaluation, group_rates, score_waves
-from flo.privacy.releases.group_rates import CAUTION, SIZE, Gap
-from flo.study.document import Study
+from flo.privacy.releases.group_rates import CAUTION, MOST_COST, SIZE, Gap
+from flo.study.document import Study, from_document
 from tests.builders import small_study
 
 PLACE = 0.55
@@ -62,8 +64,9 @@ def test_few_patients_and_much_noise_are_too_few_to_say() -> None:
     assert found["sensitivity"].rates[0].value is not None
     found = by_kind(sums + 500.0 * noise, 500.0**2)
     assert found["sensitivity"].known == []
-    assert (found["sensitivity"].differ, found["sensitivity"].largest) == (False, None)
+    assert not found["sensitivity"].differ
     assert (found["sensitivity"].low, found["sensitivity"].high) == (0.0, 1.0)
+    assert all(one.low == 0.0 for one in found["sensitivity"].rates)
 
 
 def test_groups_that_are_alike_seldom_differ_and_are_never_said_to_be_equal() -> None:
@@ -100,9 +103,15 @@ def test_thresholds_close_the_gap_and_keep_who_is_found() -> None:
     assert found.places[3] == PLACE, "of whom nothing is known"
     assert found.part_of_the_way(0.0) == (PLACE,) * 4
     assert found.part_of_the_way(1.0) == pytest.approx(found.places)
-    assert found.before[0] > found.after[0]
     asked = (STUDY, noisy, 64.0, "ward")
-    assert group_rates.at_places(*asked, found.places) == found.after
+    spread = [
+        np.ptp([one.value for one in group_rates.gaps_at(*asked, places)[0].known])
+        for places in ((PLACE,) * 4, found.places)
+    ]
+    assert spread[1] < spread[0]
+    right = [group_rates.classified_rightly(*asked, p) for p in ((PLACE,) * 4, found.places)]
+    assert right[0] - right[1] == pytest.approx(found.cost[0])
+    assert found.cost[0] < found.cost[1] <= MOST_COST
 
 
 def test_nothing_changes_where_groups_are_not_said_to_differ() -> None:
@@ -141,3 +150,41 @@ def test_coefficients_are_those_of_counts() -> None:
     found = score_waves.of_above(places) @ sums
     exact = [(position > place).sum() for place in places]
     assert found == pytest.approx(exact, abs=40)
+
+
+def test_many_patients_at_one_score_are_on_either_side_of_the_threshold() -> None:
+    """A model of codes alone has few scores: an interval reaches over the nearest ones."""
+    columns = [column for column in STUDY.data.columns if column.name == "ward"]
+    document = STUDY.model_dump(mode="json", exclude_none=True)
+    document["data"]["columns"] = [one.model_dump(mode="json") for one in columns]
+    codes = from_document(document)
+    group, label, _ = people([4000, 4000, 4000, 0], [0.0] * 4)
+    place = PLACE + 0.005  # of all patients of the second ward
+    position = np.where(group == 1, place, 0.3)
+    sums = sums_of(group, label, position)
+    for study, holds in ((codes, True), (STUDY, False)):
+        (found, _) = group_rates.gaps(study, sums, 0.0, place + 0.002)
+        assert (found.rates[1].low <= 0.0 < 1.0 <= found.rates[1].high) is holds
+    assert group_rates.thresholds(codes, sums, 0.0, PLACE) == {}
+    moved = sums_of(group, label, np.where(group == 1, PLACE + 0.002, PLACE - 0.002))
+    (found, _) = group_rates.gaps(codes, moved, 64.0, PLACE)
+    assert not found.differ, "they differ by less than can be seen"
+
+
+@pytest.mark.parametrize("variance", [0.0, 1.0, 400.0])
+@pytest.mark.parametrize(("flagged", "patients"), [(5, 1000), (30, 60), (2000, 200_000), (2, 500)])
+def test_the_ends_of_an_interval_are_exactly_where_the_share_stops_to_agree(
+    flagged: int, patients: int, variance: float
+) -> None:
+    sums = flagged * score_waves.vectors(np.array([0.8]))[0]
+    sums = sums + (patients - flagged) * score_waves.vectors(np.array([0.2]))[0]
+    above, total = score_waves.of_above(np.array([0.5]))[0], score_waves.of_total()
+    z = NormalDist().inv_cdf(0.95)
+    for end in group_rates._interval(above, sums, variance):
+        apart = float(above @ sums) - end * float(total @ sums)
+        spread = variance * float(((above - end * total) ** 2).sum())
+        spread += float(total @ sums) * end * (1 - end)
+        if 0.0 < end < 1.0:
+            assert apart**2 == pytest.approx(z**2 * spread, rel=1e-6)
+        else:
+            assert apart**2 <= z**2 * spread + 1e-6
