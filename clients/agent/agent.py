@@ -31,7 +31,7 @@ from flo.clients.data_process.worker import DataProcess
 from flo.clients.home.emergency_stop import be_ready, halted, refuse_halted
 from flo.clients.home.site_home import SiteHome
 from flo.clients.inbox.inbox import notify_steward
-from flo.clients.prediction import versions
+from flo.clients.prediction import version_news
 from flo.clients.records.approval import approval_path, is_expired, load, read, snapshot_path, sweep
 from flo.clients.records.extract import keep, make_extract, send_kept
 from flo.clients.records.reply_store import ReplyStore
@@ -159,8 +159,8 @@ class Agent:
         """Ask once; return after how many seconds to ask again. Nothing ends the thread."""
         try:
             with connect(self._home) as api:
-                versions.ask(self._home, api)
-        except versions.RefusedListError as error:
+                version_news.ask(self._home, api)
+        except version_news.RefusedListError as error:
             try:
                 self._log_once("model-states-refused", str(error))
             except (FloError, OSError) as failed:

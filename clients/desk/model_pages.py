@@ -15,7 +15,7 @@ from starlette.responses import Response
 from flo.clients.connection.enrolment import connect
 from flo.clients.desk.context import DeskContext
 from flo.clients.home.site_home import SiteHome
-from flo.clients.prediction import versions
+from flo.clients.prediction import version_decisions, versions
 from flo.clients.prediction.finish import load_finished
 from flo.clients.prediction.versions import Versions
 from flo.clients.records.finished_model import FinishedModel, finished_names
@@ -91,11 +91,11 @@ def model_router(context: DeskContext) -> APIRouter:
 def _decide(home: SiteHome, step: str, wanted: str, why: str) -> None:
     if step == "promote":
         with connect(home) as api:
-            versions.promote(home, api, wanted, why)
+            version_decisions.promote(home, api, wanted, why)
     elif step == "rollback":
-        versions.rollback(home, wanted, why)
+        version_decisions.rollback(home, wanted, why)
     else:
-        versions.withdraw(home, wanted, why)
+        version_decisions.withdraw(home, wanted, why)
 
 
 def _known(found: Versions, name: str) -> KnownModel:

@@ -9,8 +9,8 @@
     4. only this hospital puts a version into use, from files that are in its own folder and that
        passed every check of ``flo model fetch``.
 
-All decisions are in one file of the site's folder; this hospital's are signed with its key. They
-name no patient.
+This module stores and reads the decisions, in one file of the site's folder; this hospital's are
+signed with its key. They name no patient. ``version_news`` fetches, ``version_decisions`` decides.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.home.site_home import SiteHome
-from flo.clients.prediction.fetched_models import fetch
 from flo.documents import canonical
-from flo.documents.document import Document, parse, read_json
+from flo.documents.document import Document, read_json
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.published.model_card import MAX_CARD_BYTES, PublishedModel
 from flo.published.model_states import (
@@ -34,24 +32,16 @@ from flo.published.model_states import (
     ModelStates,
     ModelVersion,
     Said,
-    digest_of_all,
     in_use,
-    obeyed,
     withdrawal,
 )
 from flo.storage.files import make_private_directory, write_private
-from flo.study.reference import Known, which
 
 FOLDER = "models"
 _MOST_MODELS = 1000  # names
-_LIMIT, _MOST_WORDS = 64 << 20, 400
+_LIMIT = 64 << 20
 _FOLDER_DIGITS = 16  # of a card's digest: the name of a version's folder
 LATE = timedelta(minutes=5)  # an agent that runs asks every few seconds
-_SOON = timedelta(minutes=1)  # before ``seen`` is written again
-
-
-class RefusedListError(TrustError):
-    """The coordinator shows decisions on models that it did not sign, or took one back."""
 
 
 def _one_of_each(several: tuple[ModelStates, ...]) -> tuple[ModelStates, ...]:
@@ -60,7 +50,7 @@ def _one_of_each(several: tuple[ModelStates, ...]) -> tuple[ModelStates, ...]:
     return several
 
 
-_Lists = Annotated[
+Lists = Annotated[
     tuple[ModelStates, ...], Field(max_length=_MOST_MODELS), AfterValidator(_one_of_each)
 ]
 
@@ -75,9 +65,9 @@ class Versions(Document):
 
     schema_version: Literal[1] = 1
     seen: Annotated[str, StringConstraints(max_length=40)] = ""
-    theirs: _Lists = ()
-    forks: _Lists = ()
-    own: _Lists = ()
+    theirs: Lists = ()
+    forks: Lists = ()
+    own: Lists = ()
 
     @property
     def names(self) -> list[str]:
@@ -86,25 +76,25 @@ class Versions(Document):
 
     def of(self, name: str) -> tuple[ModelStates, ModelStates]:
         """Return the coordinator's and this hospital's decisions on a model."""
-        return _called(self.theirs, name), _called(self.own, name)
+        return called(self.theirs, name), called(self.own, name)
 
     def others(self, name: str) -> tuple[ModelStates, ModelStates]:
         """Return the coordinator's lists on a model whose withdrawals count here."""
-        return _called(self.theirs, name), _called(self.forks, name)
+        return called(self.theirs, name), called(self.forks, name)
 
     def current(self, name: str) -> ModelVersion | None:
         """Return the version that answers here; None if none does."""
         if name not in self.names:
             return None
-        return in_use(_called(self.own, name), *self.others(name))
+        return in_use(called(self.own, name), *self.others(name))
 
     def withdrawal(self, name: str, study: str) -> ModelDecision | None:
         """Return the decision by which a study's model is withdrawn here; None if it is not."""
-        return withdrawal((*self.others(name), _called(self.own, name)), study)
+        return withdrawal((*self.others(name), called(self.own, name)), study)
 
     def known_versions(self, name: str) -> list[ModelVersion]:
         """Return the versions of a model that anybody decided on, by number."""
-        lists = (*self.others(name), _called(self.own, name))
+        lists = (*self.others(name), called(self.own, name))
         found = {one.study: one for states in reversed(lists) for one in states.versions}
         return sorted(found.values(), key=lambda one: one.version)
 
@@ -127,14 +117,9 @@ class Versions(Document):
         return self.model_copy(update={"own": (*others, states)})
 
 
-def _called(several: tuple[ModelStates, ...], name: str) -> ModelStates:
+def called(several: tuple[ModelStates, ...], name: str) -> ModelStates:
+    """Return the list on a model; an empty one if there is none."""
     return next((one for one in several if one.name == name), ModelStates(name=name))
-
-
-class _Shown(Document):
-    """``states``: None if they are those that the site has."""
-
-    states: _Lists | None
 
 
 def read(home: SiteHome) -> Versions:
@@ -142,14 +127,20 @@ def read(home: SiteHome) -> Versions:
 
     Raises TrustError: a list is signed by another party, or was changed.
     """
-    path = _path(home)
-    if not path.exists():
+    if not path(home).exists():
         return Versions()
-    return home.read_unchanged(lambda: _checked(home, path), path, home.coordinator_path)
+    return home.read_unchanged(lambda: _checked(home), path(home), home.coordinator_path)
 
 
-def _checked(home: SiteHome, path: Path) -> Versions:
-    found = read_json(Versions, path, limit=_LIMIT)
+def read_unchecked(home: SiteHome) -> Versions:
+    """Return the decisions without checking a signature, for whoever begins anew."""
+    if not path(home).exists():
+        return Versions()
+    return read_json(Versions, path(home), limit=_LIMIT)
+
+
+def _checked(home: SiteHome) -> Versions:
+    found = read_unchecked(home)
     for states in found.own:
         states.check([home.open_identity().fingerprint])
     for states in (*found.theirs, *found.forks):
@@ -157,185 +148,10 @@ def _checked(home: SiteHome, path: Path) -> Versions:
             states.check(home.read_coordinator().fingerprints)
         except TrustError as error:
             raise TrustError(
-                f"{path.name}: {error}",
+                f"{path(home).name}: {error}",
                 hint="if this site has another coordinator now: flo model states --begin-anew",
             ) from error
     return found
-
-
-def ask(home: SiteHome, api: CoordinatorApi) -> Versions:
-    """Ask for the coordinator's decisions, check and store them, and obey its withdrawals. [1, 2]
-
-    Each list is judged for itself. Of one that does not continue ours, only the withdrawals count.
-
-    Raises:
-        RefusedListError: the coordinator did not sign a list, or one does not continue the one that
-        this site has. All that could be believed is stored and obeyed then.
-    """
-    known = read(home)
-    shown = _shown(api, known.theirs)
-    wrong = list[str]()
-    with home.models_lock():
-        before = read(home)
-        after = before.model_copy(update={"seen": _now()})
-        for states in shown or ():
-            try:
-                states.check(home.read_coordinator().fingerprints)
-            except TrustError as error:
-                wrong.append(f"{error}. {error.hint}")
-                continue
-            after = _with_theirs(after, states)
-            if not states.continues(_called(known.theirs, states.name)):
-                wrong.append(f"that on {states.name} takes back a decision that this site has")
-        if shown is not None:
-            named = {states.name for states in shown}
-            missing = [states.name for states in known.theirs if states.name not in named]
-            wrong += [f"none is shown on {name}, and this site has one" for name in missing]
-        changed = (after.theirs, after.forks) != (before.theirs, before.forks)
-        if changed or before.late(_SOON):
-            _write(home, after)  # from here on, what was withdrawn does not answer
-        after = _obey(home, after)
-    if wrong:
-        raise RefusedListError(
-            "the coordinator's decisions on models are refused: " + "; ".join(wrong)[:_MOST_WORDS],
-            hint="ask its operator. If it only restored a backup: flo model states --begin-anew",
-        )
-    return after
-
-
-def _shown(api: CoordinatorApi, known: tuple[ModelStates, ...]) -> tuple[ModelStates, ...] | None:
-    """Return the lists that the coordinator shows; None if they are those that are known."""
-    answer = api.call("states", {"known": digest_of_all(known)})
-    return parse(_Shown, answer, "the coordinator's decisions on models").states
-
-
-def _with_theirs(versions: Versions, states: ModelStates) -> Versions:
-    """Return the site's decisions with a list that the coordinator signed.
-
-    The agent and a command may ask at the same time, and the earlier answer may arrive last: then
-    the longer list is kept.
-    """
-    ours = _called(versions.theirs, states.name)
-    if ours.continues(states) and ours.public == states.public:
-        return versions
-    kind = "theirs" if states.continues(ours) or ours.continues(states) else "forks"
-    longer = states if kind == "forks" or states.continues(ours) else ours
-    kept = tuple(one for one in getattr(versions, kind) if one.name != states.name)
-    return versions.model_copy(update={kind: (*kept, longer)})
-
-
-def _obey(home: SiteHome, versions: Versions) -> Versions:
-    """Put back what was in use before, wherever the coordinator withdrew what is."""
-    for name in versions.names:
-        own = _called(versions.own, name)
-        after = obeyed(own, *versions.others(name), time=_now())
-        if after != own:
-            versions = _decide(home, versions, after)
-    return versions
-
-
-def begin_anew(home: SiteHome, api: CoordinatorApi) -> Versions:
-    """Take the coordinator's present list of decisions, though it does not continue ours.
-
-    Versions that were withdrawn in the list before stay withdrawn here, as this hospital's own
-    decision, until it puts them into use again. For a coordinator that restored a backup, and for a
-    site that has another coordinator now.
-    """
-    shown = _shown(api, ()) or ()
-    for states in shown:
-        states.check(home.read_coordinator().fingerprints)
-    with home.models_lock():
-        path = _path(home)
-        before = read_json(Versions, path, limit=_LIMIT) if path.exists() else Versions()
-        for states in before.own:
-            states.check([home.open_identity().fingerprint])
-        home.record("model-states-forgotten", models=before.names)
-        after = before.model_copy(update={"theirs": shown, "forks": (), "seen": _now()})
-        for name in before.names:
-            for one in before.known_versions(name):
-                old, new = before.withdrawal(name, one.study), after.withdrawal(name, one.study)
-                if old is not None and new is None:
-                    own = _called(after.own, name).withdrawn(one, _said(home, old.why))
-                    after = after.with_own(own.signed(home.open_identity()))
-        _write(home, after)
-    return after
-
-
-def promote(home: SiteHome, api: CoordinatorApi, wanted: str, why: str) -> tuple[str, ModelVersion]:
-    """Fetch a version that the coordinator approved, and put it into use here. [4]
-
-    Return the model's name and the version. If it is in use already, only its files are fetched
-    again.
-
-    Raises:
-        UsageError: no such version. RefusedError: the coordinator has not approved it. TrustError:
-        the model is another one than the decision names. And as ``fetch``.
-    """
-    versions = ask(home, api)
-    name, model = _find(versions, wanted)
-    theirs, _ = versions.of(name)
-    last = withdrawal(versions.others(name), model.study)
-    if last is not None or theirs.state_of(model.study) == "candidate":
-        state = "withdrawn" if last else "a candidate"
-        raise RefusedError(
-            f"the coordinator has not approved version {model.version} of {name}: it is {state}"
-        )
-    folder = make_private_directory(home.directory / FOLDER)
-    opened = fetch(home, api, model.study, folder / model.card[:_FOLDER_DIGITS])
-    _refuse_other(home, opened, name, model)
-    with home.models_lock():
-        before = read(home)
-        if withdrawal(before.others(name), model.study) is not None:
-            raise RefusedError(f"the coordinator has just withdrawn version {model.version}")
-        if before.current(name) != model:
-            own = _called(before.own, name)
-            _decide(home, before, own.put_into_use(model, _said(home, why)))
-    return name, model
-
-
-def _refuse_other(home: SiteHome, path: Path, name: str, model: ModelVersion) -> None:
-    """Raise TrustError unless the fetched model is the one that the decision names."""
-    opened = PublishedModel.open(path, *home.read_coordinator().fingerprints)
-    study = opened.study
-    if (study.name, study.version, study.digest, opened.card.digest) != (
-        *(name, model.version, model.study),
-        model.card,
-    ):
-        raise TrustError(
-            f"the coordinator decided on version {model.version} of {name}, and sent "
-            f"{opened.title} with the card {opened.card.digest[:12]}"
-        )
-
-
-def rollback(home: SiteHome, wanted: str, why: str) -> tuple[str, ModelVersion]:
-    """Withdraw the version in use here, and put the one before it back; return name and that one.
-
-    ``wanted``: the version to go back from, so that a repeated call does not go back twice.
-
-    Raises UsageError: unknown. StudyError: it is not in use, or none was before.
-    """
-    with home.models_lock():
-        before = read(home)
-        name, model = _find(before, wanted)
-        own = _called(before.own, name)
-        after = own.rolled_back(model, _said(home, why), *before.others(name))
-        back = after.current
-        assert back is not None
-        refuse_missing(home, back)
-        _decide(home, before, after)
-    return name, back
-
-
-def withdraw(home: SiteHome, wanted: str, why: str) -> tuple[str, ModelVersion]:
-    """Take a version out of use here; return the model's name and the version.
-
-    Raises UsageError: unknown. StudyError: it is withdrawn already.
-    """
-    with home.models_lock():
-        before = read(home)
-        name, model = _find(before, wanted)
-        _decide(home, before, _called(before.own, name).withdrawn(model, _said(home, why)))
-    return name, model
 
 
 def refuse_withdrawn(home: SiteHome, model: PublishedModel) -> None:
@@ -367,33 +183,27 @@ def current_path(home: SiteHome, name: str) -> Path:
 
 def refuse_missing(home: SiteHome, model: ModelVersion) -> Path:
     """Return the path of a version's card. Raises UsageError if it is not in the site's folder."""
-    path = path_of(home, model)
-    if path is None:
+    found = path_of(home, model)
+    if found is None:
         raise UsageError(
             f"the files of version {model.version} are not in {home.directory / FOLDER}",
             hint="flo model promote fetches them again",
         )
-    return path
+    return found
 
 
 def path_of(home: SiteHome, model: ModelVersion) -> Path | None:
     """Return the path of a version's card in the site's folder; None if it is not there."""
-    for path in sorted((home.directory / FOLDER / model.card[:_FOLDER_DIGITS]).glob("*.card.json")):
-        if (
-            path.stat().st_size <= MAX_CARD_BYTES
-            and canonical.digest(path.read_bytes()) == model.card
-        ):
-            return path
+    for file in sorted(folder_of(home, model).glob("*.card.json")):
+        small = file.stat().st_size <= MAX_CARD_BYTES
+        if small and canonical.digest(file.read_bytes()) == model.card:
+            return file
     return None
 
 
-def _find(versions: Versions, wanted: str) -> tuple[str, ModelVersion]:
-    """Return the name and the version that ``wanted`` means (see ``flo.study.reference``)."""
-    found = {
-        one.study: (name, one) for name in versions.names for one in versions.known_versions(name)
-    }
-    known = [Known(name, model.version, model.study) for name, model in found.values()]
-    return found[which(known, wanted, "model that anybody decided on")]
+def folder_of(home: SiteHome, model: ModelVersion) -> Path:
+    """Return the folder of a version's files."""
+    return home.directory / FOLDER / model.card[:_FOLDER_DIGITS]
 
 
 def _known_name(versions: Versions, name: str) -> str:
@@ -405,15 +215,16 @@ def _known_name(versions: Versions, name: str) -> str:
     return name
 
 
-def _said(home: SiteHome, why: str) -> Said:
-    return Said(home.read_config().hospital, why, _now())
+def said(home: SiteHome, why: str) -> Said:
+    """Return who decides here, why, and that it is now."""
+    return Said(home.read_config().hospital, why, now())
 
 
-def _decide(home: SiteHome, before: Versions, own: ModelStates) -> Versions:
+def decide(home: SiteHome, before: Versions, own: ModelStates) -> Versions:
     """Sign and store this hospital's decisions on one model, and enter the new ones in the log."""
     after = before.with_own(own.signed(home.open_identity()))
-    _write(home, after)
-    known = len(_called(before.own, own.name).decisions)
+    write(home, after)
+    known = len(called(before.own, own.name).decisions)
     with closing(home.open_audit_log()) as log:
         for one in own.decisions[known:]:
             log.append(
@@ -428,14 +239,17 @@ def _decide(home: SiteHome, before: Versions, own: ModelStates) -> Versions:
     return after
 
 
-def _write(home: SiteHome, versions: Versions) -> None:
+def write(home: SiteHome, versions: Versions) -> None:
+    """Store all decisions; the caller holds the lock."""
     make_private_directory(home.directory / FOLDER)
-    write_private(_path(home), versions.to_bytes())
+    write_private(path(home), versions.to_bytes())
 
 
-def _path(home: SiteHome) -> Path:
+def path(home: SiteHome) -> Path:
+    """Return the path of the file of all decisions."""
     return home.directory / FOLDER / "versions.json"
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time in UTC to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

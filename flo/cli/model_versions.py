@@ -38,7 +38,7 @@ def promote(
     """Make an approved version current; at a hospital: fetch it, and put it into use."""
     from flo.cli.terminal.output import say, working
     from flo.clients.connection.enrolment import connect
-    from flo.clients.prediction import versions
+    from flo.clients.prediction import version_decisions
 
     site = site_at(home)
     if site is None:
@@ -46,7 +46,7 @@ def promote(
         say("hospitals use it once they promote it, too: flo model promote --home SITE")
         return found
     with working("fetching the model"), connect(site) as api:
-        name, model = versions.promote(site, api, version, why)
+        name, model = version_decisions.promote(site, api, version, why)
     say(f"version {model.version} of {name} is in use at this hospital")
     say(f"next: flo model predict {name} --data FILE --out FILE --home {home}")
     return results.VersionStateResult(name, model.version, model.card, "current")
@@ -62,12 +62,12 @@ def rollback(
 ) -> results.VersionStateResult:
     """Withdraw the version in use, and put the one before it back."""
     from flo.cli.terminal.output import say
-    from flo.clients.prediction import versions
+    from flo.clients.prediction import version_decisions
 
     site = site_at(home)
     if site is None:
         return decided(home, version, "rollback", why)
-    name, model = versions.rollback(site, version, why)
+    name, model = version_decisions.rollback(site, version, why)
     say(f"version {model.version} of {name} is in use at this hospital again")
     return results.VersionStateResult(name, model.version, model.card, "current")
 
@@ -78,12 +78,12 @@ def withdraw(
 ) -> results.VersionStateResult:
     """Take a version out of use: here, and from a coordinator at all hospitals."""
     from flo.cli.terminal.output import say
-    from flo.clients.prediction import versions
+    from flo.clients.prediction import version_decisions
 
     site = site_at(home)
     if site is None:
         return decided(home, version, "withdraw", why)
-    name, model = versions.withdraw(site, version, why)
+    name, model = version_decisions.withdraw(site, version, why)
     say(f"version {model.version} of {name} is withdrawn at this hospital")
     return results.VersionStateResult(name, model.version, model.card, "withdrawn")
 
@@ -135,17 +135,17 @@ def _states_of_site(site: SiteHome, *, begin_anew: bool) -> results.VersionsResu
 
     from flo.cli.terminal.output import console, plain, say
     from flo.clients.connection.enrolment import connect
-    from flo.clients.prediction import versions
+    from flo.clients.prediction import version_news, versions
     from flo.errors import FloError
 
     refused: FloError | None = None
     if begin_anew:
         with connect(site) as api:
-            found = versions.begin_anew(site, api)
+            found = version_news.begin_anew(site, api)
     else:
         try:
             with connect(site) as api:
-                found = versions.ask(site, api)
+                found = version_news.ask(site, api)
         except FloError as error:
             refused, found = error, versions.read(site)
     table, lines, said = Table("model", "version", "coordinator", "here"), [], []

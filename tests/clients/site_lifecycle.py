@@ -35,7 +35,7 @@ from flo.clients.home.policy_file import sign, write_toml
 from flo.clients.home.site_home import RESTORED
 from flo.clients.maintenance.doctor_network import check_coordinator
 from flo.clients.maintenance.recover import recover
-from flo.clients.prediction import versions
+from flo.clients.prediction import version_news
 from flo.clients.prediction.fetched_models import fetch
 from flo.documents import canonical
 from flo.documents.canonical import Bytes
@@ -168,7 +168,7 @@ class WholeLife:
         with connect(self.home) as api, pytest.raises(FloError):  # it asks, and gets none
             fetch(self.home, api, offer.study.name, self.home.directory)
         with connect(self.home) as api:
-            versions.ask(self.home, api)
+            version_news.ask(self.home, api)
             (self.home.directory / RESTORED).touch()  # as if it came out of a backup
             recover(self.home, api)
             leave(self.home, api)

@@ -13,7 +13,7 @@ import pytest
 
 from flo.clients.connection.enrolment import connect
 from flo.clients.home.site_home import SiteHome
-from flo.clients.prediction import versions
+from flo.clients.prediction import version_news, versions
 from flo.errors import EXIT_OK, EXIT_USAGE, MessageError
 from flo.published.model_card import ModelCard
 from flo.study.document import Study, from_document
@@ -176,6 +176,6 @@ def test_hospitals_hear_only_of_models_of_their_studies(
     assert consortium.says("approve", "tiny:1", *WHY).returncode == EXIT_OK
     east = consortium.coordinator.enrol(tmp_path / "east", "east")
     with connect(east) as api:
-        assert versions.ask(east, api).names == []
+        assert version_news.ask(east, api).names == []
     with connect(consortium.sites[0]) as api:
-        assert versions.ask(consortium.sites[0], api).names == ["tiny"]
+        assert version_news.ask(consortium.sites[0], api).names == ["tiny"]

@@ -16,7 +16,7 @@ from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.home.policy_file import sign
 from flo.clients.home.site_home import SiteHome
 from flo.clients.maintenance import doctor
-from flo.clients.prediction import versions
+from flo.clients.prediction import version_decisions, version_news, versions
 from flo.clients.prediction.finish import finish
 from flo.errors import (
     EXIT_OK,
@@ -106,11 +106,11 @@ def told() -> Told:
 
 
 def ask(home: SiteHome, told: Told) -> versions.Versions:
-    return versions.ask(home, cast(CoordinatorApi, told))
+    return version_news.ask(home, cast(CoordinatorApi, told))
 
 
 def promote(home: SiteHome, told: Told, wanted: str) -> ModelVersion:
-    return versions.promote(home, cast(CoordinatorApi, told), wanted, WHY)[1]
+    return version_decisions.promote(home, cast(CoordinatorApi, told), wanted, WHY)[1]
 
 
 def run(home: SiteHome, *command: str | Path) -> Ended:
@@ -203,12 +203,12 @@ def test_a_policy_that_asks_for_a_gate_refuses_the_promotion_too(
 
 def test_a_hospital_goes_back_by_itself(site: SiteHome, told: Told) -> None:
     both_in_use(site, told)
-    assert versions.rollback(site, "tiny:9", "too many alarms") == ("tiny", V1)
+    assert version_decisions.rollback(site, "tiny:9", "too many alarms") == ("tiny", V1)
     assert versions.read(site).current("tiny") == V1
     with pytest.raises(StudyError, match="version 9 of tiny is withdrawn already"):
-        versions.rollback(site, "tiny:9", "the same, by telephone")
+        version_decisions.rollback(site, "tiny:9", "the same, by telephone")
     with pytest.raises(StudyError, match="no version of tiny that can be used was in use"):
-        versions.rollback(site, "tiny:1", "again")
+        version_decisions.rollback(site, "tiny:1", "again")
     assert ask(site, told).current("tiny") == V1, "whatever the coordinator recommends"
     assert entries(site)[2:] == [(9, "withdrawn", "north"), (1, "current", "north")]
 
@@ -217,11 +217,11 @@ def test_a_hospital_withdraws_what_it_uses_and_then_none_answers(
     site: SiteHome, told: Told
 ) -> None:
     both_in_use(site, told)
-    assert versions.withdraw(site, "tiny:9", "an audit") == ("tiny", V9)
+    assert version_decisions.withdraw(site, "tiny:9", "an audit") == ("tiny", V9)
     with pytest.raises(UsageError, match="no version of tiny is in use here"):
         versions.current_path(site, "tiny")
     with pytest.raises(StudyError, match="withdrawn already"):
-        versions.withdraw(site, "tiny:9", "again")
+        version_decisions.withdraw(site, "tiny:9", "again")
     assert promote(site, told, "tiny:9") == V9, "it may change its mind"
 
 
@@ -246,7 +246,7 @@ def test_it_is_not_put_back_by_a_rollback_here(site: SiteHome, told: Told) -> No
     withdrawn(told, V1)
     ask(site, told)
     with pytest.raises(StudyError, match="no version of tiny that can be used was in use"):
-        versions.rollback(site, "tiny:9", "too many alarms")
+        version_decisions.rollback(site, "tiny:9", "too many alarms")
     assert versions.read(site).current("tiny") == V9
 
 
@@ -399,7 +399,7 @@ def test_a_decision_that_was_taken_back_or_forged_is_noticed(
     withdrawn(told, V9)
     before = ask(site, told)
     lie(told)
-    with pytest.raises(versions.RefusedListError):
+    with pytest.raises(version_news.RefusedListError):
         ask(site, told)
     after = versions.read(site)
     assert (after.theirs, after.own) == (before.theirs, before.own)
@@ -425,12 +425,12 @@ def test_of_a_list_that_does_not_continue_ours_the_withdrawals_count(
     """A coordinator that restored a backup withdraws what it published."""
     both_in_use(site, told)
     told.show(approved(V9).withdrawn(V9, ADA))
-    with pytest.raises(versions.RefusedListError, match="that on tiny takes back a decision"):
+    with pytest.raises(version_news.RefusedListError, match="that on tiny takes back a decision"):
         ask(site, told)
     assert versions.read(site).current("tiny") == V1
     assert versions.read(site).withdrawal("tiny", V9.study) is not None
     told.show(approved(V9, V1).withdrawn(V1, ADA))
-    with pytest.raises(versions.RefusedListError):
+    with pytest.raises(version_news.RefusedListError):
         ask(site, told)
     assert versions.read(site).current("tiny") is None
 
@@ -441,7 +441,7 @@ def test_one_bad_list_keeps_no_other_from_being_believed(site: SiteHome, told: T
     told.show(approved(V1, V9), heart)
     ask(site, told)
     told.show(approved(V1, V9).withdrawn(V9, ADA), ModelStates(name="heart"))
-    with pytest.raises(versions.RefusedListError, match="that on heart takes back a decision"):
+    with pytest.raises(version_news.RefusedListError, match="that on heart takes back a decision"):
         ask(site, told)
     assert versions.read(site).current("tiny") == V1
 
@@ -452,7 +452,7 @@ def test_a_disk_that_is_full_after_the_withdrawal_arrived_changes_nothing_about_
     """Then it does not answer, and what was before is put back when there is room."""
     both_in_use(site, told)
     withdrawn(told, V9)
-    write, calls = versions._write, list[int]()
+    write, calls = versions.write, list[int]()
 
     def full(*arguments: Any) -> None:
         calls.append(1)
@@ -460,7 +460,7 @@ def test_a_disk_that_is_full_after_the_withdrawal_arrived_changes_nothing_about_
             raise OSError(errno.ENOSPC, "no space left on device")
         write(*arguments)
 
-    monkeypatch.setattr(versions, "_write", full)
+    monkeypatch.setattr(versions, "write", full)
     with pytest.raises(OSError, match="no space"):
         ask(site, told)
     assert versions.read(site).current("tiny") is None
@@ -477,7 +477,7 @@ def test_after_a_change_of_the_coordinators_key_lists_are_signed_anew(
     new = Identity.new()
     info = json.loads(site.coordinator_path.read_bytes())
     told.show(approved(V1, V9).withdrawn(V9, ADA), signer=new)
-    with pytest.raises(versions.RefusedListError, match="flo site coordinator --accept"):
+    with pytest.raises(version_news.RefusedListError, match="flo site coordinator --accept"):
         ask(site, told)
     info |= {"public": new.public.hex(), "earlier": [COORDINATOR.public.hex()]}
     site.coordinator_path.write_text(json.dumps(info))
@@ -493,7 +493,7 @@ def test_a_site_of_another_coordinator_can_begin_anew(site: SiteHome, told: Told
         versions.read(site)
     assert "--begin-anew" in caught.value.hint
     told.show(approved(V1), signer=MALLORY)
-    found = versions.begin_anew(site, cast(CoordinatorApi, told))
+    found = version_news.begin_anew(site, cast(CoordinatorApi, told))
     assert found.withdrawal("tiny", V9.study) is not None
     assert versions.read(site).current("tiny") == V1
 
@@ -506,7 +506,7 @@ def test_after_beginning_anew_what_was_withdrawn_stays_withdrawn(
     withdrawn(told, V9)
     ask(site, told)
     shows_less(told)
-    versions.begin_anew(site, cast(CoordinatorApi, told))
+    version_news.begin_anew(site, cast(CoordinatorApi, told))
     assert ask(site, told).withdrawal("tiny", V9.study) is not None
     assert versions.read(site).current("tiny") == V1
     assert promote(site, told, "tiny:9") == V9, "it may be used again, if the hospital says so"
@@ -548,6 +548,6 @@ def test_a_reason_is_checked_before_anything_is_stored(site: SiteHome, told: Tol
     both_in_use(site, told)
     for why in ("", "two\nlines", "x" * 501):
         with pytest.raises(FloError, match="the decision"):
-            versions.rollback(site, "tiny:9", why)
+            version_decisions.rollback(site, "tiny:9", why)
     assert versions.read(site).current("tiny") == V9
     assert len(entries(site)) == 2
