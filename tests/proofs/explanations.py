@@ -32,6 +32,7 @@ _OTHERS = [("heart", 0.3), ("nass", 0.5)]
 _REDRAWS, _QUICK_REDRAWS, _PATIENTS, _TOP = 50, 5, 300, 5
 _ROOM, _FEW_TOP, _MANY_TOP = 0.1, 1.0, 0.3  # 3.5 standard errors of 5 and of 50 redraws
 _DEVIATIONS = (0.7, 1.5)  # stated by true
+_EXACT = 0.9  # of a deletion curve with the true average
 
 
 def rows(quick: bool) -> Iterator[Row]:
@@ -72,6 +73,11 @@ def _of_set(name: str, epsilon: float, quick: bool) -> Iterator[Row]:
     yield Row(title, wrong, shown, seconds, most=0.01)
     with_reasons = np.mean([bool(one.reasons(i)) for one in told for i in range(len(held))])
     yield Row(f"{what}: patients with reasons", float(with_reasons), redraws, seconds)
+    exact, zero = _deletion(models, told, held, average)
+    title = f"{what}: deletion curve, by that with the true average"
+    yield Row(title, exact, redraws, seconds, _EXACT - room if promised else 0.0)
+    title = f"{what}: deletion curve, by that with inputs of 0"
+    yield Row(title, zero, redraws, seconds, 1.0 - room if promised else 0.0)
     if not quick:
         title = f"{what}: stated deviation of log odds by that of the redrawn models"
         yield Row(title, _deviations(models), redraws, seconds, *_DEVIATIONS)
@@ -109,6 +115,34 @@ def _overlap(model: PublishedModel, weights: Vector, average: Floats) -> int:
     names = [column.name for column in model.study.data.columns]
     first = {names[place] for place in np.argsort(-true)[:_TOP]}
     return len(first & {column.name for column in effects(model)[:_TOP]})
+
+
+def _deletion(
+    models: list[PublishedModel], told: list[Contributions], held: Floats, average: Floats
+) -> tuple[float, float]:
+    """How far log odds fall while columns are deleted in the order that a model states, by how far
+    with the attributions of SHAP and Captum for the same model.
+
+    Of a linear model both are w(x - baseline): with the true average as baseline, which a private
+    model does not have, and with Captum's usual one, inputs of 0.
+    """
+    found = []
+    for model, one in zip(models, told, strict=True):
+        adds = _truth(model, model.weights[:-1], held, average)
+        zero = _truth(model, model.weights[:-1], held, np.zeros_like(average))
+        found.append([_fall(values, adds) for values in (one.values, adds, zero)])
+    own, exact, other = np.mean(found, axis=0)
+    return float(own / exact), float(own / other)
+
+
+def _fall(values: Floats, adds: Floats) -> float:
+    """Mean fall of log odds over the steps of deleting columns, the most raising first; and their
+    rise, the most lowering first."""
+    fall = 0.0
+    for sign in (1.0, -1.0):
+        order = np.argsort(-sign * values, axis=1)
+        fall += sign * float(np.take_along_axis(adds, order, axis=1).cumsum(axis=1).mean())
+    return fall
 
 
 def _alike(values: Floats, true: Floats) -> float:
