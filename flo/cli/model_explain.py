@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 
 if TYPE_CHECKING:
     from flo.published.explanation import Effect
+    from flo.published.model_card import PublishedModel
 
 app = typer.Typer()
 
@@ -21,6 +23,10 @@ app = typer.Typer()
 def explain(
     model: ModelFile,
     columns: Annotated[int, typer.Option(min=1, help="How many columns to show.")] = 12,
+    data: Annotated[
+        Path | None, typer.Option(help="Patients of yours: what moves the scores among them?")
+    ] = None,
+    id_column: Annotated[str, typer.Option(help="Column of ids in --data.")] = "patient_id",
     home: SiteFolder = SITE_FOLDER,
     coordinator: CoordinatorFingerprint = None,
 ) -> results.ExplainedResult:
@@ -55,6 +61,8 @@ def explain(
         f"no direction is stated within {CERTAIN:g} deviations of noise. An effect says what the "
         "model does, and not what causes the outcome"
     )
+    if data is not None:
+        _show_cohort(opened, data, id_column, columns)
     return results.ExplainedResult(
         opened.study.digest,
         opened.card.run,
@@ -65,6 +73,23 @@ def explain(
             for one in found
         ],
     )
+
+
+def _show_cohort(model: PublishedModel, data: Path, id_column: str, columns: int) -> None:
+    """Show what moves the scores of a file's patients; it is in no result that can be passed on."""
+    from rich.table import Column, Table
+
+    from flo.cli.terminal.output import console, plain, say
+    from flo.clients.prediction.cohort_reasons import cohort_reasons
+
+    found, records = cohort_reasons(model, data, id_column)
+    table = Table(Column("column", overflow="fold"), "moves by", "surely raises", "surely lowers")
+    for one in found[:columns]:
+        shares = (f"{100 * share:.0f} %" for share in (one.raises, one.lowers))
+        table.add_row(plain(one.column), f"{one.moves_by:.2f}", *shares)
+    say(f"[bold yellow]NOT PRIVATE[/]: among the {records} records of this file; it stays here")
+    console().print(table)
+    say("share of the records whose risk the column raises or lowers, beyond noise")
 
 
 def in_words(effect: Effect) -> str:

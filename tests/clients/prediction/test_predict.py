@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flo.clients.prediction.cohort_reasons import cohort_reasons
 from flo.clients.prediction.predict import predict
 from flo.clients.quality.check import check_inputs, encode_checked
 from flo.clients.sources.files import open_file
 from flo.errors import DataError, FloError, UsageError
 from flo.privacy.releases import model_noise
 from flo.privacy.releases.calibration import Calibration
+from flo.published.explanation import contributions
 from flo.published.model_card import PublishedModel
 from flo.study.models import log_odds
 from tests.builders import csv_text
@@ -112,6 +114,22 @@ def test_each_patient_has_the_columns_that_raise_and_lower_their_risk(
     assert {tuple(row[-2:]) for row in rows} == {("age", "ward")}
     predict(explainable(), data, out, "patient_id")
     assert "raises" not in read(out)[0]
+
+
+def test_a_cohort_is_explained_on_the_screen_and_in_no_result(tmp_path: Path, out: Path) -> None:
+    data = written(tmp_path, GOOD)
+    model = explainable()
+    found, records = cohort_reasons(model, data, "patient_id")
+    assert records == COUNT
+    assert [one.column for one in found] == ["age", "ward"], "age moves these scores most"
+    inputs = check_inputs(open_file(data, "patient_id"), model.study.data)
+    told = contributions(model, inputs)
+    assert found[0].moves_by == pytest.approx(np.abs(told.values[:, 0]).mean())
+    for one in found:
+        assert 0 <= one.raises + one.lowers <= 1
+    data.write_text(data.read_text().splitlines()[0] + "\n")
+    with pytest.raises(DataError, match="no record"):
+        cohort_reasons(model, data, "patient_id")
 
 
 def test_a_model_whose_noise_is_not_known_is_not_explained(tmp_path: Path, out: Path) -> None:
