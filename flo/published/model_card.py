@@ -48,7 +48,7 @@ from flo.study.terms import Identifier
 FINISHED = ".finished"  # ending of finished models (``flo.clients.records.finished_model``)
 MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
 MAX_MODEL_BYTES, MAX_TENSORS_HEADER_BYTES = 1 << 30, 1 << 20
-_SAME = 1e-3  # two machines may accept neighbouring candidates for the end of an interval
+_SAME = 2e-3  # two machines may accept neighbouring candidates for the end of an interval
 _ONE_FORM = 3  # from this study schema on, a card's signature has only one valid form
 MOST_INPUTS, MOST_NOISE = MOST_WEIGHTS - 1, MOST_WEIGHTS * (MOST_WEIGHTS + 1) // 2
 Average = Annotated[float, Field(ge=-1, le=1)]
