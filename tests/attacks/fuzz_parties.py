@@ -180,6 +180,7 @@ class Calls:
                 {"statement": None, "known": roster},
                 {"statement": statement.model_dump(mode="json"), "known": roster},
             ],
+            "states": [{"known": "a" * 64}],
         }
         assert {f"/v1/site/{name}" for name in bodies} == set(SITE_CALLS)
         peers = {"enrol": self._bootstrap("guest")}

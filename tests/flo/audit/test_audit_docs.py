@@ -45,8 +45,16 @@ COMPUTED: dict[tuple[str, str], set[str]] = {
         "server/audit/rate_limited.py",
         "kind",
     ): set(),  # RateLimitedAudit.record passes on what it is told
-    ("clients/agent/agent.py", "kind"): {"audit-disagreement", "roster-disagreement"},
+    ("clients/agent/agent.py", "kind"): {
+        *("audit-disagreement", "roster-disagreement", "model-states-refused")
+    },
     ("clients/home/site_home.py", "kind"): set(),  # SiteHome.record passes on what it is told
+}
+
+# Entered together with what they are about, by one SQL transaction.
+BY_STATEMENT = {
+    "Coordinator": {"model-decided": "server/store/model_tables.py"},
+    "Site": dict[str, str](),
 }
 
 
@@ -108,7 +116,9 @@ def kinds(heading: str) -> set[str]:
     found: set[str] = set()
     for call in entered(heading):
         found |= {call.kind} if call.kind else COMPUTED[call.path, call.text]
-    return found
+    for kind, path in BY_STATEMENT[heading].items():
+        assert f"'{kind}'" in (ROOT / path).read_text(encoding="utf-8")
+    return found | set(BY_STATEMENT[heading])
 
 
 def documented(heading: str, text: str) -> list[str]:

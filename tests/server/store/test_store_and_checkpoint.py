@@ -79,7 +79,7 @@ def test_a_continued_state_can_be_changed() -> None:
     assert state.weights.flags.writeable
 
 
-@pytest.mark.parametrize("schema", [0, 1, 2, 3, 4, 10, "6", None], ids=repr)
+@pytest.mark.parametrize("schema", [0, 1, 2, 3, 4, 11, "6", None], ids=repr)
 def test_an_unknown_schema_is_refused(schema: object) -> None:
     document = canonical.decode(
         checkpoint.to_bytes(RunState.start(small_study())), limit=1 << 20, what="checkpoint"
