@@ -16,7 +16,7 @@ OF_A_RUN = [
     (method, path.replace("{run}", RUN)) for method, path in ROUTES if path.startswith("/v1/run/")
 ]
 OF_PEOPLE = [
-    (method, path.replace("{digest}", "0" * 64))
+    (method, path.replace("{digest}", "0" * 64).replace("{step}", "withdraw"))
     for method, path in ROUTES
     if path.startswith("/v1/flo/")
 ]
