@@ -152,26 +152,26 @@ class Agent:
 
     def _follow_withdrawals(self) -> None:
         """Ask for decisions on models, also while a request is computed or the site is closed."""
-        while not self._stopping.wait(self._follow_once()):
-            pass
+        wait = 0.0
+        while not self._stopping.wait(wait):
+            try:
+                wait = self._follow_once()
+            except Exception:  # a full disk, a locked file or a bug: asked again soon
+                log.exception("the decisions on models could not be asked for")
+                wait = _DECISIONS_SECONDS
 
     def _follow_once(self) -> float:
-        """Ask once; return after how many seconds to ask again. Nothing ends the thread."""
+        """Ask once; return after how many seconds to ask again."""
         try:
             with connect(self._home) as api:
                 version_news.ask(self._home, api)
         except version_news.RefusedListError as error:
-            try:
-                self._log_once("model-states-refused", str(error))
-            except (FloError, OSError) as failed:
-                log.error(f"{error}; the audit log has no entry of it: {failed}")
+            self._log_once("model-states-refused", str(error))
         except RefusedError as error:  # a coordinator of an earlier version has no such call
             log.info(f"the decisions on models could not be asked for: {error}")
             return _SELDOM_SECONDS
         except FloError as error:
             log.info(f"the decisions on models could not be asked for: {error}")
-        except Exception:  # a full disk, a locked file or a bug: asked again soon
-            log.exception("the decisions on models could not be asked for")
         return _DECISIONS_SECONDS
 
     def _serve(self, ledger: Ledger) -> None:

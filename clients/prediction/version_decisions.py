@@ -44,7 +44,8 @@ def promote(home: SiteHome, api: CoordinatorApi, wanted: str, why: str) -> tuple
     if last is not None or theirs.state_of(model.study) == "candidate":
         state = "withdrawn" if last else "a candidate"
         raise RefusedError(
-            f"the coordinator has not approved version {model.version} of {name}: it is {state}"
+            f"the coordinator has not approved version {model.version} of {name}: it is {state}",
+            hint="flo model states lists the versions; ask the coordinator to approve it",
         )
     folder = make_private_directory(folder_of(home, model))
     opened = fetch(home, api, model.study, folder)
@@ -52,7 +53,10 @@ def promote(home: SiteHome, api: CoordinatorApi, wanted: str, why: str) -> tuple
     with home.models_lock():
         before = read(home)
         if withdrawal(before.others(name), model.study) is not None:
-            raise RefusedError(f"the coordinator has just withdrawn version {model.version}")
+            raise RefusedError(
+                f"the coordinator has just withdrawn version {model.version} of {name}",
+                hint="flo model states says why",
+            )
         if before.current(name) != model:
             own = called(before.own, name)
             decide(home, before, own.put_into_use(model, said(home, why)))
@@ -69,7 +73,8 @@ def _refuse_other(home: SiteHome, path: Path, name: str, model: ModelVersion) ->
     ):
         raise TrustError(
             f"the coordinator decided on version {model.version} of {name}, and sent "
-            f"{opened.title} with the card {opened.card.digest[:12]}"
+            f"{opened.title} with the card {opened.card.digest[:12]}",
+            hint="nothing was put into use; ask the coordinator's operator which one is meant",
         )
 
 

@@ -43,7 +43,7 @@ def ask(home: SiteHome, api: CoordinatorApi) -> Versions:
     wrong = list[str]()
     with home.models_lock():
         before = versions.read(home)
-        after = before.model_copy(update={"seen": now()})
+        after = before
         for states in shown or ():
             try:
                 states.check(home.read_coordinator().fingerprints)
@@ -57,6 +57,8 @@ def ask(home: SiteHome, api: CoordinatorApi) -> Versions:
             named = {states.name for states in shown}
             missing = [states.name for states in known.theirs if states.name not in named]
             wrong += [f"none is shown on {name}, and this site has one" for name in missing]
+        if not wrong:  # whoever cannot believe the coordinator has not heard of it
+            after = after.model_copy(update={"seen": now()})
         changed = (after.theirs, after.forks) != (before.theirs, before.forks)
         if changed or before.late(_SOON):
             versions.write(home, after)  # from here on, what was withdrawn does not answer

@@ -7,6 +7,7 @@ version needs none of its files.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -89,7 +90,9 @@ def listed_models(store: Store) -> list[ListedModel]:
     return sorted(listed, key=lambda one: (one.name, one.model.version))
 
 
+@functools.lru_cache(maxsize=512)
 def _read(document: bytes) -> ModelStates:
+    """Parse a list, cached: every hospital asks for all of them every few seconds."""
     value = canonical.decode(document, limit=MAX_STATES_BYTES, what="decisions on a model")
     return parse(ModelStates, value, "decisions on a model")
 

@@ -403,6 +403,7 @@ def test_a_decision_that_was_taken_back_or_forged_is_noticed(
         ask(site, told)
     after = versions.read(site)
     assert (after.theirs, after.own) == (before.theirs, before.own)
+    assert after.seen == before.seen, "so that people are told since when nothing is known"
     assert after.current("tiny") == V1
     done = run(site, "states")  # nobody answers; what the site knows is shown all the same
     assert done.returncode == EXIT_USAGE
