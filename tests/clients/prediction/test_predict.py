@@ -18,14 +18,18 @@ from flo.clients.prediction.cohort_reasons import cohort_reasons
 from flo.clients.prediction.predict import predict
 from flo.clients.quality.check import check_inputs, encode_checked
 from flo.clients.sources.files import open_file
+from flo.datasets import DATASETS
 from flo.errors import DataError, FloError, UsageError
 from flo.privacy.releases import model_noise
 from flo.privacy.releases.calibration import Calibration
 from flo.published.explanation import contributions
 from flo.published.model_card import PublishedModel
+from flo.study.features import input_names
 from flo.study.models import log_odds
 from tests.builders import csv_text
+from tests.commands import flo
 from tests.flo.published_models import made
+from tests.paths import ROOT
 
 COUNT = 40
 MODELS = {kind: made(kind).open() for kind in ("logistic", "mlp", "cnn")}
@@ -130,6 +134,36 @@ def test_a_cohort_is_explained_on_the_screen_and_in_no_result(tmp_path: Path, ou
     data.write_text(data.read_text().splitlines()[0] + "\n")
     with pytest.raises(DataError, match="no record"):
         cohort_reasons(model, data, "patient_id")
+
+
+def test_real_patients_are_explained_as_an_independent_computation_says(tmp_path: Path) -> None:
+    """On the screen only: the figures depend on single patients."""
+    kept = ROOT / "tests" / "kept" / "v13"
+    coordinator = (kept / "coordinator.txt").read_text().strip()
+    data, told = tmp_path / "cleveland.csv", tmp_path / "told.json"
+    DATASETS["heart-disease"]()["cleveland"].to_csv(data, index=False)
+    done = flo(
+        *("model", "explain", kept / "new.card.json", "--data", data, "--columns", "3"),
+        *("--coordinator", coordinator, "--json", told),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "NOT PRIVATE" in done.stdout
+    model = PublishedModel.open(kept / "new.card.json", coordinator)
+    inputs = check_inputs(open_file(data, "patient_id"), model.study.data)
+    assert model.card.average is not None
+    adds = (inputs - np.array(model.card.average)) * model.weights[:-1]
+    names = input_names(model.study.data)
+    exact = {
+        column.name: np.abs(
+            adds[:, [name.split("=")[0] == column.name for name in names]].sum(axis=1)
+        ).mean()
+        for column in model.study.data.columns
+    }
+    found, _ = cohort_reasons(model, data, "patient_id")
+    for one in found:
+        assert one.moves_by == pytest.approx(exact[one.column]), one.column
+    assert f"{found[0].moves_by:.2f}" in done.stdout
+    assert "moves_by" not in told.read_text()
 
 
 def test_a_model_whose_noise_is_not_known_is_not_explained(tmp_path: Path, out: Path) -> None:
