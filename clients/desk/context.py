@@ -17,6 +17,7 @@ from flo.keys.identity import Identity
 from flo.pages.forms import read_form
 from flo.pages.live import LiveUpdates
 from flo.pages.templates import Pages, now
+from flo.published import explained_page
 
 _TEMPLATES = Path(__file__).parent
 QUALITY = _TEMPLATES.parent / "quality"
@@ -36,6 +37,7 @@ class DeskContext:
         return Pages(
             _TEMPLATES,
             QUALITY,
+            explained_page.TEMPLATES,
             base=self.base,
             hospital=self.home.read_config().hospital,
             fingerprint=self.home.open_identity().fingerprint,

@@ -1,4 +1,4 @@
-"""Desk page for models: which version answers here, and those that are finished here.
+"""Desk pages for models: which version answers here, why, and those that are finished here.
 
 The figures of finished models are not private.
 """
@@ -22,6 +22,8 @@ from flo.clients.records.finished_model import FinishedModel, finished_names
 from flo.errors import FloError
 from flo.pages.plots import Plane, plane
 from flo.pages.responses import redirect
+from flo.published import explained_page
+from flo.published.model_card import PublishedModel
 from flo.published.model_states import ModelDecision, ModelVersion, State
 
 _PERCENT = [(share / 5, f"{20 * share} %") for share in range(6)]
@@ -61,7 +63,7 @@ class KnownModel:
 
 
 def model_router(context: DeskContext) -> APIRouter:
-    """Return the routes of the page, and of the decisions which version answers here."""
+    """Return the routes of the pages, and of the decisions which version answers here."""
     router = APIRouter()
 
     @router.get(f"{context.base}/models")
@@ -76,6 +78,12 @@ def model_router(context: DeskContext) -> APIRouter:
             late=found.late(versions.LATE) if found.names else "",
         )
 
+    @router.get(f"{context.base}/models/{{name}}")
+    def explained(name: str, request: Request) -> Response:
+        model = _in_use(context.home, name)
+        values = {"model": model, **explained_page.shown(model)}
+        return context.page(request, "explained.html.j2", **values)
+
     @router.post(f"{context.base}/models/{{step}}")
     async def decide(
         step: Literal["promote", "rollback", "withdraw"], request: Request
@@ -86,6 +94,12 @@ def model_router(context: DeskContext) -> APIRouter:
         return redirect(f"{context.base}/models")
 
     return router
+
+
+def _in_use(home: SiteHome, name: str) -> PublishedModel:
+    """Return the version of a model that answers here. Raises UsageError if none does."""
+    trusted = home.read_coordinator().fingerprints
+    return PublishedModel.open(versions.current_path(home, name), *trusted)
 
 
 def _decide(home: SiteHome, step: str, wanted: str, why: str) -> None:

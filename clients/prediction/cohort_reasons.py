@@ -17,6 +17,7 @@ from flo.clients.sources.files import open_file
 from flo.errors import DataError
 from flo.published.explanation import CERTAIN, contributions
 from flo.published.model_card import PublishedModel
+from flo.study.wording import titles
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class CohortReason:
     ``raises``, ``lowers``: share of the patients for whom it surely does, beyond noise.
     """
 
-    column: str
+    column: str  # in the study's words
     moves_by: float
     raises: float
     lowers: float
@@ -44,11 +45,11 @@ def cohort_reasons(
     inputs = check_inputs(ErrorBoundary(open_file(data, id_column)), model.study.data)
     if not len(inputs):
         raise DataError(f"{data} has no record to explain", hint="give a file with patients")
-    told = contributions(model, inputs)
+    told, words = contributions(model, inputs), titles(model.study.data)
     certain = np.abs(told.values) > CERTAIN * told.deviations
     found = [
         CohortReason(
-            name,
+            words[name],
             float(np.abs(told.values[:, place]).mean()),
             float((certain[:, place] & (told.values[:, place] > 0)).mean()),
             float((certain[:, place] & (told.values[:, place] < 0)).mean()),

@@ -15,6 +15,7 @@ from scipy.special import expit
 
 from flo.arrays import Floats
 from flo.clients.prediction.finish import FinishedAtHome
+from flo.clients.prediction.reasons import told
 from flo.clients.prediction.scoring_ways import refuse_other_scores
 from flo.clients.prediction.trace import write_record
 from flo.clients.quality.check import check_inputs
@@ -24,9 +25,9 @@ from flo.clients.sources.files import open_file
 from flo.documents.text import in_a_sheet
 from flo.errors import UsageError
 from flo.privacy.report.risks import is_too_wide
-from flo.published.explanation import FEWEST_REASONS, contributions
 from flo.published.model_card import PublishedModel
 from flo.storage.files import write_private
+from flo.study.wording import can_change
 
 _NO_RISK = ("", "", "")
 
@@ -56,7 +57,8 @@ def predict(
     (``flo.privacy.report.risks``), so that only the rank is known.
 
     ``explain``: also write ``raises`` and ``lowers``, up to three columns whose direction is
-    certain, the largest first (``flo.published.explanation``).
+    certain, the largest first (``flo.published.explanation``); and ``if_changed`` if the study says
+    what care can change (``flo.published.what_if``).
 
     A record of what scored them is written beside ``out`` (``flo.clients.prediction.trace``).
 
@@ -72,42 +74,39 @@ def predict(
     refuse_other_scores(model.model if isinstance(model, FinishedAtHome) else model)
     source = ErrorBoundary(open_file(data, id_column))
     inputs = check_inputs(source, model.study.data)
-    reasons = _reasons(model, inputs) if explain else None
+    why, reasons = _reasons(model, inputs) if explain else ([], [])
     log_odds = model.log_odds(inputs)
     risks = _risks(model, log_odds)
     ids = [cell for batch in source.ids() for cell in as_ids(batch).to_pylist()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     named = [in_a_sheet(id_column)] if ids else []
-    why = ["raises", "lowers"] if reasons else []
     writer.writerow(["row", *named, "score", "risk", "low", "high", *why])
     for number, (score, risk) in enumerate(zip(expit(log_odds), risks, strict=True), start=1):
         own = [in_a_sheet(ids[number - 1] or "")] if ids else []
-        told = reasons[number - 1] if reasons else ()
-        writer.writerow([number, *own, f"{score:.6f}", *risk, *told])
+        said = reasons[number - 1] if reasons else ()
+        writer.writerow([number, *own, f"{score:.6f}", *risk, *map(in_a_sheet, said)])
     scored = text.getvalue().encode()
     write_private(out, scored)
     write_record(model, out, scored, len(risks))
     return Predicted(len(risks), sum(risk != _NO_RISK for risk in risks))
 
 
-def _reasons(model: PublishedModel | FinishedAtHome, inputs: Floats) -> list[tuple[str, str]]:
-    """Return which columns raise and which lower each record's risk, as text."""
+def _reasons(
+    model: PublishedModel | FinishedAtHome, inputs: Floats
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return the names of the columns of reasons, and each record's."""
     if isinstance(model, FinishedAtHome):
         raise UsageError(
             "a finished model is not explained: its card's noise is that of the published one",
             hint=f"flo model predict --explain with the published model of {model.study.name}",
         )
-    if len(model.study.data.columns) < FEWEST_REASONS:
-        raise UsageError("a model of one column has nothing to explain", hint="leave out --explain")
-    found = contributions(model, inputs)
-    told = []
-    for patient in range(len(inputs)):
-        reasons = found.reasons(patient)
-        raising = [in_a_sheet(name) for name, value in reasons if value > 0]
-        lowering = [in_a_sheet(name) for name, value in reasons if value < 0]
-        told.append((", ".join(raising), ", ".join(lowering)))
-    return told
+    found = told(model, inputs)
+    if can_change(model.study.data):
+        return ["raises", "lowers", "if_changed"], [
+            (one.raises, one.lowers, one.if_changed) for one in found
+        ]
+    return ["raises", "lowers"], [(one.raises, one.lowers) for one in found]
 
 
 def _risks(model: PublishedModel | FinishedAtHome, log_odds: Floats) -> list[tuple[str, str, str]]:

@@ -129,6 +129,7 @@ def predict(
     """Score the patients of a file with a published or finished model; no data are sent."""
     from flo.cli.terminal.output import say, working
     from flo.clients.prediction.predict import predict as score
+    from flo.study.wording import can_change
 
     opened: PublishedModel | FinishedAtHome
     path = _in_use(home, model) if _is_name(model) else Path(model)
@@ -149,6 +150,11 @@ def predict(
         say(
             "raises, lowers: up to three columns whose direction is certain, the largest first; "
             "others may matter more. They say what the model does, not what causes the outcome"
+        )
+    if explain and can_change(opened.study.data):
+        say(
+            "if_changed: the risk of another patient with the value that the study names; not what "
+            "a treatment does"
         )
     return results.PredictedResult(str(out), done.records, done.with_risk)
 
@@ -174,6 +180,22 @@ def export(
         write_public(out, exported)
     say(f"{out}: its metadata list the inputs in order; FLO's signature does not cover it")
     return FileWrittenResult(str(out))
+
+
+def path_of(home: Path, model: str) -> Path:
+    """Return the path that an argument is, or of the version in use of the model that it names.
+
+    Raises UsageError: no version of it is in use here.
+    """
+    from flo.errors import UsageError
+
+    path = _in_use(home, model) if _is_name(model) else Path(model)
+    if path is None:
+        raise UsageError(
+            f"no version of {model} was put into use here, and there is no file {model}",
+            hint="give the path of a published model's card, or: flo model promote",
+        )
+    return path
 
 
 def _is_name(model: str) -> bool:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flo.cli import results
-from flo.cli.model import CoordinatorFingerprint, ModelFile, trusted_coordinators
+from flo.cli.model import CoordinatorFingerprint, path_of, trusted_coordinators
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 
 if TYPE_CHECKING:
-    from flo.published.explanation import Effect
     from flo.published.model_card import PublishedModel
 
 app = typer.Typer()
@@ -21,10 +20,16 @@ app = typer.Typer()
 
 @command(app)
 def explain(
-    model: ModelFile,
+    model: Annotated[
+        str,
+        typer.Argument(help="NAME.safetensors or its card; or the name of a model in use here."),
+    ],
     columns: Annotated[int, typer.Option(min=1, help="How many columns to show.")] = 12,
     data: Annotated[
         Path | None, typer.Option(help="Patients of yours: what moves the scores among them?")
+    ] = None,
+    patient: Annotated[
+        str | None, typer.Option(help="Only this patient of --data: why this risk?")
     ] = None,
     id_column: Annotated[str, typer.Option(help="Column of ids in --data.")] = "patient_id",
     home: SiteFolder = SITE_FOLDER,
@@ -34,10 +39,13 @@ def explain(
     from rich.table import Column, Table
 
     from flo.cli.terminal.output import console, plain, say
+    from flo.errors import UsageError
     from flo.published.explanation import CERTAIN, effects
     from flo.published.model_card import PublishedModel
 
-    opened = PublishedModel.open(model, *trusted_coordinators(home, coordinator))
+    if patient is not None and data is None:
+        raise UsageError("--patient is a patient of a file", hint="--data FILE that has it")
+    opened = PublishedModel.open(path_of(home, model), *trusted_coordinators(home, coordinator))
     found = effects(opened)
     table = Table(
         Column("column", overflow="fold"), "moves by", Column("where", overflow="fold"), "effect"
@@ -46,10 +54,10 @@ def explain(
         for number, effect in enumerate(one.effects):
             first = number == 0
             table.add_row(
-                plain(one.name) if first else "",
+                plain(one.title) if first else "",
                 f"{one.importance:.2f}" if first else "",
                 plain(effect.name),
-                in_words(effect),
+                effect.in_words,
             )
     console().print(table)
     say(
@@ -61,14 +69,19 @@ def explain(
         f"no direction is stated within {CERTAIN:g} deviations of noise. An effect says what the "
         "model does, and not what causes the outcome"
     )
-    if data is not None:
+    if data is not None and patient is not None:
+        _show_patient(opened, data, id_column, patient, columns)
+    elif data is not None:
         _show_cohort(opened, data, id_column, columns)
     return results.ExplainedResult(
         opened.study.digest,
         opened.card.run,
         [
             results.ExplainedColumn(
-                one.name, one.importance, [(e.name, e.value, *e.interval) for e in one.effects]
+                one.name,
+                one.title,
+                one.importance,
+                [(e.name, e.value, *e.interval) for e in one.effects],
             )
             for one in found
         ],
@@ -92,10 +105,29 @@ def _show_cohort(model: PublishedModel, data: Path, id_column: str, columns: int
     say("share of the records whose risk the column raises or lowers, beyond noise")
 
 
-def in_words(effect: Effect) -> str:
-    """Return an effect with its interval, or that noise hides its direction."""
-    low, high = effect.interval
-    if not effect.is_certain:
-        return f"noise hides it ({low:+.2f} to {high:+.2f})"
-    word = "raises" if effect.value > 0 else "lowers"
-    return f"{word}, {effect.value:+.2f} ({low:+.2f} to {high:+.2f})"
+def _show_patient(
+    model: PublishedModel, data: Path, id_column: str, patient: str, columns: int
+) -> None:
+    """Show why one patient has this risk; it is in no result that can be passed on."""
+    from rich.table import Column, Table
+
+    from flo.cli.terminal.output import console, plain, say
+    from flo.clients.prediction.reasons import of_patient
+    from flo.study.wording import can_change
+
+    found = of_patient(model, data, id_column, patient)
+    risk = f"risk {found.risk}" if found.risk else "only the rank of this risk is known"
+    say(f"[bold yellow]NOT PRIVATE[/]: record {found.record} of this file: {risk}")
+    table = Table(Column("column", overflow="fold"), "beside the average patient")
+    for one in found.columns[:columns]:
+        table.add_row(plain(one.name), one.in_words)
+    console().print(table)
+    for words in found.if_changed:
+        say(plain(f"what if: {words}"))
+    if can_change(model.study.data):
+        say(
+            "what if: what the model says of another patient with that value; not what a "
+            "treatment does"
+            if found.if_changed
+            else "what if: no change that the study names would surely lower this risk"
+        )

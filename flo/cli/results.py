@@ -239,9 +239,11 @@ class ModelCheckedResult(CommandResult):
 
 @dataclass(frozen=True)
 class ExplainedColumn(CommandResult):
-    """A column of a model. ``effects``: name, log odds, and ends of the 95 % interval of noise."""
+    """A column of a model. ``about``: in the study's words. ``effects``: name, log odds, and ends
+    of the 95 % interval of noise."""
 
     column: str
+    about: str
     importance: float
     effects: list[tuple[str, float, float, float]]
 

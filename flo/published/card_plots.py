@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from flo.pages import plots
 from flo.privacy.releases.gate_decision import Comparison
-from flo.published.explanation import effects
-from flo.published.model_card import PublishedModel
+from flo.published.explanation import Column
 
 _MOST_EFFECTS = 12
 
@@ -32,11 +32,11 @@ def gate_plot(found: Comparison) -> plots.Intervals:
     return plots.intervals(rows, -reach, reach, step=step, limit=0.0)
 
 
-def effects_plot(model: PublishedModel) -> plots.Intervals | None:
+def effects_plot(found: Sequence[Column]) -> plots.Intervals | None:
     """Plot the strongest effects whose direction noise does not hide; None if it hides all."""
     shown = [
-        (f"{column.name} {effect.name}", effect)
-        for column in effects(model)
+        (f"{column.title} {effect.name}", effect)
+        for column in found
         for effect in column.effects
         if effect.is_certain
     ]

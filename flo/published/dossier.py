@@ -15,8 +15,7 @@ from flo.errors import UsageError
 from flo.pages.templates import Pages
 from flo.privacy.report import risks
 from flo.privacy.report.sheet import Section
-from flo.published import card_plots, card_sheet, fairness_page
-from flo.published.explanation import Column, effects
+from flo.published import card_plots, card_sheet, explained_page, fairness_page
 from flo.published.fairness import fairness
 from flo.published.gate_passed import gates_of
 from flo.published.gate_result import GateResult
@@ -49,7 +48,7 @@ def render(
         calibration=card.calibration and risks.plot(card.calibration),
         gates=_gates(model, gates, coordinators),
         **_groups(model, threshold),
-        **_explained(model),
+        **explained_page.shown(model),
     )
 
 
@@ -70,13 +69,3 @@ def _groups(model: PublishedModel, threshold: float) -> dict[str, Any]:
         return {"no_groups": "", **fairness_page.shown(fairness(model, threshold))}
     except UsageError as error:
         return {"no_groups": str(error), "threshold": threshold}
-
-
-def _explained(model: PublishedModel) -> dict[str, Any]:
-    """Return what moves the score, or in ``no_effects`` why that is not known."""
-    try:
-        found: list[Column] = effects(model)
-    except UsageError as error:
-        return {"no_effects": f"{error}. {error.hint}", "effects": None, "hidden": []}
-    hidden = [one.name for one in found if not any(effect.is_certain for effect in one.effects)]
-    return {"no_effects": "", "effects": card_plots.effects_plot(model), "hidden": hidden}

@@ -27,8 +27,10 @@ from flo.arrays import Floats
 from flo.published.golden import edges_of
 from flo.published.model_card import PublishedModel
 from flo.study.features import names_of
-from flo.study.schema import CategoryColumn
+from flo.study.schema import CategoryColumn, NumberColumn, Schema
+from flo.study.schema import Column as AnyColumn
 from flo.study.synthetic import encoded, made_up_cells, made_up_inputs
+from flo.study.wording import code_in_words, title
 
 CERTAIN = 3.0  # deviations
 REASONS, FEWEST_REASONS = 3, 2  # of a patient; one alone is right too seldom
@@ -56,12 +58,23 @@ class Effect:
         """Whether noise hardly turned its sign."""
         return abs(self.value) > CERTAIN * self.deviation
 
+    @property
+    def in_words(self) -> str:
+        """The direction with the effect and its interval, or that noise hides it."""
+        low, high = self.interval
+        if not self.is_certain:
+            return f"noise hides it ({low:+.2f} to {high:+.2f})"
+        word = "raises" if self.value > 0 else "lowers"
+        return f"{word}, {self.value:+.2f} ({low:+.2f} to {high:+.2f})"
+
 
 @dataclass(frozen=True)
 class Column:
-    """A column and its effects. ``importance``: by how much it moves log odds, on average."""
+    """A column and its effects. ``title``: in the study's words. ``importance``: by how much it
+    moves log odds, on average."""
 
     name: str
+    title: str
     importance: float
     effects: tuple[Effect, ...]
 
@@ -92,6 +105,7 @@ def effects(model: PublishedModel) -> list[Column]:
 
     A column's importance is its mean absolute contribution over the study's made-up patients.
     """
+    _stated(model)  # refuses first: made-up images take seconds
     schema = model.study.data
     importance = np.abs(contributions(model, made_up_inputs(schema)).values).mean(axis=0)
     ordinary, found = made_up_cells(schema, 1), list[Column]()
@@ -101,9 +115,19 @@ def effects(model: PublishedModel) -> list[Column]:
             cells = ordinary | {column.name: np.array([cell])}
             told = contributions(model, encoded(schema, cells))
             value, deviation = told.values[0, number], told.deviations[0, number]
-            own.append(Effect(name, float(value), float(deviation)))
-        found.append(Column(column.name, float(importance[number]), tuple(own)))
+            own.append(Effect(_in_words(column, name, cell), float(value), float(deviation)))
+        moves = float(importance[number])
+        found.append(Column(column.name, title(column), moves, tuple(own)))
     return sorted(found, key=lambda column: -column.importance)
+
+
+def _in_words(column: AnyColumn, edge: str, cell: float) -> str:
+    """Return an edge of a column, such as ``at 18 years`` or ``= 2 (atypical angina)``."""
+    if isinstance(column, CategoryColumn) and cell >= 0:
+        return f"= {code_in_words(column, column.codes[int(cell)])}"
+    if isinstance(column, NumberColumn) and np.isfinite(cell):
+        return f"at {cell:g} {column.unit}"
+    return edge
 
 
 def contributions(model: PublishedModel, inputs: Floats) -> Contributions:
@@ -112,7 +136,7 @@ def contributions(model: PublishedModel, inputs: Floats) -> Contributions:
     Raises UsageError: the card states no noise, so a reason could not be told from chance.
     """
     noise, average, error = _stated(model)
-    places, apart = _places(model), inputs - average
+    places, apart = places_of(model.study.data), inputs - average
     values, columns = np.empty((len(inputs), len(places))), model.study.data.columns
     deviations = np.empty_like(values)
     for number, (column, own) in enumerate(zip(columns, places.values(), strict=True)):
@@ -126,10 +150,10 @@ def contributions(model: PublishedModel, inputs: Floats) -> Contributions:
     return Contributions(tuple(places), values, deviations)
 
 
-def _places(model: PublishedModel) -> dict[str, list[int]]:
+def places_of(schema: Schema) -> dict[str, list[int]]:
     """Return column -> places of its inputs."""
     found, start = dict[str, list[int]](), 0
-    for column in model.study.data.columns:
+    for column in schema.columns:
         count = len(names_of(column))
         found[column.name] = list(range(start, start + count))
         start += count

@@ -114,6 +114,13 @@ def scaled_number(schema: Schema, name: str, inputs: Floats) -> tuple[Floats, Ma
     raise ValueError(f"no column {name!r}")
 
 
+def is_missing(column: Column, part: Floats) -> Mask:
+    """Return which records (n,) have no value of a column, from its inputs (n, inputs)."""
+    if column.missing != "indicator":
+        return np.zeros(len(part), dtype=bool)
+    return np.asarray(part[:, -1] == 1)
+
+
 def cell_of(schema: Schema, name: str, inputs: Floats, bins: int) -> Codes:
     """Return the index of each record's cell in ``cells``, shape (n,), from its inputs (n, d)."""
     start = 0
@@ -126,7 +133,6 @@ def cell_of(schema: Schema, name: str, inputs: Floats, bins: int) -> Codes:
 
 
 def _cell_of(column: Column, part: Floats, bins: int) -> Codes:
-    missing = part[:, -1] == 1 if column.missing == "indicator" else np.zeros(len(part), dtype=bool)
     if isinstance(column, CategoryColumn):
         two = len(column.codes) == 2
         found = part[:, 0] == 1 if two else np.argmax(part[:, : len(column.codes)], axis=1)
@@ -135,4 +141,4 @@ def _cell_of(column: Column, part: Floats, bins: int) -> Codes:
         scaled = np.clip(np.nan_to_num(part[:, 0]), -1.0, 1.0)
         found = np.clip(np.floor((scaled + 1) / 2 * bins), 0, bins - 1)
         count = bins
-    return np.where(missing, count, found).astype(np.int64)
+    return np.where(is_missing(column, part), count, found).astype(np.int64)

@@ -8,6 +8,7 @@ from typing import Any
 from flo.errors import StudyError
 from flo.study.document import Study, from_document
 from flo.study.schema import Column
+from flo.study.wording import means_the_same
 
 _LONGEST = 2000  # of a purpose
 
@@ -55,7 +56,7 @@ def all_columns(new: Study, old: Study) -> list[Column]:
     """
     known = {column.name: column for column in new.data.columns}
     for column in old.data.columns:
-        if known.setdefault(column.name, column) != column:
+        if not means_the_same(known.setdefault(column.name, column), column):
             raise StudyError(
                 f"the models have two meanings of column {column.name!r}: "
                 f"{str(known[column.name])[:300]}, and {str(column)[:300]}",

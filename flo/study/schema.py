@@ -18,6 +18,7 @@ from flo.study import identifier_patterns
 LARGEST_IMAGE = 65_536
 LARGEST_RECORDS = 128
 LARGEST_HINGES = 8  # of a column
+LONGEST_WORDS = 120  # characters
 
 ColumnName = Annotated[
     str,
@@ -60,11 +61,28 @@ Code = Annotated[
 Bound = Annotated[float, Field(ge=-1e15, le=1e15)]
 
 
+def _listable(words: str) -> str:
+    if ";" in words:
+        raise ValueError(f"the words {words!r} contain a semicolon, which separates such words")
+    return words
+
+
+Words = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_WORDS),
+    AfterValidator(only_printable),
+    AfterValidator(_listable),
+]
+
+
 class NumberColumn(Document):
     """A measured quantity, scaled with public bounds to [-1, 1].
 
     ``hinges``: rising values strictly within the bounds, in the column's unit. Beyond each of them
     the model may bend: it gets one more input, 0 up to there and 1 at the maximum.
+
+    ``about``: the column in words that a clinician knows. ``changeable_to``: a value to which care
+    can bring a patient; what the risk would be there is said beside a patient's risk.
     """
 
     kind: Literal["number"]
@@ -75,6 +93,8 @@ class NumberColumn(Document):
     missing: Literal["refuse", "indicator"] = "refuse"
     missing_value: float | None = None
     hinges: Annotated[tuple[Bound, ...], Field(max_length=LARGEST_HINGES)] = ()
+    about: Words | None = None
+    changeable_to: Bound | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> NumberColumn:
@@ -93,16 +113,30 @@ class NumberColumn(Document):
             self.minimum <= self.missing_value <= self.maximum
         ):
             raise ValueError(f"column {self.name}: missing_value lies outside the bounds")
+        if self.changeable_to is not None and not (
+            self.minimum <= self.changeable_to <= self.maximum
+        ):
+            raise ValueError(
+                f"column {self.name}: changeable_to = {self.changeable_to:g}, bounds "
+                f"{self.minimum:g} to {self.maximum:g}"
+            )
         return self
 
 
 class CategoryColumn(Document):
-    """A coded quantity, one input for each code of a public codebook."""
+    """A coded quantity, one input for each code of a public codebook.
+
+    ``about`` and ``changeable_to``: as of a number. ``meanings``: of each code, in words, in the
+    order of ``codes``; empty if codes need none.
+    """
 
     kind: Literal["category"]
     name: ColumnName
     codes: Annotated[tuple[Code, ...], Field(min_length=2, max_length=500)]
     missing: Literal["refuse", "indicator"] = "refuse"
+    about: Words | None = None
+    meanings: Annotated[tuple[Words, ...], Field(max_length=500)] = ()
+    changeable_to: Code | None = None
 
     @field_validator("codes")
     @classmethod
@@ -110,6 +144,19 @@ class CategoryColumn(Document):
         if len(set(codes)) != len(codes):
             raise ValueError("a code appears twice in the codebook")
         return codes
+
+    @model_validator(mode="after")
+    def _of_its_codes(self) -> CategoryColumn:
+        if self.meanings and len(self.meanings) != len(self.codes):
+            raise ValueError(
+                f"column {self.name}: {len(self.meanings)} meanings of {len(self.codes)} codes; "
+                "give one for each code, in the same order"
+            )
+        if self.changeable_to is not None and self.changeable_to not in self.codes:
+            raise ValueError(
+                f"column {self.name}: changeable_to = {self.changeable_to!r} is not in its codebook"
+            )
+        return self
 
 
 class ImageColumn(Document):
@@ -127,6 +174,7 @@ class ImageColumn(Document):
     minimum: Bound
     maximum: Bound
     missing: Literal["refuse"] = "refuse"
+    about: Words | None = None
     scattering: Annotated[int, Field(ge=1, le=6)] | None = None
 
     @model_validator(mode="after")

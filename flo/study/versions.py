@@ -54,8 +54,8 @@ def in_its_form(document: dict[str, Any]) -> dict[str, Any]:
         if hospital["expected"] is None:
             del hospital["expected"]
     for column in document["data"]["columns"]:
-        for name in ("scattering", "hinges"):
-            if name in column and not column[name]:
+        for name in ("scattering", "hinges", "about", "meanings", "changeable_to"):
+            if name in column and column[name] in (None, []):
                 del column[name]
     for name in ("continues", "statistics", "gate"):
         if document[name] is None:

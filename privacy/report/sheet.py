@@ -34,6 +34,7 @@ from flo.study.models import layers
 from flo.study.packs import Pack
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, tells_who
 from flo.study.terms import Hospital
+from flo.study.wording import changed_to, code_in_words
 
 _LATER = "their lineage is added at launch, from their cards"
 ASSUMED_HOLD_OUT, ASSUMED_PREVALENCE = 0.3, 0.5
@@ -164,7 +165,11 @@ def _columns(study: Study) -> Section:
             if column.scattering is not None:
                 text += f"; transformed by fixed wavelets of {column.scattering} scales"
         else:
-            text = f"{', '.join(column.codes)}; missing {rule}"
+            text = f"{', '.join(code_in_words(column, c) for c in column.codes)}; missing {rule}"
+        if column.about:
+            text = f"{column.about}: {text}"
+        if not isinstance(column, ImageColumn) and column.changeable_to is not None:
+            text += f"; care can bring a patient to {changed_to(column)}"
         lines.append((f"column {column.name!r}", text))
         lines += [(f"column {column.name!r}, LOOK CLOSELY", text) for text in _could_tell(column)]
     return Section("Columns used", tuple(lines))
@@ -175,10 +180,12 @@ def _could_tell(column: Column) -> list[str]:
     if rule := tells_who(column):
         return [f"this column {rule}"]
     if isinstance(column, CategoryColumn):
+        words = (*column.codes, *column.meanings)
         found = [
-            f"codes that look like {kind}"
-            for kind in identifier_patterns.identifying_codes(column.codes)
+            f"codes that look like {kind}" for kind in identifier_patterns.identifying_codes(words)
         ]
+        if identifier_patterns.names_people(column.meanings):
+            found.append("meanings of codes that look like names of people")
         if len(column.codes) > MANY_CODES:
             found.append(
                 f"{len(column.codes)} codes: check that none of them identifies a patient or a few"

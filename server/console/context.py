@@ -13,6 +13,7 @@ from starlette.responses import Response
 from flo.audit.log import AuditLog
 from flo.pages.live import LiveUpdates
 from flo.pages.templates import Pages, now
+from flo.published import explained_page
 from flo.server.audit.rate_limited import RateLimitedAudit
 from flo.server.console.sign_in import CONSOLE, TEMPLATES, person_of
 from flo.server.console.view import STEPS, StudyViews
@@ -35,7 +36,13 @@ class ConsoleContext:
 
     @cached_property
     def _pages(self) -> Pages:
-        return Pages(TEMPLATES, base=CONSOLE, fingerprint=self.fingerprint, steps=STEPS)
+        return Pages(
+            TEMPLATES,
+            explained_page.TEMPLATES,
+            base=CONSOLE,
+            fingerprint=self.fingerprint,
+            steps=STEPS,
+        )
 
     def page(
         self, request: Request, template: str, status: int = 200, /, **values: Any

@@ -16,7 +16,8 @@ from flo.pages.responses import ALONE, HEADERS, redirect
 from flo.privacy.report import risks
 from flo.privacy.report.page import render
 from flo.privacy.report.wording import LIFE, of_life
-from flo.published.card_plots import effects_plot, gate_plot, quality_plot
+from flo.published import explained_page
+from flo.published.card_plots import gate_plot, quality_plot
 from flo.published.gate_result import GateSums
 from flo.published.gate_words import rows
 from flo.published.model_card import BINS_HIDE, ModelCard, PublishedModel, read_card
@@ -81,7 +82,7 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
         "calibration": card.calibration and risks.plot(card.calibration),
         "risk_rows": risks.rows(card.calibration) if card.calibration else [],
         **gate_shown(offer.study, card.gate),
-        "effects": effects_plot(_opened(views, offer)) if card.noise else None,
+        **explained_page.shown(_opened(views, offer)),
         "quality": quality_plot(card.model_dump(include={"evaluation", "subgroups"})),
         "versions": [
             (

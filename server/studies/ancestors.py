@@ -12,10 +12,12 @@ from flo.errors import StudyError
 from flo.published.model_card import ModelCard
 from flo.study.document import Study
 from flo.study.lineage import MOST_ANCESTORS, Ancestor
+from flo.study.schema import Schema
 from flo.study.usual import worth
+from flo.study.wording import means_the_same
 
 CardOf = Callable[[str], tuple[ModelCard, Study]]
-_MEANING = ("label", "records_per_patient", "columns")  # of a model's inputs and scores
+_MEANING = ("label", "records_per_patient")  # of a model's scores
 
 
 def with_lineage(study: Study, card_of: CardOf) -> Study:
@@ -68,24 +70,25 @@ def refuse_unfit(study: Study, card: ModelCard, other: Study) -> None:
             f"{_shown(study.model)}",
             hint="only a model of the same form can be continued",
         )
+    if difference := _difference(study.data, other.data):
+        raise StudyError(
+            f"{title} has other inputs or another outcome: {difference}",
+            hint="copy [data] and [model] from that study, or leave out [continues]",
+        )
+
+
+def _difference(here: Schema, there: Schema) -> str:
+    """Name the first difference between the inputs or the scores of two studies; "" if none."""
     for name in _MEANING:
-        here, there = getattr(study.data, name), getattr(other.data, name)
-        if here != there:
-            raise StudyError(
-                f"{title} has other inputs or another outcome: {_difference(name, there, here)}",
-                hint="copy [data] and [model] from that study, or leave out [continues]",
-            )
-
-
-def _difference(name: str, there: object, here: object) -> str:
-    """Name the first difference between two parts of a study's data."""
-    if isinstance(there, tuple) and isinstance(here, tuple):
-        if [column.name for column in there] != [column.name for column in here]:
-            return f"its columns are {', '.join(column.name for column in there)}"
-        for one, other in zip(there, here, strict=True):
-            if one != other:
-                return f"column {one.name!r} is {_shown(one)} there, and {_shown(other)} here"
-    return f"{name} is {there!r} there, and {here!r} here"
+        mine, theirs = getattr(here, name), getattr(there, name)
+        if mine != theirs:
+            return f"{name} is {theirs!r} there, and {mine!r} here"
+    if [column.name for column in there.columns] != [column.name for column in here.columns]:
+        return f"its columns are {', '.join(column.name for column in there.columns)}"
+    for one, other in zip(there.columns, here.columns, strict=True):
+        if not means_the_same(one, other):
+            return f"column {one.name!r} is {_shown(one)} there, and {_shown(other)} here"
+    return ""
 
 
 def _shown(part: object) -> str:

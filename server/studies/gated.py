@@ -14,6 +14,7 @@ from flo.errors import StudyError
 from flo.server.studies.ancestors import CardOf
 from flo.study.document import Study
 from flo.study.gate import MOST_ATTEMPTS, SIZE, ComparedModel
+from flo.study.wording import means_the_same
 
 
 def with_models(study: Study, card_of: CardOf) -> Study:
@@ -69,7 +70,7 @@ def refuse_incomparable(study: Study, other: Study) -> None:
                 f"{title} has a column {column.name!r}, and this study has none of that name",
                 hint="add it to [data]: patients need it to be scored by both models",
             )
-        if here[column.name] != column:
+        if not means_the_same(here[column.name], column):
             raise StudyError(
                 f"{title} has another column {column.name!r}: {str(column)[:300]} there, and "
                 f"{str(here[column.name])[:300]} here",

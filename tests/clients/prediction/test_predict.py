@@ -7,6 +7,7 @@ import math
 import socket
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,12 +17,14 @@ import pytest
 
 from flo.clients.prediction.cohort_reasons import cohort_reasons
 from flo.clients.prediction.predict import predict
+from flo.clients.prediction.reasons import of_patient
 from flo.clients.quality.check import check_inputs, encode_checked
 from flo.clients.sources.files import open_file
 from flo.datasets import DATASETS
 from flo.errors import DataError, FloError, UsageError
 from flo.privacy.releases import model_noise
 from flo.privacy.releases.calibration import Calibration
+from flo.privacy.report.risks import in_words
 from flo.published.explanation import contributions
 from flo.published.model_card import PublishedModel
 from flo.study.features import input_names
@@ -29,6 +32,7 @@ from flo.study.models import log_odds
 from tests.builders import csv_text
 from tests.commands import flo
 from tests.flo.published_models import made
+from tests.flo.study.test_wording import worded
 from tests.paths import ROOT
 
 COUNT = 40
@@ -114,10 +118,47 @@ def test_each_patient_has_the_columns_that_raise_and_lower_their_risk(
     data = written(tmp_path, GOOD | {"age": ["90"] * COUNT, "ward": ["c"] * COUNT})
     predict(explainable(), data, out, "patient_id", explain=True)
     header, rows = read(out)
-    assert header[-2:] == ["raises", "lowers"]
+    assert header[-2:] == ["raises", "lowers"], "the study names nothing that care can change"
     assert {tuple(row[-2:]) for row in rows} == {("age", "ward")}
     predict(explainable(), data, out, "patient_id")
     assert "raises" not in read(out)[0]
+
+
+def test_each_patient_has_what_the_model_would_say_after_a_change(
+    tmp_path: Path, out: Path
+) -> None:
+    model = replace(explainable(), study=worded({"about": "=age, years", "changeable_to": 40}))
+    data = written(tmp_path, GOOD | {"age": ["100"] * COUNT, "ward": ["c"] * COUNT})
+    predict(model, data, out, "patient_id", explain=True)
+    header, rows = read(out)
+    assert header[-3:] == ["raises", "lowers", "if_changed"]
+    assert {row[-3] for row in rows} == {"'=age, years"}, "words of a study are no formulas"
+    changed = written(tmp_path, GOOD | {"age": ["40"] * COUNT, "ward": ["c"] * COUNT})
+    after = tmp_path / "after.csv"
+    predict(model, changed, after, "patient_id")
+    place = header.index("risk")
+    risk, low, high = map(float, read(after)[1][0][place : place + 3])
+    words = f"{100 * risk:.1f} % ({in_words(low, high)})"
+    assert {row[-1] for row in rows} == {f"'=age, years at 40 years: {words}"}
+    predict(model, changed, out, "patient_id", explain=True)
+    assert {row[-1] for row in read(out)[1]} == {""}, "nobody is told to change nothing"
+
+
+def test_one_patient_is_explained_on_the_screen_alone(tmp_path: Path) -> None:
+    model = replace(explainable(), study=worded({"changeable_to": 40}))
+    data = written(tmp_path, GOOD)
+    found = of_patient(model, data, "patient_id", "p003")
+    assert found.record == 4
+    inputs = check_inputs(open_file(data, "patient_id"), model.study.data)[3:4]
+    told = contributions(model, inputs)
+    exact = dict(zip(told.columns, told.values[0], strict=True))
+    assert {one.name: one.value for one in found.columns} == pytest.approx(exact)
+    assert [abs(one.value) for one in found.columns] == sorted(
+        (abs(value) for value in exact.values()), reverse=True
+    )
+    with pytest.raises(DataError, match="no patient of the id") as refused:
+        of_patient(model, data, "patient_id", SECRET)
+    assert SECRET not in f"{refused.value} {refused.value.hint}"
 
 
 def test_a_cohort_is_explained_on_the_screen_and_in_no_result(tmp_path: Path, out: Path) -> None:

@@ -72,7 +72,7 @@ def test_effects_name_each_edge_and_hide_what_noise_may_have_turned() -> None:
     age, ward = effects(model)
     assert (age.name, ward.name) == ("age", "ward"), "the most important first"
     low, high = age.effects
-    assert (low.name, high.name) == ("at its minimum", "at its maximum")
+    assert (low.name, high.name) == ("at 0 years", "at 100 years")
     assert low.value == pytest.approx(2.0 * -1.1)
     assert high.value == pytest.approx(2.0 * 0.9)
     assert low.is_certain

@@ -158,6 +158,8 @@ NEWER = {
     "continues",
     "statistics",
     "gate",
+    f"{AGE}.changeable_to",  # test_wording.py
+    f"{WARD}.changeable_to",
     *(f"hospitals.{number}.expected" for number in range(3)),
 }
 COUPLED = {*(f"{AGE}.missing", f"{AGE}.missing_value", "mechanism.noise", "mechanism.augmentation")}

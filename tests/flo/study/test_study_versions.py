@@ -57,9 +57,17 @@ def bytes_as_flo_0_1_wrote_them(study: Study) -> bytes:
     return canonical.encode(document)
 
 
+def wordless(document: dict[str, Any]) -> dict[str, Any]:
+    """A study as earlier versions wrote it, who had no words for columns."""
+    for column in document["data"]["columns"]:
+        for name in ("about", "changeable_to"):
+            column.pop(name, None)
+    return document
+
+
 VERSION_1 = {
     "small": study_document(schema_version=1),
-    "heart": read_toml(HEART)
+    "heart": wordless(read_toml(HEART))
     | {"schema_version": 1, "mechanism": {**study_document()["mechanism"], "masking": "off"}},
     "distributed": study_document(
         schema_version=1,
