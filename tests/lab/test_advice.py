@@ -113,6 +113,7 @@ def test_a_least_squares_study_is_compared_with_the_draft() -> None:
     assert asked == {"least-squares": 1, "whitened": 15}
 
 
+@pytest.mark.slow  # 20 s: ten networks are trained
 def test_a_network_is_tried_as_it_is_and_on_whitened_inputs() -> None:
     hospitals = [{"id": name, "declared_size": 8000} for name in ("north", "south", "west")]
     study = small_study(hospitals=hospitals, model={"kind": "mlp", "hidden": [4]})
