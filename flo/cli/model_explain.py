@@ -62,8 +62,8 @@ def explain(
     console().print(table)
     say(
         f"log odds of {opened.study.data.label}, beside the average patient as far as noise lets "
-        "one know; moves by: mean over made-up patients. An interval holds the effect without "
-        "noise in about 95 % of runs"
+        "one know; moves by: the mean over made-up patients, less one deviation of noise. An "
+        "interval holds the effect without noise in about 95 % of runs"
     )
     say(
         f"no direction is stated within {CERTAIN:g} deviations of noise. An effect says what the "

@@ -1,4 +1,4 @@
-"""Why a logistic model says what it says: of all patients, and of one.
+"""Why a model says what it says: of all patients, and of one.
 
 A patient with inputs x, the average patient a (on the card: a noisy mean, paid for in training) and
 weights w: the column c adds
@@ -7,7 +7,8 @@ weights w: the column c adds
 
 to the log odds, and the φ of all columns add up to the patient's log odds less those of the average
 patient. For a linear model these are its Shapley values (Štrumbelj, Kononenko 2014) and its
-integrated gradients (Sundararajan, Taly, Yan 2017).
+integrated gradients (Sundararajan, Taly, Yan 2017). Of a network, w_j is the mean gradient on the
+way from a to x, and so these are its integrated gradients, too.
 
 Noise of training is part of every weight, and noise of the second moments of the average. With the
 covariance Σ of the weights and the deviation s of an average (both on the card), φ_c has the
@@ -25,6 +26,7 @@ import numpy as np
 
 from flo.arrays import Floats
 from flo.published.golden import edges_of
+from flo.published.gradients import slopes_of
 from flo.published.model_card import PublishedModel
 from flo.study.features import names_of
 from flo.study.schema import CategoryColumn, NumberColumn, Schema
@@ -35,6 +37,7 @@ from flo.study.wording import code_in_words, title
 CERTAIN = 3.0  # deviations
 REASONS, FEWEST_REASONS = 3, 2  # of a patient; one alone is right too seldom
 _Z95 = 1.959963984540054
+_OF_NETWORKS = 512  # made-up patients whose gradients are computed
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Effect:
 @dataclass(frozen=True)
 class Column:
     """A column and its effects. ``title``: in the study's words. ``importance``: by how much it
-    moves log odds, on average."""
+    moves log odds at least, on average."""
 
     name: str
     title: str
@@ -103,11 +106,14 @@ class Contributions:
 def effects(model: PublishedModel) -> list[Column]:
     """Return the model's columns, the most important first. Raises UsageError as ``contributions``.
 
-    A column's importance is its mean absolute contribution over the study's made-up patients.
+    A column's importance is the mean over the study's made-up patients of its absolute
+    contribution, less one deviation of noise, as noise alone moves log odds, too.
     """
     _stated(model)  # refuses first: made-up images take seconds
     schema = model.study.data
-    importance = np.abs(contributions(model, made_up_inputs(schema)).values).mean(axis=0)
+    inputs = made_up_inputs(schema)[: None if model.is_linear else _OF_NETWORKS]
+    told = contributions(model, inputs)
+    importance = np.maximum(np.abs(told.values) - told.deviations, 0).mean(axis=0)
     ordinary, found = made_up_cells(schema, 1), list[Column]()
     for number, column in enumerate(schema.columns):
         own = list[Effect]()
@@ -133,20 +139,22 @@ def _in_words(column: AnyColumn, edge: str, cell: float) -> str:
 def contributions(model: PublishedModel, inputs: Floats) -> Contributions:
     """Explain patients with inputs (n, d).
 
-    Raises UsageError: the card states no noise, so a reason could not be told from chance.
+    Raises UsageError: the card states no noise, so a reason could not be told from chance; or the
+    model is a network, and the extra ``explain`` is not installed.
     """
     noise, average, error = _stated(model)
     places, apart = places_of(model.study.data), inputs - average
+    slopes = slopes_of(model, inputs, average)
     values, columns = np.empty((len(inputs), len(places))), model.study.data.columns
     deviations = np.empty_like(values)
     for number, (column, own) in enumerate(zip(columns, places.values(), strict=True)):
-        weights = model.weights[own]
-        values[:, number] = apart[:, own] @ weights
+        weights = slopes[:, own]
+        values[:, number] = (apart[:, own] * weights).sum(axis=1)
         spread = apart[:, own] @ noise[np.ix_(own, own)]
         of_weights = np.maximum((spread * apart[:, own]).sum(axis=1), 0)
         whole = isinstance(column, CategoryColumn) and len(column.codes) > 2
-        centred = weights - weights.mean() if whole else weights
-        deviations[:, number] = np.sqrt(of_weights + error**2 * float(np.sum(centred**2)))
+        centred = weights - weights.mean(axis=1, keepdims=True) if whole else weights
+        deviations[:, number] = np.sqrt(of_weights + error**2 * np.sum(centred**2, axis=1))
     return Contributions(tuple(places), values, deviations)
 
 

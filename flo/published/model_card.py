@@ -248,8 +248,14 @@ class PublishedModel:
         return log_odds(self.study, self.weights, inputs)
 
     @property
+    def is_linear(self) -> bool:
+        """Whether log odds are a linear function of inputs, so that weights say how."""
+        return self.study.model.kind == "logistic"
+
+    @property
     def noise(self) -> Floats | None:
-        """Covariance (p, p) of the weights from noise alone; None if it is not known."""
+        """Covariance, from noise alone, of what the d inputs and the intercept weigh,
+        (d + 1, d + 1); None if it is not known."""
         return None if self.card.noise is None else model_noise.unpacked(np.array(self.card.noise))
 
     def no_noise(self, so: str) -> UsageError:

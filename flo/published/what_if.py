@@ -1,8 +1,8 @@
 """What a model would say of a patient if one column had the value that the study aims for.
 
-A study says of a column to which value care can bring a patient (``changeable_to``). For a patient
-with inputs x of that column, and t at that value, the log odds change by w·(t - x), with the
-deviation √((t - x)ᵀΣ(t - x)) by noise of training, Σ the covariance of the weights on the card.
+A study says of a column to which value care can bring a patient (``changeable_to``). A patient with
+inputs x of that column is scored again with those at that value, t. Noise of training moves the
+difference by √((t - x)ᵀΣ(t - x)), Σ the covariance of the weights on the card.
 What noise may have turned is not said: the change must be a fall beyond ``CERTAIN`` deviations.
 
 It is the model's answer for another patient with that value. It is not what a treatment does.
@@ -46,12 +46,14 @@ def what_ifs(model: PublishedModel, inputs: Floats) -> list[list[WhatIf]]:
         if isinstance(column, ImageColumn) or column.changeable_to is None:
             continue
         own = places[column.name]
-        apart = _aim(column) - inputs[:, own]
-        change = apart @ model.weights[own]
+        changed = inputs.copy()
+        changed[:, own] = _aim(column)
+        apart = changed[:, own] - inputs[:, own]
+        after = model.log_odds(changed)
         spread = ((apart @ noise[np.ix_(own, own)]) * apart).sum(axis=1)
-        falls = change < -CERTAIN * np.sqrt(np.maximum(spread, 0))
+        falls = after - before < -CERTAIN * np.sqrt(np.maximum(spread, 0))
         for patient in np.flatnonzero(falls & ~is_missing(column, inputs[:, own])):
-            then = float(before[patient] + change[patient])
+            then = float(after[patient])
             found[patient].append(WhatIf(title(column), changed_to(column), then))
     return [sorted(own, key=lambda one: one.log_odds)[:REASONS] for own in found]
 

@@ -11,9 +11,13 @@ is solved again.
 All of it is post-processing of releases, and costs no ε. The noise here decides nothing about
 privacy; it follows from the study's digest, so that anybody finds the same.
 
+A network on whitened inputs starts nearly linear and moves as logistic regression does
+(``flo.study.models``). So its noise is stated as that of logistic regression with these settings:
+the covariance is of the weights with which its inputs move its log odds.
+
 ``make proofs``, group ``gate``, compares the deviations with those of models that were trained
-again on real patients. The noise of other models is not stated: of networks, of patients with many
-records, of a robust aggregation, and of a model that continues others.
+again on real patients. The noise of other models is not stated: of other networks, of patients with
+many records, of a robust aggregation, and of a model that continues others.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from flo.privacy.releases.stand_ins import Moments
 from flo.protocol.messages import LARGEST_WEIGHT
 from flo.study.document import Study
 from flo.study.features import names_of
+from flo.study.models import log_odds
 from flo.study.parameters import Vector
 from flo.study.schema import CategoryColumn, ImageColumn
 from flo.study.synthetic import made_up_inputs
@@ -49,7 +54,8 @@ def unknown_reason(study: Study) -> str | None:
     many = second_moments.width(study) > MOST_WEIGHTS
     reasons = {
         "it trains no model": not study.trains,
-        "its model is a network": study.trains and study.model.kind != "logistic",
+        "its model is no logistic one and no mlp": study.trains
+        and study.model.kind not in ("logistic", "mlp"),
         "it does not train on whitened inputs or by least squares": study.mechanism.algorithm
         not in ("whitened", "least-squares"),
         "its aggregation is not a sum": study.mechanism.aggregation != "sum",
@@ -64,10 +70,11 @@ def unknown_reason(study: Study) -> str | None:
 
 @dataclass(frozen=True)
 class ModelNoise:
-    """What releases say of a model. ``covariance``: of its weights by noise alone, (p, p).
+    """What releases say of a model. ``covariance``: by noise alone, (d + 1, d + 1), of the weights
+    with which its d inputs and an intercept move its log odds.
 
-    ``average``: the patients' mean inputs, as far as they are known, (p - 1,); ``deviation``: the
-    error by noise that is left in each of them.
+    ``average``: the patients' mean inputs, as far as they are known, (d,); ``deviation``: the error
+    by noise that is left in each of them.
     """
 
     covariance: Floats
@@ -90,15 +97,15 @@ class TrainedOn:
 
 
 def of_whitened(study: Study, weights: Vector, on: TrainedOn) -> ModelNoise:
-    """Return the noise of a model's weights (p,) that was trained on whitened inputs."""
+    """Return the noise of a model of weights (p,) that was trained on whitened inputs."""
     d, scale = second_moments.width(study), second_moments.squared_scale(study)
     known = stand_ins.moments(study, on.moments, on.in_moments, on.patients)
     rows = stand_ins.stand_ins(study, known.mean, _PATIENTS)
     chance = ndtr(stand_ins.normal(study, "labels", (_PATIENTS,)))
-    labels = (chance < expit(rows @ weights)).astype(np.float64)
+    labels = (chance < expit(log_odds(study, weights, rows[:, :-1]))).astype(np.float64)
     mean = (rows.T @ rows / len(rows))[np.triu_indices(d)] * second_moments.scales(d) / scale
     released = known.share * on.patients * mean
-    each = math.sqrt(on.in_training) / on.patients
+    each = math.sqrt(on.in_training) / on.patients / whitening.steepness(study)
     drawn = np.empty((DRAWS, d))
     for number in range(DRAWS):
         noise = stand_ins.normal(study, f"moments {number}", (len(released),))
@@ -110,7 +117,7 @@ def of_whitened(study: Study, weights: Vector, on: TrainedOn) -> ModelNoise:
 
 
 def of_least_squares(study: Study, total: Floats, variance: float, patients: float) -> ModelNoise:
-    """Return the noise of the weights (p,) that solve a noisy sum (length,).
+    """Return the noise of the weights (d + 1,) that solve a noisy sum (length,).
 
     ``variance``: of the noise in each coordinate. ``patients``: how many were planned.
     """
@@ -126,7 +133,7 @@ def _noise_of(study: Study, drawn: Floats, known: Moments) -> ModelNoise:
 
 
 def _average(study: Study, known: Moments) -> tuple[Floats, float]:
-    """Return the patients' mean inputs (p - 1,) as far as noise lets one know them, and its error.
+    """Return the patients' mean inputs (d,) as far as noise lets one know them, and its error.
 
     Noisy means are drawn towards those of the made-up patients by a factor (James, Stein 1961, with
     none below 0). Its root is the share of the noise that is left, as the deviation of a posterior

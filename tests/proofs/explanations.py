@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from flo.clients.prediction.regression import unprotected
 from flo.published.explanation import Contributions, contributions, effects
 from flo.published.golden import edges_of
 from flo.published.model_card import PublishedModel
-from flo.study.features import names_of
+from flo.study.features import input_names, names_of
 from flo.study.parameters import Vector
 from flo.study.synthetic import encoded, made_up_cells, made_up_inputs
 from tests.proofs.model_regressions import World
@@ -29,6 +30,8 @@ from tests.proofs.rows import Row
 # Set, ε: least correlation with the model without noise, and least of the top 5 that are the same.
 _PROMISED = {("heart", 0.9): (0.8, 4.0), ("support2", 0.5): (0.9, 3.5)}
 _OTHERS = [("heart", 0.3), ("nass", 0.5)]
+_NETWORKS = [("heart", 0.9, [16]), ("support2", 0.5, [64]), ("nass", 0.5, [16])]
+_REDRAWS_OF_NETWORKS = 15
 _REDRAWS, _QUICK_REDRAWS, _PATIENTS, _TOP = 50, 5, 300, 5
 _ROOM, _FEW_TOP, _MANY_TOP = 0.1, 1.0, 0.3  # 3.5 standard errors of 5 and of 50 redraws
 _DEVIATIONS = (0.7, 1.5)  # stated by true
@@ -39,6 +42,8 @@ def rows(quick: bool) -> Iterator[Row]:
     """Overlap of the most important columns, correlation of each patient's, and wrong signs."""
     for name, epsilon in [("heart", 0.9)] if quick else [*_PROMISED, *_OTHERS]:
         yield from _of_set(name, epsilon, quick)
+    for name, epsilon, hidden in [] if quick else _NETWORKS:
+        yield from _of_network(name, epsilon, hidden)
 
 
 def _of_set(name: str, epsilon: float, quick: bool) -> Iterator[Row]:
@@ -85,10 +90,44 @@ def _of_set(name: str, epsilon: float, quick: bool) -> Iterator[Row]:
         yield Row(title, _held(models, mean, average), redraws, seconds, 0.9 if promised else 0.0)
 
 
+def _of_network(name: str, epsilon: float, hidden: list[int]) -> Iterator[Row]:
+    """The same of networks, beside an ordinary regression and beside networks without noise."""
+    began, world = time.monotonic(), World.of(name, epsilon, hidden)
+    snapshots = list(world.fold.snapshots.values())
+    held = np.concatenate([one.held_out.inputs for one in snapshots])[:_PATIENTS]
+    average = np.concatenate([one.training.inputs for one in snapshots]).mean(axis=0)
+    models = [published(world.study, world.fold) for _ in range(_REDRAWS_OF_NETWORKS)]
+    told = [contributions(model, held) for model in models]
+    ordinary = _weights(world, unprotected([one.training for one in snapshots]))
+    truth = _truth(models[0], ordinary, held, average)
+    exact = [contributions(_with_average(model, average), held).values for model in models]
+    seconds = time.monotonic() - began
+    what, many = f"{name}, ε {epsilon:g}, network {hidden}", len(models)
+    alike = float(np.mean([_alike(one.values, truth) for one in told]))
+    yield Row(f"{what}: median correlation of a patient's reasons", alike, many, seconds, 0.8)
+    for beside, true in (
+        ("an ordinary regression", truth),
+        ("training without noise", np.mean(exact, axis=0)),
+    ):
+        shown, wrong = _signs(told, [true] * many)
+        bent = name == "nass" and true is truth  # clipping bends it away where the outcome is rare
+        title = f"{what}: shown signs that are wrong, beside {beside}"
+        yield Row(title, wrong, shown, seconds, most=1.0 if bent else 0.01)
+    with_reasons = np.mean([bool(one.reasons(i)) for one in told for i in range(len(held))])
+    yield Row(f"{what}: patients with reasons", float(with_reasons), many, seconds)
+    title = f"{what}: stated deviation of log odds by that of the redrawn models"
+    yield Row(title, _deviations(models), many, seconds, *_DEVIATIONS)
+
+
+def _with_average(model: PublishedModel, average: Floats) -> PublishedModel:
+    card = model.card.model_copy(update={"average": tuple(average.tolist())})
+    return replace(model, card=card)
+
+
 def _weights(world: World, score: object) -> Vector:
     """The weights of a linear score, without the intercept."""
     assert callable(score)
-    size = len(world.current.weights) - 1
+    size = len(input_names(world.study.data))
     return np.asarray(score(np.eye(size)) - score(np.zeros((1, size))), dtype=np.float64)
 
 

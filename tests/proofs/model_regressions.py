@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -104,12 +104,14 @@ class World:
     other: PublishedModel
 
     @classmethod
-    def of(cls, name: str, epsilon: float) -> World:
+    def of(cls, name: str, epsilon: float, hidden: Sequence[int] = ()) -> World:
         consortium = (CHOSEN_ON | GENERAL)[name]()
         document = consortium.study.model_dump(mode="json") | {"schema_version": 4}
         everyone = sum(hospital.planned for hospital in consortium.study.hospitals)
         document["mechanism"] |= usual.whitened(everyone, epsilon) | {"epsilon": epsilon}
         document["evaluation"] = {"epsilon": 0.7}
+        if hidden:
+            document["model"] = {"kind": "mlp", "hidden": list(hidden)}
         study, fold = from_document(document), fold_of(consortium.hospitals, "current", _HELD_OUT)
         models = published(study, fold), published(study, fold)
         return cls(name, study, consortium, fold, *models)

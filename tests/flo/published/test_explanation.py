@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from flo.arrays import Floats
 from flo.errors import UsageError
 from flo.privacy.releases import model_noise
 from flo.published.explanation import CERTAIN, contributions, effects
 from flo.published.model_card import PublishedModel
-from flo.study.models import parameter_count
+from flo.study.models import build, parameter_count
 from flo.study.synthetic import made_up_inputs
+from tests.builders import small_study
 from tests.flo.published_models import STUDIES, made
 
 STUDY = STUDIES["gated"]
@@ -81,6 +84,43 @@ def test_effects_name_each_edge_and_hide_what_noise_may_have_turned() -> None:
     assert set(words) == {"= a", "= b", "= c", "missing"}
     assert abs(words["= c"].value) > CERTAIN * words["= c"].deviation
     assert not words["= b"].is_certain
+
+
+def test_a_networks_contributions_are_integrated_gradients() -> None:
+    """Against gradients at 2,000 points of the way, by torch alone."""
+    model = network()
+    inputs = made_up_inputs(STUDY.data)[:6]
+    module = build(model.study).double()
+    torch.nn.utils.vector_to_parameters(torch.from_numpy(model.weights), module.parameters())
+    baseline, ends = torch.tensor([AVERAGE], dtype=torch.float64), torch.from_numpy(inputs)
+    total = torch.zeros_like(ends)
+    for step in range(2000):
+        point = (baseline + (step + 0.5) / 2000 * (ends - baseline)).requires_grad_()
+        total += torch.autograd.grad(module(point).sum(), point)[0]
+    exact = (total / 2000 * (ends - baseline)).numpy()
+    told = contributions(model, inputs)
+    np.testing.assert_allclose(told.values[:, 0], exact[:, 0], atol=1e-6)
+    np.testing.assert_allclose(told.values[:, 1], exact[:, 1:].sum(axis=1), atol=1e-6)
+    average = model.log_odds(np.array([AVERAGE]))[0]
+    added = told.values.sum(axis=1)
+    np.testing.assert_allclose(added, model.log_odds(inputs) - average, atol=1e-5)
+    assert {column.name for column in effects(model)} == {"age", "ward"}
+
+
+def test_explaining_a_network_names_the_extra_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(UsageError, match="needs captum") as refused:
+        contributions(network(), made_up_inputs(STUDY.data)[:1])
+    assert "flo-federated[explain]" in refused.value.hint
+
+
+def network() -> PublishedModel:
+    """A network that bends, with the noise of a linear model."""
+    study = small_study(model={"kind": "mlp", "hidden": [7, 3]})
+    weights = np.random.default_rng(5).normal(size=parameter_count(study))
+    return replace(model_with([0.0] * P, 0.01 * np.eye(P)), study=study, weights=weights)
 
 
 def test_the_most_important_column_is_not_the_one_with_the_largest_noise() -> None:
