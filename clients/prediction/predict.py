@@ -15,6 +15,7 @@ from scipy.special import expit
 
 from flo.arrays import Floats
 from flo.clients.prediction.finish import FinishedAtHome
+from flo.clients.prediction.flag_rule import FlagRule
 from flo.clients.prediction.reasons import told
 from flo.clients.prediction.scoring_ways import refuse_other_scores
 from flo.clients.prediction.trace import write_record
@@ -47,6 +48,7 @@ def predict(
     id_column: str,
     *,
     explain: bool = False,
+    rule: FlagRule | None = None,
 ) -> Predicted:
     """Write each record's score and risk, with its row and id; return the number of records.
 
@@ -59,6 +61,9 @@ def predict(
     ``explain``: also write ``raises`` and ``lowers``, up to three columns whose direction is
     certain, the largest first (``flo.published.explanation``); and ``if_changed`` if the study says
     what care can change (``flo.published.what_if``).
+
+    ``rule``: also write ``flagged``, ``yes`` or ``no``, by this hospital's rule on the published
+    model; a finished model flags nobody.
 
     A record of what scored them is written beside ``out`` (``flo.clients.prediction.trace``).
 
@@ -77,18 +82,23 @@ def predict(
     why, reasons = _reasons(model, inputs) if explain else ([], [])
     log_odds = model.log_odds(inputs)
     risks = _risks(model, log_odds)
+    flagged: list[str] = []
+    if rule is not None and not isinstance(model, FinishedAtHome):
+        flagged = ["yes" if one else "no" for one in rule.flagged(model, inputs, log_odds)]
     ids = [cell for batch in source.ids() for cell in as_ids(batch).to_pylist()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     named = [in_a_sheet(id_column)] if ids else []
-    writer.writerow(["row", *named, "score", "risk", "low", "high", *why])
+    flag = ["flagged"] if flagged else []
+    writer.writerow(["row", *named, "score", "risk", "low", "high", *flag, *why])
     for number, (score, risk) in enumerate(zip(expit(log_odds), risks, strict=True), start=1):
         own = [in_a_sheet(ids[number - 1] or "")] if ids else []
         said = reasons[number - 1] if reasons else ()
-        writer.writerow([number, *own, f"{score:.6f}", *risk, *map(in_a_sheet, said)])
+        marked = flagged[number - 1 : number]
+        writer.writerow([number, *own, f"{score:.6f}", *risk, *marked, *map(in_a_sheet, said)])
     scored = text.getvalue().encode()
     write_private(out, scored)
-    write_record(model, out, scored, len(risks))
+    write_record(model, out, scored, len(risks), rule)
     return Predicted(len(risks), sum(risk != _NO_RISK for risk in risks))
 
 

@@ -20,6 +20,7 @@ from pydantic import Field
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import versions
 from flo.clients.prediction.finish import FinishedAtHome
+from flo.clients.prediction.flag_rule import FlagRule
 from flo.clients.records import approval
 from flo.clients.records.approval import Approval
 from flo.clients.records.finished_model import Name
@@ -42,7 +43,8 @@ class PredictionRecord(Document):
     """The model and the code that scored a file.
 
     ``scores``, ``card``, ``file`` (the tensors), ``code``: SHA-256 of each.
-    ``finished``: name of the finished model that scored, if it was one.
+    ``finished``: name of the finished model that scored, if it was one. ``rule``: of the signed
+    rule by which patients were flagged, if there was one.
     """
 
     schema_version: Literal[1] = 1
@@ -54,6 +56,7 @@ class PredictionRecord(Document):
     card: Digest
     file: Digest
     finished: Name | None = None
+    rule: Digest | None = None
     code: Digest
 
 
@@ -78,7 +81,13 @@ def record_path(scores: Path) -> Path:
     return scores.with_name(scores.name + RECORD)
 
 
-def write_record(model: PublishedModel | FinishedAtHome, out: Path, scores: bytes, n: int) -> None:
+def write_record(
+    model: PublishedModel | FinishedAtHome,
+    out: Path,
+    scores: bytes,
+    n: int,
+    rule: FlagRule | None,
+) -> None:
     """Write the record of n records' scores beside their file ``out``."""
     finished = model.finished.name if isinstance(model, FinishedAtHome) else None
     published = model.model if isinstance(model, FinishedAtHome) else model
@@ -91,6 +100,7 @@ def write_record(model: PublishedModel | FinishedAtHome, out: Path, scores: byte
         card=published.card.digest,
         file=published.card.file,
         finished=finished,
+        rule=rule.digest if rule else None,
         code=code_digest(),
     )
     write_private(record_path(out), record.to_bytes())

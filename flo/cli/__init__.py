@@ -22,6 +22,7 @@ from flo.cli import (
     model_explain,
     model_fairness,
     model_finish,
+    model_flag,
     model_gate,
     model_registry,
     model_trace,
@@ -86,6 +87,7 @@ _add_group(
     model_trace.app,
     model_gate.app,
     model_finish.app,
+    model_flag.app,
     model_versions.app,
     model_registry.app,
 )

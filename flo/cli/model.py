@@ -15,6 +15,7 @@ from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
     from flo.clients.prediction.finish import FinishedAtHome
+    from flo.clients.prediction.flag_rule import FlagRule
     from flo.clients.prediction.predict import Predicted
     from flo.privacy.report.sheet import Section
     from flo.published.model_card import PublishedModel
@@ -127,25 +128,29 @@ def predict(
     ] = False,
 ) -> results.PredictedResult:
     """Score the patients of a file with a published or finished model; no data are sent."""
-    from flo.cli.terminal.output import say, working
+    from flo.cli.terminal.output import plain, say, working
     from flo.clients.prediction.predict import predict as score
     from flo.study.wording import can_change
 
     opened: PublishedModel | FinishedAtHome
-    path = _in_use(home, model) if _is_name(model) else Path(model)
+    path, rule = _in_use(home, model) if _is_name(model) else Path(model), None
     if path is None:
         opened = _open_finished(home, model)
         refuse_withdrawn(home, opened.model)
     else:
         opened = _open(path, home, coordinator)
         refuse_forbidden(home, path, opened)
+        rule = _flag_rule(home, opened)
     with working("predicting"):
-        done = score(opened, data, out, id_column, explain=explain)
+        done = score(opened, data, out, id_column, explain=explain, rule=rule)
     say(
         f"{done.records} records scored in {out} by {opened.title}: higher is likelier to be "
         f"{opened.study.data.label}"
     )
     say(_risks_in_words(opened, done))
+    if rule is not None:
+        each = f"a threshold for each {rule.column}" if rule.column else f"risk {rule.threshold:g}"
+        say(plain(f"flagged: by {each}, as {rule.by} decided on {rule.time[:10]}: {rule.why}"))
     if explain:
         say(
             "raises, lowers: up to three columns whose direction is certain, the largest first; "
@@ -218,6 +223,15 @@ def _in_use(home: Path, name: str) -> Path | None:
     site = SiteHome.open(home)
     found = versions.read(site)
     return versions.current_path(site, name) if name in found.names else None
+
+
+def _flag_rule(home: Path, model: PublishedModel) -> FlagRule | None:
+    """Return by which rule this hospital flags patients; None if it has none for this model."""
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.prediction import flag_rule
+
+    is_site = SiteHome(home).config_path.exists()
+    return flag_rule.read(SiteHome.open(home), model) if is_site else None
 
 
 def refuse_forbidden(home: Path, path: Path, model: PublishedModel) -> None:

@@ -61,6 +61,7 @@ def _sections(found: Trace) -> list[Section]:
                 ("card", record.card),
                 ("tensors", record.file),
                 *([("finished here as", record.finished)] if record.finished else []),
+                *([("flagged by rule", record.rule)] if record.rule else []),
                 *(
                     (f"{one.state} since", f"{one.time[:16]}, {one.by}: {one.why}")
                     for one in found.decided

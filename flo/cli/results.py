@@ -238,6 +238,18 @@ class ModelCheckedResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class FlagRuleResult(CommandResult):
+    """From which risk on patients are flagged. ``groups``: code -> its risk. ``signed``: whether
+    the rule is in force."""
+
+    card: str
+    signed: bool
+    threshold: float | None
+    column: str | None
+    groups: dict[str, float]
+
+
+@dataclass(frozen=True)
 class ExplainedColumn(CommandResult):
     """A column of a model. ``about``: in the study's words. ``effects``: name, log odds, and ends
     of the 95 % interval of noise."""

@@ -64,25 +64,18 @@ def fairness(model: PublishedModel, threshold: float, *, by_group: bool = False)
     the risks that it states.
     """
     card, study = model.card, model.study
-    if card.calibration is None or card.evaluated is None:
-        missing = "no risks" if card.calibration is None else "no sums of its evaluation"
+    curve = refuse_threshold(model, threshold)
+    if card.evaluated is None:
         raise UsageError(
-            f"{model.title}: its card states {missing}, so it is not known for whom it fails",
-            hint="cards of schema 5, which studies of schema_version 4 get, state both if enough "
+            f"{model.title}: its card states no sums of its evaluation, so it is not known for "
+            f"whom it fails",
+            hint="cards of schema 5, which studies of schema_version 4 get, state them if enough "
             "patients were evaluated",
         )
     if not study.evaluation.subgroups:
         raise UsageError(
             f"{model.title}: its study names no subgroups, so groups cannot be compared",
             hint='name them in the next version: [evaluation] subgroups = ["sex"]',
-        )
-    curve = card.calibration
-    lowest, highest = curve.risk[0], curve.risk[-1]
-    if not lowest < threshold < highest:
-        raise UsageError(
-            f"--threshold {threshold:g} is beyond the risks that the card states, "
-            f"{lowest:.3f} to {highest:.3f}",
-            hint="the risk from which on your hospital acts, such as 0.2",
         )
     positions = Positions.of_model(study, model.weights)
     at = np.interp(logit(threshold), logit(np.array(curve.risk)), np.array(curve.log_odds))
@@ -95,6 +88,27 @@ def fairness(model: PublishedModel, threshold: float, *, by_group: bool = False)
         tuple(_adjusted(asked, one, _risks(curve, positions, one)) for one in chosen.values()),
         card.evaluated.hospitals,
     )
+
+
+def refuse_threshold(model: PublishedModel, threshold: float) -> Calibration:
+    """Return the card's calibration.
+
+    Raises UsageError: it has none, or the threshold is beyond the risks that it states.
+    """
+    curve = model.card.calibration
+    if curve is None:
+        raise UsageError(
+            f"{model.title}: its card states no risks, so nobody can be flagged by one",
+            hint="cards state risks if enough patients were evaluated",
+        )
+    lowest, highest = curve.risk[0], curve.risk[-1]
+    if not lowest < threshold < highest:
+        raise UsageError(
+            f"--threshold {threshold:g} is beyond the risks that the card states, "
+            f"{lowest:.3f} to {highest:.3f}",
+            hint="the risk from which on your hospital acts, such as 0.2",
+        )
+    return curve
 
 
 def _adjusted(
