@@ -15,7 +15,7 @@ from starlette.responses import Response
 from flo.clients.connection.enrolment import connect
 from flo.clients.desk.context import DeskContext
 from flo.clients.home.site_home import SiteHome
-from flo.clients.prediction import flag_rule, version_decisions, versions
+from flo.clients.prediction import flag_decisions, version_decisions, versions
 from flo.clients.prediction.finish import load_finished
 from flo.clients.prediction.versions import Versions
 from flo.clients.records.finished_model import FinishedModel, finished_names
@@ -81,7 +81,7 @@ def model_router(context: DeskContext) -> APIRouter:
     @router.get(f"{context.base}/models/{{name}}")
     def explained(name: str, request: Request) -> Response:
         model = _in_use(context.home, name)
-        rule = flag_rule.read(context.home, model)
+        rule = flag_decisions.read(context.home, model)
         values = {"model": model, "rule": rule, **explained_page.shown(model)}
         return context.page(request, "explained.html.j2", **values)
 

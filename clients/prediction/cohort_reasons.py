@@ -15,14 +15,14 @@ from flo.clients.quality.check import check_inputs
 from flo.clients.sources.error_wrapper import ErrorBoundary
 from flo.clients.sources.files import open_file
 from flo.errors import DataError
-from flo.published.explanation import CERTAIN, contributions
+from flo.published.explanation import CERTAIN, contributions, surely_moves
 from flo.published.model_card import PublishedModel
 from flo.study.wording import titles
 
 
 @dataclass(frozen=True)
 class CohortReason:
-    """``moves_by``: mean absolute contribution of a column to these patients' log odds.
+    """``moves_by``: as ``explanation.surely_moves``, over these patients.
 
     ``raises``, ``lowers``: share of the patients for whom it surely does, beyond noise.
     """
@@ -46,11 +46,12 @@ def cohort_reasons(
     if not len(inputs):
         raise DataError(f"{data} has no record to explain", hint="give a file with patients")
     told, words = contributions(model, inputs), titles(model.study.data)
+    moves = surely_moves(told)
     certain = np.abs(told.values) > CERTAIN * told.deviations
     found = [
         CohortReason(
             words[name],
-            float(np.abs(told.values[:, place]).mean()),
+            float(moves[place]),
             float((certain[:, place] & (told.values[:, place] > 0)).mean()),
             float((certain[:, place] & (told.values[:, place] < 0)).mean()),
         )

@@ -63,7 +63,7 @@ def predict(
     what care can change (``flo.published.what_if``).
 
     ``rule``: also write ``flagged``, ``yes`` or ``no``, by this hospital's rule on the published
-    model; a finished model flags nobody.
+    model; empty where no risk is stated. A finished model flags nobody.
 
     A record of what scored them is written beside ``out`` (``flo.clients.prediction.trace``).
 
@@ -84,7 +84,10 @@ def predict(
     risks = _risks(model, log_odds)
     flagged: list[str] = []
     if rule is not None and not isinstance(model, FinishedAtHome):
-        flagged = ["yes" if one else "no" for one in rule.flagged(model, inputs, log_odds)]
+        flagged = [
+            "" if risk == _NO_RISK else "yes" if one else "no"
+            for risk, one in zip(risks, rule.flagged(model, inputs, log_odds), strict=True)
+        ]
     ids = [cell for batch in source.ids() for cell in as_ids(batch).to_pylist()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -95,7 +98,7 @@ def predict(
         own = [in_a_sheet(ids[number - 1] or "")] if ids else []
         said = reasons[number - 1] if reasons else ()
         marked = flagged[number - 1 : number]
-        writer.writerow([number, *own, f"{score:.6f}", *risk, *marked, *map(in_a_sheet, said)])
+        writer.writerow([number, *own, f"{score:.6f}", *risk, *marked, *said])
     scored = text.getvalue().encode()
     write_private(out, scored)
     write_record(model, out, scored, len(risks), rule)

@@ -15,6 +15,7 @@ from flo.clients.quality.check import check_inputs
 from flo.clients.sources.cells import as_ids
 from flo.clients.sources.error_wrapper import ErrorBoundary
 from flo.clients.sources.files import open_file
+from flo.documents.text import in_a_sheet
 from flo.errors import DataError, UsageError
 from flo.privacy.report.risks import in_words, is_too_wide
 from flo.published.explanation import FEWEST_REASONS, Effect, contributions
@@ -37,7 +38,11 @@ class Told:
 
 @dataclass(frozen=True)
 class Patient:
-    """``record``: number of the row, from 1. ``risk``: in words. ``columns``: all, by size."""
+    """``record``: number of the row, from 1. ``risk``: in words; "" if none is stated.
+
+    ``columns``: all, the largest first; none if the direction of fewer than ``FEWEST_REASONS`` is
+    certain.
+    """
 
     record: int
     risk: str
@@ -58,8 +63,13 @@ def told(model: PublishedModel, inputs: Floats) -> list[Told]:
         reasons = found.reasons(patient)
         raising = [words[name] for name, value in reasons if value > 0]
         lowering = [words[name] for name, value in reasons if value < 0]
-        rows.append(Told("; ".join(raising), "; ".join(lowering), "; ".join(changed[patient])))
+        rows.append(Told(*map(_listed, (raising, lowering, changed[patient]))))
     return rows
+
+
+def _listed(several: list[str]) -> str:
+    """Return words of a study as one cell, in which each is no formula and none has a separator."""
+    return "; ".join(in_a_sheet(one.replace(";", ",")) for one in several)
 
 
 def changes(model: PublishedModel, inputs: Floats) -> list[list[str]]:
@@ -115,7 +125,7 @@ def of_patient(model: PublishedModel, data: Path, id_column: str, patient: str) 
     return Patient(
         row + 1,
         risks_in_words(model, model.log_odds(own))[0],
-        sorted(columns, key=lambda one: -abs(one.value)),
+        sorted(columns, key=lambda one: -abs(one.value)) if found.reasons(0) else [],
         changes(model, own)[0],
     )
 

@@ -148,7 +148,9 @@ def predict(
         f"{opened.study.data.label}"
     )
     say(_risks_in_words(opened, done))
-    if rule is not None:
+    if rule is None:
+        _say_unflagged(home, opened)
+    else:
         each = f"a threshold for each {rule.column}" if rule.column else f"risk {rule.threshold:g}"
         say(plain(f"flagged: by {each}, as {rule.by} decided on {rule.time[:10]}: {rule.why}"))
     if explain:
@@ -228,10 +230,30 @@ def _in_use(home: Path, name: str) -> Path | None:
 def _flag_rule(home: Path, model: PublishedModel) -> FlagRule | None:
     """Return by which rule this hospital flags patients; None if it has none for this model."""
     from flo.clients.home.site_home import SiteHome
-    from flo.clients.prediction import flag_rule
+    from flo.clients.prediction import flag_decisions
 
     is_site = SiteHome(home).config_path.exists()
-    return flag_rule.read(SiteHome.open(home), model) if is_site else None
+    return flag_decisions.read(SiteHome.open(home), model) if is_site else None
+
+
+def _say_unflagged(home: Path, model: PublishedModel | FinishedAtHome) -> None:
+    """Say that nobody is flagged, where another version or the published model flags patients."""
+    from flo.cli.terminal.output import say
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.prediction import flag_decisions
+    from flo.published.model_card import PublishedModel
+
+    if not SiteHome(home).config_path.exists():
+        return
+    site = SiteHome.open(home)
+    if not isinstance(model, PublishedModel):
+        if flag_decisions.read(site, model.model) is not None:
+            say("nobody is flagged: a finished model flags nobody, and the published one does")
+    elif flag_decisions.other_version_flags(site, model):
+        say(
+            f"nobody is flagged: nobody decided it for version {model.study.version}, and another "
+            "version flags patients; flo model flag decides"
+        )
 
 
 def refuse_forbidden(home: Path, path: Path, model: PublishedModel) -> None:

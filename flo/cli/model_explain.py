@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flo.cli import results
-from flo.cli.model import CoordinatorFingerprint, path_of, trusted_coordinators
+from flo.cli.model import (
+    CoordinatorFingerprint,
+    path_of,
+    refuse_forbidden,
+    trusted_coordinators,
+)
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 
@@ -39,13 +44,18 @@ def explain(
     from rich.table import Column, Table
 
     from flo.cli.terminal.output import console, plain, say
+    from flo.clients.prediction.scoring_ways import refuse_other_scores
     from flo.errors import UsageError
     from flo.published.explanation import CERTAIN, effects
     from flo.published.model_card import PublishedModel
 
     if patient is not None and data is None:
         raise UsageError("--patient is a patient of a file", hint="--data FILE that has it")
-    opened = PublishedModel.open(path_of(home, model), *trusted_coordinators(home, coordinator))
+    path = path_of(home, model)
+    opened = PublishedModel.open(path, *trusted_coordinators(home, coordinator))
+    if data is not None:  # patients are scored
+        refuse_forbidden(home, path, opened)
+        refuse_other_scores(opened)
     found = effects(opened)
     table = Table(
         Column("column", overflow="fold"), "moves by", Column("where", overflow="fold"), "effect"
@@ -121,13 +131,16 @@ def _show_patient(
     table = Table(Column("column", overflow="fold"), "beside the average patient")
     for one in found.columns[:columns]:
         table.add_row(plain(one.name), one.in_words)
-    console().print(table)
+    if found.columns:
+        console().print(table)
+    else:
+        say("noise hides the direction of all columns but one at most, so none is stated")
     for words in found.if_changed:
         say(plain(f"what if: {words}"))
-    if can_change(model.study.data):
+    if found.if_changed:
+        say("a what-if is the model's answer for another patient; not what a treatment does")
+    elif can_change(model.study.data):
         say(
-            "what if: what the model says of another patient with that value; not what a "
-            "treatment does"
-            if found.if_changed
-            else "what if: no change that the study names would surely lower this risk"
+            "what if: nothing is stated. This risk or the one after a change is not known well "
+            "enough, noise hides the change, or the patient has no value that care can change so"
         )

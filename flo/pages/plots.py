@@ -215,6 +215,12 @@ def cut(name: str) -> str:
     return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
 
 
+def cut_before(name: str, end: str) -> str:
+    """Return name and end, the name cut so that both fit beside a plot."""
+    left = _LETTERS - len(end) - 1
+    return cut(f"{name} {end}") if left < 2 or len(name) <= left else f"{name[: left - 1]}… {end}"
+
+
 def _apart(lines: list[PlotLine]) -> list[PlotLine]:
     """Move labels down so that they do not overlap."""
     moved, lowest = {}, -math.inf

@@ -35,7 +35,7 @@ def gate_plot(found: Comparison) -> plots.Intervals:
 def effects_plot(found: Sequence[Column]) -> plots.Intervals | None:
     """Plot the strongest effects whose direction noise does not hide; None if it hides all."""
     shown = [
-        (f"{column.title} {effect.name}", effect)
+        (plots.cut_before(column.title, effect.name), effect)
         for column in found
         for effect in column.effects
         if effect.is_certain

@@ -20,6 +20,7 @@ have turned the sign.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,7 @@ from flo.study.features import names_of
 from flo.study.schema import CategoryColumn, NumberColumn, Schema
 from flo.study.schema import Column as AnyColumn
 from flo.study.synthetic import encoded, made_up_cells, made_up_inputs
-from flo.study.wording import code_in_words, title
+from flo.study.wording import code_in_words, title, with_unit
 
 CERTAIN = 3.0  # deviations
 REASONS, FEWEST_REASONS = 3, 2  # of a patient; one alone is right too seldom
@@ -74,7 +75,7 @@ class Effect:
 @dataclass(frozen=True)
 class Column:
     """A column and its effects. ``title``: in the study's words. ``importance``: by how much it
-    moves log odds at least, on average."""
+    moves log odds, less one deviation of noise, on average."""
 
     name: str
     title: str
@@ -106,25 +107,46 @@ class Contributions:
 def effects(model: PublishedModel) -> list[Column]:
     """Return the model's columns, the most important first. Raises UsageError as ``contributions``.
 
-    A column's importance is the mean over the study's made-up patients of its absolute
-    contribution, less one deviation of noise, as noise alone moves log odds, too.
+    Importance is over the study's made-up patients.
     """
-    _stated(model)  # refuses first: made-up images take seconds
+    _, average, _ = _stated(model)  # refuses first: made-up images take seconds
     schema = model.study.data
     inputs = made_up_inputs(schema)[: None if model.is_linear else _OF_NETWORKS]
-    told = contributions(model, inputs)
-    importance = np.maximum(np.abs(told.values) - told.deviations, 0).mean(axis=0)
-    ordinary, found = made_up_cells(schema, 1), list[Column]()
-    for number, column in enumerate(schema.columns):
-        own = list[Effect]()
-        for name, cell in edges_of(column):
-            cells = ordinary | {column.name: np.array([cell])}
-            told = contributions(model, encoded(schema, cells))
-            value, deviation = told.values[0, number], told.deviations[0, number]
-            own.append(Effect(_in_words(column, name, cell), float(value), float(deviation)))
-        moves = float(importance[number])
-        found.append(Column(column.name, title(column), moves, tuple(own)))
-    return sorted(found, key=lambda column: -column.importance)
+    importance = surely_moves(contributions(model, inputs))
+    edges = [
+        (number, column, name, cell)
+        for number, column in enumerate(schema.columns)
+        for name, cell in edges_of(column)
+    ]
+    told = contributions(model, _at_edges(schema, average, edges))
+    found = dict[int, list[Effect]]()
+    for row, (number, column, name, cell) in enumerate(edges):
+        value, deviation = told.values[row, number], told.deviations[row, number]
+        effect = Effect(_in_words(column, name, cell), float(value), float(deviation))
+        found.setdefault(number, []).append(effect)
+    columns = [
+        Column(one.name, title(one), float(importance[number]), tuple(found[number]))
+        for number, one in enumerate(schema.columns)
+    ]
+    return sorted(columns, key=lambda column: -column.importance)
+
+
+def surely_moves(told: Contributions) -> Floats:
+    """Return by how much each column moves log odds, (columns,): the mean over patients of its
+    absolute contribution, less one deviation of noise."""
+    return np.asarray(np.maximum(np.abs(told.values) - told.deviations, 0).mean(axis=0))
+
+
+def _at_edges(
+    schema: Schema, average: Floats, edges: Sequence[tuple[int, AnyColumn, str, float]]
+) -> Floats:
+    """Return the average patient's inputs with one column at an edge in each row."""
+    places, rows = places_of(schema), np.tile(average, (len(edges), 1))
+    ordinary = made_up_cells(schema, 1)
+    for row, (_, column, _, cell) in enumerate(edges):
+        own = places[column.name]
+        rows[row, own] = encoded(schema, ordinary | {column.name: np.array([cell])})[0, own]
+    return rows
 
 
 def _in_words(column: AnyColumn, edge: str, cell: float) -> str:
@@ -132,7 +154,7 @@ def _in_words(column: AnyColumn, edge: str, cell: float) -> str:
     if isinstance(column, CategoryColumn) and cell >= 0:
         return f"= {code_in_words(column, column.codes[int(cell)])}"
     if isinstance(column, NumberColumn) and np.isfinite(cell):
-        return f"at {cell:g} {column.unit}"
+        return f"at {with_unit(column, cell)}"
     return edge
 
 

@@ -34,6 +34,7 @@ from flo.study.synthetic import encoded, made_up_cells
 
 _GENERAL, _EDGES, _CELLS, _FEWEST = 128, 2000, 200_000, 4
 _MOST = _GENERAL + _EDGES
+_MOST_PLACES = 2000  # of a calibration: twice its points
 # Largest difference of log odds, relative to 1 + |log odds|. Logistic models are computed in
 # float64; networks in float32, whose sums depend on processor and library.
 _SAME, _SAME_OF_NETWORKS = 1e-9, 1e-4
@@ -46,24 +47,31 @@ Score = Callable[[Cells], Floats]  # cells of n patients -> log odds (n,)
 class Golden(Document):
     """Log odds and calibrated risks of the golden cases, in their order.
 
-    ``cases``: version of the cases; what this module says is version 1. ``risks``: None if the
-    model has no calibration.
+    ``cases``: version of the cases. Since version 2 there is also the risk of each point of the
+    calibration's curve, and of each place between two, which no made-up patient may reach.
+    ``risks``: None if the model has no calibration.
     """
 
-    cases: Literal[1] = 1
+    cases: Literal[1, 2] = 1
     log_odds: Annotated[tuple[float, ...], Field(max_length=_MOST)]
-    risks: Annotated[tuple[float, ...], Field(max_length=_MOST)] | None = None
+    risks: Annotated[tuple[float, ...], Field(max_length=_MOST + _MOST_PLACES)] | None = None
 
     @model_validator(mode="after")
     def _a_risk_of_each(self) -> Golden:
-        if self.risks is not None and len(self.risks) != len(self.log_odds):
+        if self.risks is None:
+            return self
+        further = len(self.risks) - len(self.log_odds)
+        if further < 0 or (self.cases == 1 and further):
             raise ValueError(f"{len(self.risks)} risks of {len(self.log_odds)} golden cases")
         return self
 
     def follow_from(self, study: Study, calibration: Calibration | None) -> bool:
         """Return whether there is one number for each case of this study."""
         count = len(names(study.data))
-        return len(self.log_odds) == count and (self.risks is None) == (calibration is None)
+        if len(self.log_odds) != count or (self.risks is None) != (calibration is None):
+            return False
+        places = _places(calibration) if calibration and self.cases == 2 else ()
+        return self.risks is None or len(self.risks) == count + len(places)
 
     @classmethod
     def of(cls, study: Study, weights: Vector, calibration: Calibration | None) -> Golden | None:
@@ -71,8 +79,11 @@ class Golden(Document):
         found = log_odds(study, weights, encoded(study.data, cells(study.data)))
         if not np.isfinite(found).all():
             return None
-        risks = tuple(calibration.of(found)[0].tolist()) if calibration else None
-        return cls(log_odds=tuple(found.tolist()), risks=risks)
+        risks = None
+        if calibration:
+            at = np.concatenate([found, _places(calibration)])
+            risks = tuple(calibration.of(at)[0].tolist())
+        return cls(cases=2, log_odds=tuple(found.tolist()), risks=risks)
 
 
 @dataclass(frozen=True)
@@ -104,12 +115,23 @@ def compare(study: Study, golden: Golden, score: Score) -> list[Case]:
 def compare_risks(study: Study, golden: Golden, calibration: Calibration) -> list[Case]:
     """Return the risks that this installation makes of the stated log odds, beside the stated."""
     assert golden.risks is not None
-    stated, found = np.array(golden.risks), calibration.of(np.array(golden.log_odds))[0]
+    places = _places(calibration) if golden.cases == 2 else np.empty(0)
+    at, stated = np.concatenate([golden.log_odds, places]), np.array(golden.risks)
+    if len(at) != len(stated):
+        return [Case("the calibration's curve", len(stated), len(at), same=False, of_risk=True)]
+    found = calibration.of(at)[0]
     alike = _alike(study, logit(found), logit(stated))
+    named = [*names(study.data), *(f"log odds {place:.3f}" for place in places)]
     return [
         Case(name, float(there), float(here), bool(same), of_risk=True)
-        for name, there, here, same in zip(names(study.data), stated, found, alike, strict=True)
+        for name, there, here, same in zip(named, stated, found, alike, strict=True)
     ]
+
+
+def _places(calibration: Calibration) -> Floats:
+    """Return the log odds of the curve's points, and of the middles between them."""
+    points = np.array(calibration.log_odds)
+    return np.concatenate([points, (points[:-1] + points[1:]) / 2])
 
 
 def names(schema: Schema) -> list[str]:

@@ -264,6 +264,8 @@ class PublishedModel:
         why = why and f"{why}, so that it is not known how noise moves its weights"
         if why is None and self.study.schema_version < 4:
             why = "its schema_version is below 4"
+        if why is None and not self.is_linear:
+            why = "not the same hospitals took part in all rounds, its run ended early, or it bends"
         why = why or "not the same hospitals took part in all rounds, or its run ended early"
         return UsageError(
             f"{self.study.name}, version {self.study.version}: its card states no noise, so {so}",

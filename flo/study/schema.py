@@ -82,7 +82,8 @@ class NumberColumn(Document):
     the model may bend: it gets one more input, 0 up to there and 1 at the maximum.
 
     ``about``: the column in words that a clinician knows. ``changeable_to``: a value to which care
-    can bring a patient; what the risk would be there is said beside a patient's risk.
+    can bring a patient who is ``changeable_from`` above or below it; what the risk would be there
+    is said beside the risk of such a patient.
     """
 
     kind: Literal["number"]
@@ -95,6 +96,7 @@ class NumberColumn(Document):
     hinges: Annotated[tuple[Bound, ...], Field(max_length=LARGEST_HINGES)] = ()
     about: Words | None = None
     changeable_to: Bound | None = None
+    changeable_from: Literal["above", "below"] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> NumberColumn:
@@ -113,6 +115,10 @@ class NumberColumn(Document):
             self.minimum <= self.missing_value <= self.maximum
         ):
             raise ValueError(f"column {self.name}: missing_value lies outside the bounds")
+        if (self.changeable_to is None) != (self.changeable_from is None):
+            raise ValueError(
+                f'column {self.name}: changeable_to needs changeable_from, "above" or "below"'
+            )
         if self.changeable_to is not None and not (
             self.minimum <= self.changeable_to <= self.maximum
         ):
@@ -126,7 +132,8 @@ class NumberColumn(Document):
 class CategoryColumn(Document):
     """A coded quantity, one input for each code of a public codebook.
 
-    ``about`` and ``changeable_to``: as of a number. ``meanings``: of each code, in words, in the
+    ``about``: as of a number. ``changeable_to``: a code to which care can bring anybody who has
+    another. ``meanings``: of each code, in words, in the
     order of ``codes``; empty if codes need none.
     """
 
@@ -147,6 +154,8 @@ class CategoryColumn(Document):
 
     @model_validator(mode="after")
     def _of_its_codes(self) -> CategoryColumn:
+        if len(set(self.meanings)) != len(self.meanings):
+            raise ValueError(f"column {self.name}: two codes have the same meaning")
         if self.meanings and len(self.meanings) != len(self.codes):
             raise ValueError(
                 f"column {self.name}: {len(self.meanings)} meanings of {len(self.codes)} codes; "
@@ -228,6 +237,10 @@ class Schema(Document):
         names = [column.name for column in self.columns]
         if len(set(names)) != len(names):
             raise ValueError("a column name appears twice")
+        titles = [(column.about or column.name).casefold() for column in self.columns]
+        twice = [one for one in titles if titles.count(one) > 1]
+        if twice:
+            raise ValueError(f"two columns are called {twice[0]!r}: by about, or by their name")
         pixels = {n for c in self.columns if isinstance(c, ImageColumn) for n in c.pixels}
         if self.label in names or self.label in pixels:
             raise ValueError(f"the label {self.label!r} is also an input column")

@@ -54,7 +54,14 @@ def in_its_form(document: dict[str, Any]) -> dict[str, Any]:
         if hospital["expected"] is None:
             del hospital["expected"]
     for column in document["data"]["columns"]:
-        for name in ("scattering", "hinges", "about", "meanings", "changeable_to"):
+        for name in (
+            "scattering",
+            "hinges",
+            "about",
+            "meanings",
+            "changeable_to",
+            "changeable_from",
+        ):
             if name in column and column[name] in (None, []):
                 del column[name]
     for name in ("continues", "statistics", "gate"):

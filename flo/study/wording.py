@@ -25,10 +25,13 @@ def code_in_words(column: CategoryColumn, code: str) -> str:
 
 
 def means_the_same(one: Column, other: Column) -> bool:
-    """Return whether two columns become the same inputs, and no code has two meanings."""
-    here, there = _meanings(one), _meanings(other)
-    recoded = any(here[code] != there[code] for code in here.keys() & there.keys())
-    return _without_words(one) == _without_words(other) and not recoded
+    """Return whether a column becomes the same inputs as that of an earlier study (``other``).
+
+    It may have words where the other has none. A code that had a meaning keeps it.
+    """
+    meanings = _meanings(other)
+    kept = not meanings or _meanings(one) == meanings
+    return _without_words(one) == _without_words(other) and kept
 
 
 def _meanings(column: Column) -> dict[str, str]:
@@ -39,7 +42,8 @@ def _meanings(column: Column) -> dict[str, str]:
 
 
 def _without_words(column: Column) -> Column:
-    words: dict[str, object] = {"about": None, "meanings": (), "changeable_to": None}
+    words: dict[str, object] = {"about": None, "meanings": ()}
+    words |= {"changeable_to": None, "changeable_from": None}
     known = type(column).model_fields
     return column.model_copy(update={name: words[name] for name in words if name in known})
 
@@ -55,5 +59,10 @@ def changed_to(column: NumberColumn | CategoryColumn) -> str:
     if column.changeable_to is None:
         return ""
     if isinstance(column, NumberColumn):
-        return f"{column.changeable_to:g} {column.unit}"
-    return _meanings(column).get(column.changeable_to, column.changeable_to)
+        return with_unit(column, column.changeable_to)
+    return code_in_words(column, column.changeable_to)
+
+
+def with_unit(column: NumberColumn, value: float) -> str:
+    """Return a value as it is, with its unit."""
+    return f"{value:.12g} {column.unit}"

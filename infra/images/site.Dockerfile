@@ -12,7 +12,7 @@ WORKDIR /src
 COPY . .
 RUN python -m venv /opt/flo \
  && /opt/flo/bin/pip install --no-cache-dir --index-url "${TORCH_INDEX}" "torch>=2.6" \
- && /opt/flo/bin/pip install --no-cache-dir -c constraints.txt "." \
+ && /opt/flo/bin/pip install --no-cache-dir -c constraints.txt ".[explain]" \
  && /opt/flo/bin/pip uninstall -y pip
 
 FROM ${BASE}

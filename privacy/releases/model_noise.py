@@ -13,7 +13,9 @@ privacy; it follows from the study's digest, so that anybody finds the same.
 
 A network on whitened inputs starts nearly linear and moves as logistic regression does
 (``flo.study.models``). So its noise is stated as that of logistic regression with these settings:
-the covariance is of the weights with which its inputs move its log odds.
+the covariance is of the weights with which its inputs move its log odds. That fails for a network
+that bends: noise is stated only if a linear function explains ``LINEAR`` of the variance of its
+log odds of the stand-ins, and if its steps together are no longer than ``FARTHEST``.
 
 ``make proofs``, group ``gate``, compares the deviations with those of models that were trained
 again on real patients. The noise of other models is not stated: of other networks, of patients with
@@ -41,6 +43,8 @@ from flo.study.schema import CategoryColumn, ImageColumn
 from flo.study.synthetic import made_up_inputs
 
 DRAWS, MOST_WEIGHTS, LARGEST_VARIANCE = 100, 128, 1e12
+LINEAR = 0.995  # R²; a network's noise was 2 to 20 times as large at .95 and below
+FARTHEST = 800.0  # rounds · learning rate / (1 - momentum) of a network; the drafted ones have 120
 _PATIENTS, _MOST_STEPS = 2000, 500  # stand-ins; more rounds take minutes to repeat
 _TINY, _ROUNDING = 1e-300, 1e-9
 _LEFT = 0.5
@@ -52,6 +56,8 @@ def unknown_reason(study: Study) -> str | None:
     Where other hospitals took part in some rounds than in others, it is not stated either.
     """
     many = second_moments.width(study) > MOST_WEIGHTS
+    training = study.mechanism
+    length = training.steps * training.learning_rate / (1 - training.momentum)
     reasons = {
         "it trains no model": not study.trains,
         "its model is no logistic one and no mlp": study.trains
@@ -64,6 +70,8 @@ def unknown_reason(study: Study) -> str | None:
         "it has images": any(isinstance(c, ImageColumn) for c in study.data.columns),
         f"it has more than {MOST_WEIGHTS} weights": many,
         f"it has more than {_MOST_STEPS} rounds": study.mechanism.steps > _MOST_STEPS,
+        f"its network takes steps of more than {FARTHEST:g} together": study.model.kind == "mlp"
+        and length > FARTHEST,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -96,13 +104,19 @@ class TrainedOn:
     in_training: float
 
 
-def of_whitened(study: Study, weights: Vector, on: TrainedOn) -> ModelNoise:
-    """Return the noise of a model of weights (p,) that was trained on whitened inputs."""
+def of_whitened(study: Study, weights: Vector, on: TrainedOn) -> ModelNoise | None:
+    """Return the noise of a model of weights (p,) that was trained on whitened inputs.
+
+    None if it is a network that bends.
+    """
     d, scale = second_moments.width(study), second_moments.squared_scale(study)
     known = stand_ins.moments(study, on.moments, on.in_moments, on.patients)
     rows = stand_ins.stand_ins(study, known.mean, _PATIENTS)
     chance = ndtr(stand_ins.normal(study, "labels", (_PATIENTS,)))
-    labels = (chance < expit(log_odds(study, weights, rows[:, :-1]))).astype(np.float64)
+    scores = log_odds(study, weights, rows[:, :-1])
+    if _bends(rows, scores):
+        return None
+    labels = (chance < expit(scores)).astype(np.float64)
     mean = (rows.T @ rows / len(rows))[np.triu_indices(d)] * second_moments.scales(d) / scale
     released = known.share * on.patients * mean
     each = math.sqrt(on.in_training) / on.patients / whitening.steepness(study)
@@ -125,6 +139,12 @@ def of_least_squares(study: Study, total: Floats, variance: float, patients: flo
     drawn = np.array([least_squares.solve(study, total + one, variance) for one in noise])
     moments = math.sqrt(2) * total[: second_moments.length(study)]
     return _noise_of(study, drawn, stand_ins.moments(study, moments, 2 * variance, patients))
+
+
+def _bends(rows: Floats, scores: Floats) -> bool:
+    """Return whether no linear function of rows (n, d) is nearly these scores (n,)."""
+    fitted = rows @ np.linalg.lstsq(rows, scores, rcond=None)[0]
+    return bool(np.var(scores - fitted) > (1 - LINEAR) * np.var(scores))
 
 
 def _noise_of(study: Study, drawn: Floats, known: Moments) -> ModelNoise:

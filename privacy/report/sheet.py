@@ -169,7 +169,8 @@ def _columns(study: Study) -> Section:
         if column.about:
             text = f"{column.about}: {text}"
         if not isinstance(column, ImageColumn) and column.changeable_to is not None:
-            text += f"; care can bring a patient to {changed_to(column)}"
+            way = f" who is {column.changeable_from}" if isinstance(column, NumberColumn) else ""
+            text += f"; care can bring a patient{way} to {changed_to(column)}"
         lines.append((f"column {column.name!r}", text))
         lines += [(f"column {column.name!r}, LOOK CLOSELY", text) for text in _could_tell(column)]
     return Section("Columns used", tuple(lines))

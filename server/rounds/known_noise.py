@@ -35,7 +35,10 @@ def known_noise(study: Study, state: RunState) -> ModelNoise | None:
         else:
             in_moments = combined_variance(study, plan.purpose("moments"), len(by))
             on = TrainedOn(released, patients, in_moments, in_training)
-            found = model_noise.of_whitened(study, state.model, on)
+            whitened = model_noise.of_whitened(study, state.model, on)
+            if whitened is None:
+                return None
+            found = whitened
         triangle = model_noise.packed(found.covariance)
         if np.abs(triangle).max() <= LARGEST_VARIANCE and model_noise.fits(
             study, triangle.tolist(), found.average.tolist(), found.deviation

@@ -17,11 +17,15 @@ import numpy as np
 
 from flo.arrays import Floats
 from flo.clients.prediction.regression import unprotected
-from flo.published.explanation import Contributions, contributions, effects
+from flo.published.drift import drift
+from flo.published.explanation import Contributions, contributions, effects, places_of
 from flo.published.golden import edges_of
 from flo.published.model_card import PublishedModel
+from flo.published.what_if import aim_of, what_ifs
+from flo.study.document import Study, from_document
 from flo.study.features import input_names, names_of
 from flo.study.parameters import Vector
+from flo.study.schema import ImageColumn
 from flo.study.synthetic import encoded, made_up_cells, made_up_inputs
 from tests.proofs.model_regressions import World
 from tests.proofs.publishing import published
@@ -31,7 +35,7 @@ from tests.proofs.rows import Row
 _PROMISED = {("heart", 0.9): (0.8, 4.0), ("support2", 0.5): (0.9, 3.5)}
 _OTHERS = [("heart", 0.3), ("nass", 0.5)]
 _NETWORKS = [("heart", 0.9, [16]), ("support2", 0.5, [64]), ("nass", 0.5, [16])]
-_REDRAWS_OF_NETWORKS = 15
+_REDRAWS_OF_NETWORKS, _LATER = 15, 5
 _REDRAWS, _QUICK_REDRAWS, _PATIENTS, _TOP = 50, 5, 300, 5
 _ROOM, _FEW_TOP, _MANY_TOP = 0.1, 1.0, 0.3  # 3.5 standard errors of 5 and of 50 redraws
 _DEVIATIONS = (0.7, 1.5)  # stated by true
@@ -78,6 +82,13 @@ def _of_set(name: str, epsilon: float, quick: bool) -> Iterator[Row]:
     yield Row(title, wrong, shown, seconds, most=0.01)
     with_reasons = np.mean([bool(one.reasons(i)) for one in told for i in range(len(held))])
     yield Row(f"{what}: patients with reasons", float(with_reasons), redraws, seconds)
+    for beside, weights, limit in (
+        ("an ordinary regression", ordinary, most),
+        ("training without noise", mean, 0.01),
+    ):
+        shown, wrong = _changes(models, weights, held)
+        title = f"{what}: shown changes that raise the risk, beside {beside}"
+        yield Row(title, wrong, shown, seconds, most=limit)
     exact, zero = _deletion(models, told, held, average)
     title = f"{what}: deletion curve, by that with the true average"
     yield Row(title, exact, redraws, seconds, _EXACT - room if promised else 0.0)
@@ -117,6 +128,12 @@ def _of_network(name: str, epsilon: float, hidden: list[int]) -> Iterator[Row]:
     yield Row(f"{what}: patients with reasons", float(with_reasons), many, seconds)
     title = f"{what}: stated deviation of log odds by that of the redrawn models"
     yield Row(title, _deviations(models), many, seconds, *_DEVIATIONS)
+    document = world.study.model_dump(mode="json") | {"version": world.study.version + 1}
+    other = from_document(document)  # and so another start
+    later = [published(other, world.fold) for _ in range(_LATER)]
+    alarms = [drift(one, two).is_beyond_noise for one in models for two in later]
+    title = f"{what}: sound later versions that are said to differ by more than noise"
+    yield Row(title, float(np.mean(alarms)), len(alarms), seconds, most=0.02)
 
 
 def _with_average(model: PublishedModel, average: Floats) -> PublishedModel:
@@ -197,6 +214,37 @@ def _signs(told: list[Contributions], truths: list[Floats]) -> tuple[int, float]
                 shown += 1
                 wrong += bool(value * true[patient, one.columns.index(column)] < 0)
     return shown, wrong / max(shown, 1)
+
+
+def _changes(models: list[PublishedModel], weights: Vector, held: Floats) -> tuple[int, float]:
+    """How many changes are said to lower a risk, and which share of them raises it by other
+    weights; if care could bring everybody to the middle of every number, and to every first code.
+    """
+    shown = wrong = 0
+    for above in ("above", "below"):
+        study = _changeable(models[0], above)
+        places = places_of(study.data)
+        ordinary = {one.name: one for one in study.data.columns}
+        for model in models:
+            for row, found in zip(held, what_ifs(replace(model, study=study), held), strict=True):
+                for one in found:
+                    own, column = places[one.column], ordinary[one.column]
+                    assert not isinstance(column, ImageColumn)
+                    shown += 1
+                    wrong += bool((aim_of(column)[0] - row[own]) @ weights[own] > 0)
+    return shown, wrong / max(shown, 1)
+
+
+def _changeable(model: PublishedModel, side: str) -> Study:
+    document = model.study.model_dump(mode="json")
+    for column in document["data"]["columns"]:
+        column["about"] = None
+        if column["kind"] == "number":
+            middle = (column["minimum"] + column["maximum"]) / 2
+            column |= {"changeable_to": middle, "changeable_from": side}
+        else:
+            column["changeable_to"] = column["codes"][0]
+    return from_document(document)
 
 
 def _deviations(models: list[PublishedModel]) -> float:

@@ -29,6 +29,7 @@ from flo.published.explanation import contributions
 from flo.published.model_card import PublishedModel
 from flo.study.features import input_names
 from flo.study.models import log_odds
+from flo.study.schema import CategoryColumn
 from tests.builders import csv_text
 from tests.commands import flo
 from tests.flo.published_models import made
@@ -127,7 +128,10 @@ def test_each_patient_has_the_columns_that_raise_and_lower_their_risk(
 def test_each_patient_has_what_the_model_would_say_after_a_change(
     tmp_path: Path, out: Path
 ) -> None:
-    model = replace(explainable(), study=worded({"about": "=age, years", "changeable_to": 40}))
+    model = replace(
+        explainable(),
+        study=worded({"about": "=age, years", "changeable_to": 40, "changeable_from": "above"}),
+    )
     data = written(tmp_path, GOOD | {"age": ["100"] * COUNT, "ward": ["c"] * COUNT})
     predict(model, data, out, "patient_id", explain=True)
     header, rows = read(out)
@@ -145,7 +149,7 @@ def test_each_patient_has_what_the_model_would_say_after_a_change(
 
 
 def test_one_patient_is_explained_on_the_screen_alone(tmp_path: Path) -> None:
-    model = replace(explainable(), study=worded({"changeable_to": 40}))
+    model = replace(explainable(), study=worded({"changeable_to": 40, "changeable_from": "above"}))
     data = written(tmp_path, GOOD)
     found = of_patient(model, data, "patient_id", "p003")
     assert found.record == 4
@@ -169,7 +173,8 @@ def test_a_cohort_is_explained_on_the_screen_and_in_no_result(tmp_path: Path, ou
     assert [one.column for one in found] == ["age", "ward"], "age moves these scores most"
     inputs = check_inputs(open_file(data, "patient_id"), model.study.data)
     told = contributions(model, inputs)
-    assert found[0].moves_by == pytest.approx(np.abs(told.values[:, 0]).mean())
+    surely = np.maximum(np.abs(told.values[:, 0]) - told.deviations[:, 0], 0)
+    assert found[0].moves_by == pytest.approx(surely.mean())
     for one in found:
         assert 0 <= one.raises + one.lowers <= 1
     data.write_text(data.read_text().splitlines()[0] + "\n")
@@ -192,14 +197,20 @@ def test_real_patients_are_explained_as_an_independent_computation_says(tmp_path
     model = PublishedModel.open(kept / "new.card.json", coordinator)
     inputs = check_inputs(open_file(data, "patient_id"), model.study.data)
     assert model.card.average is not None
-    adds = (inputs - np.array(model.card.average)) * model.weights[:-1]
-    names = input_names(model.study.data)
-    exact = {
-        column.name: np.abs(
-            adds[:, [name.split("=")[0] == column.name for name in names]].sum(axis=1)
-        ).mean()
-        for column in model.study.data.columns
-    }
+    assert model.card.average_deviation is not None
+    assert model.noise is not None
+    apart = inputs - np.array(model.card.average)
+    names, exact = input_names(model.study.data), dict[str, float]()
+    for column in model.study.data.columns:
+        own = [place for place, name in enumerate(names) if name.split("=")[0] == column.name]
+        weights, here = model.weights[own], apart[:, own]
+        variance = np.einsum("ni,ij,nj->n", here, model.noise[own][:, own], here)
+        if isinstance(column, CategoryColumn) and len(column.codes) > 2:
+            centred = weights - weights.mean()
+        else:
+            centred = weights
+        deviation = np.sqrt(variance + model.card.average_deviation**2 * (centred**2).sum())
+        exact[column.name] = np.maximum(np.abs(here @ weights) - deviation, 0).mean()
     found, _ = cohort_reasons(model, data, "patient_id")
     for one in found:
         assert one.moves_by == pytest.approx(exact[one.column]), one.column

@@ -68,7 +68,7 @@ def test_a_record_holds_nothing_of_a_patient_and_only_its_owner_reads_it(tmp_pat
     document = json.loads(path.read_text())
     assert set(document) == {
         *("schema_version", "made", "scores", "records", "study", "run", "card", "file"),
-        *("finished", "code"),
+        *("finished", "rule", "code"),
     }
     assert document["finished"] is None
 

@@ -12,7 +12,8 @@ import torch
 from flo.arrays import Floats
 from flo.errors import UsageError
 from flo.privacy.releases import model_noise
-from flo.published.explanation import CERTAIN, contributions, effects
+from flo.published.card_plots import effects_plot
+from flo.published.explanation import CERTAIN, Column, Effect, contributions, effects
 from flo.published.model_card import PublishedModel
 from flo.study.models import build, parameter_count
 from flo.study.synthetic import made_up_inputs
@@ -143,3 +144,27 @@ def test_where_the_average_is_hardly_known_a_patient_near_it_has_no_reason() -> 
 def test_without_stated_noise_nothing_is_explained() -> None:
     with pytest.raises(UsageError, match="states no noise, so a reason cannot be told from chance"):
         contributions(made("gated").open(), np.zeros((1, P - 1)))
+
+
+def test_effects_of_one_plot_are_never_called_alike() -> None:
+    """A long title is cut, and what tells its effects apart is not."""
+    names = ("= upsloping", "= flat", "= downsloping", "missing", "at 18 years")
+    own = tuple(Effect(name, 1.0, 0.01) for name in names)
+    long = "slope of the ST segment at peak exercise"
+    plot = effects_plot([Column("slope", long, 1.0, own), Column("s", "s", 1.0, own[:1])])
+    assert plot is not None
+    shown = [row.name for row in plot.rows]
+    assert len(set(shown)) == len(shown)
+    assert "s = upsloping" in shown
+    assert "slope of the S… missing" not in shown, "as much of a title is shown as fits"
+    assert all(any(one.endswith(name) for one in shown) for name in names)
+    assert max(map(len, shown)) <= 28
+
+
+@pytest.mark.filterwarnings("error")
+def test_many_patients_of_a_network_are_explained_as_few_are() -> None:
+    model, inputs = network(), made_up_inputs(STUDY.data)[:700]
+    whole = contributions(model, inputs).values
+    few = np.concatenate([contributions(model, inputs[i : i + 7]).values for i in range(0, 700, 7)])
+    np.testing.assert_allclose(whole, few, atol=1e-12)
+    assert contributions(model, inputs[:0]).values.shape == (0, 2)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flo.published.golden import Golden, cells, compare, names
+from flo.privacy.releases.calibration import Calibration
+from flo.published.golden import Golden, cells, compare, compare_risks, names
 from flo.study.models import log_odds, parameter_count
 from flo.study.schema import NumberColumn
 from flo.study.synthetic import encoded, made_up_cells
@@ -93,3 +94,49 @@ def test_a_model_without_finite_scores_has_none() -> None:
     weights = weights_of(study)
     weights[-1] = np.inf
     assert Golden.of(study, weights, None) is None
+
+
+CURVE = Calibration(
+    log_odds=tuple(np.linspace(-9, 9, 65)),
+    risk=tuple(np.linspace(0.05, 0.9, 65)),
+    low=tuple(np.linspace(0.01, 0.8, 65)),
+    high=tuple(np.linspace(0.1, 0.95, 65)),
+    level=0.9,
+)
+
+
+@pytest.mark.parametrize("place", range(65))
+def test_a_point_of_the_calibration_that_moved_is_found_wherever_it_is(place: int) -> None:
+    """Also where no made-up patient has such a score."""
+    study = small_study()
+    golden = Golden.of(study, weights_of(study), CURVE)
+    assert golden is not None
+    assert golden.follow_from(study, CURVE)
+    assert all(case.same for case in compare_risks(study, golden, CURVE))
+    moved = list(CURVE.risk)
+    moved[place] += 1e-6
+    curve = CURVE.model_copy(update={"risk": tuple(moved)})
+    found = [case.name for case in compare_risks(study, golden, curve) if not case.same]
+    assert f"log odds {CURVE.log_odds[place]:.3f}" in found
+
+
+def test_a_curve_of_other_points_is_found_and_the_first_cases_are_still_read() -> None:
+    study = small_study()
+    golden = Golden.of(study, weights_of(study), CURVE)
+    assert golden is not None
+    assert golden.risks is not None
+    ends = {name: getattr(CURVE, name)[:-1] for name in ("log_odds", "risk", "low", "high")}
+    shorter = CURVE.model_copy(update=ends)
+    assert not golden.follow_from(study, shorter)
+    assert not all(case.same for case in compare_risks(study, golden, shorter))
+    count = len(golden.log_odds)
+    first = Golden(log_odds=golden.log_odds, risks=golden.risks[:count])
+    assert first.cases == 1
+    assert first.follow_from(study, CURVE)
+    assert len(compare_risks(study, first, CURVE)) == count
+    for cases, risks in ((1, golden.risks), (2, golden.risks[: count - 1])):
+        with pytest.raises(ValueError, match="golden cases"):
+            Golden(cases=cases, log_odds=golden.log_odds, risks=risks)  # type: ignore[arg-type]
+    assert not Golden(cases=2, log_odds=golden.log_odds, risks=golden.risks[:-1]).follow_from(
+        study, CURVE
+    )

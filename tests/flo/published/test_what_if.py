@@ -17,7 +17,7 @@ from tests.flo.published_models import made
 from tests.flo.study.test_wording import SURGERY, worded
 
 AIMS: list[dict[str, Any]] = [
-    {"about": "age at admission", "changeable_to": 20},
+    {"about": "age at admission", "changeable_to": 20, "changeable_from": "above"},
     {"meanings": SURGERY, "changeable_to": "a"},
 ]
 QUIET = [2.0, -1.0, 0.5, 0.7, 0.25, -3.0]  # age; ward = a, b, c, missing; intercept
@@ -48,10 +48,11 @@ def test_a_change_says_what_the_model_says_of_the_changed_patient() -> None:
         said = {one.column for one in own}
         for name, column in (("age at admission", "age"), ("ward", "ward")):
             missing = column == "ward" and cells["ward"][patient] < 0
+            missing |= column == "age" and cells["age"][patient] <= 20
             falls = exact[name][patient] < before[patient] - 1e-9
             assert (name in said) == (falls and not missing)
     assert shown > 100
-    assert {one.value for own in found for one in own} == {"20 years", "surgery"}
+    assert {one.value for own in found for one in own} == {"20 years", "a (surgery)"}
 
 
 def test_what_noise_may_have_turned_is_not_said() -> None:
@@ -60,6 +61,15 @@ def test_what_noise_may_have_turned_is_not_said() -> None:
     for share, count in ((1 / 3.01, 1), (1 / 2.99, 0)):
         model = aimed(QUIET, share * fall / 1.4, AIMS[0])
         assert len(what_ifs(model, patient)[0]) == count
+
+
+@pytest.mark.parametrize("weight", [2.0, -2.0])
+def test_nobody_is_told_to_get_worse(weight: float) -> None:
+    """Care brings the age down to 20; noise or others may have turned the weight."""
+    model = aimed([weight, 0.0, 0.0, 0.0, 0.0, 0.0], 1e-6, AIMS[0])
+    patients = {"age": np.array([10.0, 20.0, 30.0]), "ward": np.zeros(3)}
+    found = what_ifs(model, encoded(model.study.data, patients))
+    assert list(map(len, found)) == [0, 0, int(weight > 0)]
 
 
 def test_nothing_is_said_that_no_study_named_or_whose_noise_is_not_known() -> None:

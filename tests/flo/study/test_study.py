@@ -159,6 +159,7 @@ NEWER = {
     "statistics",
     "gate",
     f"{AGE}.changeable_to",  # test_wording.py
+    f"{AGE}.changeable_from",
     f"{WARD}.changeable_to",
     *(f"hospitals.{number}.expected" for number in range(3)),
 }

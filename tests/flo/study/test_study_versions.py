@@ -60,7 +60,7 @@ def bytes_as_flo_0_1_wrote_them(study: Study) -> bytes:
 def wordless(document: dict[str, Any]) -> dict[str, Any]:
     """A study as earlier versions wrote it, who had no words for columns."""
     for column in document["data"]["columns"]:
-        for name in ("about", "changeable_to"):
+        for name in ("about", "changeable_to", "changeable_from"):
             column.pop(name, None)
     return document
 

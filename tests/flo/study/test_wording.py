@@ -19,7 +19,7 @@ PLAIN = small_study()
 AGE, WARD = PLAIN.data.columns
 SURGERY = ["surgery", "medicine", "intensive care"]
 WORDS: list[dict[str, Any]] = [
-    {"about": "age at admission", "changeable_to": 0},
+    {"about": "age at admission", "changeable_to": 0, "changeable_from": "above"},
     {"about": "ward", "meanings": SURGERY, "changeable_to": "a"},
 ]
 
@@ -33,7 +33,7 @@ def worded(*words: dict[str, Any]) -> Study:
 
 
 def test_a_study_without_words_has_the_digest_it_had() -> None:
-    for name in (b"about", b"meanings", b"changeable_to"):
+    for name in (b"about", b"meanings", b"changeable_to", b"changeable_from"):
         assert name not in PLAIN.canonical_bytes
         assert name in worded(*WORDS).canonical_bytes, "also a value of 0 is kept"
     assert worded(*WORDS).digest != PLAIN.digest
@@ -47,7 +47,7 @@ def test_columns_codes_and_aims_are_said_in_the_studys_words() -> None:
     assert isinstance(ward, CategoryColumn)
     assert [code_in_words(ward, code) for code in "ab"] == ["a (surgery)", "b (medicine)"]
     assert isinstance(age, NumberColumn)
-    assert [changed_to(one) for one in (age, ward)] == ["0 years", "surgery"]
+    assert [changed_to(one) for one in (age, ward)] == ["0 years", "a (surgery)"]
     assert can_change(study.data)
     assert not can_change(PLAIN.data)
 
@@ -55,7 +55,7 @@ def test_columns_codes_and_aims_are_said_in_the_studys_words() -> None:
 def test_a_steward_reads_the_words_before_saying_yes() -> None:
     said = dict(line for section in sections(worded(*WORDS)) for line in section.lines)
     assert said["column 'age'"].startswith("age at admission: 0 to 100 years")
-    assert said["column 'age'"].endswith("care can bring a patient to 0 years")
+    assert said["column 'age'"].endswith("care can bring a patient who is above to 0 years")
     assert "a (surgery), b (medicine), c (intensive care)" in said["column 'ward'"]
 
 
@@ -72,6 +72,12 @@ def test_meanings_that_look_like_names_are_shown_to_the_steward() -> None:
     ) in told
 
 
+def test_two_columns_are_not_called_alike() -> None:
+    for words in (({"about": "Ward"},), ({"about": "days"}, {"about": "days"})):
+        with pytest.raises(StudyError, match="two columns are called"):
+            worded(*words)
+
+
 @pytest.mark.parametrize(
     ("number", "wrong"),
     [
@@ -79,10 +85,13 @@ def test_meanings_that_look_like_names_are_shown_to_the_steward() -> None:
         (0, {"about": "x" * (LONGEST_WORDS + 1)}),
         (0, {"about": "one; two"}),
         (0, {"about": "one\u202etwo"}),
-        (0, {"changeable_to": 100.5}),
+        (0, {"changeable_to": 100.5, "changeable_from": "above"}),
+        (0, {"changeable_to": 50}),
+        (0, {"changeable_from": "above"}),
         (1, {"changeable_to": "d"}),
         (1, {"meanings": ["surgery", "medicine"]}),
         (1, {"meanings": ["one; two", "three", "four"]}),
+        (1, {"meanings": ["home", "home", "four"]}),
     ],
 )
 def test_words_that_do_not_fit_are_refused(number: int, wrong: dict[str, Any]) -> None:
@@ -94,6 +103,7 @@ def test_words_that_do_not_fit_are_refused(number: int, wrong: dict[str, Any]) -
 def test_versions_of_a_study_may_differ_in_words_but_not_in_what_a_code_means() -> None:
     more = worded(*WORDS).data.columns
     assert all(map(means_the_same, more, PLAIN.data.columns))
+    assert not means_the_same(PLAIN.data.columns[1], more[1]), "a meaning is never dropped"
     assert [one.name for one in all_columns(worded(*WORDS), PLAIN)] == ["age", "ward"]
     recoded = worded(WORDS[0], WORDS[1] | {"meanings": ["children", *SURGERY[1:]]})
     assert not means_the_same(recoded.data.columns[1], more[1])

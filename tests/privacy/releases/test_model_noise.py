@@ -18,7 +18,7 @@ from flo.privacy.releases import model_noise, second_moments, stand_ins
 from flo.server.rounds.checkpoint import from_bytes, to_bytes
 from flo.server.rounds.known_noise import known_noise
 from flo.server.rounds.state import RunState
-from flo.study.document import Study
+from flo.study.document import Study, from_document
 from flo.study.features import input_names, names_of
 from flo.study.loading import load
 from flo.study.models import parameter_count
@@ -68,6 +68,21 @@ def test_it_is_the_deviation_of_models_that_are_trained_again(settings: dict[str
         assert ((ratios > 0.5) & (ratios < 2)).all(), dict(
             zip([*input_names(HEART.data), "intercept"], ratios, strict=True)
         )
+
+
+def test_a_network_has_it_while_it_is_nearly_linear() -> None:
+    """One that bends has more noise than logistic regression, which nobody knows."""
+    study = from_document(HEART.model_dump(mode="json") | {"model": {"kind": "mlp", "hidden": [4]}})
+    (state,) = trained(study, 1)
+    found = known_noise(study, state)
+    assert found is not None
+    d = second_moments.width(study)
+    assert found.covariance.shape == (d, d)
+    bent = replace(state, weights=20 * state.weights)
+    assert known_noise(study, bent) is None
+    far = study.with_mechanism(momentum=0.9, steps=30, learning_rate=8.0)
+    assert model_noise.unknown_reason(far) == "its network takes steps of more than 800 together"
+    assert model_noise.unknown_reason(HEART.with_mechanism(momentum=0.9, steps=30)) is None
 
 
 def test_it_survives_a_restart_and_is_the_same_for_the_same_releases() -> None:
