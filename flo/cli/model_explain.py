@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 
 if TYPE_CHECKING:
+    from flo.published.explanation import Column as ExplainedColumn
     from flo.published.model_card import PublishedModel
 
 app = typer.Typer()
@@ -41,12 +43,9 @@ def explain(
     coordinator: CoordinatorFingerprint = None,
 ) -> results.ExplainedResult:
     """Say which columns move a model's scores, in which direction, and where noise hides it."""
-    from rich.table import Column, Table
-
-    from flo.cli.terminal.output import console, plain, say
     from flo.clients.prediction.scoring_ways import refuse_other_scores
     from flo.errors import UsageError
-    from flo.published.explanation import CERTAIN, effects
+    from flo.published.explanation import effects
     from flo.published.model_card import PublishedModel
 
     if patient is not None and data is None:
@@ -57,32 +56,12 @@ def explain(
         refuse_forbidden(home, path, opened)
         refuse_other_scores(opened)
     found = effects(opened)
-    table = Table(
-        Column("column", overflow="fold"), "moves by", Column("where", overflow="fold"), "effect"
-    )
-    for one in found[:columns]:
-        for number, effect in enumerate(one.effects):
-            first = number == 0
-            table.add_row(
-                plain(one.title) if first else "",
-                f"{one.importance:.2f}" if first else "",
-                plain(effect.name),
-                effect.in_words,
-            )
-    console().print(table)
-    say(
-        f"log odds of {opened.study.data.label}, beside the average patient as far as noise lets "
-        "one know; moves by: the mean over made-up patients, less one deviation of noise. An "
-        "interval holds the effect without noise in about 95 % of runs"
-    )
-    say(
-        f"no direction is stated within {CERTAIN:g} deviations of noise. An effect says what the "
-        "model does, and not what causes the outcome"
-    )
-    if data is not None and patient is not None:
-        _show_patient(opened, data, id_column, patient, columns)
-    elif data is not None:
+    if data is None:
+        _show_effects(opened, found[:columns])
+    elif patient is None:
         _show_cohort(opened, data, id_column, columns)
+    else:
+        _show_patient(opened, data, id_column, patient, columns)
     return results.ExplainedResult(
         opened.study.digest,
         opened.card.run,
@@ -91,10 +70,41 @@ def explain(
                 one.name,
                 one.title,
                 one.importance,
-                [(e.name, e.value, *e.interval) for e in one.effects],
+                [(e.where, e.value, *e.interval) for e in one.effects],
             )
             for one in found
         ],
+    )
+
+
+def _show_effects(model: PublishedModel, found: Sequence[ExplainedColumn]) -> None:
+    """Show what columns add, beside the average patient."""
+    from rich.table import Column, Table
+
+    from flo.cli.terminal.output import console, plain, say
+    from flo.published.explanation import CERTAIN
+
+    table = Table(
+        Column("column", overflow="fold"), "moves by", Column("where", overflow="fold"), "effect"
+    )
+    for one in found:
+        for number, effect in enumerate(one.effects):
+            first = number == 0
+            table.add_row(
+                plain(one.title) if first else "",
+                f"{one.importance:.2f}" if first else "",
+                plain(effect.where),
+                effect.in_words,
+            )
+    console().print(table)
+    say(
+        f"log odds of {model.study.data.label}, beside the average patient as far as noise lets "
+        "one know; moves by: the mean over made-up patients, less one deviation of noise. An "
+        "interval holds the effect without noise in about 95 % of runs"
+    )
+    say(
+        f"no direction is stated within {CERTAIN:g} deviations of noise. An effect says what the "
+        "model does, and not what causes the outcome"
     )
 
 

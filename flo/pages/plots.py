@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 WIDTH, HEIGHT = 720.0, 260.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 84.0, 14.0, 40.0
-_ROW, _NAMES, _LABEL, _LETTERS = 34.0, 190.0, 15.0, 28
+_ROW, _NAMES, _LABEL, _LETTERS = 34.0, 236.0, 15.0, 32
 Point = tuple[float, float]
 
 

@@ -33,7 +33,7 @@ from flo.study.features import names_of
 from flo.study.schema import CategoryColumn, NumberColumn, Schema
 from flo.study.schema import Column as AnyColumn
 from flo.study.synthetic import encoded, made_up_cells, made_up_inputs
-from flo.study.wording import code_in_words, title, with_unit
+from flo.study.wording import as_is, code_in_words, title
 
 CERTAIN = 3.0  # deviations
 REASONS, FEWEST_REASONS = 3, 2  # of a patient; one alone is right too seldom
@@ -45,12 +45,19 @@ _OF_NETWORKS = 512  # made-up patients whose gradients are computed
 class Effect:
     """What a column at one of its edges adds to the log odds of the average patient.
 
-    ``value``: in log odds; ``deviation``: by noise of training.
+    ``name``: of the edge, a value without its ``unit``. ``value``: in log odds; ``deviation``: by
+    noise of training.
     """
 
     name: str
     value: float
     deviation: float
+    unit: str = ""
+
+    @property
+    def where(self) -> str:
+        """The edge with its unit."""
+        return f"{self.name} {self.unit}".strip()
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -122,7 +129,8 @@ def effects(model: PublishedModel) -> list[Column]:
     found = dict[int, list[Effect]]()
     for row, (number, column, name, cell) in enumerate(edges):
         value, deviation = told.values[row, number], told.deviations[row, number]
-        effect = Effect(_in_words(column, name, cell), float(value), float(deviation))
+        unit = column.unit if isinstance(column, NumberColumn) and np.isfinite(cell) else ""
+        effect = Effect(_in_words(column, name, cell), float(value), float(deviation), unit)
         found.setdefault(number, []).append(effect)
     columns = [
         Column(one.name, title(one), float(importance[number]), tuple(found[number]))
@@ -150,11 +158,11 @@ def _at_edges(
 
 
 def _in_words(column: AnyColumn, edge: str, cell: float) -> str:
-    """Return an edge of a column, such as ``at 18 years`` or ``= 2 (atypical angina)``."""
+    """Return an edge of a column, such as ``at 18`` or ``= 2 (atypical angina)``."""
     if isinstance(column, CategoryColumn) and cell >= 0:
         return f"= {code_in_words(column, column.codes[int(cell)])}"
     if isinstance(column, NumberColumn) and np.isfinite(cell):
-        return f"at {with_unit(column, cell)}"
+        return f"at {as_is(cell)}"
     return edge
 
 

@@ -59,10 +59,10 @@ def changed_to(column: NumberColumn | CategoryColumn) -> str:
     if column.changeable_to is None:
         return ""
     if isinstance(column, NumberColumn):
-        return with_unit(column, column.changeable_to)
+        return f"{as_is(column.changeable_to)} {column.unit}"
     return code_in_words(column, column.changeable_to)
 
 
-def with_unit(column: NumberColumn, value: float) -> str:
-    """Return a value as it is, with its unit."""
-    return f"{value:.12g} {column.unit}"
+def as_is(value: float) -> str:
+    """Return a value with all of its digits."""
+    return f"{value:.12g}"

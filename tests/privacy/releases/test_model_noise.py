@@ -72,7 +72,9 @@ def test_it_is_the_deviation_of_models_that_are_trained_again(settings: dict[str
 
 def test_a_network_has_it_while_it_is_nearly_linear() -> None:
     """One that bends has more noise than logistic regression, which nobody knows."""
-    study = from_document(HEART.model_dump(mode="json") | {"model": {"kind": "mlp", "hidden": [16]}})
+    study = from_document(
+        HEART.model_dump(mode="json") | {"model": {"kind": "mlp", "hidden": [16]}}
+    )
     (state,) = trained(study, 1)
     found = known_noise(study, state)
     assert found is not None

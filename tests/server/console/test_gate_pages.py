@@ -96,7 +96,7 @@ def test_a_model_page_shows_what_moves_the_score_where_noise_lets_one_know(
         _, _, page = operator.get(f"/console/studies/{study.digest}/model")
         assert "What moves the score" in page
         assert ("noise hides the direction of every column" in page) == (not shown)
-        assert ("age at 100 years" in page) == shown
+        assert ("age at 100" in page) == shown
 
 
 def test_an_operator_decides_on_a_model_and_a_viewer_only_reads(
