@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from flo.clients.prediction import versions
+from flo.clients.home.site_home import SiteHome
+from flo.clients.prediction import flag_decisions, versions
+from flo.clients.prediction.flag_rule import FlagRule
 from flo.errors import EXIT_OK
+from flo.published.model_card import PublishedModel
 from tests.clients.desk.test_desk import open_by_link, serving
 from tests.clients.prediction.test_rollback import WHY, Consortium, consortium
 
 __all__ = ["consortium"]
 pytestmark = pytest.mark.processes
+
+
+def flag_at_half(site: SiteHome) -> None:
+    """A person decides who is flagged by the version in use."""
+    path = versions.current_path(site, "tiny")
+    model = PublishedModel.open(path, *site.read_coordinator().fingerprints)
+    about = {"name": "tiny", "version": 2, "study": model.study.digest, "card": model.card.digest}
+    said = {"by": "Ada", "why": "the ward <b> acts", "time": versions.now()}
+    rule = FlagRule.model_validate(about | said | {"threshold": 0.5})
+    flag_decisions.decide(site, rule, None)
 
 
 def test_a_steward_decides_which_version_answers(consortium: Consortium) -> None:
@@ -26,6 +39,12 @@ def test_a_steward_decides_which_version_answers(consortium: Consortium) -> None
         assert "tiny: version 2 is in use" in page
         assert "decided by north: second &lt;b&gt;" in page
         assert "go back to version 1" in page
+        assert "Cannot tell:" in opened.get("/models/tiny"), "the card states no noise"
+        assert "no person has decided from which risk on" in opened.get("/models/tiny")
+        flag_at_half(site)
+        page = opened.get("/models/tiny")
+        assert "A patient is flagged from a risk of 50.0 % on" in page
+        assert "the ward &lt;b&gt; acts" in page
         status, page = opened.post("/models/rollback", model=studies[0], why="no")
         assert (status, "version 1 of tiny is not in use: version 2 is" in page) == (400, True)
         status, page = opened.post("/models/rollback", model=studies[1], why="")
