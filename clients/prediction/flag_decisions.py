@@ -96,8 +96,8 @@ def decide(home: SiteHome, rule: FlagRule, person: Identity | None) -> FlagRule:
     signed = rule.signed(home.open_identity(), person)
     make_private_directory(home.directory / FOLDER)
     write_private(path_of(home, signed.digest), signed.to_bytes())
-    _enter(
-        home,
+    home.record(
+        _KIND,
         signed.study,
         on=True,
         rule=signed.digest,
@@ -118,7 +118,7 @@ def withdraw(home: SiteHome, model: PublishedModel, by: str, why: str) -> None:
         raise UsageError(f"{model.title}: no rule says who is flagged here")
     study = model.study
     facts = _facts(model.card.digest, study.name, study.version, said.by, said.why)
-    _enter(home, study.digest, on=False, **facts)
+    home.record(_KIND, study.digest, on=False, **facts)
 
 
 def read(home: SiteHome, model: PublishedModel) -> FlagRule | None:
@@ -161,7 +161,7 @@ def other_version_flags(home: SiteHome, model: PublishedModel) -> bool:
         entries, _ = log.latest(_ENTRIES, kind=_KIND)
     latest = {one.study: one.facts for one in reversed(entries)}
     return any(
-        facts["on"] and facts["name"] == model.study.name and study != model.study.digest
+        facts.get("on") and facts["name"] == model.study.name and study != model.study.digest
         for study, facts in latest.items()
     )
 
@@ -181,13 +181,9 @@ def _last(home: SiteHome, model: PublishedModel) -> dict[str, Any] | None:
     """Return the latest entry about a model's card; None if no rule is in force."""
     with closing(home.open_audit_log()) as log:
         entries, _ = log.latest(1, study=model.study.digest, kind=_KIND)
-    found = entries[0].facts if entries else {"on": False}
-    return found if found["on"] and found["card"] == model.card.digest else None
+    found = entries[0].facts if entries else {}
+    return found if found.get("on") and found["card"] == model.card.digest else None
 
 
 def _facts(card: str, name: str, version: int, by: str, why: str) -> dict[str, Any]:
     return {"card": card, "name": name, "version": version, "by": by, "why": why}
-
-
-def _enter(home: SiteHome, study: str, **facts: Any) -> None:
-    home.record(_KIND, study, **facts)
