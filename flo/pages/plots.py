@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 WIDTH, HEIGHT = 720.0, 260.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 84.0, 14.0, 40.0
 _ROW, _NAMES, _LABEL, _LETTERS = 34.0, 236.0, 15.0, 32
+_SHORTEST = 4  # letters of a name that is cut
 Point = tuple[float, float]
 
 
@@ -216,9 +217,16 @@ def cut(name: str) -> str:
 
 
 def cut_before(name: str, end: str) -> str:
-    """Return name and end, the name cut so that both fit beside a plot."""
-    left = _LETTERS - len(end) - 1
-    return cut(f"{name} {end}") if left < 2 or len(name) <= left else f"{name[: left - 1]}… {end}"
+    """Return name and end, the name cut so that both fit beside a plot.
+
+    An end that is too long itself is cut in its middle, as its last letters tell it apart.
+    """
+    left, whole = _LETTERS - len(end) - 1, f"{name} {end}"
+    if len(whole) <= _LETTERS:
+        return whole
+    if left >= _SHORTEST:
+        return f"{name[: left - 1]}… {end}"
+    return f"{whole[: _LETTERS // 2 - 1]}…{whole[-_LETTERS // 2 :]}"
 
 
 def _apart(lines: list[PlotLine]) -> list[PlotLine]:

@@ -66,6 +66,9 @@ def _gates(
 def _groups(model: PublishedModel, threshold: float) -> dict[str, Any]:
     """Return what is known of groups, or in ``no_groups`` why nothing is."""
     try:
-        return {"no_groups": "", **fairness_page.shown(fairness(model, threshold))}
+        return {
+            "no_groups": "",
+            **fairness_page.shown(model.study.data, fairness(model, threshold)),
+        }
     except UsageError as error:
         return {"no_groups": str(error), "threshold": threshold}

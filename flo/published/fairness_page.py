@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from flo.pages.templates import Pages
 from flo.privacy.releases.group_rates import Rate
 from flo.published.fairness import Adjusted, Fairness, in_words
 from flo.published.model_card import PublishedModel
+from flo.study.schema import CategoryColumn, Schema
+from flo.study.wording import code_in_words, titles
 
 _TITLES = {
     "sensitivity": ("Who is found", "Of the patients who have the outcome, this share is flagged."),
@@ -22,29 +25,43 @@ def render(model: PublishedModel, found: Fairness) -> str:
     """Return the page of a model at the threshold that ``found`` is of."""
     signed_by = fingerprint(bytes.fromhex(model.card.coordinator))
     return Pages(Path(__file__).parent, base="").text(
-        "fairness.html.j2", model=model, signed_by=format_fingerprint(signed_by), **shown(found)
+        "fairness.html.j2",
+        model=model,
+        signed_by=format_fingerprint(signed_by),
+        **shown(model.study.data, found),
     )
 
 
-def shown(found: Fairness) -> dict[str, Any]:
-    """Return the values that the part of a page about groups needs."""
+def shown(schema: Schema, found: Fairness) -> dict[str, Any]:
+    """Return the values that the part of a page about groups needs.
+
+    ``titles``: of columns, and ``called``: of each column's groups, in the study's words.
+    """
     columns = list(dict.fromkeys(gap.column for gap in found.gaps))
+    called = {name: _called(schema.category(name)) for name in columns}
     return {
         "threshold": found.threshold,
+        "titles": titles(schema),
+        "called": called,
         "evaluated": len(found.hospitals),
-        "columns": [(column, _shown(found, column)) for column in columns],
+        "columns": [(column, _shown(found, column, called[column])) for column in columns],
         "adjusted": {one.column: (one, _curve(one.curve)) for one in found.adjusted},
         "moves": {one.column: _moves(one) for one in found.adjusted},
     }
 
 
-def _shown(found: Fairness, column: str) -> list[dict[str, Any]]:
+def _called(column: CategoryColumn) -> dict[str, str]:
+    """Return group -> what it is called."""
+    return {code: code_in_words(column, code) for code in column.codes} | {"missing": "missing"}
+
+
+def _shown(found: Fairness, column: str, called: Mapping[str, str]) -> list[dict[str, Any]]:
     shown = []
     for gap in found.gaps:
         if gap.column != column:
             continue
         rows = [
-            (rate.group, rate.low, rate.value, rate.high)
+            (called[rate.group], rate.low, rate.value, rate.high)
             for rate in gap.rates
             if rate.value is not None
         ]

@@ -149,14 +149,18 @@ def test_without_stated_noise_nothing_is_explained() -> None:
 def test_effects_of_one_plot_are_never_called_alike() -> None:
     """A long title is cut, and what tells its effects apart is not."""
     names = ("= upsloping", "= flat", "= downsloping", "missing", "at 18 years")
+    codes = ("= Non-Intersection_-_On_Roadway", "= Non-Intersection_-_On_Road_Shoulder")
     own = tuple(Effect(name, 1.0, 0.01) for name in names)
     long = "slope of the ST segment at peak exercise"
-    plot = effects_plot([Column("slope", long, 1.0, own), Column("s", "s", 1.0, own[:1])])
+    places = Column("l", "location", 1.0, tuple(Effect(name, 1.0, 0.01) for name in codes))
+    columns = [Column("slope", long, 1.0, own), Column("s", "s", 1.0, own[:1]), places]
+    plot = effects_plot(columns)
     assert plot is not None
     shown = [row.name for row in plot.rows]
     assert len(set(shown)) == len(shown)
     assert "s = upsloping" in shown
     assert all(any(one.endswith(name) for one in shown) for name in names)
+    assert all(any(one.endswith(name[-10:]) for one in shown) for name in codes)
     assert max(map(len, shown)) <= 32
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from flo.errors import EXIT_OK, EXIT_USAGE, UsageError
 from flo.published.fairness import fairness, in_words
 from flo.published.fairness_page import render
 from flo.published.model_card import PublishedModel
+from flo.study.document import from_document
 from tests.builders import small_study
 from tests.commands import flo
 from tests.flo import published_models
@@ -73,6 +75,18 @@ def test_the_command_and_the_page_say_the_same(tmp_path: Path) -> None:
     for word in ("<script", "http://", "https://", "style="):
         assert word not in text
     assert "50.0 % or more" in text
+
+
+def test_the_page_speaks_the_studys_words() -> None:
+    model = opened(many())
+    document = model.study.model_dump(mode="json")
+    words = {"about": "ward of <admission>", "meanings": ["surgery", "medicine", "intensive care"]}
+    document["data"]["columns"][1] |= words
+    model = replace(model, study=from_document(document))
+    text = render(model, fairness(model, 0.5))
+    assert "ward of &lt;admission&gt;" in text
+    for word in ("a (surgery)", "b (medicine)", "c (intensive care)", "missing"):
+        assert word in text
 
 
 def test_names_in_a_study_cannot_become_markup() -> None:
