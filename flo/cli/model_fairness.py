@@ -56,8 +56,8 @@ def fairness(
             if was.value is not None and now.value is not None:
                 say(plain(f"  {was.group}: found {was.value:.3f}, then {now.value:.3f}"))
         say(
-            f"of all patients, {one.cost[0]:.4f} would be classified rightly no more, at most "
-            f"{one.cost[1]:.4f}; by the numbers that chose the thresholds, so expect less"
+            f"of all patients, {max(one.cost[0], 0):.4f} would be classified rightly no more, at "
+            f"most {max(one.cost[1], 0):.4f}; by the numbers that chose the thresholds, so expect less"
         )
     if thresholds:
         say("thresholds by group may be unlawful; nothing is changed")

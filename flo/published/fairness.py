@@ -28,7 +28,8 @@ class Adjusted:
     """Thresholds by group of one column, as risks. ``groups``: name -> its risk.
 
     ``before``, ``after``: sensitivities and false alarms at the common threshold and at these.
-    ``curve``: (largest difference in sensitivity, share classified rightly) for parts of the way.
+    ``curve``: (largest difference in sensitivity, in false alarms, share classified rightly) for
+    parts of the way.
     ``cost``: share classified rightly no more, and its upper end. All by the same noisy sums that
     chose the thresholds.
     """
@@ -37,7 +38,7 @@ class Adjusted:
     groups: dict[str, float]
     before: tuple[Gap, Gap]
     after: tuple[Gap, Gap]
-    curve: tuple[tuple[float, float], ...]
+    curve: tuple[tuple[float, float, float], ...]
     cost: tuple[float, float]
 
 
@@ -118,11 +119,9 @@ def _adjusted(
     ways = [one.part_of_the_way(share) for share in _WAY]
     curve = []
     for way in ways:
-        known = [
-            rate.value or 0.0 for rate in group_rates.gaps_at(*asked, one.column, way)[0].known
-        ]
+        found, alarmed = group_rates.gaps_at(*asked, one.column, way)
         right = group_rates.classified_rightly(*asked, one.column, way)
-        curve.append((max(known) - min(known), right))
+        curve.append((_largest(found), _largest(alarmed), right))
     return Adjusted(
         one.column,
         dict(zip(one.groups, risks, strict=True)),
@@ -131,6 +130,12 @@ def _adjusted(
         tuple(curve),
         one.cost,
     )
+
+
+def _largest(gap: Gap) -> float:
+    """Return the largest difference of the groups that have a value."""
+    known = [rate.value or 0.0 for rate in gap.known]
+    return max(known) - min(known) if known else 0.0
 
 
 def _risks(curve: Calibration, positions: Positions, found: GroupThresholds) -> list[float]:

@@ -100,8 +100,11 @@ def _move(was: Rate, now: Rate) -> str:
     return f"{100 * was.value:.1f} % → {100 * now.value:.1f} %"
 
 
-def _curve(curve: tuple[tuple[float, float], ...]) -> plots.Plane:
-    """Plot the share classified rightly over the remaining gap."""
-    points = [(100 * gap, 100 * right) for gap, right in curve]
-    most = max(x for x, _ in points)
-    return plots.plane([("", sorted(points))], most_across=max(most, 1.0), least_top=100.0)
+def _curve(curve: tuple[tuple[float, float, float], ...]) -> plots.Plane:
+    """Plot what is left of both gaps over the way from the common threshold, in per cent."""
+    ways = [100 * number / (len(curve) - 1) for number in range(len(curve))]
+    lines = [
+        (name, [(way, 100 * at[place]) for way, at in zip(ways, curve, strict=True)])
+        for place, name in enumerate(("found", "alarms"))
+    ]
+    return plots.plane(lines, most_across=100.0, least_top=1.0)
