@@ -57,7 +57,7 @@ def fairness(
                 say(plain(f"  {was.group}: found {was.value:.3f}, then {now.value:.3f}"))
         say(
             f"of all patients, {max(one.cost[0], 0):.4f} would be classified rightly no more, at "
-            f"most {max(one.cost[1], 0):.4f}; by the numbers that chose the thresholds, so expect less"
+            f"most {max(one.cost[1], 0):.4f}; by the numbers that chose them, so expect less"
         )
     if thresholds:
         say("thresholds by group may be unlawful; nothing is changed")
