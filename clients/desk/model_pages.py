@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -17,15 +17,19 @@ from flo.clients.desk.context import DeskContext
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import flag_decisions, version_decisions, versions
 from flo.clients.prediction.finish import load_finished
+from flo.clients.prediction.one_patient import answer
+from flo.clients.prediction.scoring_ways import refuse_other_scores
 from flo.clients.prediction.versions import Versions
 from flo.clients.records.finished_model import FinishedModel, finished_names
-from flo.errors import FloError
+from flo.errors import DataError, FloError
 from flo.pages.plots import Plane, plane
 from flo.pages.responses import redirect
 from flo.published import explained_page
 from flo.published.model_card import PublishedModel
 from flo.published.model_states import ModelDecision, ModelVersion, State
+from flo.study.schema import ImageColumn
 
+_MOST_TYPED = 60  # columns
 _PERCENT = [(share / 5, f"{20 * share} %") for share in range(6)]
 
 
@@ -80,10 +84,27 @@ def model_router(context: DeskContext) -> APIRouter:
 
     @router.get(f"{context.base}/models/{{name}}")
     def explained(name: str, request: Request) -> Response:
+        return _explained(request, name, {})
+
+    @router.post(f"{context.base}/models/{{name}}/try")
+    async def try_out(name: str, request: Request) -> Response:
+        typed = await context.form(request)
+        return await asyncio.to_thread(_explained, request, name, typed)
+
+    def _explained(request: Request, name: str, typed: dict[str, str]) -> Response:
+        """Return the page of the version in use, with its answer for the values that are typed."""
         model = _in_use(context.home, name)
         rule = flag_decisions.read(context.home, model)
-        values = {"model": model, "rule": rule, **explained_page.shown(model)}
-        return context.page(request, "explained.html.j2", **values)
+        values: dict[str, Any] = {"model": model, "rule": rule, "typed": typed}
+        values |= {"answer": None, "wrong": ""}
+        values |= {"by_hand": _can_be_typed(model), **explained_page.shown(model)}
+        if typed:
+            refuse_other_scores(model)
+            try:
+                values["answer"] = answer(model, rule, typed)
+            except DataError as error:
+                values["wrong"] = f"{error}. {error.hint}"
+        return context.page(request, "explained.html.j2", 400 if values["wrong"] else 200, **values)
 
     @router.post(f"{context.base}/models/{{step}}")
     async def decide(
@@ -101,6 +122,12 @@ def _in_use(home: SiteHome, name: str) -> PublishedModel:
     """Return the version of a model that answers here. Raises UsageError if none does."""
     trusted = home.read_coordinator().fingerprints
     return PublishedModel.open(versions.current_path(home, name), *trusted)
+
+
+def _can_be_typed(model: PublishedModel) -> bool:
+    """Return whether a person can type one patient's values."""
+    columns = model.study.data.columns
+    return len(columns) <= _MOST_TYPED and not any(isinstance(c, ImageColumn) for c in columns)
 
 
 def _decide(home: SiteHome, step: str, wanted: str, why: str) -> None:

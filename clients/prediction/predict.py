@@ -31,6 +31,10 @@ from flo.storage.files import write_private
 from flo.study.wording import can_change
 
 _NO_RISK = ("", "", "")
+_COLUMNS = {
+    *("row", "score", "risk", "low", "high", "flagged"),
+    *("raises", "lowers", "if_changed"),
+}
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,16 @@ def predict(
 
     Raises:
         DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``, or
-        cannot be a file, or ``explain`` is asked of a model whose noise is not known. TrustError:
-        as ``refuse_other_scores``.
+        cannot be a file; the ids' column is named as one of the scores; or ``explain`` is asked of
+        a model whose noise is not known. TrustError: as ``refuse_other_scores``.
     """
     if out.resolve() == data.resolve():
         raise UsageError(f"--out {out} would overwrite the data", hint="choose another file")
+    if id_column in _COLUMNS:
+        raise UsageError(
+            f"--id-column {id_column} is the name of a column of the scores",
+            hint="rename the file's column of ids",
+        )
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"--out {out} must be a file in an existing folder")
     refuse_other_scores(model.model if isinstance(model, FinishedAtHome) else model)

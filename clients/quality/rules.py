@@ -17,7 +17,7 @@ from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, 
 LABELS = ("0", "1")
 ID = "\0id"  # a name that no column has
 _CODES_SHOWN = 8
-_MISSING = "cells are missing, and the study allows none here"
+MISSING_CELLS = "cells are missing, and the study allows none here"
 _NO_ID, _REPEATED = "every record needs a patient id", "the study says one record per patient"
 _NO_CODE = "must be a code of the study's codebook"
 _NO_LABEL = "the label must be 0 or 1"
@@ -50,7 +50,7 @@ def broken(
             found += rows(id_column, str(check), mask)
         elif check == "not_nullable":
             unread = table.unread_in(name)
-            found += rows(name, _MISSING, np.where(unread, False, mask), kind=MISSING)
+            found += rows(name, MISSING_CELLS, np.where(unread, False, mask), kind=MISSING)
         else:
             kind = CODEBOOK if str(check).startswith(_NO_CODE) else ""
             found += rows(name, str(check), mask, kind=kind)
@@ -72,13 +72,10 @@ def _as_pandera(schema: Schema, *, labelled: bool) -> pandera.DataFrameSchema:
 def _column(column: NumberColumn | CategoryColumn) -> pandera.Column:
     nullable = column.missing == "indicator"
     if isinstance(column, NumberColumn):
-        bounds = f"must lie within [{column.minimum:g}, {column.maximum:g}] {column.unit}"
+        bounds = out_of_bounds(column)
         check = pandera.Check.in_range(column.minimum, column.maximum, error=bounds)
         return pandera.Column(float, check, nullable=nullable)
-    some = ", ".join(column.codes[:_CODES_SHOWN])
-    some += ", ..." if len(column.codes) > _CODES_SHOWN else ""
-    rule = f"{_NO_CODE} ({some})"
-    check = pandera.Check.isin(list(column.codes), error=rule)
+    check = pandera.Check.isin(list(column.codes), error=no_code(column))
     return pandera.Column(checks=check, nullable=nullable)
 
 
@@ -86,6 +83,22 @@ def _image(column: Column, table: Table) -> list[DataFinding]:
     if not isinstance(column, ImageColumn) or column.name not in table.images:
         return []
     values = table.images[column.name]
-    bounds = f"[{column.minimum:g}, {column.maximum:g}]"
     outside = np.any(~((values >= column.minimum) & (values <= column.maximum)), axis=1)
-    return rows(column.name, f"every pixel must be a number within {bounds}", outside)
+    return rows(column.name, bad_pixel(column), outside)
+
+
+def out_of_bounds(column: NumberColumn) -> str:
+    """Return the rule of a number's bounds."""
+    return f"must lie within [{column.minimum:g}, {column.maximum:g}] {column.unit}"
+
+
+def no_code(column: CategoryColumn) -> str:
+    """Return the rule of a codebook."""
+    some = ", ".join(column.codes[:_CODES_SHOWN])
+    some += ", ..." if len(column.codes) > _CODES_SHOWN else ""
+    return f"{_NO_CODE} ({some})"
+
+
+def bad_pixel(column: ImageColumn) -> str:
+    """Return the rule of an image's bounds."""
+    return f"every pixel must be a number within [{column.minimum:g}, {column.maximum:g}]"

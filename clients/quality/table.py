@@ -26,7 +26,7 @@ from flo.privacy.patients.split import normalise
 from flo.study.schema import MISSING, CategoryColumn, ImageColumn, NumberColumn, Schema
 
 NOT_A_NUMBER, NOT_FINITE = "must be a number", "must be finite"
-_ONLY_A_BOUND = (
+ONLY_A_BOUND = (
     f"{NOT_A_NUMBER}, but is a bound with a comparator (<, <=, >, >=); if such a cell means "
     '"not known", name it under `missing` in mapping.toml, spelt as in the data'
 )
@@ -142,7 +142,7 @@ def read(
 def _numbers(
     name: str, cells: pa.Array, mapped: MappedColumn
 ) -> tuple[Floats, dict[tuple[str, str], Mask]]:
-    words, absent = _missing(mapped.missing)
+    words, absent = missing_cells(mapped.missing)
     if words:
         cells = _without(_text(cells), words)
     try:
@@ -157,7 +157,7 @@ def _numbers(
     bounds = _bounds(cells, text)
     return values, {
         (name, NOT_A_NUMBER): text & ~bounds,
-        (name, _ONLY_A_BOUND): bounds,
+        (name, ONLY_A_BOUND): bounds,
         (name, NOT_FINITE): infinite,
     }
 
@@ -171,7 +171,7 @@ def _bounds(cells: pa.Array, text: Mask) -> Mask:
     return text & begins
 
 
-def _missing(cells: tuple[str, ...]) -> tuple[tuple[str, ...], list[float]]:
+def missing_cells(cells: tuple[str, ...]) -> tuple[tuple[str, ...], list[float]]:
     """Return words, and numbers, which have several spellings: -1 and -1.0."""
     numbers = {cell: float(cell) for cell in cells if re.fullmatch(r"-?\d+(\.\d+)?", cell)}
     return tuple(cell for cell in cells if cell not in numbers), list(numbers.values())
@@ -180,7 +180,7 @@ def _missing(cells: tuple[str, ...]) -> tuple[tuple[str, ...], list[float]]:
 def _coded(cells: pa.Array, mapped: MappedColumn, known: tuple[str, ...]) -> pa.DictionaryArray:
     text = _without(_text(cells, as_spelt=bool(mapped.codes)), mapped.missing)
     found = text.dictionary_encode()
-    named = [_code(cell, mapped.codes, known) for cell in found.dictionary.to_pylist()]
+    named = [code_of(cell, mapped.codes, known) for cell in found.dictionary.to_pylist()]
     # Two cells may mean the same code, so encode again.
     return (
         pa.DictionaryArray.from_arrays(found.indices, pa.array(named, pa.string()))
@@ -189,7 +189,7 @@ def _coded(cells: pa.Array, mapped: MappedColumn, known: tuple[str, ...]) -> pa.
     )
 
 
-def _code(cell: str, codes: Mapping[str, str], known: tuple[str, ...]) -> str | None:
+def code_of(cell: str, codes: Mapping[str, str], known: tuple[str, ...]) -> str | None:
     """Return a cell's code in the study, None for missing.
 
     ``codes`` may also name an empty cell and words such as None. A whole number that a file writes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from flo.clients.home.site_home import SiteHome
@@ -41,6 +43,16 @@ def test_a_steward_decides_which_version_answers(consortium: Consortium) -> None
         assert "go back to version 1" in page
         assert "Cannot tell:" in opened.get("/models/tiny"), "the card states no noise"
         assert "no person has decided from which risk on" in opened.get("/models/tiny")
+        status, page = opened.post("/models/tiny/try", age="61", ward="b")
+        assert status == 200
+        assert "Only the rank of this risk is known: score" in page
+        assert "states no noise" in page
+        assert 'value="61"' in page, "so that one value can be changed"
+        status, page = opened.post("/models/tiny/try", age="987.65<", ward="b")
+        assert (status, "age: must be a number" in page) == (400, True)
+        assert opened.post("/models/tiny/try", age="")[0] == 400
+        with closing(site.open_audit_log()) as log:
+            assert "61" not in {str(v) for one in log.entries() for v in one.facts.values()}
         flag_at_half(site)
         page = opened.get("/models/tiny")
         assert "A patient is flagged from a risk of 50.0 % on" in page

@@ -148,6 +148,13 @@ def test_each_patient_has_what_the_model_would_say_after_a_change(
     assert {row[-1] for row in read(out)[1]} == {""}, "nobody is told to change nothing"
 
 
+@pytest.mark.parametrize("name", ["row", "score", "flagged", "raises"])
+def test_no_two_columns_of_the_scores_have_one_name(tmp_path: Path, out: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="is the name of a column of the scores"):
+        predict(LOGISTIC, written(tmp_path, GOOD), out, name)
+    assert not out.exists()
+
+
 def test_one_patient_is_explained_on_the_screen_alone(tmp_path: Path) -> None:
     model = replace(explainable(), study=worded({"changeable_to": 40, "changeable_from": "above"}))
     data = written(tmp_path, GOOD)

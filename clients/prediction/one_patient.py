@@ -1,0 +1,54 @@
+"""What a published model says of one patient, whose values somebody types in.
+
+Nothing is stored, sent or logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scipy.special import expit
+
+from flo.clients.prediction.flag_rule import FlagRule
+from flo.clients.prediction.reasons import Told, risks_in_words, told
+from flo.clients.quality.record import Cell, RecordEncoder
+from flo.errors import DataError, UsageError
+from flo.published.model_card import PublishedModel
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``risk``: in words; "" if none is stated. ``flagged``: None if nobody decided.
+
+    ``told``: reasons; None, with the cause in ``no_reasons``, if none can be known.
+    """
+
+    score: float
+    risk: str
+    flagged: bool | None
+    told: Told | None
+    no_reasons: str
+
+
+def answer(model: PublishedModel, rule: FlagRule | None, record: Mapping[str, Cell]) -> Answer:
+    """Score one patient. ``record``: column -> value as text, "" for missing.
+
+    Raises DataError: names every column whose value the study does not allow, and its rule.
+    """
+    encoded = RecordEncoder(model.study.data).encode(record)
+    if encoded.inputs is None:
+        raise DataError(
+            "no score:\n" + "\n".join(f"  {column}: {broken}" for column, broken in encoded.broken),
+            hint="values must be in the study's units and codes",
+        )
+    inputs = encoded.inputs[None]
+    log_odds = model.log_odds(inputs)
+    (risk,) = risks_in_words(model, log_odds)
+    flagged = bool(rule.flagged(model, inputs, log_odds)[0]) if rule and risk else None
+    reasons, why = None, ""
+    try:
+        (reasons,) = told(model, inputs)
+    except UsageError as error:
+        why = str(error)
+    return Answer(float(expit(log_odds[0])), risk, flagged, reasons, why)

@@ -1,0 +1,226 @@
+"""One record, encoded at once: for a patient who is scored now, not a table of a million.
+
+``RecordEncoder`` is made once for a study and a mapping, and does for one record what
+``flo.clients.quality.check.check_inputs`` does for a table: the same inputs to the last bit, or the
+same refusals. A property test compares the two on random records, bad ones among them.
+
+A record's cells are what JSON has: text, whole numbers, decimals, true, false, null; an image is a
+list of its pixels, row by row.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from flo.arrays import Floats
+from flo.clients.quality import rules
+from flo.clients.quality.table import NOT_A_NUMBER, NOT_FINITE, ONLY_A_BOUND, code_of, missing_cells
+from flo.clients.sources.mapping import MappedColumn
+from flo.study.features import encode_category, encode_image, encode_number, scale
+from flo.study.schema import MISSING, CategoryColumn, Column, ImageColumn, NumberColumn, Schema
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_INFINITE = re.compile(r"[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
+_BOUND = re.compile(r"[<>≤≥]|\? ")
+_EXACT = 2.0**53
+IS_MISSING = "is missing from the record"
+_LISTS, _STRUCTURES = "lists or structures", (list, tuple, dict)
+_MOST_SEEN = 1000  # cells whose code is remembered
+_NO_MAPPING = MappedColumn(field="-")
+Cell = object  # what JSON has
+# From a cell to the column's inputs, as a list of floats; or the rule that it breaks, as text.
+_Read = Callable[[Cell], "list[float] | str"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """``inputs`` (d,), or None and in ``broken`` each column's rule that does not hold."""
+
+    inputs: Floats | None
+    broken: tuple[tuple[str, str], ...] = ()
+
+
+class RecordEncoder:
+    """Encodes records of a study whose fields have the names that ``mapping`` gives them.
+
+    ``mapping``: of the study's columns; a column that it does not name has its own name as field.
+    """
+
+    def __init__(self, schema: Schema, mapping: Mapping[str, MappedColumn] | None = None) -> None:
+        named = mapping or {}
+        self._columns: list[tuple[str, str, _Read]] = []
+        for column in schema.columns:
+            own = named.get(column.name)
+            field = own.one_field(column.name) if own else column.name
+            self._columns.append((field, column.name, _reader(column, own or _NO_MAPPING)))
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that a record needs."""
+        return tuple(field for field, _, _ in self._columns)
+
+    def encode(self, record: Mapping[str, Cell]) -> Encoded:
+        """Return the record's inputs, or every rule that it breaks. A field must be there."""
+        inputs: list[float] = []
+        broken: list[tuple[str, str]] = []
+        for field, name, read in self._columns:
+            if field not in record:
+                broken.append((name, IS_MISSING))
+                continue
+            found = read(record[field])
+            if isinstance(found, str):
+                broken.append((name, found))
+            else:
+                inputs += found
+        if broken:
+            return Encoded(None, tuple(broken))
+        return Encoded(np.array(inputs))
+
+
+def _reader(column: Column, mapped: MappedColumn) -> _Read:
+    if isinstance(column, NumberColumn):
+        return _number(column, mapped)
+    if isinstance(column, CategoryColumn):
+        return _category(column, mapped)
+    return _image(column)
+
+
+def _number(column: NumberColumn, mapped: MappedColumn) -> _Read:
+    words, absent = missing_cells(mapped.missing)
+    low, high, outside = column.minimum, column.maximum, rules.out_of_bounds(column)
+    multiply, add = mapped.multiply, mapped.add
+    without = None
+    if column.missing == "indicator":
+        without = _listed(encode_number(column, np.array([math.nan])))
+    width, hinges = column.maximum - column.minimum, column.hinges
+    indicator = [0.0] if column.missing == "indicator" else []
+
+    def read(cell: Cell) -> list[float] | str:
+        value = cell if type(cell) is float else _as_number(cell, words)
+        if isinstance(value, str):
+            return value
+        if value != value or value in absent:
+            return without if without is not None else rules.MISSING_CELLS
+        if math.isinf(value):
+            return NOT_FINITE
+        if multiply is not None:
+            value = value * multiply + add
+        if not low <= value <= high:
+            return outside
+        scaled = 2 * ((value - low) / width) - 1
+        if not hinges:
+            return [scaled, *indicator]
+        return [scaled, *(max(value - at, 0.0) / (high - at) for at in hinges), *indicator]
+
+    if words:  # a number may be spelt as one of them
+        return lambda cell: read(math.nan if _as_text(cell) in words else cell)
+    return read
+
+
+def _as_number(cell: Cell, words: tuple[str, ...]) -> float | str:
+    """Return a cell's number, NaN for missing; or the rule that it breaks."""
+    if cell is None:
+        return math.nan
+    if isinstance(cell, bool):
+        return NOT_A_NUMBER
+    if isinstance(cell, int | float):
+        try:
+            return float(cell)
+        except OverflowError:
+            return math.inf if cell > 0 else -math.inf
+    if isinstance(cell, _STRUCTURES):
+        return f"{NOT_A_NUMBER}, not {_LISTS}"
+    assert isinstance(cell, str)
+    text = cell.strip()
+    if text.lower() in MISSING or text in words:
+        return math.nan
+    if _NUMBER.fullmatch(text) or _INFINITE.fullmatch(text):
+        return float(text)
+    return ONLY_A_BOUND if _BOUND.match(text) else NOT_A_NUMBER
+
+
+def _category(column: CategoryColumn, mapped: MappedColumn) -> _Read:
+    missing, codes, known = mapped.missing, mapped.codes, column.codes
+    encoded = {
+        code: _listed(encode_category(column, np.array([place])))
+        for place, code in enumerate(known)
+    }
+    without = None
+    if column.missing == "indicator":
+        without = _listed(encode_category(column, np.array([-1])))
+    unknown, seen = rules.no_code(column), dict[str, "list[float] | str"]()
+
+    def look(text: str | None) -> list[float] | str:
+        code = None if text is None or text in missing else code_of(text, codes, known)
+        if code is None:
+            return without if without is not None else rules.MISSING_CELLS
+        return encoded.get(code, unknown)
+
+    def read(cell: Cell) -> list[float] | str:
+        if isinstance(cell, _STRUCTURES):
+            return unknown
+        text = _as_text(cell, as_spelt=bool(codes))
+        if text is None:
+            return look(None)
+        found = seen.get(text)
+        if found is None:
+            found = look(text)
+            if len(seen) < _MOST_SEEN:
+                seen[text] = found
+        return found
+
+    return read
+
+
+def _as_text(cell: Cell, *, as_spelt: bool = False) -> str | None:
+    """Return a cell as text without outer spaces, None for missing, as a table's reader does."""
+    if cell is None or isinstance(cell, _STRUCTURES):
+        return None
+    if isinstance(cell, bool):
+        return "True" if cell else "False"
+    if isinstance(cell, int):
+        return str(cell)
+    if isinstance(cell, float):
+        if cell != cell:
+            return None
+        whole = cell == math.floor(cell) and abs(cell) < _EXACT if math.isfinite(cell) else False
+        return str(int(cell)) if whole else _shortest(cell)
+    assert isinstance(cell, str)
+    text = cell.strip()
+    return None if not as_spelt and text.lower() in MISSING else text
+
+
+def _shortest(value: float) -> str:
+    """Return a decimal as Arrow writes it."""
+    import pyarrow as pa
+
+    return str(pa.array([value]).cast(pa.string())[0].as_py())
+
+
+def _image(column: ImageColumn) -> _Read:
+    count, rule = len(column.pixels), rules.bad_pixel(column)
+
+    def read(cell: Cell) -> list[float] | str:
+        if not isinstance(cell, list | tuple) or len(cell) != count:
+            return f"must be a list of {count} numbers, row by row"
+        try:
+            values = np.array(cell, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
+            return rule
+        if values.shape != (count,) or any(isinstance(one, bool | str) for one in cell):
+            return rule
+        if not ((values >= column.minimum) & (values <= column.maximum)).all():
+            return rule
+        return _listed(encode_image(column, scale(column, values[None])))
+
+    return read
+
+
+def _listed(inputs: Floats) -> list[float]:
+    """Return the inputs of one record, (1, inputs of a column), as a list."""
+    return [float(one) for one in inputs[0]]

@@ -1,0 +1,50 @@
+"""One patient by hand: what the file of scores would say, and nothing of a wrong value."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from flo.clients.prediction.flag_decisions import rule_for
+from flo.clients.prediction.one_patient import answer
+from flo.clients.prediction.predict import predict
+from flo.errors import DataError
+from tests.clients.prediction.test_predict import SECRET, explainable
+from tests.flo.published_models import made
+
+
+@pytest.mark.parametrize(("age", "ward"), [("90", "c"), ("17.5", "a"), ("50", ""), (" 3e1 ", "b")])
+def test_it_says_what_the_file_of_scores_would(tmp_path: Path, age: str, ward: str) -> None:
+    model, data, out = explainable(), tmp_path / "one.csv", tmp_path / "scores.csv"
+    data.write_text(f"age,ward\n{age},{ward}\n")
+    rule = rule_for(model, 0.4, "Ada", "the ward acts")
+    predict(model, data, out, "patient_id", explain=True, rule=rule)
+    with out.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    found = answer(model, rule, {"age": age, "ward": ward})
+    assert f"{found.score:.6f}" == row["score"]
+    assert found.risk.startswith(f"{100 * float(row['risk']):.1f} % (")
+    assert found.flagged == (row["flagged"] == "yes")
+    assert found.told is not None
+    assert (found.told.raises, found.told.lowers) == (row["raises"], row["lowers"])
+    assert answer(model, None, {"age": age, "ward": ward}).flagged is None
+
+
+def test_wrong_values_are_named_by_column_and_rule_alone() -> None:
+    with pytest.raises(DataError) as refused:
+        answer(explainable(), None, {"age": SECRET, "ward": SECRET, "other": SECRET})
+    said = f"{refused.value} {refused.value.hint}"
+    assert "age: must lie within [0, 100] years" in said
+    assert "ward: must be a code of the study's codebook" in said
+    assert SECRET not in said
+    with pytest.raises(DataError, match="age: is missing from the record"):
+        answer(explainable(), None, {"ward": "a"})
+
+
+def test_a_model_without_noise_has_a_score_and_says_why_it_has_no_reasons() -> None:
+    found = answer(made("logistic").open(), None, {"age": "50", "ward": "a"})
+    assert 0 < found.score < 1
+    assert found.told is None
+    assert "states no noise" in found.no_reasons
