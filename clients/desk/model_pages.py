@@ -15,13 +15,14 @@ from starlette.responses import Response
 from flo.clients.connection.enrolment import connect
 from flo.clients.desk.context import DeskContext
 from flo.clients.home.site_home import SiteHome
-from flo.clients.prediction import flag_decisions, version_decisions, versions
+from flo.clients.prediction import allowed, flag_decisions, version_decisions, versions
 from flo.clients.prediction.finish import load_finished
-from flo.clients.prediction.one_patient import answer
-from flo.clients.prediction.scoring_ways import refuse_other_scores
+from flo.clients.prediction.flag_rule import FlagRule
+from flo.clients.prediction.one_patient import WrongValues, answer
+from flo.clients.prediction.scoring_ways import RECORD, refuse_other_scores
 from flo.clients.prediction.versions import Versions
 from flo.clients.records.finished_model import FinishedModel, finished_names
-from flo.errors import DataError, FloError
+from flo.errors import FloError, TrustError, UsageError
 from flo.pages.plots import Plane, plane
 from flo.pages.responses import redirect
 from flo.published import explained_page
@@ -84,26 +85,31 @@ def model_router(context: DeskContext) -> APIRouter:
 
     @router.get(f"{context.base}/models/{{name}}")
     def explained(name: str, request: Request) -> Response:
-        return _explained(request, name, {})
+        return _explained(request, name, None)
+
+    @router.get(f"{context.base}/models/{{name}}/try")
+    def tried_out(name: str) -> Response:
+        return redirect(f"{context.base}/models/{name}")
 
     @router.post(f"{context.base}/models/{{name}}/try")
     async def try_out(name: str, request: Request) -> Response:
         typed = await context.form(request)
         return await asyncio.to_thread(_explained, request, name, typed)
 
-    def _explained(request: Request, name: str, typed: dict[str, str]) -> Response:
-        """Return the page of the version in use, with its answer for the values that are typed."""
-        model = _in_use(context.home, name)
-        rule = flag_decisions.read(context.home, model)
-        values: dict[str, Any] = {"model": model, "rule": rule, "typed": typed}
-        values |= {"answer": None, "wrong": ""}
+    def _explained(request: Request, name: str, typed: dict[str, str] | None) -> Response:
+        """Return the page of the version in use, with its answer if values are typed."""
+        home, path = context.home, versions.current_path(context.home, name)
+        model = PublishedModel.open(path, *home.read_coordinator().fingerprints)
+        late, (rule, no_rule) = allowed.refuse_forbidden(home, path, model), _rule(home, model)
+        values: dict[str, Any] = {"model": model, "late": late, "rule": rule, "no_rule": no_rule}
+        values |= {"typed": typed or {}, "answer": None, "wrong": []}
         values |= {"by_hand": _can_be_typed(model), **explained_page.shown(model)}
-        if typed:
-            refuse_other_scores(model)
+        if typed is not None:
+            _refuse_to_score(model, no_rule)
             try:
                 values["answer"] = answer(model, rule, typed)
-            except DataError as error:
-                values["wrong"] = f"{error}. {error.hint}"
+            except WrongValues as error:
+                values["wrong"] = error.broken
         return context.page(request, "explained.html.j2", 400 if values["wrong"] else 200, **values)
 
     @router.post(f"{context.base}/models/{{step}}")
@@ -118,10 +124,24 @@ def model_router(context: DeskContext) -> APIRouter:
     return router
 
 
-def _in_use(home: SiteHome, name: str) -> PublishedModel:
-    """Return the version of a model that answers here. Raises UsageError if none does."""
-    trusted = home.read_coordinator().fingerprints
-    return PublishedModel.open(versions.current_path(home, name), *trusted)
+def _rule(home: SiteHome, model: PublishedModel) -> tuple[FlagRule | None, str]:
+    """Return the rule in force, or why it cannot be read."""
+    try:
+        return flag_decisions.read(home, model), ""
+    except TrustError as error:
+        return None, f"{error}. {error.hint}"
+
+
+def _refuse_to_score(model: PublishedModel, no_rule: str) -> None:
+    """Raise UsageError or TrustError if no patient can be scored by hand."""
+    if not _can_be_typed(model):
+        raise UsageError(
+            f"{model.title}: images, or more than {_MOST_TYPED} columns, are not typed by hand",
+            hint="flo model predict scores a file",
+        )
+    if no_rule:
+        raise TrustError(no_rule)
+    refuse_other_scores(model, RECORD)
 
 
 def _can_be_typed(model: PublishedModel) -> bool:

@@ -13,8 +13,21 @@ from scipy.special import expit
 from flo.clients.prediction.flag_rule import FlagRule
 from flo.clients.prediction.reasons import Told, risks_in_words, told
 from flo.clients.quality.record import Cell, RecordEncoder
+from flo.clients.quality.table import NOT_A_NUMBER, ONLY_A_BOUND
 from flo.errors import DataError, UsageError
 from flo.published.model_card import PublishedModel
+from flo.study.wording import titles
+
+
+class WrongValues(DataError):
+    """Values that the study does not allow. ``broken``: (column in words, rule), no value."""
+
+    def __init__(self, broken: list[tuple[str, str]]) -> None:
+        super().__init__(
+            "no score:\n" + "\n".join(f"  {column}: {rule}" for column, rule in broken),
+            hint="values must be in the study's units and codes",
+        )
+        self.broken = broken
 
 
 @dataclass(frozen=True)
@@ -34,13 +47,15 @@ class Answer:
 def answer(model: PublishedModel, rule: FlagRule | None, record: Mapping[str, Cell]) -> Answer:
     """Score one patient. ``record``: column -> value as text, "" for missing.
 
-    Raises DataError: names every column whose value the study does not allow, and its rule.
+    Raises WrongValues.
     """
-    encoded = RecordEncoder(model.study.data).encode(record)
+    encoded, words = RecordEncoder(model.study.data).encode(record), titles(model.study.data)
     if encoded.inputs is None:
-        raise DataError(
-            "no score:\n" + "\n".join(f"  {column}: {broken}" for column, broken in encoded.broken),
-            hint="values must be in the study's units and codes",
+        raise WrongValues(
+            [
+                (words[name], NOT_A_NUMBER if rule == ONLY_A_BOUND else rule)
+                for name, rule in encoded.broken
+            ]
         )
     inputs = encoded.inputs[None]
     log_odds = model.log_odds(inputs)

@@ -126,9 +126,14 @@ def _reasons(
     found = told(model, inputs)
     if can_change(model.study.data):
         return ["raises", "lowers", "if_changed"], [
-            (one.raises, one.lowers, one.if_changed) for one in found
+            (_cell(one.raises), _cell(one.lowers), _cell(one.if_changed)) for one in found
         ]
-    return ["raises", "lowers"], [(one.raises, one.lowers) for one in found]
+    return ["raises", "lowers"], [(_cell(one.raises), _cell(one.lowers)) for one in found]
+
+
+def _cell(several: list[str]) -> str:
+    """Return words of a study as one cell, in which each is no formula and none has a separator."""
+    return "; ".join(in_a_sheet(one.replace(";", ",")) for one in several)
 
 
 def _risks(model: PublishedModel | FinishedAtHome, log_odds: Floats) -> list[tuple[str, str, str]]:

@@ -15,7 +15,6 @@ from flo.clients.quality.check import check_inputs
 from flo.clients.sources.cells import as_ids
 from flo.clients.sources.error_wrapper import ErrorBoundary
 from flo.clients.sources.files import open_file
-from flo.documents.text import in_a_sheet
 from flo.errors import DataError, UsageError
 from flo.privacy.report.risks import in_words, is_too_wide
 from flo.published.explanation import FEWEST_REASONS, Effect, contributions
@@ -29,11 +28,11 @@ _NO_REASONS = "a model of one column has nothing to explain"
 @dataclass(frozen=True)
 class Told:
     """A patient's reasons, the largest first: what ``raises`` and what ``lowers`` the risk, and
-    what the risk would be after a change (``if_changed``)."""
+    what the risk would be after a change (``if_changed``); each in the study's words."""
 
-    raises: str
-    lowers: str
-    if_changed: str
+    raises: list[str]
+    lowers: list[str]
+    if_changed: list[str]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Patient:
 
 
 def told(model: PublishedModel, inputs: Floats) -> list[Told]:
-    """Return the reasons of patients with inputs (n, d), as text.
+    """Return the reasons of patients with inputs (n, d).
 
     Raises UsageError: the model has one column, or its card states no noise.
     """
@@ -63,13 +62,8 @@ def told(model: PublishedModel, inputs: Floats) -> list[Told]:
         reasons = found.reasons(patient)
         raising = [words[name] for name, value in reasons if value > 0]
         lowering = [words[name] for name, value in reasons if value < 0]
-        rows.append(Told(*map(_listed, (raising, lowering, changed[patient]))))
+        rows.append(Told(raising, lowering, changed[patient]))
     return rows
-
-
-def _listed(several: list[str]) -> str:
-    """Return words of a study as one cell, in which each is no formula and none has a separator."""
-    return "; ".join(in_a_sheet(one.replace(";", ",")) for one in several)
 
 
 def changes(model: PublishedModel, inputs: Floats) -> list[list[str]]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from flo.arrays import Floats
 from flo.clients.quality.check import check_inputs
+from flo.clients.quality.record import Cell, RecordEncoder
 from flo.clients.sources.files import open_file
-from flo.errors import FloError, TrustError, UsageError
+from flo.errors import DataError, FloError, TrustError, UsageError
 from flo.published.golden import Case, Score, compare, compare_risks
 from flo.published.model_card import PublishedModel
 from flo.published.onnx import onnx_scores
@@ -25,17 +26,20 @@ from flo.study.schema import CategoryColumn, ImageColumn, Schema
 from flo.study.synthetic import encoded
 
 TABLE, ONNX, RISKS = "read from a table", "as ONNX", "risks of these scores"
+RECORD = "one patient at a time"
 _HINT = "flo model check MODEL lists them; install the FLO that the coordinator uses, or tell it"
 
 
-def refuse_other_scores(model: PublishedModel) -> None:
-    """Raise TrustError if golden cases, read from a table, have other scores or risks here.
+def refuse_other_scores(model: PublishedModel, way: str = TABLE) -> None:
+    """Raise TrustError if golden cases have other scores or risks here.
 
-    A card of an older version states none, and nothing is checked.
+    ``way``: ``TABLE`` or ``RECORD``, as the patients are read. A card of an older version states no
+    golden cases, and nothing is checked.
     """
     if model.card.golden is None:
         return
-    _refuse(golden_cases(model, {TABLE: _table_way(model)}))
+    score = _record_way(model) if way == RECORD else _table_way(model)
+    _refuse(golden_cases(model, {way: score}))
 
 
 def _refuse(found: Mapping[str, list[Case]]) -> None:
@@ -87,9 +91,7 @@ def every_way(model: PublishedModel, onnx: bytes | None) -> dict[str, Score]:
     schema = model.study.data
     found = {
         TABLE: _table_way(model),
-        "one patient at a time": lambda cells: np.concatenate(
-            [model.log_odds(row[None]) for row in encoded(schema, cells)]
-        ),
+        RECORD: _record_way(model),
     }
     if onnx is not None:
         score = onnx_scores(onnx, model.study)
@@ -99,6 +101,32 @@ def every_way(model: PublishedModel, onnx: bytes | None) -> dict[str, Score]:
 
 def _table_way(model: PublishedModel) -> Score:
     return lambda cells: model.log_odds(as_a_table(model.study.data, cells))
+
+
+def _record_way(model: PublishedModel) -> Score:
+    encoder = RecordEncoder(model.study.data)
+
+    def score(cells: Mapping[str, Floats]) -> Floats:
+        found = []
+        for record in _records(model.study.data, cells):
+            encoded = encoder.encode(record)
+            if encoded.inputs is None:
+                raise DataError(f"a made-up patient is refused: {encoded.broken[0]}")
+            found.append(model.log_odds(encoded.inputs[None]))
+        return np.concatenate(found)
+
+    return score
+
+
+def _records(schema: Schema, cells: Mapping[str, Floats]) -> Iterator[dict[str, Cell]]:
+    """Yield patients as records; an image is a list of its pixels."""
+    names, rows = _text(schema, cells)
+    images = {c.name: c.pixels for c in schema.columns if isinstance(c, ImageColumn)}
+    for row in rows:
+        record: dict[str, Cell] = dict(zip(names, row, strict=True))
+        for name, pixels in images.items():
+            record[name] = [float(str(record.pop(pixel))) for pixel in pixels]
+        yield record
 
 
 def as_a_table(schema: Schema, cells: Mapping[str, Floats]) -> Floats:

@@ -5,7 +5,7 @@
 same refusals. A property test compares the two on random records, bad ones among them.
 
 A record's cells are what JSON has: text, whole numbers, decimals, true, false, null; an image is a
-list of its pixels, row by row.
+list of its pixels, row by row, each a number and not its text.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from flo.clients.sources.mapping import MappedColumn
 from flo.study.features import encode_category, encode_image, encode_number, scale
 from flo.study.schema import MISSING, CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # never backtracks
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
 _BOUND = re.compile(r"[<>≤≥]|\? ")
-_EXACT = 2.0**53
+_EXACT, _LARGEST = 2.0**53, 1 << 64  # whole numbers beyond it are written out by nobody
+_NO_TEXT = "\0"  # of a cell that is no text; in no codebook
 IS_MISSING = "is missing from the record"
 _LISTS, _STRUCTURES = "lists or structures", (list, tuple, dict)
-_MOST_SEEN = 1000  # cells whose code is remembered
+_MOST_SEEN, _LONGEST_CODE = 1000, 100  # spellings of codes that are remembered; characters
 _NO_MAPPING = MappedColumn(field="-")
 Cell = object  # what JSON has
 # From a cell to the column's inputs, as a list of floats; or the rule that it breaks, as text.
@@ -115,11 +116,15 @@ def _number(column: NumberColumn, mapped: MappedColumn) -> _Read:
         scaled = 2 * ((value - low) / width) - 1
         if not hinges:
             return [scaled, *indicator]
-        return [scaled, *(max(value - at, 0.0) / (high - at) for at in hinges), *indicator]
+        bends = ((value - at) / (high - at) if value > at else 0.0 for at in hinges)
+        return [scaled, *bends, *indicator]
 
-    if words:  # a number may be spelt as one of them
-        return lambda cell: read(math.nan if _as_text(cell) in words else cell)
-    return read
+    def read_words(cell: Cell) -> list[float] | str:
+        if isinstance(cell, _STRUCTURES):
+            return NOT_A_NUMBER
+        return read(math.nan if _as_text(cell) in words else cell)
+
+    return read_words if words else read  # a number may be spelt as one of the words
 
 
 def _as_number(cell: Cell, words: tuple[str, ...]) -> float | str:
@@ -133,9 +138,8 @@ def _as_number(cell: Cell, words: tuple[str, ...]) -> float | str:
             return float(cell)
         except OverflowError:
             return math.inf if cell > 0 else -math.inf
-    if isinstance(cell, _STRUCTURES):
+    if not isinstance(cell, str):
         return f"{NOT_A_NUMBER}, not {_LISTS}"
-    assert isinstance(cell, str)
     text = cell.strip()
     if text.lower() in MISSING or text in words:
         return math.nan
@@ -153,7 +157,7 @@ def _category(column: CategoryColumn, mapped: MappedColumn) -> _Read:
     without = None
     if column.missing == "indicator":
         without = _listed(encode_category(column, np.array([-1])))
-    unknown, seen = rules.no_code(column), dict[str, "list[float] | str"]()
+    unknown, seen = rules.no_code(column), dict[str, "list[float]"]()
 
     def look(text: str | None) -> list[float] | str:
         code = None if text is None or text in missing else code_of(text, codes, known)
@@ -167,11 +171,11 @@ def _category(column: CategoryColumn, mapped: MappedColumn) -> _Read:
         text = _as_text(cell, as_spelt=bool(codes))
         if text is None:
             return look(None)
-        found = seen.get(text)
-        if found is None:
-            found = look(text)
-            if len(seen) < _MOST_SEEN:
-                seen[text] = found
+        if text in seen:
+            return seen[text]
+        found = look(text)
+        if not isinstance(found, str) and len(text) <= _LONGEST_CODE and len(seen) < _MOST_SEEN:
+            seen[text] = found  # spellings of codes; nothing else of a patient is kept
         return found
 
     return read
@@ -184,13 +188,14 @@ def _as_text(cell: Cell, *, as_spelt: bool = False) -> str | None:
     if isinstance(cell, bool):
         return "True" if cell else "False"
     if isinstance(cell, int):
-        return str(cell)
+        return str(cell) if abs(cell) < _LARGEST else _NO_TEXT
     if isinstance(cell, float):
         if cell != cell:
             return None
         whole = cell == math.floor(cell) and abs(cell) < _EXACT if math.isfinite(cell) else False
         return str(int(cell)) if whole else _shortest(cell)
-    assert isinstance(cell, str)
+    if not isinstance(cell, str):
+        return _NO_TEXT
     text = cell.strip()
     return None if not as_spelt and text.lower() in MISSING else text
 

@@ -260,25 +260,25 @@ def refuse_forbidden(home: Path, path: Path, model: PublishedModel) -> None:
     """Raise PolicyError if this site's policy forbids a published model, RefusedError if it is
     withdrawn; a folder that is not a site's knows of neither."""
     from flo.clients.home.site_home import SiteHome
-    from flo.clients.prediction.gate_rule import refuse_ungated
-    from flo.published.gate_passed import beside
+    from flo.clients.prediction import allowed
 
     if SiteHome(home).config_path.exists():
-        refuse_ungated(SiteHome.open(home), model, beside(path, model.card))
-        refuse_withdrawn(home, model)
+        _say_late(allowed.refuse_forbidden(SiteHome.open(home), path, model))
 
 
 def refuse_withdrawn(home: Path, model: PublishedModel) -> None:
-    """Raise RefusedError if this is a site's folder, where a published model is withdrawn."""
-    from flo.cli.terminal.output import say
+    """Raise RefusedError if a published model is withdrawn at this site."""
     from flo.clients.home.site_home import SiteHome
-    from flo.clients.prediction import versions
+    from flo.clients.prediction import allowed
 
-    site = SiteHome.open(home)
-    found = versions.read(site)
-    if found.names and (late := found.late(versions.LATE)):
+    _say_late(allowed.refuse_withdrawn(SiteHome.open(home), model))
+
+
+def _say_late(late: str) -> None:
+    from flo.cli.terminal.output import say
+
+    if late:
         say(f"what the coordinator withdrew since {late} is not known here: is the agent running?")
-    versions.refuse_withdrawn(site, model)
 
 
 def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> str:

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import pytest
 
+from flo.clients.home.policy_file import sign
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import flag_decisions, versions
 from flo.clients.prediction.flag_rule import FlagRule
@@ -26,6 +27,11 @@ def flag_at_half(site: SiteHome) -> None:
     said = {"by": "Ada", "why": "the ward <b> acts", "time": versions.now()}
     rule = FlagRule.model_validate(about | said | {"threshold": 0.5})
     flag_decisions.decide(site, rule, None)
+
+
+def ask_for_a_gate(site: SiteHome, *, asks: bool = True) -> None:
+    (site.directory / "policy.toml").write_text(f"gate_required = {str(asks).lower()}\n")
+    assert sign(site.directory, site.open_identity()) is not None
 
 
 def test_a_steward_decides_which_version_answers(consortium: Consortium) -> None:
@@ -51,10 +57,15 @@ def test_a_steward_decides_which_version_answers(consortium: Consortium) -> None
         status, page = opened.post("/models/tiny/try", age="987.65<", ward="b")
         assert (status, "age: must be a number" in page) == (400, True)
         assert opened.post("/models/tiny/try", age="")[0] == 400
+        ask_for_a_gate(site)
+        status, page = opened.post("/models/tiny/try", age="61", ward="b")
+        assert (status, "has not passed" in page, "score" in page) == (400, True, False)
+        ask_for_a_gate(site, asks=False)
         with closing(site.open_audit_log()) as log:
             assert "61" not in {str(v) for one in log.entries() for v in one.facts.values()}
         flag_at_half(site)
         page = opened.get("/models/tiny")
+        assert "is the agent running?" not in page.lower(), "it asked a moment ago"
         assert "A patient is flagged from a risk of 50.0 % on" in page
         assert "the ward &lt;b&gt; acts" in page
         status, page = opened.post("/models/rollback", model=studies[0], why="no")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flo.clients.prediction.flag_decisions import rule_for
-from flo.clients.prediction.one_patient import answer
+from flo.clients.prediction.one_patient import WrongValues, answer
 from flo.clients.prediction.predict import predict
-from flo.errors import DataError
+from flo.clients.prediction.scoring_ways import RECORD, TABLE, refuse_other_scores
+from flo.clients.quality import record
+from flo.errors import DataError, TrustError
+from flo.study.features import encode_category
 from tests.clients.prediction.test_predict import SECRET, explainable
 from tests.flo.published_models import made
 
@@ -28,7 +32,8 @@ def test_it_says_what_the_file_of_scores_would(tmp_path: Path, age: str, ward: s
     assert found.risk.startswith(f"{100 * float(row['risk']):.1f} % (")
     assert found.flagged == (row["flagged"] == "yes")
     assert found.told is not None
-    assert (found.told.raises, found.told.lowers) == (row["raises"], row["lowers"])
+    said = ["; ".join(words) for words in (found.told.raises, found.told.lowers)]
+    assert said == [row["raises"], row["lowers"]]
     assert answer(model, None, {"age": age, "ward": ward}).flagged is None
 
 
@@ -41,6 +46,29 @@ def test_wrong_values_are_named_by_column_and_rule_alone() -> None:
     assert SECRET not in said
     with pytest.raises(DataError, match="age: is missing from the record"):
         answer(explainable(), None, {"ward": "a"})
+
+
+def test_a_bound_is_no_number_here() -> None:
+    """The rule for files speaks of a mapping, which a form has not."""
+    with pytest.raises(WrongValues) as refused:
+        answer(explainable(), None, {"age": "<5", "ward": "a"})
+    assert refused.value.broken == [("age", "must be a number")]
+
+
+def test_a_fault_of_the_encoder_of_records_is_found_before_it_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = made("gated").open()
+    refuse_other_scores(model, RECORD)
+    refuse_other_scores(model, TABLE)
+
+    def turned(*given: Any) -> Any:
+        return encode_category(*given)[:, ::-1]
+
+    monkeypatch.setattr(record, "encode_category", turned)
+    refuse_other_scores(model, TABLE)
+    with pytest.raises(TrustError, match="computes other scores"):
+        refuse_other_scores(model, RECORD)
 
 
 def test_a_model_without_noise_has_a_score_and_says_why_it_has_no_reasons() -> None:

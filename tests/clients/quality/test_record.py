@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ COLUMNS: list[dict[str, Any]] = [
     {"kind": "number", "name": "crea", "unit": "mg/dl", "minimum": 0.1, "maximum": 20}
     | {"missing": "indicator", "missing_value": 1.0, "hinges": [2, 5.5]},
     {"kind": "number", "name": "big", "unit": "u", "minimum": -1e12, "maximum": 1e15}
-    | {"missing": "indicator", "missing_value": 0},
+    | {"missing": "indicator", "missing_value": 0, "hinges": [0]},
     {"kind": "category", "name": "sex", "codes": ["Female", "Male"]},
     {"kind": "category", "name": "cp", "codes": ["1", "2", "3", "10"], "missing": "indicator"},
     {"kind": "category", "name": "flag", "codes": ["True", "False"], "missing": "indicator"},
@@ -169,7 +171,35 @@ def test_what_a_record_lacks_is_named_and_no_value_is_said() -> None:
     assert {name for name, _ in found.broken} == {"age", "crea", "sex", "big", "cp", "flag"}
     assert "secret" not in str(found.broken)
     assert encoder.encode({}).broken == tuple((c["name"], IS_MISSING) for c in COLUMNS)
+    for odd in (10**4400, -(10**4400), Decimal("1.5"), [1], {"a": 1}, b"1", "1" * 200_000 + "x"):
+        found = encoder.encode(dict.fromkeys(encoder.fields, odd))
+        assert found.inputs is None
+        assert {name for name, _ in found.broken} == {column["name"] for column in COLUMNS}
     huge = encoder.encode(
         {"AGE": 10**400, "KREA": 88, "BIG": 0, "SEX": "F", "CP": "1", "FLAG": None}
     )
     assert huge.broken == (("age", "must be finite"),)
+
+
+@pytest.mark.parametrize("cell", [[1], {"a": 1}, [], None, True, "\0", "n.k."])
+def test_what_is_no_number_is_named_as_in_a_table_where_words_mean_missing(cell: Any) -> None:
+    schema = Schema.model_validate({"record": "visit", "label": "ill", "columns": COLUMNS[:1]})
+    mapping = {"age": MAPPED["age"]}
+    if cell != []:  # Arrow gives an empty list no type
+        (expected,) = by_table(schema, mapping, [{"AGE": cell}])
+        assert at_once(RecordEncoder(schema, mapping), {"AGE": cell}) == expected
+
+
+def test_no_cell_of_a_patient_is_kept() -> None:
+    encoder = RecordEncoder(SCHEMA, MAPPED)
+    for number in range(50):
+        encoder.encode(dict.fromkeys(encoder.fields, f"Jane Doe {number}"))
+    encoder.encode({"FLAG": "x" * 10_000})
+    kept = {
+        text
+        for one in gc.get_objects()
+        if isinstance(one, dict) and len(one) < 5000
+        for text in list(one)
+        if isinstance(text, str) and (text.startswith("Jane Doe") or text.startswith("xxxx"))
+    }
+    assert kept == set()
