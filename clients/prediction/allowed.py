@@ -1,6 +1,6 @@
-"""Whether this hospital may use a published model: its policy's gate, and withdrawals.
+"""Refuse a published model that this hospital may not use: not gated as its policy asks, withdrawn.
 
-Whoever scores a patient asks here first: the commands and the desk.
+The commands and the desk ask here before they score a patient.
 """
 
 from __future__ import annotations

@@ -56,7 +56,10 @@ def who_decides(home: SiteHome, by: str | None, key: Identity | None) -> str:
             hint="--by NAME; or name people under [[people]] in policy.toml",
         )
     if by is None:
-        raise UsageError("nobody is named who decides", hint="--by NAME, as colleagues know you")
+        raise UsageError(
+            "the name of the person who decides was not given",
+            hint="--by NAME, as colleagues know you",
+        )
     return by
 
 
@@ -115,7 +118,10 @@ def withdraw(home: SiteHome, model: PublishedModel, by: str, why: str) -> None:
     """
     said = parse(_Said, {"by": by, "why": why}, "the decision")
     if _last(home, model) is None:
-        raise UsageError(f"{model.title}: no rule says who is flagged here")
+        raise UsageError(
+            f"{model.title}: no rule is in force here, so nobody is flagged",
+            hint="flo model flag MODEL --threshold RISK decides on one",
+        )
     study = model.study
     facts = _facts(model.card.digest, study.name, study.version, said.by, said.why)
     home.record(_KIND, study.digest, on=False, **facts)
@@ -143,13 +149,13 @@ def read(home: SiteHome, model: PublishedModel) -> FlagRule | None:
         ) from error
     if rule.digest != last.get("rule"):
         raise TrustError(f"{path.name} is not the rule that was decided", hint=DECIDE_AGAIN)
-    rule.check(home.open_identity())
+    rule.check(home.open_identity().public)
     rule.refuse_unfit(model)
     people = home.read_policy().people
     if people and (rule.by, rule.person) not in {(one.name, one.public) for one in people}:
         raise TrustError(
-            f"{rule.by}, who decided who is flagged, is not among the people whom the policy names "
-            "now",
+            f"{rule.by} decided who is flagged, and the policy does not name this person with this "
+            "key",
             hint=DECIDE_AGAIN,
         )
     return rule

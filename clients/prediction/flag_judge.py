@@ -1,4 +1,4 @@
-"""What thresholds by group do to patients who had no part in choosing them: this hospital's own.
+"""What thresholds of each group would do to this hospital's own patients, who chose none of them.
 
 Thresholds follow from the noisy sums of an evaluation, which also said that groups differ. So they
 are judged on other patients, with their outcomes, before anybody signs them. The counts are not
@@ -68,7 +68,7 @@ class Judged:
 
     @property
     def few(self) -> list[str]:
-        """Groups with fewer than ``FEWEST`` ill: nobody can judge thresholds of theirs here."""
+        """Groups with fewer than ``FEWEST`` ill: too few to judge a threshold of their own."""
         return [one.group for one in self.groups if one.ill < FEWEST]
 
     def refuse_unproven(self) -> None:
@@ -106,7 +106,11 @@ def file_to_judge(home: SiteHome, study: Study, data: Path, id_column: str) -> E
         study's columns or lacks the outcome, or a patient of it took part in the study here.
     """
     if study.data.records_per_patient != "one":
-        raise UsageError("thresholds by group are judged only where a patient has one record")
+        raise UsageError(
+            "thresholds by group are judged only in studies of one record a patient, and this one "
+            f"has records_per_patient = {study.data.records_per_patient!r}",
+            hint=_ONE,
+        )
     if not data.is_file():
         raise DataError(f"--data {data} does not exist", hint="a file of patients with outcomes")
     source = ErrorBoundary(open_file(data, id_column))

@@ -56,7 +56,7 @@ class FlagRule(Document):
     card: Digest
     threshold: _Risk
     column: ColumnName | None = None
-    groups: Annotated[tuple[GroupThreshold, ...], Field(max_length=500)] = ()
+    groups: Annotated[tuple[GroupThreshold, ...], Field(max_length=501)] = ()  # and ``missing``
     judged: Digest | Literal[""] = ""
     by: Words
     why: Why
@@ -117,14 +117,15 @@ class FlagRule(Document):
             update={"signature": site.sign(_PURPOSE, rule._statement("signature"))}
         )
 
-    def check(self, site: Identity) -> None:
-        """Raise TrustError unless this hospital signed the rule, and the person whom it names."""
-        if self.public != site.public.hex():
+    def check(self, site: bytes) -> None:
+        """Raise TrustError unless the hospital with the public key ``site`` signed the rule, and
+        the person whom it names."""
+        if self.public != site.hex():
             raise TrustError(
                 f"the rule that flags patients of {self.name} is not this hospital's",
                 hint=DECIDE_AGAIN,
             )
-        verify(site.public, _PURPOSE, self._statement("signature"), self.signature)
+        verify(site, _PURPOSE, self._statement("signature"), self.signature)
         if self.person:
             said = self._statement("person_signature", "signature")
             verify(bytes.fromhex(self.person), _BY_A_PERSON, said, self.person_signature)

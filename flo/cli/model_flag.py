@@ -63,7 +63,10 @@ def flag(
     named = flag_decisions.who_decides(site, by, key) if sign else by or "nobody yet"
     if off:
         if threshold is not None or group is not None or data is not None:
-            raise UsageError("--off takes no threshold, group and data")
+            raise UsageError(
+                "--off ends a rule, and takes no --threshold, --group and --data",
+                hint="leave them out",
+            )
         if sign:
             flag_decisions.withdraw(site, opened, named, why)
             say(f"nobody is flagged by {opened.title} here any more")
@@ -143,7 +146,8 @@ def _by_group(model: PublishedModel, threshold: float, column: str) -> dict[str,
     if column not in known:
         raise UsageError(
             f"--group {column!r} is no subgroup of the study's evaluation; it has: "
-            f"{', '.join(known) or 'none'}"
+            f"{', '.join(known) or 'none'}",
+            hint="leave out --group for one threshold for all",
         )
     found = fairness(model, threshold, by_group=True).adjusted
     one = next((one for one in found if one.column == column), None)
@@ -154,7 +158,11 @@ def _by_group(model: PublishedModel, threshold: float, column: str) -> dict[str,
             hint=f"flo model fairness --threshold {threshold:g} --thresholds says what is known",
         )
     if len(one.groups) != len(one.before[0].rates):
-        raise UsageError(f"{column} has a code that is called missing, and missing values, too")
+        raise UsageError(
+            f"--group {column}: it has a code that is called missing, and missing values, too, so "
+            "two groups have one name",
+            hint="leave out --group for one threshold for all",
+        )
     return one.groups
 
 

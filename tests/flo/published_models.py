@@ -41,6 +41,13 @@ STUDIES = {
     "gated": small_study(schema_version=4, version=9, gate={"epsilon": 0.5}),
 }
 
+EVALUATED_BY_WARD = small_study(
+    schema_version=4,
+    version=9,
+    gate={"epsilon": 0.5},
+    evaluation={"epsilon": 0.9, "retry_allowance": 0, "subgroups": ["ward"]},
+)
+
 
 def weights_of(study: Study, seed: int = 1) -> Floats:
     return np.random.default_rng(seed).normal(size=parameter_count(study))

@@ -37,11 +37,11 @@ from flo.privacy.releases import evaluation, score_waves
 from flo.published.model_card import PublishedModel
 from flo.storage.files import make_private_directory, write_private
 from flo.study.synthetic import encoded
-from tests.builders import csv_text, make_site, pretend_enrolled, small_study
+from tests.builders import csv_text, make_site, pretend_enrolled
 from tests.clients.approved_site import approved_site
 from tests.commands import Ended, flo
 from tests.flo import published_models
-from tests.flo.published_models import COORDINATOR, Made, made, signed_study
+from tests.flo.published_models import COORDINATOR, EVALUATED_BY_WARD, Made, made, signed_study
 
 BY_WARD = {"a": 0.6, "b": 0.3, "c": 0.5, "missing": 0.4}
 WHY = "the committee of 3 May"
@@ -50,13 +50,7 @@ WHY = "the committee of 3 May"
 @pytest.fixture(autouse=True)
 def by_ward(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The gated study of the tests, evaluated by ward."""
-    study = small_study(
-        schema_version=4,
-        version=9,
-        gate={"epsilon": 0.5},
-        evaluation={"epsilon": 0.9, "retry_allowance": 0, "subgroups": ["ward"]},
-    )
-    monkeypatch.setitem(published_models.STUDIES, "by ward", study)
+    monkeypatch.setitem(published_models.STUDIES, "by ward", EVALUATED_BY_WARD)
     signed_study.cache_clear()
     yield
     signed_study.cache_clear()
@@ -251,7 +245,7 @@ def test_a_rule_whose_file_could_not_be_written_is_not_in_force(
 def test_where_the_policy_names_people_one_of_them_signs(site: SiteHome, tmp_path: Path) -> None:
     model = made("by ward").open()
     assert flag_decisions.who_decides(site, "Ada", None) == "Ada"
-    with pytest.raises(UsageError, match="nobody is named"):
+    with pytest.raises(UsageError, match="was not given"):
         flag_decisions.who_decides(site, None, None)
     key, stranger = (new_key(tmp_path / name, b"a long passphrase") for name in ("rosa", "eve"))
     with pytest.raises(UsageError, match="names no people"):
@@ -272,7 +266,7 @@ def test_where_the_policy_names_people_one_of_them_signs(site: SiteHome, tmp_pat
         rule_for(model, 0.5, "Eve", WHY).signed(site_key, key),
     ):
         put_into_force(site, model, stranger_signs)
-        with pytest.raises(TrustError, match="not among the people whom the policy names"):
+        with pytest.raises(TrustError, match="does not name this person with this key"):
             flag_decisions.read(site, model)
     kept = flag_decisions.decide(site, rule_for(model, 0.5, "Rosa", WHY), key)
     assert (kept.person, flag_decisions.read(site, model)) == (key.public.hex(), kept)

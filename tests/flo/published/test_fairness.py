@@ -14,22 +14,15 @@ from flo.published.fairness import fairness, in_words
 from flo.published.fairness_page import render
 from flo.published.model_card import PublishedModel
 from flo.study.document import from_document
-from tests.builders import small_study
 from tests.commands import flo
 from tests.flo import published_models
-from tests.flo.published_models import COORDINATOR, Made, made, signed_study
+from tests.flo.published_models import COORDINATOR, EVALUATED_BY_WARD, Made, made, signed_study
 
 
 @pytest.fixture(autouse=True)
 def by_ward(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gated study of the tests, evaluated by ward."""
-    study = small_study(
-        schema_version=4,
-        version=9,
-        gate={"epsilon": 0.5},
-        evaluation={"epsilon": 0.9, "retry_allowance": 0, "subgroups": ["ward"]},
-    )
-    monkeypatch.setitem(published_models.STUDIES, "by ward", study)
+    monkeypatch.setitem(published_models.STUDIES, "by ward", EVALUATED_BY_WARD)
     signed_study.cache_clear()
 
 
