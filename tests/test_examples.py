@@ -178,6 +178,7 @@ def test_the_years_of_a_page_come_again_within_their_error() -> None:
             assert one[way] == pytest.approx(float(auc), abs=4 * apart + 0.0005), way
 
 
+@pytest.mark.slow  # 4 s
 def test_the_notebook_runs_from_top_to_bottom() -> None:
     notebook = json.loads((EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8"))
     names: dict[str, object] = {}

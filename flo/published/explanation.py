@@ -167,25 +167,49 @@ def _in_words(column: AnyColumn, edge: str, cell: float) -> str:
 
 
 def contributions(model: PublishedModel, inputs: Floats) -> Contributions:
-    """Explain patients with inputs (n, d).
+    """Explain patients with inputs (n, d). Raises UsageError as ``Explainer``."""
+    return Explainer(model).explain(inputs)
+
+
+class Explainer:
+    """Explains a model's patients; all that does not depend on a patient is computed once.
 
     Raises UsageError: the card states no noise, so a reason could not be told from chance; or the
     model is a network, and the extra ``explain`` is not installed.
     """
-    noise, average, error = _stated(model)
-    places, apart = places_of(model.study.data), inputs - average
-    slopes = slopes_of(model, inputs, average)
-    values, columns = np.empty((len(inputs), len(places))), model.study.data.columns
-    deviations = np.empty_like(values)
-    for number, (column, own) in enumerate(zip(columns, places.values(), strict=True)):
-        weights = slopes[:, own]
-        values[:, number] = (apart[:, own] * weights).sum(axis=1)
-        spread = apart[:, own] @ noise[np.ix_(own, own)]
-        of_weights = np.maximum((spread * apart[:, own]).sum(axis=1), 0)
-        whole = isinstance(column, CategoryColumn) and len(column.codes) > 2
-        centred = weights - weights.mean(axis=1, keepdims=True) if whole else weights
-        deviations[:, number] = np.sqrt(of_weights + error**2 * np.sum(centred**2, axis=1))
-    return Contributions(tuple(places), values, deviations)
+
+    def __init__(self, model: PublishedModel) -> None:
+        noise, self._average, self._error = _stated(model)
+        self._model, columns = model, model.study.data.columns
+        places = places_of(model.study.data)
+        self.columns = tuple(places)
+        self._starts = np.array([own[0] for own in places.values()])
+        self._noise = np.zeros((len(self._average), len(self._average)))
+        self._centring = np.eye(len(self._average))  # of a category's weights around their mean
+        for column, own in zip(columns, places.values(), strict=True):
+            block = np.ix_(own, own)
+            self._noise[block] = noise[block]
+            if isinstance(column, CategoryColumn) and len(column.codes) > 2:
+                self._centring[block] -= 1 / len(own)
+        # A logistic model moves every patient with the same weights.
+        self._same = self._of_average(model.weights[None, :-1]) if model.is_linear else None
+
+    def explain(self, inputs: Floats) -> Contributions:
+        """Return what each column adds for patients with inputs (n, d)."""
+        apart = inputs - self._average
+        slopes = slopes_of(self._model, inputs, self._average)
+        values = self._by_column(apart * slopes)
+        of_weights = np.maximum(self._by_column((apart @ self._noise) * apart), 0)
+        of_average = self._of_average(slopes) if self._same is None else self._same
+        return Contributions(self.columns, values, np.sqrt(of_weights + of_average))
+
+    def _of_average(self, slopes: Floats) -> Floats:
+        """Return the variance of contributions by noise of the average, (n, columns)."""
+        return np.asarray(self._error**2 * self._by_column((slopes @ self._centring) ** 2))
+
+    def _by_column(self, each: Floats) -> Floats:
+        """Return sums over each column's inputs, (n, columns), of numbers of inputs (n, d)."""
+        return np.asarray(np.add.reduceat(each, self._starts, axis=1))
 
 
 def places_of(schema: Schema) -> dict[str, list[int]]:

@@ -28,6 +28,7 @@ def study_with(size: int, **mechanism: Any) -> Study:
     return small_study(hospitals=hospitals, mechanism=changed)
 
 
+@pytest.mark.slow  # 6 s: two ways in 60 worlds
 def test_a_study_is_tried_as_it_is_and_as_it_would_be_drafted() -> None:
     study = study_with(10_000)
     as_it_is, drafted = candidates(study)
@@ -49,6 +50,7 @@ def test_where_too_few_patients_are_a_study_is_advised_against() -> None:
     assert [way.advised for way in found] == [False, False]
 
 
+@pytest.mark.slow  # 4 s
 def test_a_study_of_ten_people_is_advised_against() -> None:
     """However many records they have: the unit is the person."""
     watch = load(EXAMPLES / "watch" / "study.toml")
@@ -105,6 +107,7 @@ def test_a_study_whose_trial_would_take_long_is_not_tried() -> None:
     assert candidates(small_study().with_mechanism(steps=10_000)) == []
 
 
+@pytest.mark.slow  # 2 s
 def test_a_least_squares_study_is_compared_with_the_draft() -> None:
     study = study_with(2000).with_mechanism(
         algorithm="least-squares", steps=1, learning_rate=0.0, momentum=0.0
@@ -168,6 +171,7 @@ def test_study_check_shows_it_and_says_what_to_change(tmp_path: Path) -> None:
     assert result["advised"] is True
 
 
+@pytest.mark.slow  # 2 s each
 @pytest.mark.parametrize(("patients", "advised"), [(15, False), (3000, None)])
 def test_a_large_network_is_judged_by_the_logistic_model_that_has_less_noise(
     tmp_path: Path, patients: int, advised: bool | None

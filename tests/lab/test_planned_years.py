@@ -46,6 +46,7 @@ def test_years_with_too_few_patients_are_refused() -> None:
         plan_years(HEART, 30)
 
 
+@pytest.mark.slow  # 3 s
 def test_a_plan_states_what_a_model_may_learn_and_what_to_write(tmp_path: Path) -> None:
     said = flo(
         *("study", "check", EXAMPLES / "heart" / "study.toml", "--years", "3"),

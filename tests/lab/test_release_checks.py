@@ -71,8 +71,12 @@ _ONE_SUM = {"algorithm": "least-squares", "steps": 1, "learning_rate": 0.0, "mom
 @pytest.mark.parametrize(
     ("model", "mechanism"),
     [
-        pytest.param({"kind": "mlp", "hidden": [4]}, {}, id="mlp"),
-        pytest.param({"kind": "mlp", "hidden": [4, 3]}, WHITENED, id="mlp on whitened inputs"),
+        pytest.param({"kind": "mlp", "hidden": [4]}, {}, id="mlp", marks=pytest.mark.slow),
+        pytest.param(
+            *({"kind": "mlp", "hidden": [4, 3]}, WHITENED),
+            id="mlp on whitened inputs",
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"kind": "logistic"}, {**_ONE_SUM, "clip": 0.3}, id="least squares"),
     ],
 )

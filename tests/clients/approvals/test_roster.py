@@ -42,6 +42,7 @@ def test_one_call_of_all_hospitals_confirms_every_key(consortium: Consortium) ->
         assert roster.unconfirmed(site, study) == []
 
 
+@pytest.mark.slow  # 7 s: fifty sites are made
 def test_fifty_hospitals_make_one_call_each(consortium: Consortium) -> None:
     """Each steward enters one digest once; 1,225 comparisons of pairs before."""
     names = [f"hospital-{number}" for number in range(50)]

@@ -226,7 +226,10 @@ def test_what_is_mostly_missing_is_noted(tmp_path: Path) -> None:
     assert (one.column, one.level) == ("ca", "note")
 
 
-@pytest.mark.parametrize("name", ["heart-disease", "support2", "fars"])
+@pytest.mark.parametrize(
+    "name",
+    ["heart-disease", "support2", pytest.param("fars", marks=pytest.mark.slow)],  # 5 s
+)
 def test_nothing_is_in_the_way_at_any_real_site(name: str, tmp_path: Path) -> None:
     """63 sites: a gate that cries wolf is soon opened for everything."""
     study = load(EXAMPLES / name.split("-")[0] / "study.toml")

@@ -186,6 +186,7 @@ def test_nobody_is_ever_asked_to_sign_two_lists_of_one_attempt() -> None:
     assert listed == len(instants)
 
 
+@pytest.mark.slow  # 5 s
 def test_twenty_hospitals_each_absent_from_one_round_in_ten() -> None:
     """Attempts are thrown away only where more than d were missing at once."""
     names, absences = tuple(f"site-{number:02}" for number in range(20)), random.Random(7)
