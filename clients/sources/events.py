@@ -150,16 +150,23 @@ class EventColumn:
             cells = zip(self.values, units, strict=True)
             units = [None if self.mapped.means_missing(value) else unit for value, unit in cells]
         wrong = {u for u in set(units) if u is not None and not same_unit(u, expected)}
-        # A unit is free text of the source, so only known ones are shown.
-        named = {unit: unit if unit in _NAMED else "another" for unit in wrong}
-        shown = np.array([named.get(unit or "", "") for unit in units])
-        for given in sorted(set(named.values())):
-            if (mask := shown == given).any():
-                has, hint = f"the unit {given!r}" if given != "another" else "another unit", ""
-                if given == NO_UNIT:
-                    has, hint = "no unit", _NO_UNIT_HINT
-                found[f"has {has} where {expected!r} is expected{hint}"] = mask
+        rules = {unit: unit_rule(unit, expected) for unit in wrong}
+        broken = np.array([rules.get(unit or "", "") for unit in units])
+        for rule in sorted(set(rules.values())):
+            if (mask := broken == rule).any():
+                found[rule] = mask
         return found
+
+
+def unit_rule(given: str, expected: str) -> str:
+    """Return the rule that a value with another unit breaks.
+
+    A unit is free text of the source, so only known ones are shown.
+    """
+    has, hint = f"the unit {given!r}" if given in _NAMED else "another unit", ""
+    if given == NO_UNIT:
+        has, hint = "no unit", _NO_UNIT_HINT
+    return f"has {has} where {expected!r} is expected{hint}"
 
 
 def in_batches(

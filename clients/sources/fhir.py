@@ -73,7 +73,7 @@ class FhirExport:
             for number, resource in enumerate(self._files.resources(kind)):
                 if number == _RESOURCES_SAMPLED:
                     break
-                for part in _parts(resource):
+                for part in parts_of(resource):
                     for system, code, display in codings(part.get("code")):
                         if "|" in system + code or "," in code:  # no field can name it
                             continue
@@ -117,7 +117,7 @@ class FhirExport:
         patients = FhirPatients(self._files, self._id)
         places = [place for place in range(len(patients.names)) if place not in patients.merged]
         columns = {
-            name: EventColumn.empty(mapped, len(places), happened=_happens(mapped))
+            name: EventColumn.empty(mapped, len(places), happened=happens(mapped))
             for name, mapped in mapping.columns.items()
         }
         for name, column in columns.items():
@@ -155,7 +155,7 @@ class FhirExport:
         for event in self._files.resources(kind, marks):
             parts = [
                 (part, found)
-                for part in _parts(event)
+                for part in parts_of(event)
                 if (found := {c[:2] for c in codings(part.get("code"))} & wanted.keys())
             ]
             if not parts:
@@ -175,7 +175,7 @@ class FhirExport:
                         column.counts[SHARED] += 1
                     for place in places if fit else ():
                         if (record := records.get(place)) is not None:
-                            _add(column, record, at, event, part, patients.born(place))
+                            add(column, record, at, event, part, patients.born(place))
         both = np.stack([np.frombuffer(one, dtype=np.int64) for one in (ids, states)], axis=1)
         if len(np.unique(both[:, 0])) < len(np.unique(both, axis=0)):
             raise in_two_states(kind)
@@ -184,9 +184,10 @@ class FhirExport:
                 column.sought(field, len(codes - seen), len(codes))
 
 
-def _add(
+def add(
     column: EventColumn, record: int, at: date, event: Resource, part: Resource, born: Any
 ) -> None:
+    """Add a resource, or its component ``part``, to a column's cell of its patient."""
     if column.happened:
         column.add(record, at, began(event, born))
     elif (found := value(part, column.mapped.codes)) is not None:
@@ -195,10 +196,11 @@ def _add(
         column.counts[EMPTY] += 1
 
 
-def _parts(event: Resource) -> list[Resource]:
+def parts_of(event: Resource) -> list[Resource]:
     """Return a resource and its components, which have codes and values of their own."""
     return [event, *listed(event, "component")]
 
 
-def _happens(mapped: MappedColumn) -> bool:
+def happens(mapped: MappedColumn) -> bool:
+    """Return whether a column's cell says only that something happened: 1, else 0."""
     return mapped.field == "patient:deceased" or mapped.fields[0].startswith("condition:")

@@ -59,18 +59,7 @@ class FhirPatients:
 
     def tell(self, column: EventColumn, record: int, place: int, at: date) -> None:
         """Fill one cell of a column with a field of the patient."""
-        patient = self._known[place]
-        if column.mapped.field == "patient:gender":
-            column.values[record] = patient.get("gender")
-        elif column.mapped.field == "patient:age":
-            born = span(patient.get("birthDate"))
-            column.values[record] = None if born is None else years_between(born.first, at)
-        elif (died := span(patient.get("deceasedDateTime"))) is not None:
-            column.add(record, at, died)
-        elif patient.get("deceasedBoolean") is True:  # on an unknown day
-            column.values[record] = 1 if column.mapped.when == "any" else None
-        elif {"deceasedDateTime", "_deceasedDateTime"} & patient.keys():  # not a valid day
-            column.values[record] = None
+        tell(column, record, self._known[place], at)
 
     def meant(self, reference: Any) -> list[int]:
         """Return all patients that a reference means: for an identifier, each one that has it."""
@@ -98,6 +87,27 @@ class FhirPatients:
             for pair in {_pair(one) for one in listed(patient, "identifier")}:
                 found.setdefault(pair, []).append(place)
         return found
+
+
+def tell(column: EventColumn, record: int, patient: Resource, at: date) -> None:
+    """Fill one cell of a column with a field of this patient; the record's day is ``at``."""
+    if column.mapped.field == "patient:gender":
+        column.values[record] = patient.get("gender")
+    elif column.mapped.field == "patient:age":
+        born = span(patient.get("birthDate"))
+        column.values[record] = None if born is None else years_between(born.first, at)
+    elif (died := span(patient.get("deceasedDateTime"))) is not None:
+        column.add(record, at, died)
+    elif patient.get("deceasedBoolean") is True:  # on an unknown day
+        column.values[record] = 1 if column.mapped.when == "any" else None
+    elif {"deceasedDateTime", "_deceasedDateTime"} & patient.keys():  # not a valid day
+        column.values[record] = None
+
+
+def id_in(reference: str) -> str:
+    """Return the id of the resource that a reference's text names; "" if it names none."""
+    found = _ID.fullmatch(reference)
+    return found[1] if found else ""
 
 
 def names(files: BulkFiles, id_column: str) -> Iterator[str]:

@@ -192,7 +192,11 @@ class Explainer:
             if isinstance(column, CategoryColumn) and len(column.codes) > 2:
                 self._centring[block] -= 1 / len(own)
         # A logistic model moves every patient with the same weights.
-        self._same = self._of_average(model.weights[None, :-1]) if model.is_linear else None
+        self._same = (
+            self._of_average(np.asarray(model.weights[None, :-1], dtype=np.float64))
+            if model.is_linear
+            else None
+        )
 
     def explain(self, inputs: Floats) -> Contributions:
         """Return what each column adds for patients with inputs (n, d)."""
