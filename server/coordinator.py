@@ -23,7 +23,10 @@ from flo.errors import FloError, TrustError
 from flo.host.environment import code_digest
 from flo.host.logs import rotate
 from flo.host.memory import share_arenas
+from flo.host.metrics import Meter, Metric
 from flo.host.proxy import keep_direct
+from flo.http.presence import ConnectionTracker
+from flo.http.tls_server import Listener, bind, listener, reload_certificate
 from flo.published.model_states import ModelStates
 from flo.server.api.operator_api import operator_app
 from flo.server.api.site_api import SiteApi
@@ -43,10 +46,8 @@ from flo.server.home.coordinator_home import (
     sign_events,
 )
 from flo.server.http.last_seen import LastSeen
-from flo.server.http.metrics import Meter, Metric, Traffic, measured
+from flo.server.http.metrics import Traffic, measured
 from flo.server.http.notifier import Notifier
-from flo.server.http.presence import ConnectionTracker
-from flo.server.http.tls_server import Listener, bind, listener, reload_certificate
 from flo.server.keys.authority import read_peer
 from flo.server.listeners.hospital_listener import Gateway
 from flo.server.listeners.private_listener import PrivateListener

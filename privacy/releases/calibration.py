@@ -88,10 +88,20 @@ class Calibration(Document):
         The log odds of each curve are interpolated; beyond its ends it states those of the end.
         Higher log odds never have a lower risk.
         """
-        risk, low, high = (
-            expit(np.interp(log_odds, self.log_odds, logit(curve)))
-            for curve in (self.risk, self.low, self.high)
-        )
+        return Curve(self).of(log_odds)
+
+
+class Curve:
+    """A calibration as arrays, made once for many scores."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self._at = np.array(calibration.log_odds)
+        curves = calibration.risk, calibration.low, calibration.high
+        self._curves = [logit(np.array(curve)) for curve in curves]
+
+    def of(self, log_odds: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return as ``Calibration.of``."""
+        risk, low, high = (expit(np.interp(log_odds, self._at, one)) for one in self._curves)
         return risk, low, high
 
 

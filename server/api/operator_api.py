@@ -19,13 +19,13 @@ from fastapi.responses import JSONResponse
 from flo.documents import canonical
 from flo.documents.document import Document, parse
 from flo.errors import FloError, MessageError, StudyError
+from flo.host.metrics import PROMETHEUS, Metric, as_prometheus
+from flo.http.asgi import Refused, read_body
+from flo.http.protocol import PERSON
 from flo.keys.claims import LARGEST_COUNT
 from flo.published.model_states import Why
 from flo.server.api.run_api import run_router
 from flo.server.audit.rate_limited import RateLimitedAudit
-from flo.server.http.asgi import Refused, read_body
-from flo.server.http.metrics import PROMETHEUS, Metric, as_prometheus
-from flo.server.http.protocol import PERSON
 from flo.server.runs.job_access import JobKeys
 from flo.server.runs.remote_documents import facts_of
 from flo.server.store.store import Offer, RunPlace, Store

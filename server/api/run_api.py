@@ -12,10 +12,10 @@ from fastapi import APIRouter, Request
 from flo.documents import canonical
 from flo.documents.document import Document, parse
 from flo.errors import MessageError, PolicyError, UsageError
+from flo.http.asgi import ByteQuota, Refused, read_body
 from flo.privacy.releases import model_noise
 from flo.published.gate_result import GateSums
 from flo.published.statistics_result import LARGEST_VALUE, RoundSum, fits
-from flo.server.http.asgi import ByteQuota, Refused, read_body
 from flo.server.http.tokens import Token
 from flo.server.runs.job_access import JobKeys
 from flo.server.runs.remote_documents import (

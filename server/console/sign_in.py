@@ -22,13 +22,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flo.documents import canonical
 from flo.errors import FloError, MessageError, PolicyError, TrustError
+from flo.http.asgi import headers_of
+from flo.http.protocol import PERSON
 from flo.pages.forms import form_of, is_foreign, read_form
 from flo.pages.live import over
 from flo.pages.responses import STATIC, redirect, static
 from flo.pages.templates import Pages
 from flo.server.audit.rate_limited import RateLimitedAudit
-from flo.server.http.asgi import headers_of
-from flo.server.http.protocol import PERSON
 from flo.server.http.roles import refuse_forbidden
 from flo.server.http.tokens import Token
 from flo.server.http.tokens import read as read_token

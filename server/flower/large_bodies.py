@@ -27,8 +27,8 @@ from starlette.types import Receive, Send
 
 from flo.documents.canonical import Bytes
 from flo.host.shared_memory import SharedBytes
+from flo.http.asgi import Refused
 from flo.protocol.large_bodies import NAME_HEADER
-from flo.server.http.asgi import Refused
 from flo.server.http.notifier import Notifier
 
 _NAME, _NUMBER = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9]{1,20}")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from flo.server.http.asgi import Refused
+from flo.http.asgi import Refused
 
 WAIT_SECONDS = 10.0
 

@@ -28,6 +28,17 @@ from starlette.types import Receive, Scope, Send
 
 from flo.errors import FloError, MessageError, RefusedError, TrustError
 from flo.host.memory import give_back_freed_memory
+from flo.http.asgi import (
+    ByteQuota,
+    Refused,
+    dated,
+    headers_of,
+    read_body,
+    replay,
+    send_bytes,
+    send_json,
+)
+from flo.http.protocol import PEER
 from flo.keys.identity import public_bytes
 from flo.protocol.large_bodies import FETCH_PATH, OFFER_PATH, RUN_HEADER
 from flo.protocol.messages import MAX_MESSAGE_BYTES
@@ -44,20 +55,9 @@ from flo.server.flower.superlink import (
     PULL_PATH,
     SuperLink,
 )
-from flo.server.http.asgi import (
-    ByteQuota,
-    Refused,
-    dated,
-    headers_of,
-    read_body,
-    replay,
-    send_bytes,
-    send_json,
-)
 from flo.server.http.last_seen import LastSeen
 from flo.server.http.metrics import Traffic
 from flo.server.http.notifier import Notifier
-from flo.server.http.protocol import PEER
 from flo.server.keys.authority import Peer, read_peer
 from flo.server.listeners.extract_turns import ExtractTurns
 from flo.server.store.store import Store

@@ -25,6 +25,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flo.documents.canonical import Bytes
 from flo.errors import MessageError, PolicyError, TrustError
 from flo.host.shared_memory import opened
+from flo.http.asgi import (
+    ByteQuota,
+    Refused,
+    headers_of,
+    read_body,
+    replay,
+    send_json,
+    unlimited,
+    with_length,
+)
+from flo.http.protocol import PERSON
 from flo.protocol.large_bodies import NODES_HEADER, PLACE_HEADER, SIZE_HEADER
 from flo.protocol.messages import MAX_MESSAGE_BYTES
 from flo.server.audit.rate_limited import RateLimitedAudit
@@ -40,18 +51,7 @@ from flo.server.flower.superlink import (
     TAKE_PATH,
     SuperLink,
 )
-from flo.server.http.asgi import (
-    ByteQuota,
-    Refused,
-    headers_of,
-    read_body,
-    replay,
-    send_json,
-    unlimited,
-    with_length,
-)
 from flo.server.http.notifier import Notifier
-from flo.server.http.protocol import PERSON
 from flo.server.http.roles import refuse_forbidden
 from flo.server.http.tokens import Token
 from flo.server.http.tokens import read as read_token

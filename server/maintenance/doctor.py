@@ -17,10 +17,10 @@ import httpx
 
 from flo.errors import FloError, TrustError
 from flo.host.diagnostics import Finding, clock_alone, kernel_clock_state, key_store, tried
+from flo.http.tls_server import bind
 from flo.keys.tls import read_certificate
 from flo.server.flower.superexec import PROGRAM
 from flo.server.home.coordinator_home import CoordinatorHome
-from flo.server.http.tls_server import bind
 from flo.server.keys.authority import days_left, names_in
 from flo.storage.database import refuse_damaged
 from flo.storage.files import is_locked

@@ -84,7 +84,7 @@ def made_up(dice: random.Random, name: str) -> list[dict[str, Any]]:
                 made = chol(0, day, **more, component=parts, code=code(LOINC, "85354-9"))
                 found.append({k: v for k, v in made.items() if k != "valueQuantity"})
             case 3:
-                value = dice.choice(
+                value: dict[str, Any] = dice.choice(
                     [
                         {"valueCodeableConcept": code(OWN, dice.choice(["LA1", "LA2", "LA9"]))},
                         {"valueCodeableConcept": {"text": "typical"}},
@@ -98,10 +98,10 @@ def made_up(dice: random.Random, name: str) -> list[dict[str, Any]]:
                 made = chol(0, day, **more, **value, code=code(OWN, "cp"))
                 found.append({k: v for k, v in made.items() if k != "valueQuantity"})
             case _:
-                which = dice.choice(["44054006", "46635009", "1"])
+                ill_of = dice.choice(["44054006", "46635009", "1"])
                 status = code("http://x", dice.choice(["confirmed", "refuted", "unconfirmed"]))
                 told = {"verificationStatus": status} if dice.random() < 0.5 else {}
-                found.append(ill(day, **more, **told, code=code(SNOMED, which)))
+                found.append(ill(day, **more, **told, code=code(SNOMED, ill_of)))
     return found
 
 
@@ -118,7 +118,7 @@ def by_export(folder: Path, resources: list[dict[str, Any]], count: int) -> list
 
 def prefetched(resources: list[dict[str, Any]]) -> dict[str, Any]:
     """What a record system sends for the templates, each in a Bundle of its own; null for none."""
-    own = {"patient": resources[0]}
+    own: dict[str, Any] = {"patient": resources[0]}
     for key, query in READER.templates.items():
         if key == "patient":
             continue
@@ -227,6 +227,7 @@ def test_another_patients_own_resource_is_refused() -> None:
             "patient"
         ]
     )
+    wrong: Any
     for wrong in (None, {}, [], "Patient/a", {"resourceType": "Person", "id": "a"}):
         assert broken({**whole(CREA), "patient": wrong}).keys() == {"patient"}
 
@@ -243,6 +244,7 @@ def test_what_is_incomplete_is_refused_by_column() -> None:
     other = {**CREA, "valueQuantity": {"value": 99, "code": "umol/L"}}
     assert "two versions" in broken(whole(CREA, other))["crea"]
     assert broken(whole(CREA, CREA)) == {}
+    sent: Any
     for sent in ([], "x", 5, {"resourceType": "List"}, {"resourceType": "Bundle", "entry": {}}):
         assert broken({**whole(), "crea": sent}).keys() == {"crea"}
     crowd = [CREA | {"id": str(number)} for number in range(5001)]
@@ -265,7 +267,7 @@ def test_the_templates_ask_for_what_is_mapped_and_no_more() -> None:
         "diabetes": "Condition?patient={{context.patientId}}&code="
         f"{SNOMED}|44054006,{SNOMED}|46635009",
     }
-    lacks = {"patient": {}, "crea": None}
+    lacks: dict[str, Any] = {"patient": {}, "crea": None}
     assert READER.missing_keys(lacks) == ["sbp", "cp", "diabetes"]
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from flo.errors import MessageError
 from flo.host.shared_memory import SharedBytes, opened
+from flo.http.asgi import Refused
 from flo.server.flower import large_bodies
 from flo.server.flower.large_bodies import LargeBodyRelay, name_in, number_in, numbers_in
-from flo.server.http.asgi import Refused
 
 NORTH, SOUTH, STRANGER = 11, 22, 33
 ONE, TWO = "1" * 32, "2" * 32

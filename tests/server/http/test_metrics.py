@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from flo.host.metrics import Meter, Metric, as_embedded, as_prometheus
 from flo.privacy.accounting.accounting import epsilon_of
 from flo.privacy.accounting.plan import Plan
-from flo.server.http import metrics
-from flo.server.http.metrics import Meter, Metric, Traffic, as_embedded, as_prometheus, measured
+from flo.server.http.metrics import REFUSALS, Traffic, measured
 from flo.server.http.tokens import issue
 from flo.server.store.store import Store
 from tests.builders import small_study
@@ -48,7 +48,7 @@ def test_rounds_cohort_seconds_and_epsilon_are_what_the_events_and_the_plan_say(
 
 
 def test_refusals_of_every_kind_count(store: Store) -> None:
-    for kind in (*metrics.REFUSALS, "approved", "job-over"):
+    for kind in (*REFUSALS, "approved", "job-over"):
         store.add_event(None, kind)
     found = {metric.name: metric.value for metric in measured(store, Traffic())}
     assert (found["refusals"], found["jobs_over"]) == (4, 1)

@@ -29,8 +29,8 @@ AT_ONCE, FILES, MOST, OF_ONE = 1 << 20, 240, 24, 8
 SMALL = f"""
 import resource
 import flo.server.listeners.hospital_listener
-import flo.server.http.protocol
-flo.server.http.protocol.MOST_OF_ONE = {OF_ONE}
+import flo.http.protocol
+flo.http.protocol.MOST_OF_ONE = {OF_ONE}
 flo.server.listeners.hospital_listener.MAX_MESSAGE_BYTES = {AT_ONCE}
 resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}, {FILES}))
 """

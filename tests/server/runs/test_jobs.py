@@ -189,7 +189,7 @@ def test_an_offer_that_is_made_again_goes_where_it_was_said_last(scene: Scene) -
 @pytest.mark.processes
 def test_a_step_that_fails_does_not_end_the_coordinator(tmp_path: Path) -> None:
     before = """
-from flo.server.http.metrics import Meter
+from flo.host.metrics import Meter
 def fails(self):
     raise KeyError("of whatever kind")
 Meter.write_if_due = fails

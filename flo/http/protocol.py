@@ -2,7 +2,7 @@
 
 uvicorn does not put the client's certificate into the ASGI scope; this module adds it as
 ``scope["extensions"]["flo.peer"]`` (DER bytes, or None without a certificate). The code that reads
-a body limits it (``flo.server.http.asgi.read_body``); all other parts of a request are limited
+a body limits it (``flo.http.asgi.read_body``); all other parts of a request are limited
 here, before the client is authorized.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from flo.server.http.presence import ConnectionTracker
+from flo.http.presence import ConnectionTracker
 
 # Called in a thread with the client's address, the reason, and the client's certificate, if any.
 Refuse = Callable[[str, str, bytes | None], None]

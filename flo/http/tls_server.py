@@ -1,7 +1,6 @@
-"""Two TLS listeners in one event loop: a public one for hospitals, a private one for operators.
+"""A TLS listener: accepts connections, does their handshakes, and limits their number.
 
-This module accepts connections and limits their number; ``flo.server.http.protocol`` limits what
-one connection may do.
+``flo.http.protocol`` limits what one connection may do.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from flo.errors import NetworkError
+from flo.http.connection_rate import ConnectionRate
+from flo.http.presence import ConnectionTracker
+from flo.http.protocol import PeerProtocol, Refuse
 from flo.keys.tls import load_certificate
-from flo.server.http.connection_rate import ConnectionRate
-from flo.server.http.presence import ConnectionTracker
-from flo.server.http.protocol import PeerProtocol, Refuse
 
-log = logging.getLogger("flo.server.http.tls_server")
+log = logging.getLogger("flo.http.tls_server")
 
 MOST_CONNECTIONS, _OTHER_FILES = 4096, 192  # an agent has four
 _HANDSHAKE_SECONDS, _ACCEPT_AGAIN_SECONDS = 10.0, 0.5

@@ -15,7 +15,7 @@ import pytest
 from flo.clients.connection.coordinator_clock import CoordinatorClock
 from flo.clients.connection.flower import FleetLink
 from flo.clients.home.site_home import SiteHome
-from flo.server.http.presence import ConnectionTracker
+from flo.http.presence import ConnectionTracker
 from flo.server.http.tokens import issue
 from flo.server.maintenance.invitations import invite
 from tests.server.real_coordinator import RealCoordinator, ask

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from flo.server.http.asgi import Refused
-from flo.server.http.connection_rate import ConnectionRate
+from flo.http.asgi import Refused
+from flo.http.connection_rate import ConnectionRate
 from flo.server.listeners.extract_turns import WAIT_SECONDS, ExtractTurns
 
 
