@@ -68,6 +68,7 @@ log = logging.getLogger("flo.server")
 
 _WATCH_SECONDS, _FULL_SECONDS = 0.1, 5.0
 _CERTIFICATE_SECONDS, _RENEW_DAYS = 3600.0, 30.0
+_ANOTHER_PORT = "set another port in coordinator.toml"
 
 
 def serve(
@@ -137,8 +138,8 @@ class Coordinator:
     async def serve(self) -> None:
         """Serve hospitals, operators and runs until SIGTERM or SIGINT, then shut down in order."""
         config = self._home.read_config()
-        outside_socket = bind(config.bind, config.port)
-        inside_socket = bind(config.private_host, config.private_port)
+        outside_socket = bind(config.bind, config.port, _ANOTHER_PORT)
+        inside_socket = bind(config.private_host, config.private_port, _ANOTHER_PORT)
         api = SiteApi(
             self._store,
             self._home.open_authority(),

@@ -25,7 +25,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     device, processes, snapshots, forbidden = sys.argv[1:]
     place = fork(int(processes))
-    serve(device, place, confine(Path(snapshots), Path(forbidden), gpu=device != "cpu"))
+    serve(device, place, confine([Path(snapshots)], Path(forbidden), gpu=device != "cpu"))
 
 
 def serve(wanted: str, place: Place, layers: dict[str, bool]) -> None:

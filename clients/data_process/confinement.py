@@ -50,18 +50,18 @@ _SYSTEM = (
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def confine(snapshots: Path, forbidden: Path, *, gpu: bool) -> dict[str, bool]:
+def confine(readable: Iterable[Path], forbidden: Path, *, gpu: bool) -> dict[str, bool]:
     """Confine this process permanently. Return whether each of ``LAYERS`` was seen to hold.
 
-    ``snapshots``: the folder of frozen patients. ``forbidden``: a file of this hospital that must
-    be inaccessible afterwards, as a check. ``gpu``: NVIDIA's devices may be used. Call it while the
-    process has one thread.
+    ``readable``: folders that it may read, such as that of frozen patients. ``forbidden``: a file
+    of this hospital that must be inaccessible afterwards, as a check. ``gpu``: NVIDIA's devices may
+    be used. Call it while the process has one thread.
     """
     _set_limits()
     _enter_namespace()
     _give_up_capabilities()
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    _restrict_files([*_python_paths(), snapshots], gpu=gpu)
+    _restrict_files([*_python_paths(), *readable], gpu=gpu)
     refuse_calls(_libc)
     return {
         "limits": resource.getrlimit(resource.RLIMIT_CORE) == (0, 0),

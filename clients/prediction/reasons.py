@@ -5,6 +5,7 @@ The text is about patients: it stays in this hospital.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +18,12 @@ from flo.clients.sources.error_wrapper import ErrorBoundary
 from flo.clients.sources.files import open_file
 from flo.errors import DataError, UsageError
 from flo.privacy.report.risks import in_words, is_too_wide
-from flo.published.explanation import FEWEST_REASONS, Effect, contributions
+from flo.published.explanation import FEWEST_REASONS, Contributions, Effect, contributions
 from flo.published.model_card import PublishedModel
 from flo.published.what_if import WhatIf, what_ifs
 from flo.study.wording import can_change, titles
 
-_NO_REASONS = "a model of one column has nothing to explain"
+NO_REASONS = "a model of one column has nothing to explain"
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,18 @@ def told(model: PublishedModel, inputs: Floats) -> list[Told]:
     changed = changes(model, inputs)
     rows = []
     for patient in range(len(inputs)):
-        reasons = found.reasons(patient)
-        raising = [words[name] for name, value in reasons if value > 0]
-        lowering = [words[name] for name, value in reasons if value < 0]
-        rows.append(Told(raising, lowering, changed[patient]))
+        raising, lowering = directions(found, patient, words)
+        rows.append(Told(list(raising), list(lowering), changed[patient]))
     return rows
+
+
+def directions(
+    found: Contributions, patient: int, words: Mapping[str, str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return in words which columns raise a patient's risk, and which lower it."""
+    reasons = found.reasons(patient)
+    raising = tuple(words[name] for name, value in reasons if value > 0)
+    return raising, tuple(words[name] for name, value in reasons if value < 0)
 
 
 def changes(model: PublishedModel, inputs: Floats) -> list[list[str]]:
@@ -126,7 +134,7 @@ def of_patient(model: PublishedModel, data: Path, id_column: str, patient: str) 
 
 def _refuse_one_column(model: PublishedModel) -> None:
     if len(model.study.data.columns) < FEWEST_REASONS:
-        raise UsageError(_NO_REASONS, hint="leave out --explain")
+        raise UsageError(NO_REASONS, hint="leave out --explain")
 
 
 def _changed(model: PublishedModel, one: WhatIf, before: str) -> str:

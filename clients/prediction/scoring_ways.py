@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ def refuse_other_scores(model: PublishedModel, way: str = TABLE) -> None:
     """
     if model.card.golden is None:
         return
-    score = _record_way(model) if way == RECORD else _table_way(model)
+    score = _record_way(model, model.log_odds) if way == RECORD else _table_way(model)
     _refuse(golden_cases(model, {way: score}))
 
 
@@ -77,6 +77,17 @@ def golden_cases(model: PublishedModel, scores: Mapping[str, Score]) -> dict[str
     return found
 
 
+def refuse_other_way(
+    model: PublishedModel, name: str, log_odds: Callable[[Floats], Floats]
+) -> None:
+    """Raise TrustError if golden cases, encoded one at a time, have other scores or risks.
+
+    ``log_odds``: of inputs (n, d), as they are computed here. ``name``: of this way, for people.
+    """
+    if model.card.golden is not None:
+        _refuse(golden_cases(model, {name: _record_way(model, log_odds)}))
+
+
 def refuse_other_onnx(model: PublishedModel, onnx: bytes) -> None:
     """Raise TrustError if an exported model scores golden cases otherwise than its card states."""
     if model.card.golden is not None:
@@ -91,7 +102,7 @@ def every_way(model: PublishedModel, onnx: bytes | None) -> dict[str, Score]:
     schema = model.study.data
     found = {
         TABLE: _table_way(model),
-        RECORD: _record_way(model),
+        RECORD: _record_way(model, model.log_odds),
     }
     if onnx is not None:
         score = onnx_scores(onnx, model.study)
@@ -103,7 +114,7 @@ def _table_way(model: PublishedModel) -> Score:
     return lambda cells: model.log_odds(as_a_table(model.study.data, cells))
 
 
-def _record_way(model: PublishedModel) -> Score:
+def _record_way(model: PublishedModel, log_odds: Callable[[Floats], Floats]) -> Score:
     encoder = RecordEncoder(model.study.data)
 
     def score(cells: Mapping[str, Floats]) -> Floats:
@@ -112,7 +123,7 @@ def _record_way(model: PublishedModel) -> Score:
             encoded = encoder.encode(record)
             if encoded.inputs is None:
                 raise DataError(f"a made-up patient is refused: {encoded.broken[0]}")
-            found.append(model.log_odds(encoded.inputs[None]))
+            found.append(log_odds(encoded.inputs[None]))
         return np.concatenate(found)
 
     return score

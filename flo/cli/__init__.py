@@ -25,6 +25,7 @@ from flo.cli import (
     model_flag,
     model_gate,
     model_registry,
+    model_serve,
     model_trace,
     model_versions,
     site,
@@ -88,6 +89,7 @@ _add_group(
     model_gate.app,
     model_finish.app,
     model_flag.app,
+    model_serve.app,
     model_versions.app,
     model_registry.app,
 )

@@ -121,10 +121,12 @@ def listener(
     lifespan: bool,
     on_refused: Refuse,
     presence: ConnectionTracker | None = None,
+    oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
 ) -> Listener:
-    """Return a TLS 1.3 listener with this ``certificate`` (PEM) and ``key`` (PEM).
+    """Return a TLS listener with this ``certificate`` (PEM) and ``key`` (PEM).
 
-    With ``ca``, every client must present a certificate that exactly this authority issued.
+    ``oldest``: version of TLS that is accepted; agents of FLO need none but 1.3. With ``ca``, every
+    client must present a certificate that exactly this authority issued.
     """
     config = uvicorn.Config(
         app,
@@ -144,7 +146,7 @@ def listener(
         timeout_graceful_shutdown=2,
     )
     config.load()
-    config.ssl = _context(certificate, key, ca)
+    config.ssl = _context(certificate, key, ca, oldest)
     return Listener(config, on_refused)
 
 
@@ -161,10 +163,11 @@ def reload_certificate(open_listener: Listener, certificate: bytes, key: bytes) 
     load_certificate(open_listener.config.ssl, certificate, key)
 
 
-def _context(certificate: bytes, key: bytes, ca: Path | None) -> ssl.SSLContext:
-    """Return a context for TLS 1.3 only: no client needs an older version."""
+def _context(
+    certificate: bytes, key: bytes, ca: Path | None, oldest: ssl.TLSVersion
+) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.minimum_version = oldest
     load_certificate(context, certificate, key)
     if ca is not None:
         context.load_verify_locations(ca)
@@ -173,11 +176,11 @@ def _context(certificate: bytes, key: bytes, ca: Path | None) -> ssl.SSLContext:
     return context
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, another: str) -> socket.socket:
     """Return a socket bound to this address.
 
     Raises:
-        NetworkError: the port is in use or not allowed; the hint says how to choose another.
+        NetworkError: the port is in use or not allowed. ``another``: how to choose another.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -189,6 +192,6 @@ def bind(host: str, port: int) -> socket.socket:
         reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error})"
         raise NetworkError(
             f"port {port} on {host} {reason}",
-            hint="stop the process that uses it, or set another port in coordinator.toml",
+            hint=f"stop the process that uses it, or {another}",
         ) from error
     return bound

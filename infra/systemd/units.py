@@ -1,4 +1,4 @@
-"""A unit for the site or the coordinator in a folder, for the current Python."""
+"""A unit for the site, its models or the coordinator in a folder, for the current Python."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from flo import __version__
 from flo.errors import UsageError
 
-What = Literal["site", "coordinator"]
-_VERBS = {"site": "run", "coordinator": "serve"}
+What = Literal["site", "coordinator", "model"]
+_VERBS = {"site": "run", "coordinator": "serve", "model": "serve"}
 
 
 def unit(what: What, home: Path, user: str, device: str = "cpu") -> str:

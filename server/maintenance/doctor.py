@@ -125,7 +125,7 @@ def _ports(home: CoordinatorHome) -> Iterator[Finding]:
 
 
 def _bound(host: str, port: int) -> str:
-    bind(host, port).close()
+    bind(host, port, "set another port in coordinator.toml").close()
     return f"{port} on {host} is free"
 
 

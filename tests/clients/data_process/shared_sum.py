@@ -27,7 +27,7 @@ def main() -> None:
     processes, folder, *studies = sys.argv[1:]
     place = fork(int(processes))
     if place.number:
-        serve("cpu", place, confine(Path(folder), Path(folder), gpu=False))
+        serve("cpu", place, confine([Path(folder)], Path(folder), gpu=False))
         return
     import torch
 

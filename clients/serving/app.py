@@ -1,0 +1,268 @@
+"""The server's ASGI application: an exact list of paths, for callers of the allow-list.
+
+    GET  /health                              anybody: whether models answer
+    GET  /cds-services                        CDS Hooks: discovery
+    POST /cds-services/NAME                   CDS Hooks: a patient's card
+    POST /cds-services/NAME/feedback          CDS Hooks: what a clinician did with a card
+    POST /models/NAME/score                   the plain call (``flo.clients.serving.plain``)
+    GET  /metrics, /status                    on this machine only
+
+Every request but the first needs a token (``flo.clients.serving.callers``), unless it comes through
+the site's own socket. Then:
+
+    1. the body is read, within its limits;
+    2. the version that answers is looked up (``flo.clients.serving.answering``);
+    3. a worker makes the answer;
+    4. the answer is entered in the log, with its group;
+    5. if the version was withdrawn meanwhile, the answer is thrown away, and 2 follows;
+    6. the answer is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from flo.clients.serving import cds_hooks
+from flo.clients.serving.answering import AnsweringModels, Ready
+from flo.clients.serving.callers import AllowList, RefusedCaller
+from flo.clients.serving.frames import HOOK, PLAIN
+from flo.clients.serving.metrics import Served
+from flo.clients.serving.pool import Pool
+from flo.clients.serving.recorder import Recorder
+from flo.clients.serving.replays import ReplayMemory
+from flo.clients.serving.service import Answer, invalid
+from flo.errors import FloError
+from flo.host.metrics import PROMETHEUS
+from flo.http.asgi import ByteQuota, Refused, read_body
+
+log = logging.getLogger("flo.clients.serving.app")
+
+MAX_BODY = 4 << 20
+_MOST_HELD = 256 << 20  # bytes of all requests of a caller
+_TRIES = 3  # at a version that is withdrawn meanwhile
+_NOT_FOUND = invalid(404, "there is no such path or model")
+_FORBIDDEN = invalid(401, "refused; the hospital's operator finds the reason in the log")
+_NO_LOG = invalid(503, "the answer cannot be entered in the log, so none is sent")
+_NO_MODEL = "no version of this model answers now"
+LOCAL = "this-machine"  # caller of the site's own socket
+
+
+@dataclass
+class Serving:
+    """All that requests share. ``forgetful_since``: seconds since 1970 before which it is unknown
+    which tokens were used; 0 if the memory goes back further than any token."""
+
+    models: AnsweringModels
+    pool: Pool
+    recorder: Recorder
+    callers: AllowList
+    replays: ReplayMemory
+    url: str
+    forgetful_since: float
+    began: str
+    served: Served
+
+
+class App:
+    """The application of one listener. ``local``: of the site's own socket."""
+
+    def __init__(self, serving: Serving, *, local: bool) -> None:
+        self._serving, self._local = serving, local
+        self._held = ByteQuota(_MOST_HELD)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        begun = time.perf_counter()
+        path, method = scope["path"], scope["method"]
+        try:
+            if method == "GET" and path in ("/health", "/metrics", "/status"):
+                await self._tell(path, send)
+                return
+            caller = self._caller(scope)
+            if method == "GET" and path == "/cds-services":
+                await _send(send, 200, json.dumps(self._serving.models.discovery()).encode())
+                return
+            name, kind = _asked(path) if method == "POST" else ("", "")
+            if name not in self._serving.models.states:
+                raise _Known(_NOT_FOUND)
+            with self._held.reserve(caller) as take:
+                body = await read_body(receive, MAX_BODY, take)
+                if kind == "feedback":
+                    await self._feedback(name, caller, body, send)
+                    return
+                await self._answer(
+                    name, HOOK if kind == "hook" else PLAIN, caller, body, send, begun
+                )
+        except RefusedCaller as refusal:
+            self._refuse("caller", str(refusal))
+            await _send(send, _FORBIDDEN.status, _FORBIDDEN.body)
+        except Refused as refusal:
+            self._refuse("form", str(refusal))
+            answer = invalid(refusal.status, str(refusal) if refusal.status != 400 else "refused")
+            await _send(send, answer.status, answer.body)
+        except _Known as known:
+            self._refuse("path", "a path or model that is not there")
+            await _send(send, known.answer.status, known.answer.body)
+
+    def _caller(self, scope: Scope) -> str:
+        """Return who asks. Raises RefusedCaller."""
+        if self._local:
+            return LOCAL
+        serving, now = self._serving, time.time()
+        asked = serving.callers.check(scope["headers"], f"{serving.url}{scope['path']}", now)
+        if asked.issued < serving.forgetful_since:
+            raise RefusedCaller(f"{asked.caller}'s token is older than this server")
+        if not serving.replays.use(asked.caller, asked.token, asked.expires, now):
+            raise RefusedCaller(f"{asked.caller}'s token was used before")
+        return asked.caller
+
+    def _refuse(self, why: str, told: str) -> None:
+        self._serving.served.refused[why] += 1
+        self._serving.recorder.refuse(told[:120])
+
+    async def _answer(
+        self, name: str, kind: int, caller: str, body: bytes, send: Send, begun: float
+    ) -> None:
+        serving = self._serving
+        for _ in range(_TRIES):
+            answer_id = new_id()
+            try:
+                state = await serving.models.current(name)  # 2
+            except (FloError, OSError):
+                log.exception("which version answers cannot be read")
+                state = None
+            ready = state.ready if state else None
+            if ready is None:
+                why = state.why if state else ""
+                await self._nobody(name, kind, answer_id, caller, why, send)
+                return
+            answer = await serving.pool.ask(kind, ready.digest, answer_id, body)  # 3
+            line = (answer_id, caller, name, ready.study.version, answer.outcome)
+            try:
+                await serving.recorder.record(line)  # 4
+            except Exception:  # noqa: BLE001 - the recorder has logged it
+                await _send(send, _NO_LOG.status, _NO_LOG.body)
+                return
+            if self._may_be_sent(name, ready, answer):  # 5
+                seconds = time.perf_counter() - begun
+                serving.served.answered(name, ready.study.version, answer.outcome, seconds)
+                await _send(send, answer.status, answer.body)  # 6
+                return
+        answer = invalid(503, "the versions of this model change too quickly")
+        await _send(send, answer.status, answer.body)
+
+    def _may_be_sent(self, name: str, ready: Ready, answer: Answer) -> bool:
+        return answer.outcome == "invalid" or self._serving.models.may_be_sent(name, ready)
+
+    async def _nobody(
+        self, name: str, kind: int, answer_id: str, caller: str, why: str, send: Send
+    ) -> None:
+        """Answer that no version answers: a clinician must not take silence for a low risk."""
+        line = (answer_id, caller, name, 0, "no model")
+        await self._serving.recorder.record(line)
+        self._serving.served.answered(name, 0, "no model", 0.0)
+        if kind == HOOK:
+            cards = [cds_hooks.nobody_card(name, answer_id, why)]
+            await _send(send, 200, json.dumps({"cards": cards}).encode())
+        else:
+            answer = invalid(503, _NO_MODEL)
+            await _send(send, answer.status, answer.body)
+
+    async def _feedback(self, name: str, caller: str, body: bytes, send: Send) -> None:
+        read = cds_hooks.feedback(body)
+        if isinstance(read, Answer):
+            await _send(send, read.status, read.body)
+            return
+        several = [[one.card, one.outcome, one.override] for one in read]
+        self._serving.recorder.enter("feedback", caller=caller, service=name, cards=several)
+        await _send(send, 200, b"{}")
+
+    async def _tell(self, path: str, send: Send) -> None:
+        serving = self._serving
+        if path == "/health":
+            states = serving.models.states.values()
+            well = serving.pool.size > 0 and any(state.ready for state in states)
+            body = json.dumps({"status": "ok" if well else "no model answers"}).encode()
+            await _send(send, 200 if well else 503, body)
+        elif not self._local:
+            raise _Known(_NOT_FOUND)
+        elif path == "/metrics":
+            text = serving.served.text(serving.models, serving.pool, serving.recorder)
+            await _send(send, 200, text.encode(), PROMETHEUS)
+        else:
+            await _send(send, 200, json.dumps(self._status()).encode())
+
+    def _status(self) -> dict[str, Any]:
+        """Return who answers, since when and how often, for the desk and `flo doctor`."""
+        serving = self._serving
+        return {
+            "began": serving.began,
+            "url": serving.url,
+            "workers": serving.pool.size,
+            "worker_ends": serving.pool.restarts,
+            "models": [
+                {
+                    "name": state.name,
+                    "title": state.ready.title if state.ready else "",
+                    "version": state.ready.study.version if state.ready else 0,
+                    "since": state.ready.since if state.ready else "",
+                    "why": state.why,
+                    "no_reasons": state.ready.no_reasons if state.ready else "",
+                    "hook": bool(state.ready and state.ready.version.fhir),
+                    "answers": {
+                        outcome: count
+                        for (name, version, outcome), count in serving.served.answers.items()
+                        if name == state.name
+                        and version == (state.ready.study.version if state.ready else 0)
+                    },
+                }
+                for state in serving.models.states.values()
+            ],
+            "refused": dict(serving.served.refused),
+        }
+
+
+class _Known(Exception):
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+def _asked(path: str) -> tuple[str, str]:
+    """Return model and kind of a path that is asked with POST; ("", "") if it is none."""
+    match path.split("/"):
+        case ["", "cds-services", name]:
+            return name, "hook"
+        case ["", "cds-services", name, "feedback"]:
+            return name, "feedback"
+        case ["", "models", name, "score"]:
+            return name, "plain"
+    return "", ""
+
+
+def new_id() -> str:
+    """Return a random UUID (RFC 9562, version 4)."""
+    digits = os.urandom(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-8{digits[17:20]}-{digits[20:]}"
+
+
+async def _send(
+    send: Send, status: int, body: bytes, kind: bytes | str = b"application/json"
+) -> None:
+    kind = kind.encode() if isinstance(kind, str) else kind
+    headers = [
+        (b"content-length", str(len(body)).encode()),
+        (b"content-type", kind),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,68 @@
+"""Frames between the front and a worker, on a socket of their own.
+
+    to a worker    length (4), number (8), kind (1), body       length: of all that follows it
+    from a worker  length (4), number (8), status (2), outcome (1), body
+
+Numbers are big-endian. A question's body is the version's digest (32), the answer's id (36, ASCII)
+and the request's body.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import get_args
+
+from flo.clients.serving.service import Answer, Outcome
+
+LOAD, FORGET, HOOK, PLAIN = range(4)
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+ID_LENGTH, DIGEST_LENGTH = 36, 32
+_ASKED, _ANSWERED = struct.Struct("!IQB"), struct.Struct("!IQHB")
+_LENGTH = 4
+
+
+def asked(number: int, kind: int, *body: bytes) -> bytes:
+    """Return a frame to a worker."""
+    size = sum(map(len, body))
+    return b"".join([_ASKED.pack(_ASKED.size - _LENGTH + size, number, kind), *body])
+
+
+def answered(number: int, answer: Answer) -> bytes:
+    """Return a frame from a worker."""
+    size = _ANSWERED.size - _LENGTH + len(answer.body)
+    outcome = OUTCOMES.index(answer.outcome)
+    return _ANSWERED.pack(size, number, answer.status, outcome) + answer.body
+
+
+class Buffer:
+    """Bytes of a stream, cut into frames. Both sides are ours, so lengths are not limited."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
+        self._held += data
+
+    def _whole(self) -> Iterator[bytes]:
+        start, held = 0, self._held
+        while len(held) - start >= _LENGTH:
+            end = start + _LENGTH + int.from_bytes(held[start : start + _LENGTH], "big")
+            if len(held) < end:
+                break
+            yield bytes(held[start:end])
+            start = end
+        del held[:start]
+
+    def questions(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield number, kind and body of each whole frame to a worker."""
+        for frame in self._whole():
+            _, number, kind = _ASKED.unpack_from(frame)
+            yield number, kind, frame[_ASKED.size :]
+
+    def answers(self) -> Iterator[tuple[int, Answer]]:
+        """Yield number and answer of each whole frame from a worker."""
+        for frame in self._whole():
+            _, number, status, outcome = _ANSWERED.unpack_from(frame)
+            yield number, Answer(status, OUTCOMES[outcome], frame[_ANSWERED.size :])

@@ -1,0 +1,72 @@
+"""The plain call: one record in, one score out, as JSON.
+
+POST /models/NAME/score  {"record": {column: cell}}        the study's names, units and codes
+                         {"row": {field: cell}}            this site's own, by mapping.toml
+                         "explain": true                   also reasons
+"""
+
+from __future__ import annotations
+
+import json
+
+from flo.clients.prediction.scorer import Scored
+from flo.clients.serving.service import (
+    Answer,
+    Question,
+    Service,
+    broken_rules,
+    invalid,
+    parsed,
+    refuse_other_fields,
+)
+
+_FIELDS = {"record", "row", "explain"}
+
+
+def ask(service: Service, answer_id: str, body: bytes) -> Question | Answer:
+    """Return what a request asks, or the answer that says why it cannot be answered."""
+    found = parsed(body)
+    if isinstance(found, Answer):
+        return found
+    refused = refuse_other_fields(set(found), _FIELDS, "the request")
+    if refused is not None:
+        return refused
+    given, explain = [name for name in ("record", "row") if name in found], found.get("explain")
+    if len(given) != 1 or not isinstance(record := found[given[0]], dict):
+        return invalid(400, "the request needs `record` or `row`, an object of one patient's cells")
+    if explain not in (None, True, False):
+        return invalid(400, "`explain` is true or false")
+    encoder = service.encoder if given[0] == "record" else service.row_encoder
+    if encoder is None:
+        return invalid(400, "this site's mapping is not of a table's fields: send `record`")
+    encoded = encoder.encode(record)
+    if encoded.inputs is None:
+        return _unfit(broken_rules(service, encoded))
+    return Question(
+        encoded.inputs, bool(explain), lambda scored: _answer(service, answer_id, scored, explain)
+    )
+
+
+def _unfit(broken: list[tuple[str, str]]) -> Answer:
+    wrong = [{"column": column, "rule": rule} for column, rule in broken]
+    body = {"error": "no score: the record does not fit the study", "wrong": wrong}
+    return Answer(422, "unfit", json.dumps(body).encode())
+
+
+def _answer(service: Service, answer_id: str, scored: Scored, explain: bool | None) -> Answer:
+    said = {
+        "id": answer_id,
+        "model": service.version.name,
+        "version": service.study.version,
+        "score": scored.score,
+        "risk": scored.risk,
+        "low": scored.low,
+        "high": scored.high,
+        "flagged": scored.flagged,
+    }
+    if explain:
+        said |= {"raises": scored.raises, "lowers": scored.lowers}
+        if service.scorer.no_reasons:
+            said["no_reasons"] = service.scorer.no_reasons
+    outcome = "rank only" if scored.risk is None else "scored"
+    return Answer(200, outcome, json.dumps(said).encode())  # type: ignore[arg-type]

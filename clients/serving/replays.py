@@ -1,0 +1,61 @@
+"""Memory of the tokens that were used, so that each is accepted once.
+
+It is an anonymous file in memory, held by the process that starts the others: it outlives a front
+that is killed, and ends with the machine. A server that begins without it refuses tokens that are
+older than itself, because it cannot know whether they were used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import time
+
+_ROW = struct.Struct("<24sq")  # digest of caller and jti, second of expiry
+_MOST_ROWS, _COMPACT_FROM = 4_000_000, 100_000
+
+
+class ReplayMemory:
+    """Tokens that were accepted, by digest, until they expire. Used by one process at a time."""
+
+    def __init__(self, file: int) -> None:
+        """``file``: descriptor of ``new_file``; its rows are read, and it is appended to."""
+        self._file, self._seen, self._rows = file, dict[bytes, int](), 0
+        now = int(time.time())
+        data = os.pread(file, os.fstat(file).st_size, 0)
+        whole = len(data) - len(data) % _ROW.size
+        for digest, expires in _ROW.iter_unpack(data[:whole]):
+            if expires >= now:
+                self._seen[digest] = expires
+        self._rewrite()
+
+    def use(self, caller: str, token: str, expires: int, now: float) -> bool:
+        """Remember a token; return False if it was used before.
+
+        ``expires``: second from which on it is refused anyway.
+        """
+        digest = hashlib.sha256(f"{caller}\0{token}".encode()).digest()[:24]
+        if digest in self._seen:
+            return False
+        if self._rows >= max(_COMPACT_FROM, 2 * len(self._seen)):
+            self._seen = {one: end for one, end in self._seen.items() if end >= now}
+            self._rewrite()
+        if len(self._seen) >= _MOST_ROWS:
+            return False  # a flood of valid tokens: refuse rather than forget
+        self._seen[digest] = expires
+        self._rows += 1
+        os.write(self._file, _ROW.pack(digest, expires))
+        return True
+
+    def _rewrite(self) -> None:
+        rows = b"".join(_ROW.pack(digest, end) for digest, end in self._seen.items())
+        os.ftruncate(self._file, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        os.write(self._file, rows)
+        self._rows = len(self._seen)
+
+
+def new_file() -> int:
+    """Return the descriptor of a new, empty memory, for this process and its children."""
+    return os.memfd_create("flo-used-tokens")
