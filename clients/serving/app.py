@@ -5,7 +5,8 @@
     POST /cds-services/NAME                   CDS Hooks: a patient's card
     POST /cds-services/NAME/feedback          CDS Hooks: what a clinician did with a card
     POST /models/NAME/score                   the plain call (``flo.clients.serving.plain``)
-    GET  /metrics, /status                    on this machine only
+    GET  /metrics                             on this machine only
+    GET  /status                              through the site's own socket only
 
 Every request but the first needs a token (``flo.clients.serving.callers``), unless it comes through
 the site's own socket. Then:
@@ -25,7 +26,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from starlette.types import Receive, Scope, Send
 
@@ -52,6 +53,11 @@ _FORBIDDEN = invalid(401, "refused; the hospital's operator finds the reason in 
 _NO_LOG = invalid(503, "the answer cannot be entered in the log, so none is sent")
 _NO_MODEL = "no version of this model answers now"
 LOCAL = "this-machine"  # caller of the site's own socket
+_TOLD = {
+    "public": ("/health",),
+    "local": ("/health", "/metrics", "/status"),
+    "metrics": ("/health", "/metrics"),
+}
 
 
 @dataclass
@@ -71,10 +77,11 @@ class Serving:
 
 
 class App:
-    """The application of one listener. ``local``: of the site's own socket."""
+    """The application of one listener: for record systems; ``local``, for this site's own socket,
+    which needs no token; or for ``metrics`` only."""
 
-    def __init__(self, serving: Serving, *, local: bool) -> None:
-        self._serving, self._local = serving, local
+    def __init__(self, serving: Serving, kind: Literal["public", "local", "metrics"]) -> None:
+        self._serving, self._kind = serving, kind
         self._held = ByteQuota(_MOST_HELD)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,9 +91,11 @@ class App:
         begun = time.perf_counter()
         path, method = scope["path"], scope["method"]
         try:
-            if method == "GET" and path in ("/health", "/metrics", "/status"):
+            if method == "GET" and path in _TOLD[self._kind]:
                 await self._tell(path, send)
                 return
+            if self._kind == "metrics":
+                raise _Known(_NOT_FOUND)
             caller = self._caller(scope)
             if method == "GET" and path == "/cds-services":
                 await _send(send, 200, json.dumps(self._serving.models.discovery()).encode())
@@ -115,7 +124,7 @@ class App:
 
     def _caller(self, scope: Scope) -> str:
         """Return who asks. Raises RefusedCaller."""
-        if self._local:
+        if self._kind == "local":
             return LOCAL
         serving, now = self._serving, time.time()
         asked = serving.callers.check(scope["headers"], f"{serving.url}{scope['path']}", now)
@@ -193,8 +202,6 @@ class App:
             well = serving.pool.size > 0 and any(state.ready for state in states)
             body = json.dumps({"status": "ok" if well else "no model answers"}).encode()
             await _send(send, 200 if well else 503, body)
-        elif not self._local:
-            raise _Known(_NOT_FOUND)
         elif path == "/metrics":
             text = serving.served.text(serving.models, serving.pool, serving.recorder)
             await _send(send, 200, text.encode(), PROMETHEUS)

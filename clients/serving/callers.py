@@ -14,6 +14,7 @@ The rules are here, without IO; keys are read from files by ``read_keys``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +168,9 @@ def _key_set(data: bytes, caller: str) -> dict[str, Key]:
     )
     try:
         document = canonical.decode(data, limit=_MAX_KEYS_BYTES, what=f"keys of {caller}")
-        keys = KeySet.import_key_set(document).keys
+        with warnings.catch_warnings():  # of short keys, which are left out below
+            warnings.simplefilter("ignore")
+            keys = KeySet.import_key_set(document).keys
     except (JoseError, MessageError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise TrustError(
             f"the keys of caller {caller} are no JWK set: {error}", hint=hint

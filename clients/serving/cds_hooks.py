@@ -11,10 +11,12 @@ import json
 import re
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
+from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import StringConstraints
 
 from flo.clients.prediction.scorer import Scored
+from flo.clients.quality.rules import MISSING_CELLS
 from flo.clients.serving.risk_assessment import risk_assessment
 from flo.clients.serving.service import Answer, Question, Service, broken_rules, invalid, parsed
 from flo.clients.sources.fhir_prefetch import PrefetchReader
@@ -139,7 +141,7 @@ def _card(
         if scored.low is not None and scored.high is not None:
             summary += f" ({in_words(scored.low, scored.high)})"
     lines += _reasons(service, scored)
-    lines += _about(service, scored)
+    lines += ["", *_about(service, scored)]
     card = _frame(service, answer_id, summary, lines)
     card["indicator"] = "warning" if scored.flagged else "info"
     card["extension"]["flo.answer"] |= {
@@ -155,7 +157,7 @@ def _card(
         resource = risk_assessment(service, answer_id, scored, patient, encounter, now)
         suggestion = {
             "label": "Store this risk in the record",
-            "uuid": answer_id,
+            "uuid": str(uuid5(NAMESPACE_URL, answer_id)),
             "actions": [{"type": "create", "description": "RiskAssessment", "resource": resource}],
         }
         card |= {"suggestions": [suggestion], "selectionBehavior": "at-most-one"}
@@ -195,18 +197,20 @@ def _reasons(service: Service, scored: Scored) -> list[str]:
     ]
     if lines:
         return [*lines, "", "These say what the model does, not what causes the outcome."]
-    return [] if service.scorer.no_reasons else ["No single column surely moves this risk."]
+    if service.scorer.no_reasons:
+        return [f"No reasons are given: {_plain(service.scorer.no_reasons)}."]
+    return ["No reasons are given: fewer than two columns surely move this risk."]
 
 
 def _about(service: Service, scored: Scored) -> list[str]:
     calibration = service.published.card.calibration
-    lines = [""]
+    lines = list[str]()
     if service.finished:
         lines.append("The risk is calibrated on this hospital's own patients.")
     elif scored.risk is not None and calibration is not None:
         lines.append(
-            f"The {100 * calibration.level:.0f} % band is of noise and of the number of patients; "
-            "it is calibrated for the patients of all hospitals together."
+            f"The {100 * calibration.level:.0f} % band comes from the noise that protects patients "
+            "and from their number. It is calibrated for the patients of all hospitals together."
         )
     if scored.flagged:
         lines.append("Flagged by this hospital's rule.")
@@ -216,12 +220,16 @@ def _about(service: Service, scored: Scored) -> list[str]:
 
 def _unfit_card(service: Service, answer_id: str, broken: list[tuple[str, str]]) -> dict[str, Any]:
     columns = ", ".join(column for column, _ in broken)
-    lines = [f"- {_plain(column)}: {_plain(rule)}" for column, rule in broken[:_MOST_SAID]]
+    lines = [f"- {_plain(column)}: {_rule(rule)}" for column, rule in broken[:_MOST_SAID]]
     if len(broken) > _MOST_SAID:
         lines.append(f"- and {len(broken) - _MOST_SAID} more")
     lines += ["", "No score was computed, and none was guessed."]
     summary = f"No risk of {service.version.outcome}: {columns} cannot be used"
     return _frame(service, answer_id, summary, lines)
+
+
+def _rule(rule: str) -> str:
+    return "is missing, and the model needs it" if rule == MISSING_CELLS else _plain(rule)
 
 
 def _plain(text: str) -> str:

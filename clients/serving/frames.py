@@ -16,6 +16,7 @@ from typing import get_args
 from flo.clients.serving.service import Answer, Outcome
 
 LOAD, FORGET, HOOK, PLAIN = range(4)
+REFUSED = 409  # status of the answer to a version whose check failed
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 ID_LENGTH, DIGEST_LENGTH = 36, 32
 _ASKED, _ANSWERED = struct.Struct("!IQB"), struct.Struct("!IQHB")

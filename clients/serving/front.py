@@ -115,6 +115,7 @@ async def _run(
     finally:
         for task in tasks:
             task.cancel()
+        pool.close()
         await asyncio.to_thread(recorder.stop)
 
 
@@ -138,7 +139,7 @@ def _listeners(folder: Path, config: ServeConfig, serving: Serving) -> list[uvic
         serving.recorder.refuse(f"connection: {why}")
 
     public = listener(
-        App(serving, local=False),
+        App(serving, "public"),
         certificate=certificate,
         key=key,
         ca=None,
@@ -146,7 +147,7 @@ def _listeners(folder: Path, config: ServeConfig, serving: Serving) -> list[uvic
         on_refused=refused,
         oldest=ssl.TLSVersion.TLSv1_2,
     )
-    return [public, plain_server(App(serving, local=True)), plain_server(App(serving, local=True))]
+    return [public, plain_server(App(serving, "local")), plain_server(App(serving, "metrics"))]
 
 
 def plain_server(app: ASGIApp) -> uvicorn.Server:

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from flo.clients.serving.frames import FORGET, LOAD, Buffer, asked
+from flo.clients.serving.frames import FORGET, LOAD, REFUSED, Buffer, asked
 from flo.clients.serving.service import Answer, ServedVersion, invalid
-from flo.errors import RefusedError
+from flo.errors import NetworkError, RefusedError
 
 log = logging.getLogger("flo.clients.serving.pool")
 
@@ -81,21 +81,24 @@ class Pool:
     async def load(self, version: ServedVersion) -> str:
         """Load a version in every worker; return why it has no reasons, "" if it has.
 
-        Raises RefusedError: a worker refused it, or there is none.
+        Raises RefusedError: a worker's check of it failed. NetworkError: every worker ended
+        meanwhile, or there is none.
         """
         digest, document = version.digest, version.to_bytes()
+        self._versions[digest] = document  # also of workers that connect meanwhile
         jobs = [self._job(LOAD, bytes.fromhex(digest), document) for _ in self._workers]
         for worker, job in zip(self._workers.values(), jobs, strict=True):
             worker.ask(job)
         answers = await asyncio.gather(*(job.answer for job in jobs))
-        if not answers:
-            raise RefusedError("no process is there that could answer")
         for answer in answers:
-            if answer.status != _LOADED:
+            if answer.status == REFUSED:
                 said = json.loads(answer.body)
-                raise RefusedError(said["error"], hint=said.get("hint", ""))
-        self._versions[digest] = document
-        return str(json.loads(answers[0].body)["reasons"])
+                del self._versions[digest]
+                raise RefusedError(said["error"], hint=said["hint"])
+        loaded = [json.loads(one.body) for one in answers if one.status == _LOADED]
+        if not loaded:
+            raise NetworkError("no process is there that could load it")
+        return str(loaded[0]["reasons"])
 
     def keep_only(self, digests: set[str]) -> None:
         """Forget all other versions."""
@@ -115,6 +118,11 @@ class Pool:
             return await job.answer
         finally:
             self._open -= 1
+
+    def close(self) -> None:
+        """Close the connections to all workers; they wait for another front then."""
+        for worker in self._workers.values():
+            worker.close()
 
     async def watch(self) -> None:
         """End workers that do not answer [4], and questions that no worker takes."""
@@ -143,15 +151,18 @@ class Pool:
         if self._workers.get(worker.number) is worker:
             del self._workers[worker.number]
         self.restarts += 1
+        given_up = 0
         for job in worker.left():
             job.tries += 1
             if job.kind in (LOAD, FORGET):
                 _answer(job, invalid(503, "the process that was to load a version ended"))
             elif job.tries >= _MOST_TRIES:
-                log.error("a request ended two workers")
+                given_up += 1
                 _answer(job, POISON)
             else:
                 self._ask(job)
+        if given_up:
+            log.error(f"{given_up} requests are not asked again: two workers ended with them")
 
 
 def _answer(job: _Job, answer: Answer) -> None:
@@ -198,6 +209,11 @@ class _Worker(asyncio.Protocol):
         out, self._out = self._out, []
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(out))
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._transport is not None:
+            self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the connection."""

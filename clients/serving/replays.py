@@ -21,7 +21,8 @@ class ReplayMemory:
 
     def __init__(self, file: int) -> None:
         """``file``: descriptor of ``new_file``; its rows are read, and it is appended to."""
-        self._file, self._seen, self._rows = file, dict[bytes, int](), 0
+        self._file, self._seen = file, dict[bytes, int]()
+        self._rows, self._full = 0, _COMPACT_FROM
         now = int(time.time())
         data = os.pread(file, os.fstat(file).st_size, 0)
         whole = len(data) - len(data) % _ROW.size
@@ -38,7 +39,7 @@ class ReplayMemory:
         digest = hashlib.sha256(f"{caller}\0{token}".encode()).digest()[:24]
         if digest in self._seen:
             return False
-        if self._rows >= max(_COMPACT_FROM, 2 * len(self._seen)):
+        if self._rows >= self._full:
             self._seen = {one: end for one, end in self._seen.items() if end >= now}
             self._rewrite()
         if len(self._seen) >= _MOST_ROWS:
@@ -54,6 +55,7 @@ class ReplayMemory:
         os.lseek(self._file, 0, os.SEEK_SET)
         os.write(self._file, rows)
         self._rows = len(self._seen)
+        self._full = max(_COMPACT_FROM, 2 * self._rows)
 
 
 def new_file() -> int:

@@ -56,14 +56,14 @@ class Supervisor:
     """Runs until SIGTERM or SIGINT, or until the front cannot begin."""
 
     def __init__(
-        self, home: SiteHome, config: ServeConfig, tell: Callable[[FloError], int]
+        self,
+        home: SiteHome,
+        config: ServeConfig,
+        sockets: Sockets,
+        tell: Callable[[FloError], int],
     ) -> None:
-        """``tell``: shows an error of the front on the screen, and returns its exit code.
-
-        Raises NetworkError: a port is in use.
-        """
-        self._home, self._config, self._tell = home, config, tell
-        self._sockets = open_sockets(home, config)
+        """``tell``: shows an error of the front on the screen, and returns its exit code."""
+        self._home, self._config, self._sockets, self._tell = home, config, sockets, tell
         self._tokens, self._began = new_file(), time.time()
         self._workers = dict[int, _Child]()
         self._front: _Child | None = None
@@ -108,15 +108,16 @@ class Supervisor:
             self._hear(self._front)
             return None
         if self._front is not None and file == self._front.ended:
-            code = _reaped(self._front)
+            ended, self._front = self._front, None
+            code = _reaped(ended)
             if self._ending or not self._ready:
                 return EXIT_OK if self._ending else code
             log.error("the front ended, and is started again")
-            _pause(self._front)
+            _pause(ended)
             self._start_front()
             return None
         for one in [one for one in self._workers.values() if one.ended == file]:
-            _reaped(one)
+            _reaped(self._workers.pop(one.number))
             if not self._ending:
                 log.error("a worker ended, and is started again")
                 _pause(one)
@@ -141,7 +142,8 @@ class Supervisor:
 
     def _start_front(self) -> None:
         # A front that replaces another has its memory of used tokens; the first has none.
-        since = 0.0 if self._ready else self._began
+        # Tokens tell whole seconds.
+        since = 0.0 if self._ready else float(int(self._began))
         self._front = self._forked(
             lambda control: front.run(
                 self._home, self._config, control, self._sockets, self._tokens, since

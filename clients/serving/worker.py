@@ -26,6 +26,7 @@ from flo.clients.serving.frames import (
     HOOK,
     ID_LENGTH,
     LOAD,
+    REFUSED,
     Buffer,
     answered,
 )
@@ -39,7 +40,7 @@ log = logging.getLogger("flo.clients.serving.worker")
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
 _READ = 1 << 20
-_ANSWERED, _REFUSED = 200, 409  # of a version that was to be loaded
+_LOADED = 200
 _BUG = invalid(500, "this is a bug in FLO; the operator finds it in the log")
 
 
@@ -129,7 +130,7 @@ def _change(kind: int, body: bytes, services: dict[bytes, Service]) -> Answer:
     """Load a version, or forget one. A version that is there already is not loaded again."""
     if kind == FORGET:
         services.pop(body, None)
-        return Answer(_ANSWERED, "scored", b"")
+        return Answer(_LOADED, "scored", b"")
     digest, document = body[:DIGEST_LENGTH], body[DIGEST_LENGTH:]
     try:
         if digest not in services:
@@ -138,10 +139,10 @@ def _change(kind: int, body: bytes, services: dict[bytes, Service]) -> Answer:
             services[digest] = Service(version)
     except FloError as error:
         said = {"error": str(error), "hint": error.hint}
-        return Answer(_REFUSED, "invalid", json.dumps(said).encode())
+        return Answer(REFUSED, "invalid", json.dumps(said).encode())
     service = services[digest]
     facts = {"reasons": service.scorer.no_reasons}
-    return Answer(_ANSWERED, "scored", json.dumps(facts).encode())
+    return Answer(_LOADED, "scored", json.dumps(facts).encode())
 
 
 def _guarded(

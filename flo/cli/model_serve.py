@@ -28,7 +28,7 @@ def serve(
     from flo.cli.terminal.output import explain, say
     from flo.clients.home.site_home import SiteHome
     from flo.clients.serving.settings import read_serve_config
-    from flo.clients.serving.supervisor import Supervisor
+    from flo.clients.serving.supervisor import Supervisor, open_sockets
     from flo.host.logs import start_logging
 
     site = SiteHome.open(home)
@@ -37,7 +37,7 @@ def serve(
         return
     config = read_serve_config(home)
     start_logging(home / "log" / "serve.jsonl", verbosity=-1 if quiet else verbose)
-    supervisor = Supervisor(site, config, explain)
+    supervisor = Supervisor(site, config, open_sockets(site, config), explain)
     say(f"models answer at {config.url} once they are loaded: {', '.join(sorted(config.models))}")
     raise typer.Exit(supervisor.run())
 

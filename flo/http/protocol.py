@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -26,6 +27,7 @@ MAX_HEAD_BYTES = 64 * 1024
 MOST_OF_ONE = 64  # connections per certificate: an agent has four, and new ones after a fault
 _HEAD_SECONDS = 10.0
 _MOST_QUEUED = 4  # a client may send its next request before we notice that a response was sent
+_LARGE_PART = 1 << 16  # bytes
 _FRAMING = 16  # the framing of chunked bodies may add 1/_FRAMING of their size
 
 
@@ -46,7 +48,7 @@ class PeerProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Add the client's certificate to every request's scope and start the head's timeout."""
-        super().connection_made(transport)
+        super().connection_made(_Gathered(transport))  # type: ignore[arg-type]
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         certificate = tls.getpeercert(binary_form=True) if tls is not None else None
         self._shown = certificate
@@ -127,3 +129,37 @@ class PeerProtocol(HttpToolsProtocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
+
+
+class _Gathered:
+    """A transport that writes what one turn of the event loop answers at once: head and body.
+
+    uvicorn writes them one by one, which costs a third of the time of a small answer.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._held = transport, list[bytes]()
+        self._loop = asyncio.get_running_loop()
+
+    def write(self, data: bytes) -> None:
+        """Write at the end of this turn; a large part at once, so that it is not copied."""
+        if len(data) > _LARGE_PART:
+            self._flush()
+            self._transport.write(data)
+            return
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+
+    def close(self) -> None:
+        """Write what is held, then close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, []
+        if held and not self._transport.is_closing():
+            self._transport.write(held[0] if len(held) == 1 else b"".join(held))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

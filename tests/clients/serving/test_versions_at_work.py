@@ -1,0 +1,279 @@
+"""A version is replaced and taken back while requests arrive: none fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flo.clients.home.site_home import SiteHome
+from flo.clients.prediction import version_decisions, versions
+from flo.clients.prediction.flag_decisions import decide, rule_for
+from flo.clients.serving import answer_log
+from flo.clients.serving.answer_log import AnswerLog, check, paths
+from flo.clients.serving.frames import PLAIN
+from flo.clients.serving.pool import Pool
+from flo.clients.serving.service import Answer
+from flo.errors import TrustError
+from tests.clients.serving.served_site import (
+    V1,
+    V9,
+    AtWork,
+    put_into_use,
+    served_site,
+)
+from tests.clients.serving.test_hooks import during, entries
+
+SCORE = "/models/tiny/score"
+BODY = {"record": {"age": 50, "ward": "b"}}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> SiteHome:
+    return served_site(tmp_path / "north")
+
+
+async def version(at: AtWork) -> int:
+    response = await at.clients["local"].post(SCORE, json=BODY)
+    assert response.status_code == 200, response.text
+    found: int = response.json()["version"]
+    return found
+
+
+def rollback(home: SiteHome) -> None:
+    version_decisions.rollback(home, "tiny:9", "wrong units")
+
+
+def test_after_a_rollback_returns_the_version_before_answers(home: SiteHome) -> None:
+    async def work(at: AtWork) -> None:
+        assert await version(at) == 9
+        await asyncio.to_thread(rollback, home)
+        assert await version(at) == 1
+        await asyncio.to_thread(put_into_use, home, V9)
+        assert await version(at) in (1, 9)
+        while await version(at) != 9:
+            await asyncio.sleep(0.05)
+
+    during(home, work)
+
+
+def test_no_request_fails_and_none_is_answered_by_what_was_withdrawn(home: SiteHome) -> None:
+    async def work(at: AtWork) -> None:
+        going, found = True, list[tuple[int, int]]()
+        gone = set[int]()
+
+        async def ask() -> None:
+            while going:
+                withdrawn = set(gone)
+                answered = await version(at)
+                assert answered not in withdrawn & gone
+                found.append((answered, 0))
+
+        asking = [asyncio.create_task(ask()) for _ in range(8)]
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            await asyncio.to_thread(rollback, home)
+            gone.add(9)
+            await asyncio.sleep(0.1)
+            gone.clear()
+            await asyncio.to_thread(put_into_use, home, V9)
+        going = False
+        await asyncio.gather(*asking)
+        assert {one for one, _ in found} == {1, 9}
+
+    during(home, work)
+
+
+def test_an_answer_of_a_version_that_is_withdrawn_while_it_is_recorded_is_thrown_away(
+    home: SiteHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = AnswerLog.append_answers
+
+    def late(self: AnswerLog, lines: list[answer_log.Line]) -> None:
+        write(self, lines)
+        with contextlib.suppress(Exception):  # the second time it is withdrawn already
+            rollback(home)
+
+    async def work(at: AtWork) -> None:
+        monkeypatch.setattr(AnswerLog, "append_answers", late)
+        assert await version(at) == 1
+
+    during(home, work)
+    lines = [
+        line for kind, facts in entries(home) if kind == "answers" for line in facts["answers"]
+    ]
+    assert [line[3] for line in lines] == [9, 1], "what was computed is in the log, too"
+
+
+def test_a_version_that_this_machine_scores_otherwise_never_answers(
+    home: SiteHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flo.clients.prediction import scorer
+    from flo.published.model_card import PublishedModel
+
+    real = scorer._log_odds
+
+    def wrong(model: PublishedModel):  # type: ignore[no-untyped-def]
+        odds = real(model)
+        return odds if model.study.version == 1 else lambda inputs: odds(inputs) + 1e-6
+
+    monkeypatch.setattr(scorer, "_log_odds", wrong)
+
+    async def work(at: AtWork) -> None:
+        state = at.serving.models.states["tiny"]
+        assert state.ready is None
+        assert "other scores than the coordinator published" in state.why
+        await asyncio.to_thread(rollback, home)
+        assert await version(at) == 1
+
+    during(home, work)
+
+
+def test_a_new_rule_counts_within_seconds(home: SiteHome) -> None:
+    async def work(at: AtWork) -> None:
+        response = await at.clients["local"].post(SCORE, json=BODY)
+        assert response.json()["flagged"] is None
+        decide(home, rule_for(V9.open(), 0.2, "Ada", "the ward acts"), None)
+        await at.serving.models.refresh()
+        await asyncio.gather(*at.serving.models._tasks)
+        response = await at.clients["local"].post(SCORE, json=BODY)
+        assert response.json()["flagged"] is True
+
+    during(home, work)
+
+
+def test_decisions_that_were_changed_by_hand_stop_the_model(home: SiteHome) -> None:
+    async def work(at: AtWork) -> None:
+        assert await version(at) == 9
+        path = versions.path(home)
+        text = path.read_text()
+        path.write_text(text.replace("the committee said yes", "nobody asked"))
+        response = await at.clients["local"].post(SCORE, json=BODY)
+        assert response.status_code == 503
+        path.write_text(text)
+        assert await version(at) == 9
+
+    during(home, work)
+
+
+# -- workers ---------------------------------------------------------------------------------------
+
+
+def test_questions_of_a_worker_that_dies_go_to_another(home: SiteHome) -> None:
+    async def work(at: AtWork) -> None:
+        pool = at.serving.pool
+        silent = at.another_worker(1)
+        await pool.connect(1, silent)
+        (first, second) = pool._workers.values()
+        ready = at.serving.models.states["tiny"].ready
+        assert ready is not None
+        body = json.dumps(BODY).encode()
+        asking = [
+            asyncio.create_task(pool.ask(PLAIN, ready.digest, f"{n:036}", body)) for n in range(20)
+        ]
+        await asyncio.sleep(0)
+        assert first.open
+        second.close()
+        answers = await asyncio.gather(*asking)
+        assert {one.status for one in answers} == {200}
+        assert pool.size == 1
+
+    during(home, work)
+
+
+def test_a_request_that_ends_two_workers_is_not_asked_again(home: SiteHome) -> None:
+    async def lost(pool: Pool) -> Answer:
+        asking = asyncio.create_task(pool.ask(PLAIN, b"\0" * 32, "0" * 36, b"{}"))
+        for _ in range(2):
+            await asyncio.sleep(0.01)
+            next(iter(pool._workers.values())).close()
+        return await asking
+
+    async def work(at: AtWork) -> None:
+        import socket
+
+        pool = Pool(lambda number: None)
+        others = []
+        for number in range(3):
+            ours, theirs = socket.socketpair()
+            others.append(theirs)
+            await pool.connect(number, ours)
+        answer = await lost(pool)
+        assert answer.status == 500
+        assert b"ended the process" in answer.body
+        pool.close()
+        await asyncio.sleep(0)
+        for one in others:
+            one.close()
+
+    during(home, work)
+
+
+def test_a_worker_that_connects_later_has_every_version(home: SiteHome) -> None:
+    async def work(at: AtWork) -> None:
+        pool = at.serving.pool
+        await pool.connect(1, at.another_worker(1))
+        pool._workers[0].close()
+        await asyncio.sleep(0.01)
+        assert await version(at) == 9
+
+    during(home, work)
+
+
+# -- the log ---------------------------------------------------------------------------------------
+
+
+def test_a_log_of_answers_that_was_cut_or_changed_is_noticed(home: SiteHome) -> None:
+    async def work(at: AtWork) -> None:
+        for _ in range(3):
+            await version(at)
+
+    for _ in range(2):
+        during(home, work)
+    with closing(home.open_audit_log()) as log:
+        anchors = [one.facts for one in log.entries() if one.kind == "answers-anchored"]
+    (path,) = paths(home.directory)
+    identity = home.open_identity()
+    counts = check(home.directory, identity, anchors)
+    assert counts[path.name] == anchors[-1]["number"]
+    import sqlite3
+
+    for statement, why in (
+        ("DELETE FROM entries WHERE number = (SELECT max(number) FROM entries)", "was cut"),
+        ("UPDATE entries SET facts = '{}' WHERE number = 2", "entry 2"),
+    ):
+        kept = path.read_bytes()
+        with closing(sqlite3.connect(path)) as db:
+            db.execute(statement)
+            db.commit()
+        with pytest.raises(TrustError, match=why):
+            check(home.directory, identity, anchors)
+        path.write_bytes(kept)
+
+
+def test_a_new_month_continues_the_log_of_the_one_before(home: SiteHome) -> None:
+    from datetime import UTC, datetime
+
+    months = [datetime(2026, 11, 30, 23, 59, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)]
+    now = [months[0]]
+    identity = home.open_identity()
+    log = AnswerLog(home.directory, identity, lambda: now[0])
+    log.append("began")
+    now[0] = months[1]
+    log.append("ended")
+    log.close()
+    assert [path.name for path in paths(home.directory)] == [
+        "answers-2026-11.sqlite",
+        "answers-2026-12.sqlite",
+    ]
+    assert check(home.directory, identity, []) == {
+        "answers-2026-11.sqlite": 2,
+        "answers-2026-12.sqlite": 2,
+    }
+    paths(home.directory)[0].unlink()
+    assert len(check(home.directory, identity, [])) == 1, "old months may be deleted"
+    assert V1 is not None

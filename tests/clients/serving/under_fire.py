@@ -1,0 +1,205 @@
+"""``flo model serve`` under load while its versions change and its processes are killed.
+
+    python -m tests.clients.serving.under_fire SECONDS [A_SECOND]
+
+Requests are CDS Hooks with tokens, over TLS, at a steady rate, each begun at its own time (an open
+loop). Every few seconds version 9 is rolled back or put into use again, and a worker is killed.
+Counted are answers that failed, answers by a version that had been withdrawn before they were asked,
+and how long a rollback took until the version before answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flo.clients.home.site_home import SiteHome
+from flo.clients.prediction import version_decisions
+from tests.clients.serving.served_site import (
+    V9,
+    free_port,
+    hook,
+    put_into_use,
+    served_site,
+    serving_process,
+    token,
+)
+
+HOOK = "/cds-services/tiny"
+
+
+@dataclass
+class Result:
+    """``seconds``: of each answer. ``rollbacks``: seconds until the version before answered."""
+
+    asked: int = 0
+    failed: list[str] = field(default_factory=list)
+    by_withdrawn: int = 0
+    seconds: list[float] = field(default_factory=list)
+    rollbacks: list[float] = field(default_factory=list)
+    kills: int = 0
+
+    def percentile(self, share: float) -> float:
+        return sorted(self.seconds)[min(len(self.seconds) - 1, int(share * len(self.seconds)))]
+
+
+class Connections:
+    """Keep-alive connections to the server, each with one request at a time."""
+
+    def __init__(self, port: int, certificate: Path) -> None:
+        self._port, self._tls = port, ssl.create_default_context(cafile=str(certificate))
+        self._free = list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]()
+
+    async def post(self, path: str, body: bytes, bearer: str) -> tuple[int, Any]:
+        """Return status and JSON of the answer."""
+        if self._free:
+            reader, writer = self._free.pop()
+        else:
+            reader, writer = await asyncio.open_connection("localhost", self._port, ssl=self._tls)
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {bearer}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
+        answered = await reader.readuntil(b"\r\n\r\n")
+        length = int(answered.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        data = await reader.readexactly(length)
+        self._free.append((reader, writer))
+        return int(answered.split(b" ")[1]), json.loads(data)
+
+    def close(self) -> None:
+        for _, writer in self._free:
+            writer.close()
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(one) for one in found.stdout.split()]
+
+
+def fronts_and_workers(pid: int) -> tuple[int, list[int]]:
+    """The front has threads: the log's. Workers are the others."""
+    threads = {one: len(os.listdir(f"/proc/{one}/task")) for one in children(pid)}
+    front = max(threads, key=lambda one: threads[one])
+    return front, [one for one in threads if one != front]
+
+
+async def siege(home: SiteHome, port: int, server: int, seconds: float, a_second: float) -> Result:
+    """Ask at a steady rate while versions change and workers die."""
+    result, gone = Result(), set[int]()
+    connections = Connections(port, home.directory / "serve.pem")
+    url = f"https://localhost:{port}{HOOK}"
+    body = json.dumps(hook()).encode()
+    tokens = [token(url) for _ in range(64)]
+
+    async def one() -> None:
+        withdrawn, begun = set(gone), time.perf_counter()
+        result.asked += 1
+        try:
+            status, answer = await connections.post(HOOK, body, tokens.pop())
+        except Exception as error:  # any failure counts
+            result.failed.append(type(error).__name__)
+            return
+        result.seconds.append(time.perf_counter() - begun)
+        cards = answer.get("cards") or [{}]
+        facts = cards[0].get("extension", {}).get("flo.answer", {})
+        if status != 200 or "score" not in facts:
+            result.failed.append(f"{status} {cards[0].get('summary', answer)}")
+        elif facts["version"] in withdrawn & gone:
+            result.by_withdrawn += 1
+
+    async def mint() -> None:
+        while True:
+            while len(tokens) < 400:
+                tokens.extend(await asyncio.to_thread(lambda: [token(url) for _ in range(50)]))
+            await asyncio.sleep(0.05)
+
+    async def change() -> None:
+        dice = random.Random(1)
+        while True:
+            await asyncio.sleep(dice.uniform(1, 3))
+            begun = time.perf_counter()
+            await asyncio.to_thread(version_decisions.rollback, home, "tiny:9", "wrong units")
+            gone.add(9)
+            status, answer = await connections.post(HOOK, body, tokens.pop())
+            version = answer["cards"][0]["extension"]["flo.answer"]["version"]
+            if (status, version) != (200, 1):
+                result.failed.append(f"after a rollback version {version} answered")
+            result.rollbacks.append(time.perf_counter() - begun)
+            await asyncio.sleep(dice.uniform(1, 3))
+            gone.clear()
+            await asyncio.to_thread(put_into_use, home, V9)
+            _, workers = fronts_and_workers(server)
+            os.kill(dice.choice(workers), signal.SIGKILL)
+            result.kills += 1
+
+    others = [asyncio.create_task(mint()), asyncio.create_task(change())]
+    await asyncio.sleep(0.5)
+    asking = set[asyncio.Task[None]]()
+    begun, number = time.perf_counter(), 0
+    while (now := time.perf_counter() - begun) < seconds:
+        while number < now * a_second:
+            number += 1
+            task = asyncio.create_task(one())
+            asking.add(task)
+            task.add_done_callback(asking.discard)
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*asking)
+    for other in others:
+        other.cancel()
+        if other.done() and not other.cancelled() and other.exception():
+            result.failed.append(repr(other.exception()))
+    connections.close()
+    return result
+
+
+def under_fire(folder: Path, seconds: float, a_second: float) -> Result:
+    port = free_port()
+    home = served_site(folder, port=port)
+    with serving_process(home) as process:
+        wait_until_ready(port, home)
+        return asyncio.run(siege(home, port, process.pid, seconds, a_second))
+
+
+def wait_until_ready(port: int, home: SiteHome, seconds: float = 30.0) -> float:
+    """Seconds until /health says that models answer."""
+    import httpx
+
+    begun = time.perf_counter()
+    tls = ssl.create_default_context(cafile=str(home.directory / "serve.pem"))
+    while time.perf_counter() - begun < seconds:
+        try:
+            if httpx.get(f"https://localhost:{port}/health", verify=tls).status_code == 200:
+                return time.perf_counter() - begun
+        except httpx.TransportError:
+            pass
+        time.sleep(0.02)
+    raise AssertionError("the server is not ready")
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
+    a_second = float(sys.argv[2]) if len(sys.argv) > 2 else 500.0
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        found = under_fire(Path(folder) / "n", seconds, a_second)
+    print(
+        f"asked {found.asked}, failed {len(found.failed)} {found.failed[:5]}, by a withdrawn version "
+        f"{found.by_withdrawn}, workers killed {found.kills}, rollbacks {len(found.rollbacks)}: "
+        f"slowest {max(found.rollbacks, default=0):.3f} s; answers p50 "
+        f"{1000 * found.percentile(0.5):.1f} ms, p99 {1000 * found.percentile(0.99):.1f} ms"
+    )
+
+
+if __name__ == "__main__":
+    main()
