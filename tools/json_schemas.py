@@ -15,7 +15,7 @@ from flo.cli.site import results as of_site
 from flo.cli.terminal import results as shared
 from flo.cli.terminal.results import CommandResult, RefusalResult
 
-ENDLESS = ("coordinator serve", "site run", "site desk")  # they have no result
+ENDLESS = ("coordinator serve", "site run", "site desk", "model serve")  # they have no result
 
 _HEAD = """\
 # What commands return as JSON
@@ -23,7 +23,8 @@ _HEAD = """\
 Every command takes `--json FILE`; with `--json -` the JSON goes to standard output, and the text
 for people to standard error. A command that is refused writes a `RefusalResult` and exits with its
 exit code; a command with invalid arguments exits with 2 and writes no JSON. `flo coordinator
-serve`, `flo site run` and `flo site desk` run until they are stopped and return no result.
+serve`, `flo site run`, `flo site desk` and `flo model serve` run until they are stopped and return
+no result.
 
 Results contain names, digests and numbers only: no secret (except the link of `flo coordinator
 console`, which is one) and no patient data. Times are ISO 8601 in UTC, fingerprints and digests

@@ -54,9 +54,9 @@ class DeskContext:
         """Return the live parts of a page, which are updated while it is open."""
         return self._pages.parts(template, **self._frame(path), **values)
 
-    async def form(self, request: Request) -> dict[str, str]:
-        """Return the fields of the submitted form. Raises MessageError."""
-        return await read_form(request.receive, _MOST_FORM)
+    async def form(self, request: Request, most: int = _MOST_FORM) -> dict[str, str]:
+        """Return a form's fields, ``most`` bytes or fewer. Raises MessageError."""
+        return await read_form(request.receive, most)
 
     def _frame(self, path: str) -> dict[str, Any]:
         return {

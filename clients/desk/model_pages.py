@@ -6,6 +6,7 @@ The figures of finished models are not private.
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from flo.clients.prediction.one_patient import WrongValues, answer
 from flo.clients.prediction.scoring_ways import RECORD, refuse_other_scores
 from flo.clients.prediction.versions import Versions
 from flo.clients.records.finished_model import FinishedModel, finished_names
+from flo.clients.serving import local
 from flo.errors import FloError, TrustError, UsageError
 from flo.pages.plots import Plane, plane
 from flo.pages.responses import redirect
@@ -31,6 +33,7 @@ from flo.published.model_states import ModelDecision, ModelVersion, State
 from flo.study.schema import ImageColumn
 
 _MOST_TYPED = 60  # columns
+_MOST_REQUEST = 1 << 20  # bytes of a request that is tried by hand
 _PERCENT = [(share / 5, f"{20 * share} %") for share in range(6)]
 
 
@@ -81,7 +84,34 @@ def model_router(context: DeskContext) -> APIRouter:
             models=shown,
             known=[_known(found, name) for name in found.names],
             late=found.late(versions.LATE) if found.names else "",
+            serving=local.status(context.home.directory),
         )
+
+    @router.get(f"{context.base}/models/{{name}}/service")
+    def service(name: str, request: Request) -> Response:
+        return _tried(request, name, None)
+
+    @router.post(f"{context.base}/models/{{name}}/service")
+    async def try_service(name: str, request: Request) -> Response:
+        fields = await context.form(request, most=_MOST_REQUEST)
+        return await asyncio.to_thread(_tried, request, name, fields.get("request", ""))
+
+    def _tried(request: Request, name: str, sent: str | None) -> Response:
+        """Return the page on which a request is sent to the running server by hand."""
+        found = local.status(context.home.directory)
+        served = {one["name"]: one for one in found["models"]} if found else {}
+        if name not in served or served[name]["try"] is None:
+            raise UsageError(
+                f"{name} does not answer the record system now: "
+                + (served[name]["why"] if name in served else "no server answers with it"),
+                hint="serve.toml names models and their columns in FHIR; flo model serve",
+            )
+        values: dict[str, Any] = {"model": served[name], "cards": None, "answer": ""}
+        values["sent"] = json.dumps(served[name]["try"], indent=2) if sent is None else sent
+        if sent is not None:
+            answer = local.ask(context.home.directory, name, sent.encode())
+            values |= {"cards": answer["cards"], "answer": json.dumps(answer, indent=2)}
+        return context.page(request, "service.html.j2", **values)
 
     @router.get(f"{context.base}/models/{{name}}")
     def explained(name: str, request: Request) -> Response:

@@ -26,6 +26,8 @@ extracts/           ledger extracts for auditors
 erasures/           signed records of patients' erasure requests
 finished/           published models, finished on own patients        (sealed, not private)
 models/             published models in use here, and all decisions on models
+serve.toml          where models answer the record system, and who may ask  (optional)
+answers/            what models answered, a signed log for each month; the server's own socket
 log/                logs of the agent and the desk
 agent.lock  decision.lock  snapshots.lock  partners.lock  models.lock   (empty: see ``SiteHome``)
 """

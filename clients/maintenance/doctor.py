@@ -24,6 +24,7 @@ from flo.clients.home.site_config import Population, SiteConfig
 from flo.clients.home.site_home import SiteHome
 from flo.clients.maintenance.doctor_devices import training
 from flo.clients.maintenance.doctor_network import check_network_path
+from flo.clients.maintenance.doctor_serving import serving
 from flo.clients.patients.birth import refuse_changed_birth
 from flo.clients.prediction import versions
 from flo.errors import DataError, FloError, TrustError
@@ -58,6 +59,7 @@ def site(home: SiteHome) -> Iterator[Finding]:
     yield agent(is_running=home.is_agent_running())
     yield _red_button(home)
     yield models(home)
+    yield from serving(home)
     yield from _data(home)
     yield training(config.device, config.processes)
     yield _sandbox(home, config)

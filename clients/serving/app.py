@@ -26,6 +26,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from starlette.types import Receive, Scope, Send
@@ -33,6 +34,7 @@ from starlette.types import Receive, Scope, Send
 from flo.clients.serving import cds_hooks
 from flo.clients.serving.answering import AnsweringModels, Ready
 from flo.clients.serving.callers import AllowList, RefusedCaller
+from flo.clients.serving.example import example_request
 from flo.clients.serving.frames import HOOK, PLAIN
 from flo.clients.serving.metrics import Served
 from flo.clients.serving.pool import Pool
@@ -224,7 +226,7 @@ class App:
                     "since": state.ready.since if state.ready else "",
                     "why": state.why,
                     "no_reasons": state.ready.no_reasons if state.ready else "",
-                    "hook": bool(state.ready and state.ready.version.fhir),
+                    "try": _example(state.ready) if state.ready else None,
                     "answers": {
                         outcome: count
                         for (name, version, outcome), count in serving.served.answers.items()
@@ -236,6 +238,14 @@ class App:
             ],
             "refused": dict(serving.served.refused),
         }
+
+
+def _example(ready: Ready) -> dict[str, Any] | None:
+    """Return a made-up patient's request, to try the model by hand; None if it answers no hook."""
+    if ready.version.fhir is None:
+        return None
+    today = datetime.now().astimezone().date()
+    return example_request(ready.version.hook, ready.version.fhir, ready.study.data, today)
 
 
 class _Known(Exception):

@@ -127,7 +127,10 @@ class Supervisor:
 
     def _hear(self, child: _Child) -> None:
         """Obey the front: it is ready, or a worker does not answer."""
-        data = child.control.recv(16)
+        try:
+            data = child.control.recv(16)
+        except ConnectionError:  # it has just ended, which is reported next
+            return
         if data == READY:
             self._ready = True
         elif data[:1] == END_WORKER and (one := self._workers.get(data[1])):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flo.cli import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, Quiet, ServiceUser, SiteFolder, Verbose
 from flo.cli.terminal.results import UnitResult
@@ -57,6 +60,59 @@ def _write_draft(home: Path) -> None:
     models = "".join(DRAFT_MODEL.format(name=name) for name in names)
     write_private(path, DRAFT.format(host=socket.getfqdn(), models=models).encode())
     say(f"{path}: complete it, then: flo model serve --home {home}")
+
+
+@command(app)
+def answers(
+    answer_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Id on a card: find this answer.")
+    ] = None,
+    home: SiteFolder = SITE_FOLDER,
+) -> results.AnswersResult:
+    """Check the log of what models answered here; count by version, or find one answer."""
+    from rich.table import Table
+
+    from flo.audit.log import AuditLog
+    from flo.cli.terminal.output import console, plain, say
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.serving import answer_log
+    from flo.clients.serving.front import ANCHOR
+    from flo.errors import UsageError
+
+    site = SiteHome.open(home)
+    identity = site.open_identity()
+    with closing(site.open_audit_log()) as log:
+        anchors = [one.facts for one in log.entries() if one.kind == ANCHOR]
+    entries = answer_log.check(home, identity, anchors)
+    counted, found = Counter[tuple[str, str, str, int, str]](), list[results.AnswerLine]()
+    refused = Counter[str]()
+    for path in answer_log.paths(home):
+        with closing(AuditLog(path, identity)) as log:
+            for entry in log.entries():
+                refused.update(entry.facts.get("reasons", {}))
+                for one, caller, service, version, outcome in entry.facts.get("answers", ()):
+                    counted[path.stem[8:], caller, service, version, outcome] += 1
+                    if one == answer_id:
+                        line = (entry.time, caller, service, version, outcome)
+                        found.append(results.AnswerLine(*line))
+    say(f"the log of answers is whole: {sum(entries.values())} entries in {len(entries)} files")
+    if answer_id is not None:
+        if not found:
+            raise UsageError(
+                f"no answer has the id {answer_id}", hint="the id is on the card, as its uuid"
+            )
+        for one in found:
+            who = f"version {one.version} of {one.service}" if one.version else one.service
+            say(plain(f"{one.time[:19]}: {who} answered {one.caller}: {one.outcome}"))
+    else:
+        table = Table("month", "caller", "model", "version", "outcome", "answers")
+        for (*words, version, outcome), count in sorted(counted.items()):
+            table.add_row(*map(plain, words), str(version or ""), plain(outcome), str(count))
+        console().print(table)
+        for why, count in refused.most_common():
+            say(plain(f"refused {count} times: {why}"))
+    lines = [results.AnswersLine(*key, count) for key, count in sorted(counted.items())]
+    return results.AnswersResult(entries, lines, found, dict(refused))
 
 
 @command(app, "unit")

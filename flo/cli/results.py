@@ -331,6 +331,40 @@ class FairnessResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class AnswersLine:
+    """How often a version answered a caller in a month. ``version``: 0 if none answered."""
+
+    month: str
+    caller: str
+    model: str
+    version: int
+    outcome: str
+    answers: int
+
+
+@dataclass(frozen=True)
+class AnswerLine:
+    """One answer. ``time``: of its entry. ``service``: the model's name."""
+
+    time: str
+    caller: str
+    service: str
+    version: int
+    outcome: str
+
+
+@dataclass(frozen=True)
+class AnswersResult(CommandResult):
+    """``entries``: of each file of the log. ``found``: answers with the id that was asked for.
+    ``refused``: reason -> number of requests."""
+
+    entries: dict[str, int]
+    counts: list[AnswersLine]
+    found: list[AnswerLine]
+    refused: dict[str, int]
+
+
+@dataclass(frozen=True)
 class VersionStateResult(CommandResult):
     """``state`` of a version after a decision: approved, current or withdrawn."""
 

@@ -16,10 +16,13 @@ from fhir.resources.R4B.riskassessment import RiskAssessment
 
 from flo.audit.log import AuditLog
 from flo.clients.home.site_home import SiteHome
+from flo.clients.maintenance.doctor_serving import serving
 from flo.clients.prediction.flag_decisions import decide, rule_for
 from flo.clients.prediction.one_patient import answer
 from flo.clients.serving.answer_log import paths
+from flo.clients.serving.settings import read_serve_config
 from flo.clients.sources.events import years_between
+from flo.errors import EXIT_USAGE
 from tests.clients.serving.served_site import (
     V9,
     WARD,
@@ -30,6 +33,7 @@ from tests.clients.serving.served_site import (
     observed,
     served_site,
 )
+from tests.commands import flo
 
 SECRET = "Jane Doe 98765"
 HOOK = "/cds-services/tiny"
@@ -361,3 +365,58 @@ def test_only_the_address_that_is_asked_counts(home: SiteHome) -> None:
         assert (await client.post(HOOK, json=hook(), headers=bearer(url))).status_code == 200
 
     during(home, work)
+
+
+# -- the desk, doctor and commands -----------------------------------------------------------------
+
+
+def test_the_example_of_a_made_up_patient_is_scored(home: SiteHome) -> None:
+    async def work(at: AtWork) -> None:
+        status = (await at.clients["local"].get("/status")).json()
+        (model,) = status["models"]
+        card = card_of(await at.clients["local"].post(HOOK, json=model["try"]))
+        assert "score" in card["extension"]["flo.answer"]
+
+    during(home, work)
+
+
+def test_an_answer_is_found_by_the_id_on_its_card(home: SiteHome) -> None:
+    said: list[str] = []
+
+    async def work(at: AtWork) -> None:
+        said.append(card_of(await at.ask(HOOK, hook()))["uuid"])
+        await at.ask(HOOK, hook(), iss="https://other.example")
+
+    during(home, work)
+    done = flo("model", "answers", said[0], "--home", home.directory)
+    assert done.returncode == 0, done.stderr
+    assert "version 9 of tiny answered ehr: scored" in done.stdout
+    shown = flo("model", "answers", "--home", home.directory, "--json", "-")
+    counted = json.loads(shown.stdout)
+    assert [(one["version"], one["answers"]) for one in counted["counts"]] == [(9, 1)]
+    assert counted["refused"] == {"the token's issuer is not on the allow-list": 1}
+    unknown = flo("model", "answers", "nobody", "--home", home.directory)
+    assert unknown.returncode == EXIT_USAGE
+
+
+def test_a_draft_of_the_configuration_is_complete_but_for_the_callers(tmp_path: Path) -> None:
+    home = served_site(tmp_path / "n")
+    (home.directory / "serve.toml").unlink()
+    done = flo("model", "serve", "--draft", "--home", home.directory)
+    assert done.returncode == 0, done.stderr
+    config = read_serve_config(home.directory)
+    assert list(config.models) == ["tiny"]
+    again = flo("model", "serve", "--draft", "--home", home.directory)
+    assert again.returncode == EXIT_USAGE
+
+
+def test_doctor_says_what_is_wrong_with_a_server(home: SiteHome) -> None:
+    found = {one.name: one for one in serving(home)}
+    assert found["serving"].state == "ok"
+    assert found["server"].state == "warning"
+    (home.directory / "serve.pem").write_text("x")
+    (home.directory / "ehr.jwks.json").write_text("{}")
+    found = {one.name: one for one in serving(home)}
+    assert (found["serving"].state, found["server certificate"].state) == ("broken", "broken")
+    (home.directory / "serve.toml").unlink()
+    assert list(serving(home)) == []

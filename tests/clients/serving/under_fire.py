@@ -4,8 +4,8 @@
 
 Requests are CDS Hooks with tokens, over TLS, at a steady rate, each begun at its own time (an open
 loop). Every few seconds version 9 is rolled back or put into use again, and a worker is killed.
-Counted are answers that failed, answers by a version that had been withdrawn before they were asked,
-and how long a rollback took until the version before answered.
+Counted are answers that failed, answers by a version that had been withdrawn before they were
+asked, and how long a rollback took until the version before answered.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def children(pid: int) -> list[int]:
 
 def fronts_and_workers(pid: int) -> tuple[int, list[int]]:
     """The front has threads: the log's. Workers are the others."""
-    threads = {one: len(os.listdir(f"/proc/{one}/task")) for one in children(pid)}
+    threads = {one: len(list(Path(f"/proc/{one}/task").iterdir())) for one in children(pid)}
     front = max(threads, key=lambda one: threads[one])
     return front, [one for one in threads if one != front]
 
@@ -193,12 +193,13 @@ def main() -> None:
     a_second = float(sys.argv[2]) if len(sys.argv) > 2 else 500.0
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         found = under_fire(Path(folder) / "n", seconds, a_second)
-    print(
-        f"asked {found.asked}, failed {len(found.failed)} {found.failed[:5]}, by a withdrawn version "
-        f"{found.by_withdrawn}, workers killed {found.kills}, rollbacks {len(found.rollbacks)}: "
-        f"slowest {max(found.rollbacks, default=0):.3f} s; answers p50 "
-        f"{1000 * found.percentile(0.5):.1f} ms, p99 {1000 * found.percentile(0.99):.1f} ms"
+    said = (
+        f"asked {found.asked}, failed {len(found.failed)} {found.failed[:5]}, by a withdrawn "
+        f"version {found.by_withdrawn}, workers killed {found.kills}, rollbacks "
+        f"{len(found.rollbacks)}: slowest {max(found.rollbacks, default=0):.3f} s; answers p50 "
+        f"{1000 * found.percentile(0.5):.1f} ms, p99 {1000 * found.percentile(0.99):.1f} ms\n"
     )
+    sys.stdout.write(said)
 
 
 if __name__ == "__main__":
