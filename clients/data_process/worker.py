@@ -125,7 +125,7 @@ class DataProcess:
             stderr=subprocess.PIPE,
             pipesize=_PIPE_BYTES,
             start_new_session=True,  # detached from our terminal
-            env={name: value for name, value in os.environ.items() if _may_know(name)},
+            env={name: value for name, value in os.environ.items() if may_know(name)},
         )
         self._listener = threading.Thread(target=_repeat, args=(self._child.stderr,), daemon=True)
         self._listener.start()
@@ -317,7 +317,7 @@ def _repeat(lines: IO[bytes] | None) -> None:
             sys.stderr.flush()
 
 
-def _may_know(name: str) -> bool:
+def may_know(name: str) -> bool:
     """Return whether the child may see this environment variable, which must hold no secret."""
     return name in ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH") or name.startswith(
         ("OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_")

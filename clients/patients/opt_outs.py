@@ -31,6 +31,7 @@ from flo.privacy.patients.split import keyed_hash, normalise
 log = logging.getLogger("flo.clients.patients.opt_outs")
 
 _LIMIT = 1 << 30
+FILE = "optouts.sealed"
 _PURPOSE = "opt-outs"
 
 
@@ -54,7 +55,7 @@ class OptOuts(Document):
     @classmethod
     def load(cls, home: SiteHome) -> OptOuts:
         """Read the list. Raises TrustError if it is missing, or older than the audit log names."""
-        path, found = home.directory / "optouts.sealed", cls()
+        path, found = home.directory / FILE, cls()
         if path.exists():
             data = read_secret(path, home.open_keystore(), _PURPOSE)
             document = canonical.decode(data, limit=_LIMIT, what="opt-outs", values=_LIMIT)
@@ -85,7 +86,7 @@ class OptOuts(Document):
     def save(self, home: SiteHome) -> None:
         """Write the list, sealed; the audit log names it only after ``enter``."""
         data = self.to_bytes()
-        write_secret(home.directory / "optouts.sealed", home.open_keystore(), _PURPOSE, data)
+        write_secret(home.directory / FILE, home.open_keystore(), _PURPOSE, data)
 
 
 def _named_last(home: SiteHome) -> str:

@@ -17,7 +17,7 @@ from flo.clients.sources.cells import as_ids
 from flo.clients.sources.error_wrapper import ErrorBoundary
 from flo.clients.sources.files import open_file
 from flo.errors import DataError, UsageError
-from flo.privacy.report.risks import in_words, is_too_wide
+from flo.privacy.report.risks import in_words, is_too_wide, percent
 from flo.published.explanation import FEWEST_REASONS, Contributions, Effect, contributions
 from flo.published.model_card import PublishedModel
 from flo.published.what_if import WhatIf, what_ifs
@@ -94,7 +94,7 @@ def risks_in_words(model: PublishedModel, log_odds: Floats) -> list[str]:
     if model.card.calibration is None:
         return [""] * len(log_odds)
     return [
-        "" if is_too_wide(low, high) else f"{100 * risk:.1f} % ({in_words(low, high)})"
+        "" if is_too_wide(low, high) else f"{percent(risk)} ({in_words(low, high)})"
         for risk, low, high in zip(*model.card.calibration.of(log_odds), strict=True)
     ]
 

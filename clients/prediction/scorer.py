@@ -21,7 +21,7 @@ from flo.privacy.releases.calibration import Curve
 from flo.privacy.report.risks import is_too_wide
 from flo.published.explanation import FEWEST_REASONS, Explainer
 from flo.published.model_card import PublishedModel
-from flo.published.onnx import onnx_scores, to_onnx
+from flo.published.onnx import onnx_scores
 from flo.study.wording import titles
 
 _AS_SERVED = "as it answers requests"
@@ -54,11 +54,14 @@ class Scorer:
     Raises TrustError: as ``refuse_other_scores``.
     """
 
-    def __init__(self, model: PublishedModel | FinishedAtHome, rule: FlagRule | None) -> None:
+    def __init__(
+        self, model: PublishedModel | FinishedAtHome, rule: FlagRule | None, onnx: bytes = b""
+    ) -> None:
+        """``onnx``: a published network's export, which is faster than torch; b"" for none."""
         self._finished = model if isinstance(model, FinishedAtHome) else None
         self._published = model.model if isinstance(model, FinishedAtHome) else model
         self._rule = None if self._finished else rule
-        published_odds = _log_odds(self._published)
+        published_odds = _log_odds(self._published, onnx)
         self._log_odds = self._finished.log_odds if self._finished else published_odds
         refuse_other_way(self._published, _AS_SERVED, published_odds)
         calibration = self._published.card.calibration
@@ -114,11 +117,5 @@ class Scorer:
         return [directions(told, patient, self._words) for patient in range(len(inputs))]
 
 
-def _log_odds(model: PublishedModel) -> Callable[[Floats], Floats]:
-    """Return how log odds are computed: a network with ONNX Runtime, where that is installed."""
-    if model.is_linear:
-        return model.log_odds
-    try:
-        return onnx_scores(to_onnx(model), model.study)
-    except UsageError:  # the extra is not installed
-        return model.log_odds
+def _log_odds(model: PublishedModel, onnx: bytes) -> Callable[[Floats], Floats]:
+    return onnx_scores(onnx, model.study) if onnx else model.log_odds

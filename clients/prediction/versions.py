@@ -125,11 +125,24 @@ def called(several: tuple[ModelStates, ...], name: str) -> ModelStates:
 def read(home: SiteHome) -> Versions:
     """Return the decisions that this site has, with every signature checked.
 
-    Raises TrustError: a list is signed by another party, or was changed.
+    Raises TrustError: a list is signed by another party, or was changed; or the file is missing,
+    though the audit log says that decisions were stored.
     """
     if not path(home).exists():
+        _refuse_missing_decisions(home)
         return Versions()
     return home.read_unchanged(lambda: _checked(home), path(home), home.coordinator_path)
+
+
+def _refuse_missing_decisions(home: SiteHome) -> None:
+    with closing(home.open_audit_log()) as log:
+        decided, forgotten = log.last("model-decided"), log.last("model-states-forgotten")
+    if decided and (forgotten is None or forgotten.number < decided.number):
+        raise TrustError(
+            f"{path(home)} is missing, and with it what was decided on models here",
+            hint="flo model states --begin-anew takes the coordinator's decisions; then withdraw "
+            "again what this hospital had withdrawn (flo audit log lists it)",
+        )
 
 
 def read_unchecked(home: SiteHome) -> Versions:

@@ -52,14 +52,15 @@ class AnswerLog:
         self._folder, self._identity, self._clock = folder, identity, clock
         make_private_directory(folder / FOLDER)
         self._path = self._now()
-        self._log = self._opened()
+        self._log = self._opened(self._path)
 
     def append(self, kind: str, **facts: Any) -> None:
         """Sign one entry and flush it to disk."""
-        if self._now() != self._path:
+        path = self._now()
+        if path != self._path:
+            opened = self._opened(path)
             self._log.close()
-            self._path = self._now()
-            self._log = self._opened()
+            self._path, self._log = path, opened
         self._log.append(kind, None, **facts)
 
     def append_answers(self, lines: Sequence[Line]) -> None:
@@ -80,10 +81,11 @@ class AnswerLog:
     def _now(self) -> Path:
         return self._folder / FOLDER / f"answers-{self._clock():%Y-%m}.sqlite"
 
-    def _opened(self) -> AuditLog:
-        earlier, is_new = paths(self._folder), not self._path.exists()
-        log = AuditLog(self._path, self._identity, self._clock)
-        if is_new:
+    def _opened(self, path: Path) -> AuditLog:
+        """Open the log of a month; a new one begins with the end of the one before."""
+        earlier = [one for one in paths(self._folder) if one != path]
+        log = AuditLog(path, self._identity, self._clock)
+        if not log.latest(1)[0]:
             before: dict[str, Any] = {"file": "", "number": 0, "hash": ZERO_HASH}
             if earlier:
                 with closing(AuditLog(earlier[-1], self._identity)) as last:

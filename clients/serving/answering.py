@@ -13,20 +13,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import base64
 import logging
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from flo.clients.home.site_home import SiteHome
 from flo.clients.mapping.mapping_file import mapping_of
+from flo.clients.patients.opt_outs import FILE as OPT_OUTS
 from flo.clients.prediction import allowed, flag_decisions, versions
 from flo.clients.prediction.finish import FinishedAtHome, open_finished
-from flo.clients.records.finished_model import published_path
+from flo.clients.records.finished_model import FOLDER, published_path
 from flo.clients.serving import cds_hooks
+from flo.clients.serving.onnx_export import exported
 from flo.clients.serving.pool import Pool
 from flo.clients.serving.service import ServedVersion
 from flo.clients.serving.settings import ServeConfig, ServedModel
@@ -35,7 +37,7 @@ from flo.clients.sources.fhir_prefetch import PrefetchReader
 from flo.clients.sources.mapping import StudyMapping
 from flo.errors import FloError, NetworkError, RefusedError
 from flo.keys.identity import Identity
-from flo.published.model_card import PublishedModel, paths_of
+from flo.published.model_card import FINISHED, PublishedModel, paths_of
 from flo.study.document import Study
 
 log = logging.getLogger("flo.clients.serving.answering")
@@ -74,15 +76,17 @@ class Answering:
     """State of one model. ``ready``: what answers; None if nothing does. ``why``: why not, or why
     not the version that was decided on; "" if all is well.
 
-    ``before``: what answered before; workers keep it, so that a rollback is quick. ``refused``: a
-    version whose check failed, which is not tried again. ``loading``: set once the version that is
-    being loaded answers, or was refused.
+    ``before``: what answered before; workers keep it, so that a rollback is quick. ``wanted``: what
+    was last decided on, and may be loading; None if nothing may answer. ``refused``: a version
+    whose check failed, which is not tried again. ``loading``: set once the version that is being
+    loaded answers, or was refused.
     """
 
     name: str
     ready: Ready | None = None
     why: str = "no version has been loaded yet"
     before: Ready | None = None
+    wanted: ServedVersion | None = None
     refused: ServedVersion | None = None
     loading: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -104,9 +108,11 @@ class AnsweringModels:
     def __init__(self, home: SiteHome, config: ServeConfig, pool: Pool) -> None:
         self._home, self._config, self._pool = home, config, pool
         self.states = {name: Answering(name) for name in config.models}
-        self._file, self._seen = str(versions.path(home)), cast(object, None)
+        self._files = _taking_away(home, config)
+        self._seen: object = None
         self._reading, self._loading = asyncio.Lock(), asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()  # running loads
+        self._exports = dict[str, str]()  # card -> its network as ONNX, in base64
 
     async def current(self, name: str) -> Answering:
         """Return what answers, after any change of the decisions was read. [4]
@@ -114,7 +120,7 @@ class AnsweringModels:
         If what answered was withdrawn, this waits until the next version is loaded.
         """
         state = self.states[name]
-        if _stamp(self._file) != self._seen:
+        if _stamp(self._files) != self._seen:
             await self.refresh(only_if_changed=True)
         if state.ready is None:
             await state.loading.wait()
@@ -122,21 +128,24 @@ class AnsweringModels:
 
     def may_be_sent(self, name: str, ready: Ready) -> bool:
         """Return whether an answer of this version may be sent, as far as is known now. [4]"""
-        return _stamp(self._file) == self._seen and self.states[name].ready is ready
+        return _stamp(self._files) == self._seen and self.states[name].ready is ready
+
+    @property
+    def finished(self) -> set[str]:
+        """Names of the models that answer and are finished here."""
+        ready = ((name, state.ready) for name, state in self.states.items())
+        return {name for name, one in ready if one is not None and one.version.finished}
 
     async def keep_fresh(self) -> None:
         """Read everything again, every second. [5]"""
         while True:
             await asyncio.sleep(AGAIN_SECONDS)
-            try:
-                await self.refresh()
-            except Exception:  # such as a disk that cannot be read: what is known goes on
-                log.exception("which version answers cannot be read; FLO keeps trying")
+            await self.refresh()
 
     async def refresh(self, *, only_if_changed: bool = False) -> None:
         """Read which versions may answer; begin to load those that are new."""
         async with self._reading:
-            seen = _stamp(self._file)
+            seen = _stamp(self._files)
             if only_if_changed and seen == self._seen:
                 return
             ready = {one.name: one.ready for one in self.states.values()}
@@ -147,13 +156,15 @@ class AnsweringModels:
                 if isinstance(one.found, FloError):
                     _stop(state, one.found)
                     continue
-                version, now = one.found[0], state.ready
+                version = one.found[0]
                 if one.withdrawn:
                     state.ready = None
-                if version != (now and now.version) and version != state.refused:
+                if version not in (state.wanted, state.refused):
                     new[name] = one.found
                     if state.ready is None:
                         state.loading.clear()
+                state.wanted = version
+            self._keep_known()
             self._seen = seen
         if new:
             loading = asyncio.create_task(self._load(new))
@@ -170,26 +181,25 @@ class AnsweringModels:
         async with self._loading:
             for name, (version, study, title) in new.items():
                 state = self.states[name]
-                if state.ready is not None and state.ready.version == version:
-                    continue
                 try:
                     no_reasons = await self._pool.load(version)
                 except RefusedError as error:
                     state.refused = version
                     _say_not_loaded(state, title, error)
-                    continue
-                except NetworkError as error:  # tried again by the next reading
+                except NetworkError as error:
+                    state.wanted = state.ready.version if state.ready else None  # it is tried again
                     _say_not_loaded(state, title, error)
-                    continue
-                now = datetime.now(UTC).isoformat(timespec="seconds")
-                digest = bytes.fromhex(version.digest)
-                state.before = state.ready or state.before
-                state.ready = Ready(version, digest, study, title, now, no_reasons)
-                state.why = ""
-                state.loading.set()
-                log.info(f"{title} answers as {state.name}")
-            several = [one for state in self.states.values() for one in (state.ready, state.before)]
-            self._pool.keep_only({one.version.digest for one in several if one is not None})
+                else:
+                    if state.wanted == version:  # it may have been withdrawn meanwhile
+                        _begin(state, version, study, title, no_reasons)
+            self._keep_known()
+
+    def _keep_known(self) -> None:
+        """Let workers forget what may answer no more."""
+        several = [one for state in self.states.values() for one in (state.ready, state.before)]
+        known = {one.version.digest for one in several if one is not None}
+        wanted = {one.wanted.digest for one in self.states.values() if one.wanted is not None}
+        self._pool.keep_only(known | wanted)
 
     def _decided(self, ready: dict[str, Ready | None]) -> dict[str, _Decided]:
         """Return the version of each model that is to answer, or why none may. [1, 2]"""
@@ -200,10 +210,26 @@ class AnsweringModels:
                 withdrawn = now is not None and (
                     known.withdrawal(now.study.name, now.study.digest) is not None
                 )
-                found[name] = _Decided(served(self._home, name, model), withdrawn)
+                found[name] = _Decided(self._with_onnx(*served(self._home, name, model)), withdrawn)
             except FloError as error:
                 found[name] = _Decided(error, withdrawn=True)
+            except Exception as error:  # of any kind: what cannot be read answers nobody
+                log.exception(f"which version answers as {name} cannot be read")
+                why = f"its files cannot be read ({type(error).__name__})"
+                found[name] = _Decided(RefusedError(why), withdrawn=True)
         return found
+
+    def _with_onnx(
+        self, version: ServedVersion, study: Study, title: str
+    ) -> tuple[ServedVersion, Study, str]:
+        """Return the same with the network's export, which is made once."""
+        if study.model.kind == "logistic" or version.finished is not None:
+            return version, study, title
+        if version.card not in self._exports:
+            onnx = exported(Path(version.card), version.coordinators)
+            self._exports[version.card] = base64.b64encode(onnx).decode()
+        with_onnx = version.model_copy(update={"onnx": self._exports[version.card]})
+        return with_onnx, study, title
 
     def discovery(self) -> dict[str, Any]:
         """Return what ``GET /cds-services`` answers: models with columns in FHIR that answer."""
@@ -218,6 +244,18 @@ class AnsweringModels:
         return {"services": services}
 
 
+def _begin(
+    state: Answering, version: ServedVersion, study: Study, title: str, no_reasons: str
+) -> None:
+    """Let a version answer that every worker has loaded."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    state.before = state.ready or state.before
+    state.ready = Ready(version, bytes.fromhex(version.digest), study, title, now, no_reasons)
+    state.why = ""
+    state.loading.set()
+    log.info(f"{title} answers as {state.name}")
+
+
 def _say_not_loaded(state: Answering, title: str, why: FloError) -> None:
     """A version cannot answer. What answered before goes on, unless it was withdrawn."""
     log.warning(f"{title} cannot answer as {state.name}: {why}")
@@ -226,18 +264,34 @@ def _say_not_loaded(state: Answering, title: str, why: FloError) -> None:
 
 
 def _stop(state: Answering, why: FloError) -> None:
+    """Let no version answer, and keep none in the workers."""
     if state.ready is not None or state.why != str(why):
         log.warning(f"no version answers as {state.name}: {why}")
-    state.ready, state.why = None, str(why)
+    state.ready = state.before = state.wanted = None
+    state.why = str(why)
     state.loading.set()
 
 
-def _stamp(file: str) -> object:
-    """Return a value that changes whenever a decision on a model is stored."""
-    with contextlib.suppress(FileNotFoundError):
-        found = os.stat(file)  # noqa: PTH116 - twice for each answer; a Path takes five times as long
-        return found.st_mtime_ns, found.st_ino, found.st_size
-    return "none"
+def _taking_away(home: SiteHome, config: ServeConfig) -> tuple[str, ...]:
+    """Return the files whose change may take a model away at once."""
+    found = [versions.path(home)]
+    finished = [home.directory / FOLDER / f"{name}{FINISHED}" for name in config.models]
+    if any(path.exists() for path in finished):
+        found += [home.directory / OPT_OUTS, *finished]
+    return tuple(map(str, found))
+
+
+def _stamp(files: tuple[str, ...]) -> object:
+    """Return a value that changes whenever one of the files does."""
+    found = list[object]()
+    for file in files:
+        try:
+            stat = os.stat(file)  # noqa: PTH116 - for each answer; a Path takes five times as long
+        except FileNotFoundError:
+            found.append(None)
+        else:
+            found.append((stat.st_mtime_ns, stat.st_ino, stat.st_size))
+    return found
 
 
 def served(home: SiteHome, name: str, asked: ServedModel) -> tuple[ServedVersion, Study, str]:

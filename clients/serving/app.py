@@ -21,9 +21,8 @@ the site's own socket. Then:
 
 from __future__ import annotations
 
+import asyncio
 import json
-import logging
-import os
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +31,7 @@ from typing import Any, Literal
 from starlette.types import Receive, Scope, Send
 
 from flo.clients.serving import cds_hooks
+from flo.clients.serving.answer_ids import AnswerIds
 from flo.clients.serving.answering import AnsweringModels, Ready
 from flo.clients.serving.callers import AllowList, RefusedCaller
 from flo.clients.serving.example import example_request
@@ -41,11 +41,8 @@ from flo.clients.serving.pool import Pool
 from flo.clients.serving.recorder import Recorder
 from flo.clients.serving.replays import ReplayMemory
 from flo.clients.serving.service import Answer, invalid
-from flo.errors import FloError
 from flo.host.metrics import PROMETHEUS
 from flo.http.asgi import ByteQuota, Refused, read_body
-
-log = logging.getLogger("flo.clients.serving.app")
 
 MAX_BODY = 4 << 20
 _MOST_HELD = 256 << 20  # bytes of all requests of a caller
@@ -76,6 +73,7 @@ class Serving:
     forgetful_since: float
     began: str
     served: Served
+    ids: AnswerIds
 
 
 class App:
@@ -115,14 +113,14 @@ class App:
                 )
         except RefusedCaller as refusal:
             self._refuse("caller", str(refusal))
-            await _send(send, _FORBIDDEN.status, _FORBIDDEN.body)
+            await _send(send, _FORBIDDEN.status, _FORBIDDEN.body, close=True)
         except Refused as refusal:
             self._refuse("form", str(refusal))
             answer = invalid(refusal.status, str(refusal) if refusal.status != 400 else "refused")
-            await _send(send, answer.status, answer.body)
+            await _send(send, answer.status, answer.body, close=True)
         except _Known as known:
             self._refuse("path", "a path or model that is not there")
-            await _send(send, known.answer.status, known.answer.body)
+            await _send(send, known.answer.status, known.answer.body, close=True)
 
     def _caller(self, scope: Scope) -> str:
         """Return who asks. Raises RefusedCaller."""
@@ -145,23 +143,14 @@ class App:
     ) -> None:
         serving = self._serving
         for _ in range(_TRIES):
-            answer_id = new_id()
-            try:
-                state = await serving.models.current(name)  # 2
-            except (FloError, OSError):
-                log.exception("which version answers cannot be read")
-                state = None
-            ready = state.ready if state else None
+            answer_id = serving.ids.new()
+            ready = (await serving.models.current(name)).ready  # 2
             if ready is None:
-                why = state.why if state else ""
-                await self._nobody(name, kind, answer_id, caller, why, send)
+                await self._nobody(name, kind, answer_id, caller, send)
                 return
             answer = await serving.pool.ask(kind, ready.digest, answer_id, body)  # 3
             line = (answer_id, caller, name, ready.study.version, answer.outcome)
-            try:
-                await serving.recorder.record(line)  # 4
-            except Exception:  # noqa: BLE001 - the recorder has logged it
-                await _send(send, _NO_LOG.status, _NO_LOG.body)
+            if not await self._is_recorded(serving.recorder.record(line), send):  # 4
                 return
             if self._may_be_sent(name, ready, answer):  # 5
                 seconds = time.perf_counter() - begun
@@ -171,18 +160,26 @@ class App:
         answer = invalid(503, "the versions of this model change too quickly")
         await _send(send, answer.status, answer.body)
 
+    async def _is_recorded(self, entry: asyncio.Future[None], send: Send) -> bool:
+        """Wait until an entry is on disk; if it cannot be, send that instead of an answer."""
+        try:
+            await entry
+        except Exception:  # noqa: BLE001 - the recorder has logged it
+            await _send(send, _NO_LOG.status, _NO_LOG.body)
+            return False
+        return True
+
     def _may_be_sent(self, name: str, ready: Ready, answer: Answer) -> bool:
         return answer.outcome == "invalid" or self._serving.models.may_be_sent(name, ready)
 
-    async def _nobody(
-        self, name: str, kind: int, answer_id: str, caller: str, why: str, send: Send
-    ) -> None:
-        """Answer that no version answers: a clinician must not take silence for a low risk."""
+    async def _nobody(self, name: str, kind: int, answer_id: str, caller: str, send: Send) -> None:
+        """Answer that no version answers."""
         line = (answer_id, caller, name, 0, "no model")
-        await self._serving.recorder.record(line)
+        if not await self._is_recorded(self._serving.recorder.record(line), send):
+            return
         self._serving.served.answered(name, 0, "no model", 0.0)
         if kind == HOOK:
-            cards = [cds_hooks.nobody_card(name, answer_id, why)]
+            cards = [cds_hooks.nobody_card(name, answer_id)]
             await _send(send, 200, json.dumps({"cards": cards}).encode())
         else:
             answer = invalid(503, _NO_MODEL)
@@ -193,9 +190,14 @@ class App:
         if isinstance(read, Answer):
             await _send(send, read.status, read.body)
             return
+        if not all(self._serving.ids.is_ours(one.card) for one in read):
+            answer = invalid(400, "a card is not one of this server's")
+            await _send(send, answer.status, answer.body)
+            return
         several = [[one.card, one.outcome, one.override] for one in read]
-        self._serving.recorder.enter("feedback", caller=caller, service=name, cards=several)
-        await _send(send, 200, b"{}")
+        facts = {"caller": caller, "service": name, "cards": several}
+        if await self._is_recorded(self._serving.recorder.enter("feedback", **facts), send):
+            await _send(send, 200, b"{}")
 
     async def _tell(self, path: str, send: Send) -> None:
         serving = self._serving
@@ -266,20 +268,16 @@ def _asked(path: str) -> tuple[str, str]:
     return "", ""
 
 
-def new_id() -> str:
-    """Return a random UUID (RFC 9562, version 4)."""
-    digits = os.urandom(16).hex()
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-8{digits[17:20]}-{digits[20:]}"
-
-
 async def _send(
-    send: Send, status: int, body: bytes, kind: bytes | str = b"application/json"
+    send: Send, status: int, body: bytes, kind: str = "application/json", *, close: bool = False
 ) -> None:
-    kind = kind.encode() if isinstance(kind, str) else kind
+    """Send an answer. ``close``: end the connection, as of a caller who is not allowed."""
     headers = [
         (b"content-length", str(len(body)).encode()),
-        (b"content-type", kind),
+        (b"content-type", kind.encode()),
         (b"cache-control", b"no-store"),
     ]
+    if close:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

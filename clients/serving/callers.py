@@ -34,7 +34,7 @@ ALGORITHMS = ("RS384", "ES384")
 LONGEST_SECONDS = 300  # from ``iat`` to ``exp``
 SKEW_SECONDS = 30  # by which two clocks may differ
 _MAX_TOKEN, _MAX_KEYS_BYTES, _MOST_KEYS, _SMALLEST_RSA = 8192, 1 << 18, 50, 2048
-_LONGEST_JTI = 200
+_LONGEST_JTI, _LATEST = 200, 1 << 40  # characters; seconds since 1970
 _REGISTRY = JWSRegistry(algorithms=list(ALGORITHMS))
 Key = RSAKey | ECKey
 
@@ -112,7 +112,7 @@ def _claims(payload: bytes) -> dict[str, Any]:
     try:
         found = canonical.decode(payload, limit=_MAX_TOKEN, what="token", values=100)
     except MessageError as error:
-        raise RefusedCaller(str(error)) from error
+        raise RefusedCaller("the token's claims are not valid JSON") from error
     if not isinstance(found, dict):
         raise RefusedCaller("the token has no claims")
     return found
@@ -123,12 +123,11 @@ def _fits(key: Key, algorithm: str) -> bool:
 
 
 def _in_time(claims: dict[str, Any], caller: str, now: float) -> Asked:  # 5
-    issued, expires, token = claims.get("iat"), claims.get("exp"), claims.get("jti")
-    for one in (issued, expires):
-        if isinstance(one, bool) or not isinstance(one, int | float):
-            raise RefusedCaller(f"{caller}'s token does not say from when to when it is valid")
-    assert issued is not None
-    assert expires is not None
+    issued: Any = claims.get("iat")
+    expires: Any = claims.get("exp")
+    token = claims.get("jti")
+    if not _is_time(issued) or not _is_time(expires):
+        raise RefusedCaller(f"{caller}'s token does not say from when to when it is valid")
     if not isinstance(token, str) or not 0 < len(token) <= _LONGEST_JTI:
         raise RefusedCaller(f"{caller}'s token has no jti of at most {_LONGEST_JTI} characters")
     if not 0 < expires - issued <= LONGEST_SECONDS:
@@ -136,11 +135,16 @@ def _in_time(claims: dict[str, Any], caller: str, now: float) -> Asked:  # 5
     if expires <= now:
         raise RefusedCaller(f"{caller}'s token has expired")
     not_before = claims.get("nbf", issued)
-    if isinstance(not_before, bool) or not isinstance(not_before, int | float):
+    if not _is_time(not_before):
         raise RefusedCaller(f"{caller}'s token has no valid nbf")
     if max(issued, not_before) > now + SKEW_SECONDS:
         raise RefusedCaller(f"{caller}'s token is not valid yet: is its clock right?")
     return Asked(caller, token, issued, int(expires) + 1)
+
+
+def _is_time(value: Any) -> bool:
+    """Return whether a claim is a number of seconds since 1970."""
+    return type(value) in (int, float) and 0 <= value <= _LATEST
 
 
 def read_keys(

@@ -21,7 +21,7 @@ from flo.clients.serving.risk_assessment import risk_assessment
 from flo.clients.serving.service import Answer, Question, Service, broken_rules, invalid, parsed
 from flo.clients.sources.fhir_prefetch import PrefetchReader
 from flo.documents.document import Document
-from flo.privacy.report.risks import in_words
+from flo.privacy.report.risks import in_words, percent
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
@@ -75,7 +75,9 @@ def ask(service: Service, answer_id: str, body: bytes) -> Question | Answer:
         said = "the request lacks prefetched data, and this service fetches none"
         return invalid(412, said, missing=missing)
     patient = context["patientId"]
-    record, broken = service.reader.read(patient, prefetch, _today())
+    server = request.get("fhirServer")
+    server = server if isinstance(server, str) else ""
+    record, broken = service.reader.read(patient, prefetch, _today(), server)
     encoded = service.fhir_encoder.encode(record)
     named = {name for name, _ in broken}
     rules = [(service.words.get(name, name), rule) for name, rule in broken]
@@ -137,7 +139,7 @@ def _card(
             "means more likely."
         )
     else:
-        summary = f"{said}: {100 * scored.risk:.1f} %"
+        summary = f"{said}: {percent(scored.risk)}"
         if scored.low is not None and scored.high is not None:
             summary += f" ({in_words(scored.low, scored.high)})"
     lines += _reasons(service, scored)
@@ -278,12 +280,15 @@ def _feedback(one: Any) -> Feedback | None:
     return Feedback(card=card.lower(), outcome=outcome, override=str(code) if known else given)
 
 
-def nobody_card(name: str, answer_id: str, why: str) -> dict[str, Any]:
-    """Return the card that says that no version of a model answers now, and why."""
+def nobody_card(name: str, answer_id: str) -> dict[str, Any]:
+    """Return the card that says that no version of a model answers now.
+
+    A clinician must not take silence for a low risk.
+    """
     return {
         "uuid": answer_id,
         "summary": f"{_capital(NOBODY)}: {name}"[:_SUMMARY],
         "indicator": "info",
-        "detail": _plain(why),
+        "detail": "No risk can be stated now. This server's operator finds the reason on the desk.",
         "source": {"label": "FLO"},
     }

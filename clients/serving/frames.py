@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 from flo.clients.serving.service import Answer, Outcome
+from flo.errors import MessageError
 
 LOAD, FORGET, HOOK, PLAIN = range(4)
 REFUSED = 409  # status of the answer to a version whose check failed
@@ -37,10 +38,11 @@ def answered(number: int, answer: Answer) -> bytes:
 
 
 class Buffer:
-    """Bytes of a stream, cut into frames. Both sides are ours, so lengths are not limited."""
+    """Bytes of a stream, cut into frames. ``longest``: bytes of a frame; a longer one raises
+    MessageError."""
 
-    def __init__(self) -> None:
-        self._held = bytearray()
+    def __init__(self, longest: int = 1 << 31) -> None:
+        self._held, self._longest = bytearray(), longest
 
     def add(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
@@ -49,7 +51,10 @@ class Buffer:
     def _whole(self) -> Iterator[bytes]:
         start, held = 0, self._held
         while len(held) - start >= _LENGTH:
-            end = start + _LENGTH + int.from_bytes(held[start : start + _LENGTH], "big")
+            length = int.from_bytes(held[start : start + _LENGTH], "big")
+            if length > self._longest:
+                raise MessageError(f"a frame of {length} bytes, limit {self._longest}")
+            end = start + _LENGTH + length
             if len(held) < end:
                 break
             yield bytes(held[start:end])

@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +23,8 @@ from starlette.types import ASGIApp
 from flo.clients.data_process.helpers import end_with_parent
 from flo.clients.home.site_home import SiteHome
 from flo.clients.serving import callers
-from flo.clients.serving.answer_log import AnswerLog
+from flo.clients.serving.answer_ids import AnswerIds
+from flo.clients.serving.answer_log import FOLDER, AnswerLog
 from flo.clients.serving.answering import AnsweringModels, SiteAtWork
 from flo.clients.serving.app import App, Serving
 from flo.clients.serving.metrics import Served
@@ -38,8 +40,11 @@ from flo.keys.tls import read_certificate
 log = logging.getLogger("flo.clients.serving.front")
 
 ANCHOR = "answers-anchored"
+USED_TOKENS = "used-tokens"  # beside the log of answers
 READY, END_WORKER, NEW_WORKER = b"R", b"K", b"W"  # frames between supervisor and front
 _RELOAD_SECONDS = 60.0
+_MOST_HERE = 256  # connections of this machine to a listener without TLS
+_MOST_OF_ONE_ADDRESS = 512  # connections
 
 
 @dataclass(frozen=True)
@@ -56,26 +61,20 @@ def run(
     config: ServeConfig,
     control: socket.socket,
     sockets: Sockets,
-    tokens: int,
-    forgetful_since: float,
 ) -> None:
     """Serve until the supervisor sends SIGTERM or ends.
 
-    ``control``: to the supervisor. ``tokens``: see ``ReplayMemory``. ``forgetful_since``: see
-    ``Serving``. Raises FloError if the server cannot begin.
+    ``control``: to the supervisor. Raises FloError if the server cannot begin.
     """
     end_with_parent()
-    with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
-        runner.run(_run(home, config, control, sockets, tokens, forgetful_since))
+    with asyncio.Runner(
+        loop_factory=uvicorn.Config("", log_config=None).get_loop_factory()
+    ) as runner:
+        runner.run(_run(home, config, control, sockets))
 
 
 async def _run(
-    home: SiteHome,
-    config: ServeConfig,
-    control: socket.socket,
-    sockets: Sockets,
-    tokens: int,
-    forgetful_since: float,
+    home: SiteHome, config: ServeConfig, control: socket.socket, sockets: Sockets
 ) -> None:
     site = SiteAtWork(home.directory, identity=home.open_identity())
     allow = callers.read_keys(config.callers, home.directory)
@@ -84,16 +83,17 @@ async def _run(
     def end_worker(number: int) -> None:
         control.send(END_WORKER + bytes([number]))
 
-    pool = Pool(end_worker)
+    pool = Pool(end_worker, site.read_policy().confinement)
     recorder = Recorder(
-        lambda: AnswerLog(home.directory, identity),
-        lambda **head: site.record(ANCHOR, None, **head),
+        AnswerLog(home.directory, identity), lambda **head: site.record(ANCHOR, None, **head)
     )
     models = AnsweringModels(site, config, pool)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    memory = ReplayMemory(tokens)
+    memory = ReplayMemory(home.directory / FOLDER / USED_TOKENS)
+    since = float(int(time.time())) if memory.is_new else 0.0  # tokens tell whole seconds
+    ids = AnswerIds(site.open_patients_key())
     serving = Serving(
-        *(models, pool, recorder, allow, memory, config.url, forgetful_since, now, Served())
+        *(models, pool, recorder, allow, memory, config.url, since, now, Served(), ids)
     )
     listeners = _listeners(home.directory, config, serving)
     recorder.start()
@@ -146,6 +146,7 @@ def _listeners(folder: Path, config: ServeConfig, serving: Serving) -> list[uvic
         lifespan=False,
         on_refused=refused,
         oldest=ssl.TLSVersion.TLSv1_2,
+        most_of_one_address=_MOST_OF_ONE_ADDRESS,
     )
     return [public, plain_server(App(serving, "local")), plain_server(App(serving, "metrics"))]
 
@@ -164,6 +165,7 @@ def plain_server(app: ASGIApp) -> uvicorn.Server:
         log_config=None,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=2,
+        limit_concurrency=_MOST_HERE,
     )
     config.load()
     return uvicorn.Server(config)

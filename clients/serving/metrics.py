@@ -43,7 +43,10 @@ class Served:
         ]
         lines = [as_prometheus(plain).rstrip("\n")]
         lines += ["# HELP flo_serve_answers Answers sent.", "# TYPE flo_serve_answers counter"]
+        finished = models.finished
         for (name, version, outcome), count in sorted(self.answers.items()):
+            if name in finished:  # that it exists is no business of this machine's other users
+                continue
             labels = f'model="{name}",version="{version}",outcome="{outcome}"'
             lines.append(f"flo_serve_answers{{{labels}}} {count}")
         lines += ["# HELP flo_serve_refused Requests refused.", "# TYPE flo_serve_refused counter"]

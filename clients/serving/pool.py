@@ -1,10 +1,12 @@
 """The workers of a front: each question goes to one of them, and to another if that one dies.
 
-    1. a worker that connects is told to load every version that may answer, then asked;
+    1. a worker that connects says how it is confined, and is told to load every version that may
+       answer;
     2. a question goes to the worker with the fewest open ones;
-    3. if a worker dies, its open questions go to the others. A question that ended two workers is
-       not asked again;
-    4. a worker that does not answer within ``_LONGEST_SECONDS`` is ended, and 3 follows.
+    3. if a worker dies, any of its open questions may be the cause. Each of them is asked again
+       *alone*, one after the other, by one worker that does nothing else meanwhile. A question
+       that ends two workers while it is alone is not asked again;
+    4. a worker that makes no progress for ``_LONGEST_SECONDS`` is ended, and 3 follows.
 
 A worker's answer depends on the question alone, so asking twice is harmless.
 """
@@ -16,19 +18,20 @@ import itertools
 import json
 import logging
 import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import cast
 
 from flo.clients.serving.frames import FORGET, LOAD, REFUSED, Buffer, asked
 from flo.clients.serving.service import Answer, ServedVersion, invalid
-from flo.errors import NetworkError, RefusedError
+from flo.errors import MessageError, NetworkError, RefusedError
 
 log = logging.getLogger("flo.clients.serving.pool")
 
 MOST_OPEN = 4096  # questions
-_LONGEST_SECONDS, _LOOK_SECONDS, _MOST_TRIES = 10.0, 1.0, 2
-_NO_WORKER_SECONDS = 10.0
+_LONGEST_SECONDS, _LONGEST_LOAD_SECONDS, _LOOK_SECONDS = 3.0, 120.0, 0.5
+_NO_WORKER_SECONDS, _MOST_ENDED, _LONGEST_ANSWER = 30.0, 2, 8 << 20
 _LOADED = 200
 POISON = invalid(
     500, "this request ended the process that read it; the operator finds it in the log"
@@ -39,23 +42,28 @@ NO_WORKER = invalid(503, "no process is there to answer")
 
 @dataclass(eq=False)
 class _Job:
-    """A frame that waits for its answer. ``parts``: kind and body."""
+    """A frame that waits for its answer. ``ended``: workers that ended with it alone."""
 
     kind: int
     body: tuple[bytes, ...]
     answer: asyncio.Future[Answer]
     begun: float
-    tries: int = 0
+    ended: int = 0
 
 
 class Pool:
-    """Used on the event loop only. ``end_worker``: tells the supervisor to end one by number."""
+    """Used on the event loop only.
 
-    def __init__(self, end_worker: Callable[[int], None]) -> None:
-        self._end_worker, self._numbers = end_worker, itertools.count(1)
+    ``end_worker``: tells the supervisor to end one by number. ``required``: layers of confinement
+    without which no worker is used.
+    """
+
+    def __init__(self, end_worker: Callable[[int], None], required: Collection[str] = ()) -> None:
+        self._end_worker, self._required = end_worker, set(required)
+        self._numbers = itertools.count(1)
         self._workers = dict[int, _Worker]()
         self._versions = dict[str, bytes]()  # digest -> document
-        self._waiting = list[_Job]()
+        self._waiting, self._suspects = deque[_Job](), deque[_Job]()
         self.restarts = 0
         self._open = 0
 
@@ -69,14 +77,22 @@ class Pool:
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
         _, worker = await loop.create_connection(
-            lambda: _Worker(number, self._numbers, self._lost), sock=connection
+            lambda: _Worker(number, self._numbers, self._lost, self._step), sock=connection
         )
+        missing = set(await worker.hello)
+        if missing & self._required:
+            log.error(
+                "a worker is not used: the site's policy requires confinement that this machine "
+                f"does not give: {', '.join(sorted(missing & self._required))}"
+            )
+            worker.close()
+            return
+        if missing:
+            log.warning(f"workers are not confined by {', '.join(sorted(missing))}")
         self._workers[number] = worker
         for digest, document in self._versions.items():
             worker.ask(self._job(LOAD, bytes.fromhex(digest), document))
-        waiting, self._waiting = self._waiting, []
-        for job in waiting:
-            self._ask(job)
+        self._step()
 
     async def load(self, version: ServedVersion) -> str:
         """Load a version in every worker; return why it has no reasons, "" if it has.
@@ -93,7 +109,7 @@ class Pool:
         for answer in answers:
             if answer.status == REFUSED:
                 said = json.loads(answer.body)
-                del self._versions[digest]
+                self._versions.pop(digest, None)
                 raise RefusedError(said["error"], hint=said["hint"])
         loaded = [json.loads(one.body) for one in answers if one.status == _LOADED]
         if not loaded:
@@ -125,44 +141,62 @@ class Pool:
             worker.close()
 
     async def watch(self) -> None:
-        """End workers that do not answer [4], and questions that no worker takes."""
+        """End workers that make no progress [4], and questions that no worker takes."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             now = asyncio.get_running_loop().time()
             for worker in list(self._workers.values()):
-                if now - worker.oldest(now) > _LONGEST_SECONDS:
-                    log.error("a worker did not answer, and is ended")
+                if worker.is_stuck(now):
+                    log.error("a worker makes no progress, and is ended")
                     self._end_worker(worker.number)
-            for job in [j for j in self._waiting if now - j.begun > _NO_WORKER_SECONDS]:
-                self._waiting.remove(job)
-                _answer(job, NO_WORKER)
+            for several in (self._waiting, self._suspects):
+                for job in [j for j in several if now - j.begun > _NO_WORKER_SECONDS]:
+                    several.remove(job)
+                    _answer(job, NO_WORKER)
 
     def _job(self, kind: int, *body: bytes) -> _Job:
         loop = asyncio.get_running_loop()
         return _Job(kind, body, loop.create_future(), loop.time())
 
     def _ask(self, job: _Job) -> None:
-        if not self._workers:
+        free = [worker for worker in self._workers.values() if not worker.is_reserved]
+        if free:
+            min(free, key=lambda worker: worker.open).ask(job)
+        else:
             self._waiting.append(job)
-            return
-        min(self._workers.values(), key=lambda worker: worker.open).ask(job)
 
     def _lost(self, worker: _Worker) -> None:  # [3]
         if self._workers.get(worker.number) is worker:
             del self._workers[worker.number]
         self.restarts += 1
-        given_up = 0
         for job in worker.left():
-            job.tries += 1
             if job.kind in (LOAD, FORGET):
                 _answer(job, invalid(503, "the process that was to load a version ended"))
-            elif job.tries >= _MOST_TRIES:
-                given_up += 1
+                continue
+            job.ended += worker.is_reserved
+            if job.ended >= _MOST_ENDED:
+                log.error("a request is not asked again: two workers ended with it alone")
                 _answer(job, POISON)
             else:
+                self._suspects.append(job)
+        self._step()
+
+    def _step(self) -> None:
+        """Ask the next suspect alone, or what waits, wherever a worker is free. [3]"""
+        workers = self._workers.values()
+        reserved = next((one for one in workers if one.is_reserved), None)
+        if self._suspects and reserved is None and workers:
+            reserved = min(workers, key=lambda worker: worker.open)
+            reserved.is_reserved = True
+        if reserved is not None and not reserved.open:
+            if self._suspects:
+                reserved.ask(self._suspects.popleft())
+            else:
+                reserved.is_reserved = False
+        if self._waiting and any(not one.is_reserved for one in workers):
+            waiting, self._waiting = self._waiting, deque()
+            for job in waiting:
                 self._ask(job)
-        if given_up:
-            log.error(f"{given_up} requests are not asked again: two workers ended with them")
 
 
 def _answer(job: _Job, answer: Answer) -> None:
@@ -171,14 +205,25 @@ def _answer(job: _Job, answer: Answer) -> None:
 
 
 class _Worker(asyncio.Protocol):
-    """Connection to one worker, and the questions that it has not answered."""
+    """Connection to one worker, and the questions that it has not answered.
+
+    ``hello``: the layers of confinement that it misses. ``is_reserved``: whether it is asked one
+    suspect after the other, and nothing else.
+    """
 
     def __init__(
-        self, number: int, numbers: itertools.count[int], lost: Callable[[_Worker], None]
+        self,
+        number: int,
+        numbers: itertools.count[int],
+        lost: Callable[[_Worker], None],
+        answered: Callable[[], None],
     ) -> None:
-        self.number, self._numbers, self._lost = number, numbers, lost
-        self._jobs, self._buffer = dict[int, _Job](), Buffer()
-        self._out, self._flushing = list[bytes](), False
+        self._loop = asyncio.get_running_loop()
+        self.number, self.is_reserved = number, False
+        self.hello: asyncio.Future[list[str]] = self._loop.create_future()
+        self._numbers, self._lost, self._answered = numbers, lost, answered
+        self._jobs, self._buffer = dict[int, _Job](), Buffer(_LONGEST_ANSWER)
+        self._out, self._progress = list[bytes](), self._loop.time()
         self._transport: asyncio.Transport | None = None
 
     @property
@@ -186,9 +231,11 @@ class _Worker(asyncio.Protocol):
         """Number of questions without an answer."""
         return len(self._jobs)
 
-    def oldest(self, now: float) -> float:
-        """Return when the oldest open question was asked; ``now`` if there is none."""
-        return next((job.begun for job in self._jobs.values()), now)
+    def is_stuck(self, now: float) -> bool:
+        """Return whether nothing was answered for too long, while something is asked."""
+        loads = any(job.kind == LOAD for job in self._jobs.values())
+        longest = _LONGEST_LOAD_SECONDS if loads else _LONGEST_SECONDS
+        return bool(self._jobs) and now - self._progress > longest
 
     def left(self) -> list[_Job]:
         """Return the questions without an answer, and forget them."""
@@ -196,16 +243,16 @@ class _Worker(asyncio.Protocol):
         return found
 
     def ask(self, job: _Job) -> None:
-        """Send one question; all that are asked at once go out together."""
+        """Send one question; all that are asked in one turn go out together."""
+        if not self._jobs:
+            self._progress = self._loop.time()
         number = next(self._numbers)
         self._jobs[number] = job
+        if not self._out:
+            self._loop.call_soon(self._flush)
         self._out.append(asked(number, job.kind, *job.body))
-        if not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flushing = False
         out, self._out = self._out, []
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(out))
@@ -221,12 +268,22 @@ class _Worker(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand answers to those who wait for them."""
+        self._progress = self._loop.time()
         self._buffer.add(data)
-        for number, answer in self._buffer.answers():
-            job = self._jobs.pop(number, None)
-            if job is not None:
-                _answer(job, answer)
+        try:
+            for number, answer in self._buffer.answers():
+                job = self._jobs.pop(number, None)
+                if job is not None:
+                    _answer(job, answer)
+                elif not self.hello.done():
+                    self.hello.set_result(json.loads(answer.body)["missing"])
+        except (MessageError, ValueError, KeyError, IndexError):
+            log.error("a worker answered what it cannot have computed, and is ended")
+            self.close()
+        self._answered()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Return the open questions to the pool."""
+        if not self.hello.done():
+            self.hello.set_exception(NetworkError("a worker ended before it could be used"))
         self._lost(self)

@@ -1,8 +1,8 @@
 """Memory of the tokens that were used, so that each is accepted once.
 
-It is an anonymous file in memory, held by the process that starts the others: it outlives a front
-that is killed, and ends with the machine. A server that begins without it refuses tokens that are
-older than itself, because it cannot know whether they were used.
+It is a file of the site's folder, so that it outlives the server. A server that begins without it
+refuses tokens that are older than itself, because it cannot know whether they were used. Its rows
+are not flushed one by one: a power cut may lose those of its last seconds.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import os
 import struct
 import time
+from pathlib import Path
 
 _ROW = struct.Struct("<24sq")  # digest of caller and jti, second of expiry
 _MOST_ROWS, _COMPACT_FROM = 4_000_000, 100_000
@@ -19,9 +20,14 @@ _MOST_ROWS, _COMPACT_FROM = 4_000_000, 100_000
 class ReplayMemory:
     """Tokens that were accepted, by digest, until they expire. Used by one process at a time."""
 
-    def __init__(self, file: int) -> None:
-        """``file``: descriptor of ``new_file``; its rows are read, and it is appended to."""
-        self._file, self._seen = file, dict[bytes, int]()
+    def __init__(self, path: Path) -> None:
+        """Open the file, or create it: its rows are read, and it is appended to.
+
+        ``is_new``: whether it was not there.
+        """
+        self.is_new = not path.exists()
+        file = self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._seen = dict[bytes, int]()
         self._rows, self._full = 0, _COMPACT_FROM
         now = int(time.time())
         data = os.pread(file, os.fstat(file).st_size, 0)
@@ -57,7 +63,6 @@ class ReplayMemory:
         self._rows = len(self._seen)
         self._full = max(_COMPACT_FROM, 2 * self._rows)
 
-
-def new_file() -> int:
-    """Return the descriptor of a new, empty memory, for this process and its children."""
-    return os.memfd_create("flo-used-tokens")
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)

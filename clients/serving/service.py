@@ -7,15 +7,16 @@ answer that says what is wrong; the model scores; the score becomes an answer.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jiter
 import numpy as np
 from pydantic import Field
-from pydantic_core import from_json
 
 from flo.arrays import Floats
 from flo.clients.prediction.finish import FinishedAtHome
@@ -42,7 +43,7 @@ class ServedVersion(Document):
 
     ``name``: of the service. ``card``: path of the published model's card. ``fhir``: mapping of the
     record system's resources, ``table``: of the fields of the site's own table; None if there is
-    none.
+    none. ``onnx``: a published network's export in base64, if there is one.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ServedVersion(Document):
     rule: FlagRule | None
     fhir: StudyMapping | None
     table: Annotated[dict[ColumnName, MappedColumn], Field(max_length=5000)] | None
+    onnx: str = ""
 
     @property
     def digest(self) -> str:
@@ -100,7 +102,10 @@ class Service:
         self.version, opened = version, version.open()
         self.finished = isinstance(opened, FinishedAtHome)
         self.published = opened.model if isinstance(opened, FinishedAtHome) else opened
-        self.study, self.scorer = opened.study, Scorer(opened, version.rule)
+        self.study, self.scorer = (
+            opened.study,
+            Scorer(opened, version.rule, base64.b64decode(version.onnx)),
+        )
         self.words = titles(self.study.data)
         self.reader = (
             None if version.fhir is None else PrefetchReader(version.fhir, self.study.data)
@@ -129,9 +134,9 @@ class Service:
 def parsed(body: bytes) -> dict[str, Any] | Answer:
     """Return the JSON object of a request, or the answer that refuses it."""
     try:
-        found = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        return invalid(400, f"the request is not JSON: {str(error)[:80]}")
+        found = jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True)
+    except ValueError:
+        return invalid(400, "the request is not JSON, or has a key twice")
     return found if isinstance(found, dict) else invalid(400, "the request is not a JSON object")
 
 

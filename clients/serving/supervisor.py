@@ -1,11 +1,12 @@
 """The process that starts front and workers, and starts each again when it ends.
 
-    1. it loads all code once, opens the sockets, and forks: a fork begins in milliseconds;
+    1. it loads all code once, opens the sockets, and forks the front: a fork begins in
+       milliseconds. Workers are programs of their own, which inherit nothing
+       (``flo.clients.serving.worker_process``);
     2. it connects each worker with the front, by handing both an end of a socket pair;
     3. a worker that ended is started again and connected; so is the front, with all workers. The
        sockets stay open here, so that new connections wait for the new front and do not fail;
-    4. the memory of used tokens is a file of this process, so that it outlives a front;
-    5. SIGTERM ends the front, which answers what it has begun, then the workers.
+    4. SIGTERM ends the front, which answers what it has begun, then the workers.
 
 It opens no key and reads no request. If it is killed, the kernel ends the others, and systemd
 starts it again.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import select
 import signal
@@ -25,10 +27,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flo.clients.data_process.worker import may_know
 from flo.clients.home.site_home import SiteHome
-from flo.clients.serving import front, worker
+from flo.clients.serving import front
 from flo.clients.serving.front import END_WORKER, NEW_WORKER, READY, Sockets
-from flo.clients.serving.replays import new_file
 from flo.clients.serving.settings import ServeConfig
 from flo.errors import EXIT_BUG, EXIT_OK, FloError, NetworkError
 from flo.http.tls_server import bind
@@ -38,18 +40,21 @@ log = logging.getLogger("flo.clients.serving.supervisor")
 
 SOCKET = Path("answers") / "serve.sock"  # of a site's folder
 _LONGEST_PATH = 100  # bytes of a Unix socket's path; Linux allows 107
+_END_SECONDS = 30.0  # for the front to end, before it is killed
 _PAUSE_SECONDS = 1.0  # before a process that ended within a second of its start is started again
 
 
 @dataclass(eq=False)
 class _Child:
-    """``control``: this process's end of the socket to it. ``ended``: a pidfd."""
+    """``number``: of a worker; None for the front. ``control``: our end of the socket to it.
+    ``ended``: a pidfd."""
 
+    number: int | None
     pid: int
     control: socket.socket
     ended: int
     begun: float
-    number: int = 0
+    is_heard: bool = True
 
 
 class Supervisor:
@@ -64,152 +69,179 @@ class Supervisor:
     ) -> None:
         """``tell``: shows an error of the front on the screen, and returns its exit code."""
         self._home, self._config, self._sockets, self._tell = home, config, sockets, tell
-        self._tokens, self._began = new_file(), time.time()
-        self._workers = dict[int, _Child]()
-        self._front: _Child | None = None
-        self._ready = self._ending = False
+        self._children = dict[int | None, _Child]()
+        self._due: dict[int | None, float] = {None: 0.0}  # whom to start, and when
+        self._due |= dict.fromkeys(range(config.workers), 0.0)
+        self._ready, self._end_by = False, math.inf
 
     def run(self) -> int:
         """Return the exit code."""
-        gc.freeze()  # children share what is loaded now
+        gc.freeze()  # the front shares what is loaded now
         wake, woken = socket.socketpair()
         woken.setblocking(False)
         signal.set_wakeup_fd(woken.fileno())
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: None)
-        for number in range(self._config.workers):
-            self._start_worker(number)
-        self._start_front()
         while True:
-            poll = select.poll()
-            for known in self._watched(wake):
-                poll.register(known, select.POLLIN)
-            for file, _ in poll.poll():
-                code = self._act(file, wake)
-                if code is not None:
-                    self._end_workers()
-                    return code
+            self._start_due()
+            reported = self._reported(wake)
+            if reported == wake.fileno():
+                wake.recv(64)
+                self._end_front()
+            code = self._act(reported)
+            if code is not None:
+                self._end_workers()
+                return code
 
-    def _watched(self, wake: socket.socket) -> list[int]:
-        found = [wake.fileno()]
-        if self._front is not None:
-            found += [self._front.ended, self._front.control.fileno()]
-        return found + [one.ended for one in self._workers.values()]
+    def _reported(self, wake: socket.socket) -> int | None:
+        """Wait for one descriptor to report something; None if it is time to start a child."""
+        poll = select.poll()
+        poll.register(wake, select.POLLIN)
+        for child in self._children.values():
+            poll.register(child.ended, select.POLLIN)
+            if child.is_heard:
+                poll.register(child.control, select.POLLIN)
+        next_start = min([*self._due.values(), self._end_by])
+        wait = max(0.0, next_start - time.monotonic())
+        found = poll.poll(None if wait == math.inf else 1000 * wait + 1)
+        # One at a time: acting on it may close a descriptor that another report is about.
+        return found[0][0] if found else None
 
-    def _act(self, file: int, wake: socket.socket) -> int | None:
+    def _act(self, reported: int | None) -> int | None:
         """Act on what a descriptor reports; return an exit code if all is over."""
-        if file == wake.fileno():
-            wake.recv(64)
-            self._ending = True
-            if self._front is not None:
-                os.kill(self._front.pid, signal.SIGTERM)
-            return None
-        if self._front is not None and file == self._front.control.fileno():
-            self._hear(self._front)
-            return None
-        if self._front is not None and file == self._front.ended:
-            ended, self._front = self._front, None
-            code = _reaped(ended)
-            if self._ending or not self._ready:
-                return EXIT_OK if self._ending else code
-            log.error("the front ended, and is started again")
-            _pause(ended)
-            self._start_front()
-            return None
-        for one in [one for one in self._workers.values() if one.ended == file]:
-            _reaped(self._workers.pop(one.number))
-            if not self._ending:
-                log.error("a worker ended, and is started again")
-                _pause(one)
-                self._start_worker(one.number)
-                self._connect(self._workers[one.number])
+        for child in self._children.values():
+            if reported == child.ended:
+                return self._ended(child)
+            if reported == child.control.fileno():
+                self._hear(child)
+                return None
+        if self._end_by != math.inf:
+            front_ = self._children.get(None)
+            if front_ is None:
+                return EXIT_OK
+            if time.monotonic() > self._end_by:
+                os.kill(front_.pid, signal.SIGKILL)
+                self._end_by = time.monotonic() + _END_SECONDS
+        return None
+
+    def _ended(self, child: _Child) -> int | None:
+        """Note that a child has ended, and when it is started again. [3]"""
+        del self._children[child.number]
+        code = _reaped(child)
+        if child.number is None:
+            if self._end_by != math.inf:
+                return EXIT_OK
+            if not self._ready:
+                return code
+        if self._end_by == math.inf:
+            log.error(f"{'the front' if child.number is None else 'a worker'} ended")
+            is_new = time.monotonic() - child.begun < _PAUSE_SECONDS
+            self._due[child.number] = time.monotonic() + _PAUSE_SECONDS * is_new
         return None
 
     def _hear(self, child: _Child) -> None:
         """Obey the front: it is ready, or a worker does not answer."""
         try:
             data = child.control.recv(16)
-        except ConnectionError:  # it has just ended, which is reported next
+        except BlockingIOError:
             return
-        if data == READY:
+        except OSError:  # it has just ended, which is reported, too
+            data = b""
+        if not data:
+            child.is_heard = False
+        elif data == READY:
             self._ready = True
-        elif data[:1] == END_WORKER and (one := self._workers.get(data[1])):
+        elif data[:1] == END_WORKER and (one := self._children.get(data[1])):
             os.kill(one.pid, signal.SIGKILL)
 
-    def _start_worker(self, number: int) -> None:
-        readable = [self._home.directory / name for name in ("models", "finished")]
-        forbidden = self._home.directory / "identity.key"
-        self._workers[number] = self._forked(
-            lambda control: worker.run(control, readable, forbidden), number
-        )
+    def _end_front(self) -> None:  # [4]
+        self._due.clear()
+        self._end_by = time.monotonic() + _END_SECONDS
+        if (child := self._children.get(None)) is not None:
+            os.kill(child.pid, signal.SIGTERM)
 
-    def _start_front(self) -> None:
-        # A front that replaces another has its memory of used tokens; the first has none.
-        # Tokens tell whole seconds.
-        since = 0.0 if self._ready else float(int(self._began))
-        self._front = self._forked(
-            lambda control: front.run(
-                self._home, self._config, control, self._sockets, self._tokens, since
-            ),
-            0,
-        )
-        for one in self._workers.values():
-            self._connect(one)
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for number in [number for number, when in self._due.items() if when <= now]:
+            del self._due[number]
+            if number is None:
+                self._children[None] = self._forked_front()
+                for other in [n for n in self._children if n is not None]:
+                    self._connect(other)
+            else:
+                self._children[number] = self._spawned_worker(number)
+                self._connect(number)
 
-    def _connect(self, one: _Child) -> None:
+    def _connect(self, number: int) -> None:
         """Hand both ends of a new connection to a worker and to the front. [2]"""
-        if self._front is None:
+        front_ = self._children.get(None)
+        if front_ is None:
             return
         ours, theirs = socket.socketpair()
         try:
-            socket.send_fds(one.control, [b"F"], [theirs.fileno()])
-            name = NEW_WORKER + bytes([one.number])
-            socket.send_fds(self._front.control, [name], [ours.fileno()])
+            socket.send_fds(self._children[number].control, [b"F"], [theirs.fileno()])
+            socket.send_fds(front_.control, [NEW_WORKER + bytes([number])], [ours.fileno()])
         except OSError:  # one of the two has just ended: it will be started and connected again
             log.debug("a connection could not be handed over")
         finally:
             ours.close()
             theirs.close()
 
-    def _forked(self, work: Callable[[socket.socket], None], number: int) -> _Child:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def _spawned_worker(self, number: int) -> _Child:
+        """Start a worker, which inherits its control socket and standard output only."""
+        ours, theirs = _pair()
+        theirs.set_inheritable(True)
+        folder = self._home.directory.resolve()
+        command = [sys.executable, "-I", "-W", "ignore", "-m", "flo.clients.serving.worker_process"]
+        command += [str(theirs.fileno()), str(folder / "identity.key")]
+        command += [str(folder / name) for name in ("models", "finished")]
+        known = {name: value for name, value in os.environ.items() if may_know(name)}
+        known |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # small products
+        pid = os.posix_spawn(sys.executable, command, known, setsigmask=())
+        theirs.close()
+        return _Child(number, pid, ours, os.pidfd_open(pid), time.monotonic())
+
+    def _forked_front(self) -> _Child:
+        ours, theirs = _pair()
         pid = os.fork()
         if pid:
             theirs.close()
-            return _Child(pid, ours, os.pidfd_open(pid), time.monotonic(), number)
+            return _Child(None, pid, ours, os.pidfd_open(pid), time.monotonic())
         code = EXIT_BUG
         try:
             signal.set_wakeup_fd(-1)
             for name in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(name, signal.SIG_DFL)
+            for child in self._children.values():  # our ends of the workers' sockets
+                child.control.close()
+                os.close(child.ended)
             ours.close()
-            self._close_others()
-            work(theirs)
+            theirs.setblocking(True)
+            front.run(self._home, self._config, theirs, self._sockets)
             code = EXIT_OK
         except FloError as error:
             code = self._tell(error)
-        except Exception:  # any error of a child ends that child
-            log.exception("a process of the server failed")
+        except Exception:  # any error ends the front
+            log.exception("the front failed")
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
 
-    def _close_others(self) -> None:
-        """Close this process's ends of sockets to other children, in a new child."""
-        others = [*self._workers.values(), *([self._front] if self._front else [])]
-        for one in others:
-            one.control.close()
-            os.close(one.ended)
-
     def _end_workers(self) -> None:
-        for one in self._workers.values():
-            os.kill(one.pid, signal.SIGKILL)
-            _reaped(one)
+        for child in self._children.values():
+            os.kill(child.pid, signal.SIGKILL)
+            _reaped(child)
         for bound in (self._sockets.tls, self._sockets.local, self._sockets.metrics):
             if bound is not None:
                 bound.close()
         (self._home.directory / SOCKET).unlink(missing_ok=True)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    return ours, theirs
 
 
 def _reaped(child: _Child) -> int:
@@ -218,11 +250,6 @@ def _reaped(child: _Child) -> int:
     child.control.close()
     os.close(child.ended)
     return os.waitstatus_to_exitcode(status)
-
-
-def _pause(child: _Child) -> None:
-    if time.monotonic() - child.begun < _PAUSE_SECONDS:
-        time.sleep(_PAUSE_SECONDS)
 
 
 def open_sockets(home: SiteHome, config: ServeConfig) -> Sockets:

@@ -1,24 +1,22 @@
 """A process that scores. It reads requests of the record system, and nothing else.
 
 It has no network and no key of the site, and writes no file: it is confined as the process that
-holds patients (``flo.clients.data_process.confinement``). Whatever it is sent can at worst end it:
+holds patients (``flo.clients.serving.worker_process``). Whatever it is sent can at worst end it:
 another worker takes over its questions. It answers one front at a time, over a connection that the
-supervisor hands to it, and keeps its models when the front is replaced.
+supervisor hands to it, and keeps its models when the front is replaced. On each connection it first
+says which layers of confinement are missing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import signal
 import socket
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from flo.clients.data_process.confinement import confine
-from flo.clients.data_process.helpers import end_with_parent
 from flo.clients.serving import cds_hooks, plain
 from flo.clients.serving.frames import (
     DIGEST_LENGTH,
@@ -34,6 +32,7 @@ from flo.clients.serving.service import Answer, Question, ServedVersion, Service
 from flo.documents import canonical
 from flo.documents.document import parse
 from flo.errors import FloError
+from flo.host.logs import JsonFormatter
 
 log = logging.getLogger("flo.clients.serving.worker")
 
@@ -44,46 +43,31 @@ _LOADED = 200
 _BUG = invalid(500, "this is a bug in FLO; the operator finds it in the log")
 
 
-def run(control: socket.socket, readable: Iterable[Path], forbidden: Path) -> None:
-    """Confine this process, then answer fronts until the supervisor ends.
-
-    ``readable``: folders of models. ``forbidden``: a file of the site, to check that with.
-    """
-    end_with_parent()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)  # the supervisor ends workers, after the front
-    layers = confine(readable, forbidden, gpu=False)
-    missing = [name for name, holds in layers.items() if not holds]
-    if missing:
-        log.warning(
-            "the worker is not confined by all layers", extra={"fields": {"missing": missing}}
-        )
+def run(control: socket.socket, missing: list[str]) -> None:
+    """Answer fronts until the supervisor ends. ``missing``: layers of confinement."""
+    screen = logging.StreamHandler()
+    screen.setFormatter(JsonFormatter())  # type and place of an error, never its text
+    logging.getLogger().addHandler(screen)
+    hello = answered(0, Answer(_LOADED, "scored", json.dumps({"missing": missing}).encode()))
     services = dict[bytes, Service]()
     while True:
         data, files, _, _ = socket.recv_fds(control, 1, 1)
         if not data or not files:
             return
         with socket.socket(fileno=files[0]) as front:
-            _serve(front, services)
+            serve_front(front, services, hello)
 
 
-def _serve(front: socket.socket, services: dict[bytes, Service]) -> None:
+def serve_front(front: socket.socket, services: dict[bytes, Service], hello: bytes) -> None:
     """Answer one front until it closes the connection."""
     buffer = Buffer()
-    while True:
-        try:
-            data = front.recv(_READ)
-        except ConnectionError:
-            return
-        if not data:
-            return
-        buffer.add(data)
-        replies = _replies(list(buffer.questions()), services)
-        if replies:
-            try:
+    with contextlib.suppress(ConnectionError):
+        _write(front, hello)
+        while data := front.recv(_READ):
+            buffer.add(data)
+            replies = _replies(list(buffer.questions()), services)
+            if replies:
                 _write(front, b"".join(replies))
-            except ConnectionError:
-                return
 
 
 def _write(front: socket.socket, data: bytes) -> None:
@@ -98,7 +82,7 @@ def _replies(frames: list[tuple[int, int, bytes]], services: dict[bytes, Service
     replies, waiting = list[bytes](), dict[Service, list[tuple[int, Question]]]()
     for number, kind, body in frames:
         if kind in (LOAD, FORGET):
-            answer = _guarded(_change, kind, body, services)
+            answer = _changed(kind, body, services)
             replies.append(answered(number, answer))
             continue
         service = services.get(body[:DIGEST_LENGTH])
@@ -124,6 +108,14 @@ def _asked(service: Service, kind: int, body: bytes) -> Question | Answer:
     answer_id, request = body[DIGEST_LENGTH:begin].decode("ascii"), body[begin:]
     ask = cds_hooks.ask if kind == HOOK else plain.ask
     return ask(service, answer_id, request)
+
+
+def _changed(kind: int, body: bytes, services: dict[bytes, Service]) -> Answer:
+    answer = _guarded(_change, kind, body, services)
+    if answer is not _BUG:
+        return answer
+    said = {"error": "FLO fails to load this version; see the log", "hint": ""}
+    return Answer(REFUSED, "invalid", json.dumps(said).encode())
 
 
 def _change(kind: int, body: bytes, services: dict[bytes, Service]) -> Answer:

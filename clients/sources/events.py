@@ -63,7 +63,7 @@ class EventColumn:
     mapped: MappedColumn
     happened: bool
     values: list[Any]
-    days: list[tuple[date, datetime] | None]
+    days: list[tuple[date, datetime, str] | None]
     units: list[str | None]
     events: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -76,14 +76,20 @@ class EventColumn:
         return cls(mapped, happened, [start] * count, [None] * count, [None] * count)
 
     def add(
-        self, record: int, at: date, span: Span | None, value: Any = 1, unit: str | None = None
+        self,
+        record: int,
+        at: date,
+        span: Span | None,
+        value: Any = 1,
+        unit: str | None = None,
+        among_equals: str = "",
     ) -> None:
         """Add an event of ``record``'s patient; the record's own day is ``at``.
 
         A span counts at its end, with ``after`` at its beginning, so that it cannot move across the
-        record's day. Of events at the same time, the one added later counts, with ``after`` the one
-        added earlier. An event without a day counts only at ``any`` time, and only if no event has
-        a day.
+        record's day. Of events at the same time the one with the greatest ``among_equals`` counts,
+        and of those the one added later, with ``after`` the least and the one added earlier. An
+        event without a day counts only at ``any`` time, and only if no event has a day.
         """
         when, before = self.mapped.when, self.days[record]
         self.events += 1
@@ -96,7 +102,8 @@ class EventColumn:
         if when != "any" and span.first <= at < span.last:
             self.counts[UNCLEAR] += 1
             return
-        own = (span.first, span.begin) if when == "after" else (span.last, span.end)
+        moment = (span.first, span.begin) if when == "after" else (span.last, span.end)
+        own = (*moment, among_equals)
         if (when == "until" and own[0] > at) or (when == "after" and own[0] <= at):
             return
         if before is not None and (own >= before if when == "after" else own < before):

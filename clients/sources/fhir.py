@@ -187,11 +187,16 @@ class FhirExport:
 def add(
     column: EventColumn, record: int, at: date, event: Resource, part: Resource, born: Any
 ) -> None:
-    """Add a resource, or its component ``part``, to a column's cell of its patient."""
+    """Add a resource, or its component ``part``, to a column's cell of its patient.
+
+    Of two at the same time, the one that was issued later counts, in whatever order a server gives
+    them.
+    """
     if column.happened:
         column.add(record, at, began(event, born))
     elif (found := value(part, column.mapped.codes)) is not None:
-        column.add(record, at, observed(event), found, unit(part))
+        later = f"{event.get('issued') or ''} {event.get('id') or ''}"
+        column.add(record, at, observed(event), found, unit(part), later)
     else:
         column.counts[EMPTY] += 1
 

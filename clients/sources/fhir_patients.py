@@ -104,12 +104,6 @@ def tell(column: EventColumn, record: int, patient: Resource, at: date) -> None:
         column.values[record] = None
 
 
-def id_in(reference: str) -> str:
-    """Return the id of the resource that a reference's text names; "" if it names none."""
-    found = _ID.fullmatch(reference)
-    return found[1] if found else ""
-
-
 def names(files: BulkFiles, id_column: str) -> Iterator[str]:
     """Return the id of each patient here."""
     return (name_of(patient, id_column) for patient in files.resources("Patient"))

@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
 from flo.clients.sources.events import EventColumn, unit_rule
 from flo.clients.sources.fhir import add, happens, parts_of
+from flo.clients.sources.fhir_days import observed
 from flo.clients.sources.fhir_events import FhirCode, asked, codings, counts
 from flo.clients.sources.fhir_files import Resource, listed
-from flo.clients.sources.fhir_patients import id_in, tell
+from flo.clients.sources.fhir_patients import tell
 from flo.clients.sources.mapping import MappedColumn, StudyMapping, same_unit
 from flo.errors import UsageError
 from flo.study.schema import Column, NumberColumn, Schema
@@ -32,6 +34,9 @@ _ERROR = "is incomplete: the record system reports an error"
 _NO_BUNDLE = "must be a Bundle of resources"
 _TWO_STATES = "has two versions of one resource"
 _MANY = f"has more than {_MOST_RESOURCES} resources"
+_OTHERS = "has resources of another type"
+_INCOMPLETE = ("incomplete", "timeout", "throttled", "too-costly")  # codes of an OperationOutcome
+_MOST_IDENTIFIERS = 200
 _LONGEST_UNITS = 100  # spellings of units that are remembered
 Broken = list[tuple[str, str]]  # column, or ``patient``; and the rule that does not hold
 
@@ -79,20 +84,25 @@ class PrefetchReader:
         return [key for key in self.templates if key not in prefetch]
 
     def read(
-        self, patient_id: str, prefetch: Mapping[str, Any], at: date
+        self, patient_id: str, prefetch: Mapping[str, Any], at: date, server: str = ""
     ) -> tuple[dict[str, Any], Broken]:
-        """Return the record of a patient on the day ``at``, and every rule that is broken."""
+        """Return the record of a patient on the day ``at``, and every rule that is broken.
+
+        ``server``: base address of the record system's FHIR; without it, no resource may name its
+        patient by an address.
+        """
         record, broken = dict[str, Any](), Broken()
         patient = prefetch[self.patient_key]
         wrong = _wrong_patient(patient, patient_id)
         if wrong:
             return record, [(self.patient_key, wrong)]
+        about = _Patient(patient, server)
         for wanted in self._columns:
-            column = EventColumn.empty(wanted.mapped, 1, happened=wanted.happened)
+            column, wrong = EventColumn.empty(wanted.mapped, 1, happened=wanted.happened), ""
             if wanted.kind == "Patient":
                 tell(column, 0, patient, at)
             else:
-                wrong = _fill(column, wanted, prefetch[wanted.name], patient, at)
+                wrong = _fill(column, wanted, prefetch[wanted.name], about, at)
             wrong = wrong or self._wrong_unit(column, wanted)
             if wrong:
                 broken.append((wanted.name, wrong))
@@ -150,24 +160,36 @@ def _wrong_patient(patient: Any, patient_id: str) -> str:
     return ""
 
 
-def _wrong_subject(event: Resource, patient_id: str, patient: Resource) -> str:
-    """Return why a resource is not this patient's; "" if it is."""
-    subject = event.get("subject")
-    if not isinstance(subject, dict):
-        return _NO_SUBJECT
-    reference = subject.get("reference")
-    if isinstance(reference, str):
-        if reference == f"Patient/{patient_id}" or id_in(reference) == patient_id:
-            return ""
-        return _ANOTHER
-    identifier = subject.get("identifier")
-    if not isinstance(identifier, dict) or not identifier.get("value"):
-        return _NO_SUBJECT
-    own = [(one.get("system"), one.get("value")) for one in listed(patient, "identifier")]
-    return "" if (identifier.get("system"), identifier.get("value")) in own else _ANOTHER
+class _Patient:
+    """The patient of a request, and who is meant by a reference."""
+
+    def __init__(self, resource: Resource, server: str) -> None:
+        self.resource, self.born = resource, resource.get("birthDate")
+        name = f"Patient/{resource['id']}"
+        self._names = {name, f"urn:uuid:{resource['id']}", f"urn:oid:{resource['id']}"}
+        if server:
+            self._names.add(f"{server.rstrip('/')}/{name}")
+        self._identifiers = {
+            (str(one.get("system") or ""), str(one.get("value") or ""))
+            for one in listed(resource, "identifier")[:_MOST_IDENTIFIERS]
+        }
+
+    def wrong_subject(self, event: Resource) -> str:
+        """Return why a resource is not this patient's; "" if it is."""
+        subject = event.get("subject")
+        if not isinstance(subject, dict):
+            return _NO_SUBJECT
+        reference = subject.get("reference")
+        if isinstance(reference, str):
+            return "" if reference.partition("/_history/")[0] in self._names else _ANOTHER
+        identifier = subject.get("identifier")
+        if not isinstance(identifier, dict) or not identifier.get("value"):
+            return _NO_SUBJECT
+        pair = str(identifier.get("system") or ""), str(identifier["value"])
+        return "" if pair in self._identifiers else _ANOTHER
 
 
-def _fill(column: EventColumn, wanted: _Column, sent: Any, patient: Resource, at: date) -> str:
+def _fill(column: EventColumn, wanted: _Column, sent: Any, patient: _Patient, at: date) -> str:
     """Add what the record system sent for a column; return what is wrong with it, or ""."""
     if sent is None:
         return ""
@@ -182,7 +204,7 @@ def _fill(column: EventColumn, wanted: _Column, sent: Any, patient: Resource, at
         return _NO_BUNDLE
     if len(entries) > _MOST_RESOURCES:
         return _MANY
-    seen = dict[str, Resource]()
+    seen, matches = dict[str, Resource](), list[Resource]()
     for entry in entries:
         event = entry.get("resource") if isinstance(entry, dict) else None
         if not isinstance(event, dict):
@@ -190,28 +212,53 @@ def _fill(column: EventColumn, wanted: _Column, sent: Any, patient: Resource, at
         if event.get("resourceType") != wanted.kind:
             if _reports_error(event):
                 return _ERROR
+            if not _is_beside(entry, event):
+                return _OTHERS
             continue
-        if wrong := _wrong_subject(event, str(patient.get("id")), patient):
+        if wrong := patient.wrong_subject(event):
             return wrong
+        matches.append(event)
         before = seen.setdefault(str(event["id"]), event) if event.get("id") else event
         if before is event:
             _add(column, wanted, event, patient, at)
         elif before != event:
             return _TWO_STATES
+    total = sent.get("total")
     paged = any(link.get("relation") == "next" for link in listed(sent, "link"))
-    # Observations come newest first, so that an older page cannot change a value that is there.
-    return _PAGE if paged and (wanted.happened or column.values[0] is None) else ""
+    if paged or (isinstance(total, int) and total > len(matches)):
+        return _wrong_page(column, wanted, matches)
+    return ""
+
+
+def _wrong_page(column: EventColumn, wanted: _Column, matches: list[Resource]) -> str:
+    """Return why the first page of several is not enough; "" if it is.
+
+    Observations come newest first, as they are asked for. An older page cannot change a value then.
+    """
+    if wanted.happened or column.values[0] is None:
+        return _PAGE
+    days = [span.last for event in matches if (span := observed(event)) is not None]
+    newest_first = all(later >= earlier for later, earlier in pairwise(days))
+    return "" if newest_first and len(days) == len(matches) else _PAGE
+
+
+def _is_beside(entry: Any, resource: Resource) -> bool:
+    """Return whether an entry is no match of the search, but was sent beside the matches."""
+    search = entry.get("search")
+    mode = search.get("mode") if isinstance(search, dict) else None
+    return mode in ("include", "outcome") or resource.get("resourceType") == "OperationOutcome"
 
 
 def _reports_error(resource: Resource) -> bool:
     return resource.get("resourceType") == "OperationOutcome" and any(
-        issue.get("severity") in ("error", "fatal") for issue in listed(resource, "issue")
+        issue.get("severity") in ("error", "fatal") or issue.get("code") in _INCOMPLETE
+        for issue in listed(resource, "issue")
     )
 
 
 def _add(
-    column: EventColumn, wanted: _Column, event: Resource, patient: Resource, at: date
+    column: EventColumn, wanted: _Column, event: Resource, patient: _Patient, at: date
 ) -> None:
     for part in parts_of(event):
         if any(code[:2] in wanted.codes for code in codings(part.get("code"))) and counts(event):
-            add(column, 0, at, event, part, patient.get("birthDate"))
+            add(column, 0, at, event, part, patient.born)

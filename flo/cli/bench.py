@@ -13,7 +13,7 @@ from flo.cli.terminal.command import STANDARD_OUTPUT, JsonFile, write_json
 
 GROUPS = (
     *("rounds", "end-to-end", "step", "noise", "secure-sum", "aggregate", "ledger", "simulate"),
-    *("gate", "seal", "start"),
+    *("gate", "seal", "start", "serve"),
 )
 
 
@@ -70,6 +70,7 @@ def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:
         rounds,
         seal,
         secure_sum,
+        serve,
         simulate,
         step,
     )
@@ -85,6 +86,7 @@ def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:
         "simulate": lambda: simulate.rows(quick=quick),
         "gate": lambda: gate.rows(quick=quick),
         "seal": seal.rows,
+        "serve": lambda: serve.rows(quick=quick),
         "start": lambda: others.start([""] if quick else ["", *every_command()]),
     }
     return known[group]()

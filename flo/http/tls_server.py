@@ -39,8 +39,10 @@ class Listener(uvicorn.Server):
     reached.
     """
 
-    def __init__(self, config: uvicorn.Config, on_refused: Refuse) -> None:
+    def __init__(self, config: uvicorn.Config, on_refused: Refuse, most_of_one: int) -> None:
+        """``most_of_one``: connections of one address."""
         super().__init__(config)
+        self._most_of_one = most_of_one
         self._on_refused = on_refused
         self._tasks: set[asyncio.Task[None]] = set()
         self._pace, self._tell_again = ConnectionRate(), 0.0
@@ -78,6 +80,11 @@ class Listener(uvicorn.Server):
                 why = f"the limit of {most} connections is reached"
                 await asyncio.to_thread(self._on_refused, str(address[0]), why, None)
                 continue
+            if self._count_of(address[0]) >= self._most_of_one:
+                connection.close()
+                why = f"more than {self._most_of_one} connections from this address"
+                await asyncio.to_thread(self._on_refused, str(address[0]), why, None)
+                continue
             delay = self._pace.wait(str(address[0]))
             if delay is None:
                 connection.close()
@@ -87,6 +94,11 @@ class Listener(uvicorn.Server):
                     await asyncio.to_thread(self._on_refused, str(address[0]), why, None)
                 continue
             self._spawn(self._shake_hands(connection, delay))
+
+    def _count_of(self, address: str) -> int:
+        """Return the number of open connections of an address, whose handshake is done."""
+        known: Any = self.server_state.connections
+        return sum(one.client is not None and one.client[0] == address for one in known)
 
     async def _shake_hands(self, connection: socket.socket, delay: float) -> None:
         try:
@@ -122,11 +134,13 @@ def listener(
     on_refused: Refuse,
     presence: ConnectionTracker | None = None,
     oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    most_of_one_address: int = MOST_CONNECTIONS,
 ) -> Listener:
     """Return a TLS listener with this ``certificate`` (PEM) and ``key`` (PEM).
 
-    ``oldest``: version of TLS that is accepted; agents of FLO need none but 1.3. With ``ca``, every
-    client must present a certificate that exactly this authority issued.
+    ``oldest``: version of TLS that is accepted; agents of FLO need none but 1.3.
+    ``most_of_one_address``: limit on its connections; many hospitals may share one. With ``ca``,
+    every client must present a certificate that exactly this authority issued.
     """
     config = uvicorn.Config(
         app,
@@ -147,7 +161,7 @@ def listener(
     )
     config.load()
     config.ssl = _context(certificate, key, ca, oldest)
-    return Listener(config, on_refused)
+    return Listener(config, on_refused, most_of_one_address)
 
 
 def _most_connections() -> int:

@@ -27,7 +27,7 @@ from flo.clients.data_process import worker
 from flo.clients.home.site_home import SiteHome
 
 _HISTORY = 4
-_MAY_KNOW = worker._may_know
+_MAY_KNOW = worker.may_know
 
 
 class Orders:
@@ -93,7 +93,7 @@ class Mischief:
         return delivered
 
 
-def _may_know(name: str) -> bool:
+def may_know(name: str) -> bool:
     """The data process is told what others are of its clock, and what the product tells it."""
     return name in ("LD_PRELOAD", "FLO_WRONG_CLOCK") or _MAY_KNOW(name)
 
@@ -101,7 +101,7 @@ def _may_know(name: str) -> bool:
 def main(*arguments: str) -> None:
     home, orders, sent = map(Path, arguments)
     Mischief(orders, sent).install()
-    worker._may_know = _may_know
+    worker.may_know = may_know
     agent.Agent(SiteHome.open(home), "cpu").run()
 
 

@@ -28,13 +28,16 @@ from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import versions
 from flo.clients.prediction.versions import called, decide, folder_of, said
 from flo.clients.serving import callers, worker
+from flo.clients.serving.answer_ids import AnswerIds
 from flo.clients.serving.answer_log import AnswerLog
 from flo.clients.serving.answering import AnsweringModels, SiteAtWork
 from flo.clients.serving.app import App, Serving
+from flo.clients.serving.frames import answered
 from flo.clients.serving.metrics import Served
 from flo.clients.serving.pool import Pool
 from flo.clients.serving.recorder import Recorder
-from flo.clients.serving.replays import ReplayMemory, new_file
+from flo.clients.serving.replays import ReplayMemory
+from flo.clients.serving.service import Answer
 from flo.clients.serving.settings import ServeConfig, read_serve_config
 from flo.published.model_states import ModelVersion
 from tests.builders import make_site, pretend_enrolled
@@ -208,8 +211,9 @@ class AtWork:
         ours, theirs = socket.socketpair()
 
         def score() -> None:
+            hello = answered(0, Answer(200, "scored", b'{"missing": []}'))
             with theirs:
-                worker._serve(theirs, {})
+                worker.serve_front(theirs, {}, hello)
 
         threading.Thread(target=score, daemon=True).start()
         return ours
@@ -221,15 +225,14 @@ async def at_work(home: SiteHome, **changes: Any) -> AsyncIterator[AtWork]:
     config = read_serve_config(home.directory)
     site = SiteAtWork(home.directory, identity=home.open_identity())
     pool = Pool(lambda number: None)
-    recorder = Recorder(
-        lambda: AnswerLog(home.directory, site.open_identity()),
-        lambda **head: site.record("answers-anchored", None, **head),
-    )
+    answers = AnswerLog(home.directory, site.open_identity())
+    recorder = Recorder(answers, lambda **head: site.record("answers-anchored", None, **head))
     models = AnsweringModels(site, config, pool)
     allow = callers.read_keys(config.callers, home.directory)
-    memory = ReplayMemory(new_file())
+    memory = ReplayMemory(home.directory / "answers" / "used-tokens")
+    ids = AnswerIds(site.open_patients_key())
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    serving = Serving(models, pool, recorder, allow, memory, config.url, 0.0, now, Served())
+    serving = Serving(models, pool, recorder, allow, memory, config.url, 0.0, now, Served(), ids)
     serving = replace(serving, **changes)
     work = AtWork(home, config, serving)
     recorder.start()
@@ -247,6 +250,7 @@ async def at_work(home: SiteHome, **changes: Any) -> AsyncIterator[AtWork]:
         pool.close()
         await asyncio.sleep(0)  # transports close in the next turn
         await asyncio.to_thread(recorder.stop)
+        memory.close()
 
 
 # -- real processes --------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 from fhir.resources.R4B.riskassessment import RiskAssessment
 
 from flo.audit.log import AuditLog
+from flo.cli.model_serve import _write_draft
 from flo.clients.home.site_home import SiteHome
 from flo.clients.maintenance.doctor_serving import serving
 from flo.clients.prediction.flag_decisions import decide, rule_for
@@ -22,7 +23,7 @@ from flo.clients.prediction.one_patient import answer
 from flo.clients.serving.answer_log import paths
 from flo.clients.serving.settings import read_serve_config
 from flo.clients.sources.events import years_between
-from flo.errors import EXIT_USAGE
+from flo.errors import EXIT_USAGE, UsageError
 from tests.clients.serving.served_site import (
     V9,
     WARD,
@@ -223,6 +224,7 @@ def test_feedback_is_kept_by_card_without_words_of_the_record_system(home: SiteH
             {},
             {"feedback": []},
             {"feedback": [{"card": SECRET}]},
+            {"feedback": [accepted | {"card": "1d36ef83-aaf4-4ea2-99d5-8a711d944b8c"}]},
             {"feedback": [told] * 101},
         ):
             response = await at.ask(f"{HOOK}/feedback", wrong)
@@ -402,21 +404,20 @@ def test_an_answer_is_found_by_the_id_on_its_card(home: SiteHome) -> None:
 def test_a_draft_of_the_configuration_is_complete_but_for_the_callers(tmp_path: Path) -> None:
     home = served_site(tmp_path / "n")
     (home.directory / "serve.toml").unlink()
-    done = flo("model", "serve", "--draft", "--home", home.directory)
-    assert done.returncode == 0, done.stderr
+    _write_draft(home.directory)
     config = read_serve_config(home.directory)
     assert list(config.models) == ["tiny"]
-    again = flo("model", "serve", "--draft", "--home", home.directory)
-    assert again.returncode == EXIT_USAGE
+    with pytest.raises(UsageError, match="exists already"):
+        _write_draft(home.directory)
 
 
 def test_doctor_says_what_is_wrong_with_a_server(home: SiteHome) -> None:
-    found = {one.name: one for one in serving(home)}
+    found = {one.subject: one for one in serving(home)}
     assert found["serving"].state == "ok"
     assert found["server"].state == "warning"
     (home.directory / "serve.pem").write_text("x")
     (home.directory / "ehr.jwks.json").write_text("{}")
-    found = {one.name: one for one in serving(home)}
+    found = {one.subject: one for one in serving(home)}
     assert (found["serving"].state, found["server certificate"].state) == ("broken", "broken")
     (home.directory / "serve.toml").unlink()
     assert list(serving(home)) == []

@@ -82,6 +82,29 @@ def test_a_front_that_is_killed_is_back_at_once_and_remembers_used_tokens(tmp_pa
         assert sorted(kept) == sorted(workers), "workers keep their models"
 
 
+def test_any_order_of_deaths_is_survived(tmp_path: Path) -> None:
+    """Front and workers are killed in every order, also while others are being started."""
+    port = free_port()
+    home = served_site(tmp_path / "n", port=port)
+    url = f"https://localhost:{port}{HOOK}"
+    with serving_process(home) as process:
+        wait_until_ready(port, home)
+        for stopped in (False, True):
+            front, workers = fronts_and_workers(process.pid)
+            if stopped:
+                os.kill(front, signal.SIGSTOP)
+            os.kill(workers[0], signal.SIGKILL)
+            time.sleep(0.3)
+            os.kill(front, signal.SIGKILL)
+            time.sleep(0.2)
+            for pid in children(process.pid):
+                os.kill(pid, signal.SIGKILL)
+            wait_until_ready(port, home)
+            with httpx.Client(verify=tls_of(home), timeout=20) as client:
+                assert client.post(url, json=hook(), headers=bearer(url)).status_code == 200
+            assert process.poll() is None
+
+
 def test_it_ends_in_order_and_answers_what_it_has_begun(tmp_path: Path) -> None:
     port = free_port()
     home = served_site(tmp_path / "n", port=port)

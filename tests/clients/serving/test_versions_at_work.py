@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
+import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -13,11 +16,11 @@ import pytest
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import version_decisions, versions
 from flo.clients.prediction.flag_decisions import decide, rule_for
-from flo.clients.serving import answer_log
+from flo.clients.serving import answer_log, worker
 from flo.clients.serving.answer_log import AnswerLog, check, paths
-from flo.clients.serving.frames import PLAIN
+from flo.clients.serving.frames import PLAIN, answered
 from flo.clients.serving.pool import Pool
-from flo.clients.serving.service import Answer
+from flo.clients.serving.service import Answer, ServedVersion
 from flo.errors import TrustError
 from tests.clients.serving.served_site import (
     V1,
@@ -117,8 +120,8 @@ def test_a_version_that_this_machine_scores_otherwise_never_answers(
 
     real = scorer._log_odds
 
-    def wrong(model: PublishedModel):  # type: ignore[no-untyped-def]
-        odds = real(model)
+    def wrong(model: PublishedModel, onnx: bytes):  # type: ignore[no-untyped-def]
+        odds = real(model, onnx)
         return odds if model.study.version == 1 else lambda inputs: odds(inputs) + 1e-6
 
     monkeypatch.setattr(scorer, "_log_odds", wrong)
@@ -160,15 +163,73 @@ def test_decisions_that_were_changed_by_hand_stop_the_model(home: SiteHome) -> N
     during(home, work)
 
 
+def test_a_version_that_is_withdrawn_while_it_loads_never_answers(
+    home: SiteHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Pool.load
+
+    async def slowly(self: Pool, version: ServedVersion) -> str:
+        await asyncio.sleep(0.3)
+        return await real(self, version)
+
+    async def work(at: AtWork) -> None:
+        await asyncio.to_thread(rollback, home)
+        assert await version(at) == 1
+        monkeypatch.setattr(Pool, "load", slowly)
+        await asyncio.to_thread(put_into_use, home, V9)
+        assert await version(at) == 1
+        await asyncio.to_thread(rollback, home)
+        for _ in range(10):
+            assert await version(at) == 1
+            await asyncio.sleep(0.05)
+
+    during(home, work)
+
+
+def test_without_its_decisions_a_site_answers_nobody(home: SiteHome) -> None:
+    async def work(at: AtWork) -> None:
+        versions.path(home).unlink()
+        response = await at.clients["local"].post(SCORE, json=BODY)
+        assert response.status_code == 503
+        assert "versions.json is missing" in at.serving.models.states["tiny"].why
+
+    during(home, work)
+
+
+@pytest.mark.parametrize("name", ["policy.toml", "coordinator.json", "site.toml"])
+def test_what_cannot_be_read_stops_the_model(home: SiteHome, name: str) -> None:
+    async def work(at: AtWork) -> None:
+        assert await version(at) == 9
+        path = home.directory / name
+        kept = path.read_bytes()
+        path.unlink()
+        path.mkdir()
+        await at.serving.models.refresh()
+        response = await at.clients["local"].post(SCORE, json=BODY)
+        assert response.status_code == 503
+        path.rmdir()
+        path.write_bytes(kept)
+        await at.serving.models.begin()
+        assert await version(at) == 9
+
+    during(home, work)
+
+
 # -- workers ---------------------------------------------------------------------------------------
 
 
-def test_questions_of_a_worker_that_dies_go_to_another(home: SiteHome) -> None:
+async def hanging(pool: Pool, number: int) -> socket.socket:
+    """A worker that says hello and answers nothing."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(answered(0, Answer(200, "scored", b'{"missing": ["landlock"]}')))
+    await pool.connect(number, ours)
+    return theirs
+
+
+def test_no_question_is_lost_when_every_worker_dies_at_once(home: SiteHome) -> None:
     async def work(at: AtWork) -> None:
         pool = at.serving.pool
-        silent = at.another_worker(1)
-        await pool.connect(1, silent)
-        (first, second) = pool._workers.values()
+        await pool.connect(1, at.another_worker(1))
         ready = at.serving.models.states["tiny"].ready
         assert ready is not None
         body = json.dumps(BODY).encode()
@@ -176,39 +237,94 @@ def test_questions_of_a_worker_that_dies_go_to_another(home: SiteHome) -> None:
             asyncio.create_task(pool.ask(PLAIN, ready.digest, f"{n:036}", body)) for n in range(20)
         ]
         await asyncio.sleep(0)
-        assert first.open
-        second.close()
+        for one in list(pool._workers.values()):
+            assert one.open
+            one.close()
+        await asyncio.sleep(0.01)
+        assert not pool.size
+        await pool.connect(2, at.another_worker(2))
         answers = await asyncio.gather(*asking)
         assert {one.status for one in answers} == {200}
-        assert pool.size == 1
 
     during(home, work)
 
 
-def test_a_request_that_ends_two_workers_is_not_asked_again(home: SiteHome) -> None:
-    async def lost(pool: Pool) -> Answer:
-        asking = asyncio.create_task(pool.ask(PLAIN, b"\0" * 32, "0" * 36, b"{}"))
-        for _ in range(2):
-            await asyncio.sleep(0.01)
-            next(iter(pool._workers.values())).close()
-        return await asking
-
+def test_a_request_that_ends_two_workers_is_found_among_others_and_not_asked_again(
+    home: SiteHome,
+) -> None:
     async def work(at: AtWork) -> None:
-        import socket
+        pool, ready = at.serving.pool, at.serving.models.states["tiny"].ready
+        assert ready is not None
+        poison = json.dumps({"record": {"age": 1, "ward": "b"}}).encode()
 
-        pool = Pool(lambda number: None)
-        others = []
-        for number in range(3):
-            ours, theirs = socket.socketpair()
-            others.append(theirs)
-            await pool.connect(number, ours)
-        answer = await lost(pool)
-        assert answer.status == 500
-        assert b"ended the process" in answer.body
+        def deadly(data: bytes) -> bool:
+            return poison in data
+
+        good = json.dumps(BODY).encode()
+        kept = [await deadly_worker(at, pool, number, deadly) for number in range(2, 8)]
+        pool._workers[0].close()
+        await asyncio.sleep(0)
+        asking = [
+            asyncio.create_task(pool.ask(PLAIN, ready.digest, f"{n:036}", good if n else poison))
+            for n in range(12)
+        ]
+        answers = await asyncio.gather(*asking)
+        assert [one.status for one in answers] == [500] + [200] * 11
+        assert b"ended the process" in answers[0].body
+        assert pool.size == 3, "one worker ended with others, two with it alone"
+        assert kept
+
+    during(home, work)
+
+
+async def deadly_worker(
+    at: AtWork, pool: Pool, number: int, deadly: Callable[[bytes], bool]
+) -> threading.Thread:
+    """A worker that ends as soon as it reads what is deadly."""
+    ours, theirs = socket.socketpair()
+
+    class Dying(socket.socket):
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            data = super().recv(size, flags)
+            return b"" if deadly(data) else data
+
+    def score() -> None:
+        hello = answered(0, Answer(200, "scored", b'{"missing": []}'))
+        with Dying(fileno=theirs.detach()) as front:
+            worker.serve_front(front, {}, hello)
+
+    thread = threading.Thread(target=score, daemon=True)
+    thread.start()
+    await pool.connect(number, ours)
+    return thread
+
+
+def test_a_worker_that_makes_no_progress_is_ended(home: SiteHome) -> None:
+    async def work(at: AtWork) -> None:
+        ended = list[int]()
+        pool = Pool(ended.append)
+        other = await hanging(pool, 5)
+        watching = asyncio.create_task(pool.watch())
+        asking = asyncio.create_task(pool.ask(PLAIN, bytes(32), "0" * 36, b"{}"))
+        while not ended:
+            await asyncio.sleep(0.1)
+        assert set(ended) == {5}
+        for task in (watching, asking):
+            task.cancel()
         pool.close()
         await asyncio.sleep(0)
-        for one in others:
-            one.close()
+        other.close()
+
+    during(home, work)
+
+
+def test_a_worker_without_a_layer_that_the_policy_requires_is_not_used(home: SiteHome) -> None:
+    async def work(at: AtWork) -> None:
+        pool = Pool(lambda number: None, ["landlock"])
+        other = await hanging(pool, 1)
+        assert pool.size == 0
+        await asyncio.sleep(0)
+        other.close()
 
     during(home, work)
 

@@ -89,10 +89,13 @@ def children(pid: int) -> list[int]:
 
 
 def fronts_and_workers(pid: int) -> tuple[int, list[int]]:
-    """The front has threads: the log's. Workers are the others."""
-    threads = {one: len(list(Path(f"/proc/{one}/task").iterdir())) for one in children(pid)}
-    front = max(threads, key=lambda one: threads[one])
-    return front, [one for one in threads if one != front]
+    """Workers are programs of their own; the front is a fork."""
+    found = children(pid)
+    workers = [
+        one for one in found if b"worker_process" in Path(f"/proc/{one}/cmdline").read_bytes()
+    ]
+    (front,) = set(found) - set(workers)
+    return front, workers
 
 
 async def siege(home: SiteHome, port: int, server: int, seconds: float, a_second: float) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -215,8 +216,12 @@ def test_resources_of_another_patient_are_refused(subject: Any, rule: str) -> No
 def test_the_patient_may_be_named_as_fhir_allows(subject: Any) -> None:
     prefetch = whole(CREA | {"subject": subject})
     prefetch["patient"] |= {"identifier": [{"system": "urn:x", "value": "1"}]}
-    record, wrong = READER.read("a", prefetch, AT)
+    record, wrong = READER.read("a", prefetch, AT, "https://ehr/fhir")
     assert (record["crea"], wrong) == (88, [])
+    if "https" in str(subject):
+        assert READER.read("a", prefetch, AT, "https://other")[1] == [
+            ("crea", "is about another patient")
+        ]
 
 
 def test_another_patients_own_resource_is_refused() -> None:
@@ -241,6 +246,17 @@ def test_what_is_incomplete_is_refused_by_column() -> None:
     warned = {"resourceType": "OperationOutcome", "issue": [{"severity": "warning"}]}
     assert "reports an error" in broken(whole(CREA, failed))["crea"]
     assert broken(whole(CREA, warned)) == {}
+    rising = [{**CREA, "id": f"o{n}", "effectiveDateTime": f"2019-0{n}-01"} for n in (1, 2, 3)]
+    assert "first page" in broken(whole(*rising, **following))["crea"], "not newest first"
+    assert broken(whole(*rising[::-1], **following)) == {}
+    assert "first page" in broken(whole(*rising, total=900))["crea"]
+    assert broken(whole(*rising, total=3)) == {}
+    told = {"resourceType": "OperationOutcome", "issue": [{"code": "incomplete"}]}
+    assert "reports an error" in broken(whole(CREA, told))["crea"]
+    swapped = {**whole(), "diabetes": whole(CREA)["crea"]}
+    assert broken(swapped) == {"diabetes": "has resources of another type"}
+    none = {"resourceType": "Bundle", "total": 3}
+    assert "first page" in broken({**whole(), "diabetes": none})["diabetes"]
     other = {**CREA, "valueQuantity": {"value": 99, "code": "umol/L"}}
     assert "two versions" in broken(whole(CREA, other))["crea"]
     assert broken(whole(CREA, CREA)) == {}
@@ -281,3 +297,23 @@ def test_a_mapping_that_cannot_answer_at_the_bedside_is_refused() -> None:
         mapping = StudyMapping.model_validate_json(json.dumps({"columns": columns}))
         with pytest.raises(UsageError, match=why):
             PrefetchReader(mapping, SCHEMA)
+
+
+def test_of_two_values_at_one_time_the_same_counts_in_any_order(tmp_path: Path) -> None:
+    first = {**CREA, "issued": "2020-01-01T10:00:00Z"}
+    later = {**first, "id": "o0", "issued": "2020-01-01T11:00:00Z"}
+    later |= {"valueQuantity": {"value": 99, "code": "umol/L"}}
+    for several in ([first, later], [later, first]):
+        assert READER.read("a", whole(*several), AT)[0]["crea"] == 99
+        (batch,) = write(tmp_path, patient(), *several).read(MAPPING, SCHEMA)
+        assert batch.columns["crea"].to_pylist() == [99]
+
+
+def test_a_patient_of_many_identifiers_takes_no_time() -> None:
+    known = [{"system": "urn:x", "value": str(number)} for number in range(100_000)]
+    several = [{**CREA, "id": str(number)} for number in range(5000)]
+    prefetch = whole(*several)
+    prefetch["patient"] |= {"identifier": known}
+    begun = time.process_time()
+    READER.read("a", prefetch, AT)
+    assert time.process_time() - begun < 5, "it took a minute"
