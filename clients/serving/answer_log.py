@@ -29,6 +29,7 @@ from flo.keys.identity import Signer
 from flo.storage.files import make_private_directory
 
 FOLDER = "answers"
+ANCHOR = "answers-anchored"  # in the site's audit log
 MOST_ANSWERS = 150  # of an entry, which has at most 16 KiB
 _AT_ONCE = 5000  # entries that are checked at a time
 Line = tuple[str, str, str, int, str]  # id, caller, service, version, outcome
@@ -52,16 +53,16 @@ class AnswerLog:
         self._folder, self._identity, self._clock = folder, identity, clock
         make_private_directory(folder / FOLDER)
         self._path = self._now()
-        self._log = self._opened(self._path)
+        self._entries = self._opened(self._path)
 
     def append(self, kind: str, **facts: Any) -> None:
         """Sign one entry and flush it to disk."""
         path = self._now()
         if path != self._path:
             opened = self._opened(path)
-            self._log.close()
-            self._path, self._log = path, opened
-        self._log.append(kind, None, **facts)
+            self._entries.close()
+            self._path, self._entries = path, opened
+        self._entries.append(kind, None, **facts)
 
     def append_answers(self, lines: Sequence[Line]) -> None:
         """Enter a group of answers with one signature for each ``MOST_ANSWERS`` of them."""
@@ -72,11 +73,11 @@ class AnswerLog:
 
     def head(self) -> dict[str, Any]:
         """Return file, number and hash of the last entry, for the site's audit log."""
-        return end_of(self._log, self._path)
+        return end_of(self._entries, self._path)
 
     def close(self) -> None:
         """Close the file."""
-        self._log.close()
+        self._entries.close()
 
     def _now(self) -> Path:
         return self._folder / FOLDER / f"answers-{self._clock():%Y-%m}.sqlite"
@@ -84,14 +85,14 @@ class AnswerLog:
     def _opened(self, path: Path) -> AuditLog:
         """Open the log of a month; a new one begins with the end of the one before."""
         earlier = [one for one in paths(self._folder) if one != path]
-        log = AuditLog(path, self._identity, self._clock)
-        if not log.latest(1)[0]:
+        entries = AuditLog(path, self._identity, self._clock)
+        if not entries.latest(1)[0]:
             before: dict[str, Any] = {"file": "", "number": 0, "hash": ZERO_HASH}
             if earlier:
                 with closing(AuditLog(earlier[-1], self._identity)) as last:
                     before = end_of(last, earlier[-1])
-            log.append("continues", None, **before)
-        return log
+            entries.append("continues", None, **before)
+        return entries
 
 
 def end_of(log: AuditLog, path: Path) -> dict[str, Any]:

@@ -39,7 +39,6 @@ from flo.keys.tls import read_certificate
 
 log = logging.getLogger("flo.clients.serving.front")
 
-ANCHOR = "answers-anchored"
 USED_TOKENS = "used-tokens"  # beside the log of answers
 READY, END_WORKER, NEW_WORKER = b"R", b"K", b"W"  # frames between supervisor and front
 _RELOAD_SECONDS = 60.0
@@ -76,22 +75,24 @@ def run(
 async def _run(
     home: SiteHome, config: ServeConfig, control: socket.socket, sockets: Sockets
 ) -> None:
-    site = SiteAtWork(home.directory, identity=home.open_identity())
+    opened = SiteAtWork(home.directory, identity=home.open_identity())
     allow = callers.read_keys(config.callers, home.directory)
-    identity = site.open_identity()
+    identity = opened.open_identity()
 
     def end_worker(number: int) -> None:
         control.send(END_WORKER + bytes([number]))
 
-    pool = Pool(end_worker, site.read_policy().confinement)
-    recorder = Recorder(
-        AnswerLog(home.directory, identity), lambda **head: site.record(ANCHOR, None, **head)
-    )
-    models = AnsweringModels(site, config, pool)
+    pool = Pool(end_worker, opened.read_policy().confinement)
+
+    def anchor(**head: Any) -> None:
+        opened.record("answers-anchored", None, **head)
+
+    recorder = Recorder(AnswerLog(home.directory, identity), anchor)
+    models = AnsweringModels(opened, config, pool)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     memory = ReplayMemory(home.directory / FOLDER / USED_TOKENS)
     since = float(int(time.time())) if memory.is_new else 0.0  # tokens tell whole seconds
-    ids = AnswerIds(site.open_patients_key())
+    ids = AnswerIds(opened.open_patients_key())
     serving = Serving(
         *(models, pool, recorder, allow, memory, config.url, since, now, Served(), ids)
     )

@@ -76,13 +76,12 @@ def answers(
     from flo.cli.terminal.output import console, plain, say
     from flo.clients.home.site_home import SiteHome
     from flo.clients.serving import answer_log
-    from flo.clients.serving.front import ANCHOR
     from flo.errors import UsageError
 
     site = SiteHome.open(home)
     identity = site.open_identity()
     with closing(site.open_audit_log()) as log:
-        anchors = [one.facts for one in log.entries() if one.kind == ANCHOR]
+        anchors = [one.facts for one in log.entries() if one.kind == answer_log.ANCHOR]
     entries = answer_log.check(home, identity, anchors)
     counted, found = Counter[tuple[str, str, str, int, str]](), list[results.AnswerLine]()
     refused = Counter[str]()

@@ -82,6 +82,10 @@ def _audit(facts: Facts) -> list[str]:
     return found
 
 
+def _answers(facts: Facts) -> list[str]:
+    return _entries(facts, "the log of what models answered, noted", "answers-anchored")
+
+
 def _integrity(facts: Facts) -> list[str]:
     if facts.problems:
         return []
@@ -220,12 +224,15 @@ ROWS: tuple[Requirement, ...] = (
     Requirement(
         "HIPAA 164.312(b)",
         "audit controls: record and examine activity",
-        "append-only, chained, signed log on both sides, heads countersigned by the other side",
+        "append-only, chained, signed log on both sides, heads countersigned by the other side; "
+        "where models answer the record system, every answer is in a signed log of its own",
         (
+            "tests/clients/serving/test_hooks.py::"
+            "test_every_answer_is_in_the_log_by_its_id_before_it_is_sent",
             "tests/flo/audit/test_chain.py::test_what_was_done_to_a_log_is_named",
             "tests/end_to_end/test_markers.py::test_no_planted_value_is_found_anywhere",
         ),
-        _audit,
+        lambda facts: _audit(facts) + _answers(facts),
     ),
     Requirement(
         "HIPAA 164.312(c)(1)",
