@@ -34,8 +34,9 @@ _LISTS, _STRUCTURES = "lists or structures", (list, tuple, dict)
 _MOST_SEEN, _LONGEST_CODE = 1000, 100  # spellings of codes that are remembered; characters
 _NO_MAPPING = MappedColumn(field="-")
 Cell = object  # what JSON has
-# From a cell to the column's inputs, as a list of floats; or the rule that it breaks, as text.
-_Read = Callable[[Cell], "list[float] | str"]
+# From a cell to the column's inputs, as a list of floats or an array of an image; or the rule that
+# it breaks, as text.
+_Read = Callable[[Cell], "list[float] | Floats | str"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class RecordEncoder:
     def encode(self, record: Mapping[str, Cell]) -> Encoded:
         """Return the record's inputs, or every rule that it breaks. A field must be there."""
         inputs: list[float] = []
+        images: list[Floats] = []
         broken: list[tuple[str, str]] = []
         for field, name, read in self._columns:
             if field not in record:
@@ -76,10 +78,15 @@ class RecordEncoder:
             found = read(record[field])
             if isinstance(found, str):
                 broken.append((name, found))
-            else:
+            elif isinstance(found, list):
                 inputs += found
+            else:
+                images += [np.array(inputs), found]
+                inputs = []
         if broken:
             return Encoded(None, tuple(broken))
+        if images:
+            return Encoded(np.concatenate([*images, np.array(inputs)]))
         return Encoded(np.array(inputs))
 
 
@@ -210,18 +217,19 @@ def _shortest(value: float) -> str:
 def _image(column: ImageColumn) -> _Read:
     count, rule = len(column.pixels), rules.bad_pixel(column)
 
-    def read(cell: Cell) -> list[float] | str:
+    def read(cell: Cell) -> Floats | str:
         if not isinstance(cell, list | tuple) or len(cell) != count:
             return f"must be a list of {count} numbers, row by row"
+        if not set(map(type, cell)) <= {int, float}:
+            return rule
         try:
             values = np.array(cell, dtype=np.float64)
-        except (TypeError, ValueError, OverflowError):
-            return rule
-        if values.shape != (count,) or any(isinstance(one, bool | str) for one in cell):
+        except OverflowError:
             return rule
         if not ((values >= column.minimum) & (values <= column.maximum)).all():
             return rule
-        return _listed(encode_image(column, scale(column, values[None])))
+        inputs: Floats = encode_image(column, scale(column, values[None]))[0]
+        return inputs
 
     return read
 

@@ -110,9 +110,23 @@ class AnsweringModels:
         self.states = {name: Answering(name) for name in config.models}
         self._files = _taking_away(home, config)
         self._seen: object = None
+        self._now: object = None  # the files' stamp in this turn of the event loop
         self._reading, self._loading = asyncio.Lock(), asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()  # running loads
         self._exports = dict[str, str]()  # card -> its network as ONNX, in base64
+
+    def _stamped(self) -> object:
+        """Return the files' stamp, read once in each turn of the event loop.
+
+        A request that is asked after a decision was stored is read in a later turn.
+        """
+        if self._now is None:
+            self._now = _stamp(self._files)
+            asyncio.get_running_loop().call_soon(self._forget_stamp)
+        return self._now
+
+    def _forget_stamp(self) -> None:
+        self._now = None
 
     async def current(self, name: str) -> Answering:
         """Return what answers, after any change of the decisions was read. [4]
@@ -120,7 +134,7 @@ class AnsweringModels:
         If what answered was withdrawn, this waits until the next version is loaded.
         """
         state = self.states[name]
-        if _stamp(self._files) != self._seen:
+        if self._stamped() != self._seen:
             await self.refresh(only_if_changed=True)
         if state.ready is None:
             await state.loading.wait()
@@ -128,7 +142,7 @@ class AnsweringModels:
 
     def may_be_sent(self, name: str, ready: Ready) -> bool:
         """Return whether an answer of this version may be sent, as far as is known now. [4]"""
-        return _stamp(self._files) == self._seen and self.states[name].ready is ready
+        return self._stamped() == self._seen and self.states[name].ready is ready
 
     @property
     def finished(self) -> set[str]:

@@ -170,7 +170,7 @@ def _frame(service: Service, answer_id: str, summary: str, lines: list[str]) -> 
     facts = {
         "model": service.version.name,
         "version": service.study.version,
-        "card": service.published.card.digest,
+        "card": service.card,
     }
     return {
         "uuid": answer_id,

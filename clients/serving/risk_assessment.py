@@ -38,7 +38,7 @@ def risk_assessment(
         "resourceType": "RiskAssessment",
         "identifier": [{"system": "urn:ietf:rfc:3986", "value": f"urn:uuid:{answer_id}"}],
         "status": "final",
-        "method": {"text": f"{service.published.title}, card {service.published.card.digest}"},
+        "method": {"text": f"{service.published.title}, card {service.card}"},
         "subject": {"reference": f"Patient/{patient_id}"},
         "occurrenceDateTime": now,
         "prediction": [

@@ -102,6 +102,7 @@ class Service:
         self.version, opened = version, version.open()
         self.finished = isinstance(opened, FinishedAtHome)
         self.published = opened.model if isinstance(opened, FinishedAtHome) else opened
+        self.card = self.published.card.digest  # of the whole card, so computed once
         self.study, self.scorer = (
             opened.study,
             Scorer(opened, version.rule, base64.b64decode(version.onnx)),

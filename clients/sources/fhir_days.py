@@ -19,6 +19,7 @@ from flo.clients.sources.fhir_files import Resource
 _DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2})(T)?)?)?")
 _EFFECTIVE = ("effectiveDateTime", "effectiveInstant", "effectivePeriod", "effectiveTiming")
 _ONSET = ("onsetDateTime", "onsetAge", "onsetPeriod", "onsetRange", "onsetString")
+_DAY = len("2026-11-30")
 _MONTHS = {"a": 12, "yr": 12, "year": 12, "years": 12, "mo": 1, "month": 1, "months": 1}
 _DAYS = {"wk": 7, "week": 7, "weeks": 7, "d": 1, "day": 1, "days": 1}
 
@@ -27,6 +28,11 @@ def span(text: Any) -> Span | None:
     """Return the span from the first to the last day of a date; None if it is no date."""
     found = _DATE.match(text) if isinstance(text, str) else None
     if found is None:
+        return None
+    if len(text) == _DAY:  # the usual case, and a quick one
+        with suppress(ValueError):
+            day_ = date.fromisoformat(text)
+            return Span(day_, day_)
         return None
     year, month, day = (int(part or 0) for part in found.groups()[:3])
     with suppress(ValueError, calendar.IllegalMonthError):

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flo.clients.sources.events import EventColumn, unit_rule
-from flo.clients.sources.fhir import add, happens, parts_of
+from flo.clients.sources.fhir import add, happens
 from flo.clients.sources.fhir_days import observed
 from flo.clients.sources.fhir_events import FhirCode, asked, codings, counts
 from flo.clients.sources.fhir_files import Resource, listed
@@ -224,7 +224,7 @@ def _fill(column: EventColumn, wanted: _Column, sent: Any, patient: _Patient, at
         elif before != event:
             return _TWO_STATES
     total = sent.get("total")
-    paged = any(link.get("relation") == "next" for link in listed(sent, "link"))
+    paged = "link" in sent and any(link.get("relation") == "next" for link in listed(sent, "link"))
     if paged or (isinstance(total, int) and total > len(matches)):
         return _wrong_page(column, wanted, matches)
     return ""
@@ -259,6 +259,12 @@ def _reports_error(resource: Resource) -> bool:
 def _add(
     column: EventColumn, wanted: _Column, event: Resource, patient: _Patient, at: date
 ) -> None:
-    for part in parts_of(event):
-        if any(code[:2] in wanted.codes for code in codings(part.get("code"))) and counts(event):
+    if _has_code(event, wanted) and counts(event):
+        add(column, 0, at, event, event, patient.born)
+    for part in listed(event, "component") if "component" in event else ():
+        if _has_code(part, wanted) and counts(event):
             add(column, 0, at, event, part, patient.born)
+
+
+def _has_code(part: Resource, wanted: _Column) -> bool:
+    return any(code[:2] in wanted.codes for code in codings(part.get("code")))

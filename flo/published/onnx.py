@@ -37,7 +37,11 @@ def onnx_scores(data: bytes, study: Study) -> Callable[[Floats], Floats]:
             "reading ONNX needs onnxruntime", hint="pip install 'flo-federated[onnx]'"
         ) from error
     try:
-        session: Any = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        options: Any = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # others wait by spinning
+        session: Any = onnxruntime.InferenceSession(
+            data, options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # its errors have no public base class
         raise UsageError(f"not an ONNX model: {error}") from error
     named = session.get_modelmeta().custom_metadata_map.get("inputs", "").split("\n")
