@@ -43,6 +43,7 @@ from flo.study.document import Study
 log = logging.getLogger("flo.clients.serving.answering")
 
 AGAIN_SECONDS = 1.0
+_PATIENCE_SECONDS, _AGAIN_SOON_SECONDS = 15.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class AnsweringModels:
             for name, (version, study, title) in new.items():
                 state = self.states[name]
                 try:
-                    no_reasons = await self._pool.load(version)
+                    no_reasons = await self._loaded(state, version)
                 except RefusedError as error:
                     state.refused = version
                     _say_not_loaded(state, title, error)
@@ -207,6 +208,17 @@ class AnsweringModels:
                     if state.wanted == version:  # it may have been withdrawn meanwhile
                         _begin(state, version, study, title, no_reasons)
             self._keep_known()
+
+    async def _loaded(self, state: Answering, version: ServedVersion) -> str:
+        """Load a version; while every worker is being started again, try for some seconds."""
+        end = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
+        while True:
+            try:
+                return await self._pool.load(version)
+            except NetworkError:
+                if state.wanted != version or asyncio.get_running_loop().time() > end:
+                    raise
+                await asyncio.sleep(_AGAIN_SOON_SECONDS)
 
     def _keep_known(self) -> None:
         """Let workers forget what may answer no more."""

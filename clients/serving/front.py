@@ -32,7 +32,7 @@ from flo.clients.serving.pool import Pool
 from flo.clients.serving.recorder import Recorder
 from flo.clients.serving.replays import ReplayMemory
 from flo.clients.serving.settings import ServeConfig
-from flo.errors import TrustError
+from flo.errors import NetworkError, TrustError
 from flo.http.protocol import PeerProtocol
 from flo.http.tls_server import Listener, listener, reload_certificate
 from flo.keys.tls import read_certificate
@@ -205,7 +205,7 @@ async def _connect(control: socket.socket, pool: Pool) -> None:
     """Take the workers into use that the supervisor starts, as long as it lives."""
     control.setblocking(False)
     loop = asyncio.get_running_loop()
-    arrived = asyncio.Event()
+    arrived, connecting = asyncio.Event(), set[asyncio.Task[None]]()
     loop.add_reader(control, arrived.set)
     while True:
         await arrived.wait()
@@ -218,7 +218,17 @@ async def _connect(control: socket.socket, pool: Pool) -> None:
                     signal.raise_signal(signal.SIGTERM)
                     return
                 if data[:1] == NEW_WORKER and files:
-                    await pool.connect(data[1], socket.socket(fileno=files[0]))
+                    task = asyncio.create_task(_take(pool, data[1], files[0]))
+                    connecting.add(task)
+                    task.add_done_callback(connecting.discard)
+
+
+async def _take(pool: Pool, number: int, file: int) -> None:
+    """Take one worker into use, unless it ends before that: then it is started again."""
+    try:
+        await pool.connect(number, socket.socket(fileno=file))
+    except (NetworkError, OSError) as error:
+        log.warning(f"a worker cannot be used: {error}")
 
 
 async def _keep_current(

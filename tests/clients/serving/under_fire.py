@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,10 @@ class Connections:
         answered = await reader.readuntil(b"\r\n\r\n")
         length = int(answered.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         data = await reader.readexactly(length)
-        self._free.append((reader, writer))
+        if b"connection: close" in answered.lower():
+            writer.close()
+        else:
+            self._free.append((reader, writer))
         return int(answered.split(b" ")[1]), json.loads(data)
 
     def close(self) -> None:
@@ -104,13 +108,16 @@ async def siege(home: SiteHome, port: int, server: int, seconds: float, a_second
     connections = Connections(port, home.directory / "serve.pem")
     url = f"https://localhost:{port}{HOOK}"
     body = json.dumps(hook()).encode()
-    tokens = [token(url) for _ in range(64)]
+    tokens = deque(token(url) for _ in range(64))
+
+    def take() -> str:
+        return tokens.popleft() if tokens else token(url)
 
     async def one() -> None:
         withdrawn, begun = set(gone), time.perf_counter()
         result.asked += 1
         try:
-            status, answer = await connections.post(HOOK, body, tokens.pop())
+            status, answer = await connections.post(HOOK, body, take())
         except Exception as error:  # any failure counts
             result.failed.append(type(error).__name__)
             return
@@ -135,7 +142,7 @@ async def siege(home: SiteHome, port: int, server: int, seconds: float, a_second
             begun = time.perf_counter()
             await asyncio.to_thread(version_decisions.rollback, home, "tiny:9", "wrong units")
             gone.add(9)
-            status, answer = await connections.post(HOOK, body, tokens.pop())
+            status, answer = await connections.post(HOOK, body, take())
             version = answer["cards"][0]["extension"]["flo.answer"]["version"]
             if (status, version) != (200, 1):
                 result.failed.append(f"after a rollback version {version} answered")
