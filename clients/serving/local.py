@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from flo.clients.serving.supervisor import SOCKET
+from flo.clients.serving.own_socket import connected
 from flo.errors import NetworkError
 
 _SECONDS = 10.0
@@ -33,7 +32,7 @@ def ask(folder: Path, name: str, request: bytes) -> Any:
 
 
 def _call(folder: Path, method: str, path: str, body: bytes | None) -> Any:
-    connection = _Connection(folder / SOCKET)
+    connection = _Connection(folder)
     try:
         connection.request(method, path, body)
         answer = connection.getresponse()
@@ -56,17 +55,10 @@ def _call(folder: Path, method: str, path: str, body: bytes | None) -> Any:
 class _Connection(HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__("localhost", timeout=_SECONDS)
-        self._path = path
+        self._folder = folder
 
     def connect(self) -> None:
         """Connect. Raises OSError if nobody listens."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(_SECONDS)
-        try:
-            sock.connect(str(self._path))
-        except OSError:
-            sock.close()
-            raise
-        self.sock = sock
+        self.sock = connected(self._folder, _SECONDS)

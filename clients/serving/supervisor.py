@@ -25,21 +25,19 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from flo.clients.data_process.worker import may_know
 from flo.clients.home.site_home import SiteHome
 from flo.clients.serving import front
 from flo.clients.serving.front import END_WORKER, NEW_WORKER, READY, Sockets
+from flo.clients.serving.own_socket import SOCKET, listening
 from flo.clients.serving.settings import ServeConfig
-from flo.errors import EXIT_BUG, EXIT_OK, FloError, NetworkError
+from flo.errors import EXIT_BUG, EXIT_OK, FloError
 from flo.http.tls_server import bind
 from flo.storage.files import make_private_directory
 
 log = logging.getLogger("flo.clients.serving.supervisor")
 
-SOCKET = Path("answers") / "serve.sock"  # of a site's folder
-_LONGEST_PATH = 100  # bytes of a Unix socket's path; Linux allows 107
 _END_SECONDS = 30.0  # for the front to end, before it is killed
 _PAUSE_SECONDS = 1.0  # before a process that ended within a second of its start is started again
 
@@ -253,23 +251,14 @@ def _reaped(child: _Child) -> int:
 
 
 def open_sockets(home: SiteHome, config: ServeConfig) -> Sockets:
-    """Open the server's sockets. Raises NetworkError: a port is in use, or a path too long."""
+    """Open the server's sockets. Raises NetworkError: a port is in use."""
     hint = "set another port in serve.toml"
     tls = bind(config.address, config.port, hint)
     metrics = None
     if config.metrics_port is not None:
         metrics = bind("127.0.0.1", config.metrics_port, hint)
-    path = home.directory / SOCKET
-    if len(bytes(path)) > _LONGEST_PATH:
-        raise NetworkError(
-            f"{path} is too long for the server's own socket, limit {_LONGEST_PATH} bytes",
-            hint="move the site's folder to a shorter path",
-        )
-    make_private_directory(path.parent)
-    path.unlink(missing_ok=True)
-    local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    local.bind(str(path))
-    path.chmod(0o600)
+    make_private_directory((home.directory / SOCKET).parent)
+    local = listening(home.directory)
     for one in (tls, local, metrics):
         if one is not None:
             one.listen(2048)

@@ -20,7 +20,7 @@ from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import version_decisions
 from flo.clients.serving import local
 from flo.clients.serving.answer_log import paths
-from flo.clients.serving.supervisor import SOCKET
+from flo.clients.serving.own_socket import SOCKET
 from flo.errors import EXIT_NETWORK, EXIT_TRUST, EXIT_USAGE
 from tests.clients.serving.served_site import (
     bearer,
@@ -121,12 +121,13 @@ def test_a_rollback_while_no_worker_is_there_is_answered_once_one_is(tmp_path: P
 
 def test_it_ends_in_order_and_answers_what_it_has_begun(tmp_path: Path) -> None:
     port = free_port()
-    home = served_site(tmp_path / "n", port=port)
+    home = served_site(tmp_path / ("a-long-name-of-a-folder-" * 5), port=port)
     url = f"https://localhost:{port}{HOOK}"
     with serving_process(home) as process:
         wait_until_ready(port, home)
         with httpx.Client(verify=tls_of(home)) as client:
             assert client.post(url, json=hook(), headers=bearer(url)).status_code == 200
+        assert local.status(home.directory) is not None, "also in a folder with a long path"
         pids = children(process.pid)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
