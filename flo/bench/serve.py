@@ -232,17 +232,20 @@ def _reference(needs: tuple[str, ...], command: Any) -> Iterator[tuple[int, int]
 
 def main() -> None:
     """Serve a site: ``flo model serve``, but its own socket is a port, which the load can reach."""
-    from flo.cli.terminal.output import explain
     from flo.clients.home.site_home import SiteHome
     from flo.clients.serving.front import Sockets
     from flo.clients.serving.settings import read_serve_config
     from flo.clients.serving.supervisor import Supervisor, open_sockets
 
+    def tell(error: FloError) -> int:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+
     home = SiteHome.open(Path(sys.argv[1]))
     config = read_serve_config(home.directory)
     opened = open_sockets(home, config)
     plain = socket.create_server(("127.0.0.1", int(sys.argv[2])), backlog=2048)
-    sys.exit(Supervisor(home, config, Sockets(opened.tls, plain, None), explain).run())
+    sys.exit(Supervisor(home, config, Sockets(opened.tls, plain, None), tell).run())
 
 
 if __name__ == "__main__":
