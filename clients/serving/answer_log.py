@@ -41,7 +41,7 @@ def paths(folder: Path) -> list[Path]:
 
 
 class AnswerLog:
-    """The log of the present month. Used by one thread; ``number`` and ``hash``: its last entry."""
+    """The log of the present month. Used by one thread only."""
 
     def __init__(
         self,

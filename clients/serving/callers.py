@@ -15,7 +15,7 @@ The rules are here, without IO; keys are read from files by ``read_keys``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,15 +148,13 @@ def _is_time(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= _LATEST
 
 
-def read_keys(
-    callers: tuple[Caller, ...], folder: Path, read: Callable[[Path], bytes] = Path.read_bytes
-) -> AllowList:
+def read_keys(callers: tuple[Caller, ...], folder: Path) -> AllowList:
     """Read the public keys of all callers. Raises UsageError or TrustError naming the caller."""
     found = {}
     for caller in callers:
         path = folder / caller.keys
         try:
-            data = read(path)
+            data = path.read_bytes()
         except OSError as error:
             raise UsageError(
                 f"the keys of caller {caller.name} cannot be read: {error}",

@@ -1,8 +1,9 @@
 """CDS Hooks 2.0: what this service tells of itself, what it is asked, and the card that it answers.
 
 https://cds-hooks.hl7.org/2.0/. The record system sends all data with the request (*prefetch*); this
-service fetches nothing, so ``fhirServer`` and ``fhirAuthorization`` are ignored. What is wrong with
-a patient's data is said on a card, which a clinician sees: column and rule, and no value.
+service fetches nothing and ignores ``fhirAuthorization``. ``fhirServer`` only says which server's
+addresses the resources may carry. What is wrong with a patient's data is said on a card, which a
+clinician sees: column and rule, and no value.
 """
 
 from __future__ import annotations

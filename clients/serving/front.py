@@ -32,6 +32,7 @@ from flo.clients.serving.pool import Pool
 from flo.clients.serving.recorder import Recorder
 from flo.clients.serving.replays import ReplayMemory
 from flo.clients.serving.settings import ServeConfig
+from flo.documents import canonical
 from flo.errors import NetworkError, TrustError
 from flo.http.protocol import PeerProtocol
 from flo.http.tls_server import Listener, listener, reload_certificate
@@ -43,6 +44,7 @@ USED_TOKENS = "used-tokens"  # beside the log of answers
 READY, END_WORKER, NEW_WORKER = b"R", b"K", b"W"  # frames between supervisor and front
 _RELOAD_SECONDS = 60.0
 _MOST_HERE = 256  # connections of this machine to a listener without TLS
+_WORKER_SECONDS = 60.0  # for the first worker to load the code and confine itself
 _MOST_OF_ONE_ADDRESS = 512  # connections
 
 
@@ -101,7 +103,13 @@ async def _run(
     recorder.enter("began", models=sorted(config.models), **_who(config, home.directory))
     tasks = [asyncio.create_task(_connect(control, pool))]
     try:
+        latest = time.monotonic() + _WORKER_SECONDS
         while not pool.size:  # the supervisor sends the first worker at once
+            if time.monotonic() > latest:
+                raise NetworkError(
+                    f"no worker could be used within {_WORKER_SECONDS:.0f} seconds",
+                    hint="read the warnings above; `flo doctor` says what this machine lacks",
+                )
             await asyncio.sleep(0.01)
         await models.begin()
         log.info(f"models answer at {config.url}")
@@ -111,6 +119,8 @@ async def _run(
             asyncio.create_task(models.keep_fresh()),
             asyncio.create_task(_keep_current(home.directory, config, serving, listeners[0])),
         ]
+        for task in tasks:
+            task.add_done_callback(_end_if_failed)
         bound = [sockets.tls, sockets.local, sockets.metrics]
         await _serve([(one, sock) for one, sock in zip(listeners, bound, strict=True) if sock])
     finally:
@@ -120,10 +130,15 @@ async def _run(
         await asyncio.to_thread(recorder.stop)
 
 
+def _end_if_failed(task: asyncio.Task[None]) -> None:
+    """End this front if a task failed that keeps it current; the supervisor starts another."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error(f"the front ends, for a part of it failed: {type(error).__name__}")
+        signal.raise_signal(signal.SIGTERM)
+
+
 def _who(config: ServeConfig, folder: Path) -> dict[str, Any]:
     """Return for the log which callers may ask, and the digest of the files of their keys."""
-    from flo.documents import canonical
-
     return {
         "callers": {
             one.name: canonical.digest((folder / one.keys).read_bytes()) for one in config.callers
