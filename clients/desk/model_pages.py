@@ -128,10 +128,10 @@ def model_router(context: DeskContext) -> APIRouter:
 
     def _explained(request: Request, name: str, typed: dict[str, str] | None) -> Response:
         """Return the page of the version in use, with its answer if values are typed."""
-        home, path = context.home, versions.current_path(context.home, name)
-        model = PublishedModel.open(path, *home.read_coordinator().fingerprints)
-        late, (rule, no_rule) = allowed.refuse_forbidden(home, path, model), _rule(home, model)
-        values: dict[str, Any] = {"model": model, "late": late, "rule": rule, "no_rule": no_rule}
+        in_use = allowed.open_in_use(context.home, name)
+        model, (rule, no_rule) = in_use.model, _rule(context.home, in_use.model)
+        values: dict[str, Any] = {"model": model, "rule": rule, "no_rule": no_rule}
+        values["late"] = in_use.late
         values |= {"typed": typed or {}, "answer": None, "wrong": []}
         values |= {"by_hand": _can_be_typed(model), **explained_page.shown(model)}
         if typed is not None:

@@ -5,13 +5,44 @@ The commands and the desk ask here before they score a patient.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import versions
 from flo.clients.prediction.gate_rule import refuse_ungated
+from flo.errors import RefusedError
 from flo.published.gate_passed import beside
-from flo.published.model_card import PublishedModel
+from flo.published.model_card import PublishedModel, paths_of
+
+
+@dataclass(frozen=True)
+class InUse:
+    """The version of a model that answers here, and the ``path`` of its card.
+
+    ``late``: since when nothing was heard of withdrawals, if that is long ago; else "".
+    """
+
+    path: Path
+    model: PublishedModel
+    late: str
+
+
+def open_in_use(home: SiteHome, name: str) -> InUse:
+    """Open the version of a model that is in use here.
+
+    If it is withdrawn while it is opened, the version that took its place is opened. Raises
+    UsageError: none is in use. And as ``refuse_forbidden``.
+    """
+    path = versions.current_path(home, name)
+    coordinators = home.read_coordinator().fingerprints
+    model = home.read_unchanged(lambda: PublishedModel.open(path, *coordinators), *paths_of(path))
+    try:
+        return InUse(path, model, refuse_forbidden(home, path, model))
+    except RefusedError:
+        if versions.current_path(home, name) == path:
+            raise
+    return open_in_use(home, name)
 
 
 def refuse_forbidden(home: SiteHome, path: Path, model: PublishedModel) -> str:

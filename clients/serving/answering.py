@@ -37,7 +37,7 @@ from flo.clients.sources.fhir_prefetch import PrefetchReader
 from flo.clients.sources.mapping import StudyMapping
 from flo.errors import FloError, NetworkError, RefusedError
 from flo.keys.identity import Identity
-from flo.published.model_card import FINISHED, PublishedModel, paths_of
+from flo.published.model_card import FINISHED, PublishedModel
 from flo.study.document import Study
 
 log = logging.getLogger("flo.clients.serving.answering")
@@ -325,14 +325,11 @@ def served(home: SiteHome, name: str, asked: ServedModel) -> tuple[ServedVersion
 
     Raises UsageError, RefusedError, PolicyError, TrustError: none may.
     """
-    known, coordinators = versions.read(home), home.read_coordinator().fingerprints
     opened: PublishedModel | FinishedAtHome
-    if name in known.names:
-        path, finished = versions.current_path(home, name), None
-        opened = published = home.read_unchanged(
-            lambda: PublishedModel.open(path, *coordinators), *paths_of(path)
-        )
-        allowed.refuse_forbidden(home, path, published)
+    if name in versions.read(home).names:
+        in_use = allowed.open_in_use(home, name)
+        opened = published = in_use.model
+        path, finished = in_use.path, None
     else:
         opened = open_finished(home, name)
         published, path = opened.model, published_path(home, opened.finished.name)
@@ -345,7 +342,7 @@ def served(home: SiteHome, name: str, asked: ServedModel) -> tuple[ServedVersion
         hook=asked.hook,
         outcome=asked.outcome or study.data.label.replace("_", " "),
         card=str(Path(path).resolve()),
-        coordinators=tuple(coordinators),
+        coordinators=tuple(home.read_coordinator().fingerprints),
         finished=finished,
         rule=None if finished else flag_decisions.read(home, published),
         fhir=fhir,

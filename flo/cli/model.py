@@ -133,13 +133,11 @@ def predict(
     from flo.study.wording import can_change
 
     opened: PublishedModel | FinishedAtHome
-    path, rule = _in_use(home, model) if _is_name(model) else Path(model), None
-    if path is None:
-        opened = _open_finished(home, model)
+    if _is_name(model) and not _is_decided(home, model):
+        opened, rule = _open_finished(home, model), None
         refuse_withdrawn(home, opened.model)
     else:
-        opened = _open(path, home, coordinator)
-        refuse_forbidden(home, path, opened)
+        opened = _open_allowed(model, home, coordinator)
         rule = _flag_rule(home, opened)
     with working("predicting"):
         done = score(opened, data, out, id_column, explain=explain, rule=rule)
@@ -194,15 +192,18 @@ def path_of(home: Path, model: str) -> Path:
 
     Raises UsageError: no version of it is in use here.
     """
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.prediction import versions
     from flo.errors import UsageError
 
-    path = _in_use(home, model) if _is_name(model) else Path(model)
-    if path is None:
+    if not _is_name(model):
+        return Path(model)
+    if not _is_decided(home, model):
         raise UsageError(
             f"no version of {model} was put into use here, and there is no file {model}",
             hint="give the path of a published model's card, or: flo model promote",
         )
-    return path
+    return versions.current_path(SiteHome.open(home), model)
 
 
 def _is_name(model: str) -> bool:
@@ -213,18 +214,34 @@ def _is_name(model: str) -> bool:
     return path.name == model and not path.suffix and not paths_of(path)[0].is_file()
 
 
-def _in_use(home: Path, name: str) -> Path | None:
-    """Return the card of the version of a model in use at this hospital; None: it has none.
+def _is_decided(home: Path, name: str) -> bool:
+    """Return whether anybody has decided on a model.
 
-    Once anybody has decided on a model, its name alone never means one that is finished here:
-    after a withdrawal no other model may answer unasked. Raises UsageError: none is in use.
+    From then on, its name alone never means one that is finished here: after a withdrawal no other
+    model may answer unasked.
     """
     from flo.clients.home.site_home import SiteHome
     from flo.clients.prediction import versions
 
-    site = SiteHome.open(home)
-    found = versions.read(site)
-    return versions.current_path(site, name) if name in found.names else None
+    return name in versions.read(SiteHome.open(home)).names
+
+
+def _open_allowed(model: str, home: Path, coordinator: str | None) -> PublishedModel:
+    """Open the model of a path, or the version in use of the model that a name means.
+
+    Raises as ``refuse_forbidden``; and UsageError: no version of it is in use here.
+    """
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.prediction import allowed
+
+    if not _is_name(model):
+        path = Path(model)
+        opened = _open(path, home, coordinator)
+        refuse_forbidden(home, path, opened)
+        return opened
+    found = allowed.open_in_use(SiteHome.open(home), model)
+    _say_late(found.late)
+    return _open(found.path, home, coordinator)
 
 
 def _flag_rule(home: Path, model: PublishedModel) -> FlagRule | None:

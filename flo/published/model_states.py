@@ -285,9 +285,15 @@ def withdrawal(several: Iterable[ModelStates], study: str) -> ModelDecision | No
 
 
 def in_use(own: ModelStates, *others: ModelStates) -> ModelVersion | None:
-    """Return the version that answers at a hospital with the list ``own``; None if none does."""
+    """Return the version that answers at a hospital with the list ``own``; None if none does.
+
+    If another list withdrew the current one, that is the version before it, and there is no moment
+    without an answer until the hospital has stored that it obeys.
+    """
     current = own.current
-    return current if current and withdrawal((*others, own), current.study) is None else None
+    if current is None or withdrawal(others, current.study) is None:
+        return current
+    return own.previous(*others)
 
 
 def obeyed(own: ModelStates, *others: ModelStates, time: str) -> ModelStates:

@@ -16,7 +16,7 @@ from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.home.policy_file import sign
 from flo.clients.home.site_home import SiteHome
 from flo.clients.maintenance import doctor
-from flo.clients.prediction import version_decisions, version_news, versions
+from flo.clients.prediction import allowed, version_decisions, version_news, versions
 from flo.clients.prediction.finish import finish
 from flo.errors import (
     EXIT_OK,
@@ -241,6 +241,40 @@ def test_what_the_coordinator_withdraws_answers_no_more(site: SiteHome, told: To
     assert len(entries(site)) == 4, "once"
 
 
+def test_a_version_that_is_withdrawn_while_it_is_opened_leaves_its_place_to_the_one_before(
+    site: SiteHome, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_in_use(site, told)
+    refuse, seen = allowed.refuse_forbidden, list[int]()
+
+    def news_arrive(home: SiteHome, path: Path, model: PublishedModel) -> str:
+        seen.append(model.study.version)
+        if len(seen) == 1:
+            withdrawn(told, V9)
+            ask(home, told)
+        return refuse(home, path, model)
+
+    monkeypatch.setattr(allowed, "refuse_forbidden", news_arrive)
+    assert allowed.open_in_use(site, "tiny").model.study.digest == V1.study
+    assert seen == [9, 1]
+
+
+def test_the_last_version_that_is_withdrawn_while_it_is_opened_leaves_none(
+    site: SiteHome, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(site, told, "tiny:1")
+    refuse = allowed.refuse_forbidden
+
+    def news_arrive(home: SiteHome, path: Path, model: PublishedModel) -> str:
+        withdrawn(told, V1)
+        ask(home, told)
+        return refuse(home, path, model)
+
+    monkeypatch.setattr(allowed, "refuse_forbidden", news_arrive)
+    with pytest.raises(UsageError, match="no version of tiny is in use here"):
+        allowed.open_in_use(site, "tiny")
+
+
 def test_it_is_not_put_back_by_a_rollback_here(site: SiteHome, told: Told) -> None:
     both_in_use(site, told)
     withdrawn(told, V1)
@@ -450,7 +484,7 @@ def test_one_bad_list_keeps_no_other_from_being_believed(site: SiteHome, told: T
 def test_a_disk_that_is_full_after_the_withdrawal_arrived_changes_nothing_about_it(
     site: SiteHome, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then it does not answer, and what was before is put back when there is room."""
+    """What was before answers at once, and is put back in the list when there is room."""
     both_in_use(site, told)
     withdrawn(told, V9)
     write, calls = versions.write, list[int]()
@@ -464,7 +498,7 @@ def test_a_disk_that_is_full_after_the_withdrawal_arrived_changes_nothing_about_
     monkeypatch.setattr(versions, "write", full)
     with pytest.raises(OSError, match="no space"):
         ask(site, told)
-    assert versions.read(site).current("tiny") is None
+    assert versions.read(site).current("tiny") == V1
     assert len(entries(site)) == 2, "nothing is logged that did not happen"
     monkeypatch.undo()
     assert ask(site, told).current("tiny") == V1
