@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from flo.clients.connection.enrolment import connect
 from flo.clients.desk import facts
+from flo.clients.desk.comparison_pages import comparison_router
 from flo.clients.desk.context import DeskContext
 from flo.clients.desk.model_pages import model_router
 from flo.clients.desk.policy_pages import policy_router
@@ -83,7 +84,14 @@ def desk_app(context: DeskContext) -> FastAPI:
         resume(home)
         return redirect(base)
 
-    for router in (study_router, record_router, roster_router, model_router, policy_router):
+    for router in (
+        study_router,
+        record_router,
+        roster_router,
+        comparison_router,
+        model_router,
+        policy_router,
+    ):
         app.include_router(router(context))
     return app
 

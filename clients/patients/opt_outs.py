@@ -2,8 +2,8 @@
 
 An opt-out removes the patient's records from every frozen snapshot at once, so it takes effect from
 the next round on, and keeps them out of every later approval. It also deletes the finished models
-that these records went into. The list holds keyed hashes, sealed; no log names a patient.
-``erasure`` records earlier contributions.
+that these records went into, and what was kept of the patient to compare versions of a model. The
+list holds keyed hashes, sealed; no log names a patient. ``erasure`` records earlier contributions.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.records import approval
 from flo.clients.records.approval import Approval, delete_snapshots, readable, snapshot_path, sweep
+from flo.clients.records.compared_answers import forget_patients
 from flo.clients.records.finished_model import finished_with, withdraw_finished
 from flo.clients.records.members import Members, delete_members
 from flo.clients.records.snapshot import Snapshot
@@ -111,6 +112,7 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
         listed = known.with_patient(hashed)
         listed.save(home)
         withdraw_finished(home, listed.patients)
+        forget_patients(home, [hashed])
         with home.snapshot_lock():
             changed = [
                 study

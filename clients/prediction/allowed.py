@@ -35,14 +35,19 @@ def open_in_use(home: SiteHome, name: str) -> InUse:
     UsageError: none is in use. And as ``refuse_forbidden``.
     """
     path = versions.current_path(home, name)
-    coordinators = home.read_coordinator().fingerprints
-    model = home.read_unchanged(lambda: PublishedModel.open(path, *coordinators), *paths_of(path))
+    model = opened(home, path)
     try:
         return InUse(path, model, refuse_forbidden(home, path, model))
     except RefusedError:
         if versions.current_path(home, name) == path:
             raise
     return open_in_use(home, name)
+
+
+def opened(home: SiteHome, path: Path) -> PublishedModel:
+    """Open a model of this site's coordinator by the path of its card, cached while unchanged."""
+    coordinators = home.read_coordinator().fingerprints
+    return home.read_unchanged(lambda: PublishedModel.open(path, *coordinators), *paths_of(path))
 
 
 def refuse_forbidden(home: SiteHome, path: Path, model: PublishedModel) -> str:

@@ -37,19 +37,7 @@ def promote(home: SiteHome, api: CoordinatorApi, wanted: str, why: str) -> tuple
         UsageError: no such version. RefusedError: the coordinator has not approved it. TrustError:
         the model is another one than the decision names. And as ``fetch``.
     """
-    versions = ask(home, api)
-    name, model = _find(versions, wanted)
-    theirs, _ = versions.of(name)
-    last = withdrawal(versions.others(name), model.study)
-    if last is not None or theirs.state_of(model.study) == "candidate":
-        state = "withdrawn" if last else "a candidate"
-        raise RefusedError(
-            f"the coordinator has not approved version {model.version} of {name}: it is {state}",
-            hint="flo model states lists the versions; ask the coordinator to approve it",
-        )
-    folder = make_private_directory(folder_of(home, model))
-    opened = fetch(home, api, model.study, folder)
-    _refuse_other(home, opened, name, model)
+    name, model, _ = fetch_approved(home, api, wanted)
     with home.models_lock():
         before = read(home)
         if withdrawal(before.others(name), model.study) is not None:
@@ -61,6 +49,29 @@ def promote(home: SiteHome, api: CoordinatorApi, wanted: str, why: str) -> tuple
             own = called(before.own, name)
             decide(home, before, own.put_into_use(model, said(home, why)))
     return name, model
+
+
+def fetch_approved(
+    home: SiteHome, api: CoordinatorApi, wanted: str
+) -> tuple[str, ModelVersion, Path]:
+    """Fetch a version that the coordinator approved into the site's folder.
+
+    Return the model's name, the version, and the path of its card. Raises as ``promote``.
+    """
+    versions = ask(home, api)
+    name, model = find(versions, wanted)
+    theirs, _ = versions.of(name)
+    last = withdrawal(versions.others(name), model.study)
+    if last is not None or theirs.state_of(model.study) == "candidate":
+        state = "withdrawn" if last else "a candidate"
+        raise RefusedError(
+            f"the coordinator has not approved version {model.version} of {name}: it is {state}",
+            hint="flo model states lists the versions; ask the coordinator to approve it",
+        )
+    folder = make_private_directory(folder_of(home, model))
+    opened = fetch(home, api, model.study, folder)
+    _refuse_other(home, opened, name, model)
+    return name, model, opened
 
 
 def _refuse_other(home: SiteHome, path: Path, name: str, model: ModelVersion) -> None:
@@ -87,7 +98,7 @@ def rollback(home: SiteHome, wanted: str, why: str) -> tuple[str, ModelVersion]:
     """
     with home.models_lock():
         before = read(home)
-        name, model = _find(before, wanted)
+        name, model = find(before, wanted)
         own = called(before.own, name)
         after = own.rolled_back(model, said(home, why), *before.others(name))
         back = after.current
@@ -104,13 +115,16 @@ def withdraw(home: SiteHome, wanted: str, why: str) -> tuple[str, ModelVersion]:
     """
     with home.models_lock():
         before = read(home)
-        name, model = _find(before, wanted)
+        name, model = find(before, wanted)
         decide(home, before, called(before.own, name).withdrawn(model, said(home, why)))
     return name, model
 
 
-def _find(versions: Versions, wanted: str) -> tuple[str, ModelVersion]:
-    """Return the name and the version that ``wanted`` means (see ``flo.study.reference``)."""
+def find(versions: Versions, wanted: str) -> tuple[str, ModelVersion]:
+    """Return the model's name and the version that ``wanted`` means (``flo.study.reference``).
+
+    Raises UsageError: none, or several.
+    """
     found = {
         one.study: (name, one) for name in versions.names for one in versions.known_versions(name)
     }

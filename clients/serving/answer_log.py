@@ -5,10 +5,12 @@ each month, and no other party sees its head: how often a model is used stays in
 first entry of a file names the end of the file before. The site's audit log, which the coordinator
 witnesses, names the end of the chain every hour while models answer, so that a later cut shows.
 
+    continues the end of the file before
     began     models, callers and their keys, by digest
     answers   up to 150 answers: id, caller, service, version, outcome
     refused   requests of callers who are not allowed, counted by reason
     feedback  what clinicians did with cards, by id
+    outcomes  how many outcomes of patients were reported
     ended     the server was stopped
 
 An answer's id is on its card and in its resource. No entry has a patient's data or id.

@@ -1,48 +1,45 @@
-"""Which version answers for each model that ``serve.toml`` names, now.
+"""Which versions answer for each model that ``serve.toml`` names, now.
 
-1. the site's decisions say which version is in use (``flo.clients.prediction.versions``), or
-   that a model that was finished here has that name;
-2. the same rules as for every use of a model: policy, gate, withdrawals, opt-outs;
-3. a version answers once every worker has loaded it and computed its golden cases. Until then
+1. the site's files say which version is to answer, and which are compared with it
+   (``flo.clients.serving.decided``);
+2. a version answers once every worker has loaded it and computed its golden cases. Until then
    the one before answers, unless it was withdrawn;
-4. before each answer, and again before it is sent, the file of decisions is looked at. After a
+3. before each answer, and again before it is sent, the file of decisions is looked at. After a
    change nothing is answered until it was read;
-5. all else (policy, rule, mapping, opt-outs) is read again every second.
+4. all else (policy, rule, mapping, comparison, opt-outs) is read again every second;
+5. versions that are compared are loaded as the others, and asked with the one that answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import os
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from flo.clients.comparison.terms import Comparison
 from flo.clients.home.site_home import SiteHome
-from flo.clients.mapping.mapping_file import mapping_of
 from flo.clients.patients.opt_outs import FILE as OPT_OUTS
-from flo.clients.prediction import allowed, flag_decisions, versions
-from flo.clients.prediction.finish import FinishedAtHome, open_finished
-from flo.clients.records.finished_model import FOLDER, published_path
+from flo.clients.prediction import versions
+from flo.clients.records.finished_model import FOLDER
 from flo.clients.serving import cds_hooks
-from flo.clients.serving.onnx_export import exported
+from flo.clients.serving.comparing import Comparing
+from flo.clients.serving.decided import Decided, Deciding, Found, templates
 from flo.clients.serving.pool import Pool
 from flo.clients.serving.service import ServedVersion
-from flo.clients.serving.settings import ServeConfig, ServedModel
-from flo.clients.sources.config import FhirPlace, OmopPlace
-from flo.clients.sources.fhir_prefetch import PrefetchReader
-from flo.clients.sources.mapping import StudyMapping
+from flo.clients.serving.settings import ServeConfig
+from flo.clients.serving.several import Several
 from flo.errors import FloError, NetworkError, RefusedError
 from flo.keys.identity import Identity
-from flo.published.model_card import FINISHED, PublishedModel
+from flo.published.model_card import FINISHED
 from flo.study.document import Study
 
 log = logging.getLogger("flo.clients.serving.answering")
 
-AGAIN_SECONDS = 1.0
+AGAIN_SECONDS, _JUDGE_SECONDS = 1.0, 60.0
 _PATIENCE_SECONDS, _AGAIN_SOON_SECONDS = 15.0, 0.1
 
 
@@ -72,15 +69,29 @@ class Ready:
     no_reasons: str
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The versions that each question is asked of: the one that answers, and those that are
+    compared with it. ``packed``: as a worker reads it. ``comparison``: None of one version alone.
+    """
+
+    ready: tuple[Ready, ...]
+    packed: bytes
+    comparison: Comparison | None
+
+
 @dataclass
 class Answering:
-    """State of one model. ``ready``: what answers; None if nothing does. ``why``: why not, or why
+    """State of one version. ``ready``: what answers; None if nothing does. ``why``: why not, or why
     not the version that was decided on; "" if all is well.
 
     ``before``: what answered before; workers keep it, so that a rollback is quick. ``wanted``: what
     was last decided on, and may be loading; None if nothing may answer. ``refused``: a version
     whose check failed, which is not tried again. ``loading``: set once the version that is being
     loaded answers, or was refused.
+
+    ``comparison``: that runs, and ``others``: the state of each version that is compared, by study.
+    ``asked``: None if nothing answers.
     """
 
     name: str
@@ -90,31 +101,24 @@ class Answering:
     wanted: ServedVersion | None = None
     refused: ServedVersion | None = None
     loading: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass(frozen=True)
-class _Decided:
-    """What the site's files say: a version, its study and title, or why none may answer.
-
-    ``withdrawn``: whether what answers now was withdrawn.
-    """
-
-    found: tuple[ServedVersion, Study, str] | FloError
-    withdrawn: bool
+    comparison: Comparison | None = None
+    others: dict[str, Answering] = field(default_factory=dict)
+    asked: Asked | None = None
 
 
 class AnsweringModels:
     """The models of a site, used on the event loop; files are read in threads."""
 
     def __init__(self, home: SiteHome, config: ServeConfig, pool: Pool) -> None:
-        self._home, self._config, self._pool = home, config, pool
+        self._config, self._pool = config, pool
+        self._deciding, self.comparing = Deciding(home), Comparing(home)
         self.states = {name: Answering(name) for name in config.models}
         self._files = _taking_away(home, config)
         self._seen: object = None
         self._now: object = None  # the files' stamp in this turn of the event loop
         self._reading, self._loading = asyncio.Lock(), asyncio.Lock()
-        self._tasks = set[asyncio.Task[None]]()  # running loads
-        self._exports = dict[str, str]()  # card -> its network as ONNX, in base64
+        self._tasks = set[asyncio.Task[None]]()  # running loads and judgements
+        self._judged = set[str]()  # comparisons that were judged once, or are being judged
 
     def _stamped(self) -> object:
         """Return the files' stamp, read once in each turn of the event loop.
@@ -130,7 +134,7 @@ class AnsweringModels:
         self._now = None
 
     async def current(self, name: str) -> Answering:
-        """Return what answers, after any change of the decisions was read. [4]
+        """Return what answers, after any change of the decisions was read. [3]
 
         If what answered was withdrawn, this waits until the next version is loaded.
         """
@@ -142,8 +146,10 @@ class AnsweringModels:
         return state
 
     def may_be_sent(self, name: str, ready: Ready) -> bool:
-        """Return whether an answer of this version may be sent, as far as is known now. [4]"""
-        return self._stamped() == self._seen and self.states[name].ready is ready
+        """Return whether an answer of this version may be sent, as far as is known now. [3]"""
+        asked = self.states[name].asked
+        known = asked is not None and any(one is ready for one in asked.ready)
+        return known and self._stamped() == self._seen
 
     @property
     def finished(self) -> set[str]:
@@ -152,7 +158,7 @@ class AnsweringModels:
         return {name for name, one in ready if one is not None and one.version.finished}
 
     async def keep_fresh(self) -> None:
-        """Read everything again, every second. [5]"""
+        """Read everything again, every second. [4]"""
         while True:
             await asyncio.sleep(AGAIN_SECONDS)
             await self.refresh()
@@ -163,50 +169,102 @@ class AnsweringModels:
             seen = _stamp(self._files)
             if only_if_changed and seen == self._seen:
                 return
-            ready = {one.name: one.ready for one in self.states.values()}
-            decided = await asyncio.to_thread(self._decided, ready)
-            new = dict[str, tuple[ServedVersion, Study, str]]()
+            answer = {name: state.ready for name, state in self.states.items()}
+            decided = await asyncio.to_thread(self._decided, answer)
+            new = list[tuple[Answering, Found]]()
             for name, one in decided.items():
-                state = self.states[name]
-                if isinstance(one.found, FloError):
-                    _stop(state, one.found)
-                    continue
-                version = one.found[0]
-                if one.withdrawn:
-                    state.ready = None
-                if version not in (state.wanted, state.refused):
-                    new[name] = one.found
-                    if state.ready is None:
-                        state.loading.clear()
-                state.wanted = version
+                self._follow(self.states[name], one, new)
             self._keep_known()
             self._seen = seen
         if new:
-            loading = asyncio.create_task(self._load(new))
-            self._tasks.add(loading)
-            loading.add_done_callback(self._tasks.discard)
+            self._run(self._load(new))
+
+    def _follow(self, state: Answering, one: Decided, new: list[tuple[Answering, Found]]) -> None:
+        """Bring one model's state to what was decided, but for the versions to be loaded."""
+        if isinstance(one.found, FloError):
+            _stop(state, one.found)
+        else:
+            if one.withdrawn:
+                state.ready = None
+            if _is_new(state, one.found.version):
+                new.append((state, one.found))
+                if state.ready is None:
+                    state.loading.clear()
+            state.wanted = one.found.version
+        state.comparison = one.comparison
+        for study in set(state.others) - set(one.others):
+            del state.others[study]
+        for study, found in one.others.items():
+            other = state.others.setdefault(study, Answering(f"{state.name}, compared"))
+            if isinstance(found, FloError):
+                _stop(other, found)
+            else:
+                if _is_new(other, found.version):
+                    new.append((other, found))
+                other.wanted = found.version
+        if one.comparison is not None and one.comparison.id not in self._judged:
+            self._judged.add(one.comparison.id)
+            self._run(self._judge(state))
+        self._ask(state)
+
+    def _ask(self, state: Answering) -> None:
+        """Set which versions are asked from now on. [5]"""
+        if state.ready is None:
+            state.asked = None
+            return
+        several, shares, comparison = [state.ready], list[int](), state.comparison
+        if comparison is not None and comparison.baseline.study == state.ready.study.digest:
+            for study, other in state.others.items():
+                if other.ready is not None:
+                    several.append(other.ready)
+                    shares.append(self.comparing.share(comparison, study))
+        digests = tuple(one.digest for one in several)
+        if comparison is None or not shares:
+            state.asked = Asked((state.ready,), Several(digests[:1]).packed(), None)
+        else:
+            packed = Several(digests, comparison.id, tuple(shares)).packed()
+            state.asked = Asked(tuple(several), packed, comparison)
+
+    async def _judge(self, state: Answering) -> None:
+        if state.comparison is not None:
+            await asyncio.to_thread(self.comparing.judge, state.comparison)
+            self._ask(state)
+
+    async def keep_judging(self) -> None:
+        """Judge the comparisons that run, every minute."""
+        while True:
+            await asyncio.sleep(_JUDGE_SECONDS)
+            for state in self.states.values():
+                await self._judge(state)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def begin(self) -> None:
         """Read which versions may answer, and wait until they are loaded."""
         await self.refresh()
         await asyncio.gather(*self._tasks)
 
-    async def _load(self, new: dict[str, tuple[ServedVersion, Study, str]]) -> None:
-        """Load versions in every worker, and let them answer. [3]"""
+    async def _load(self, new: list[tuple[Answering, Found]]) -> None:
+        """Load versions in every worker, and let them answer. [2]"""
         async with self._loading:
-            for name, (version, study, title) in new.items():
-                state = self.states[name]
+            for state, found in new:
                 try:
-                    no_reasons = await self._loaded(state, version)
+                    no_reasons = await self._loaded(state, found.version)
                 except RefusedError as error:
-                    state.refused = version
-                    _say_not_loaded(state, title, error)
+                    state.refused = found.version
+                    _say_not_loaded(state, found.title, error)
                 except NetworkError as error:
                     state.wanted = state.ready.version if state.ready else None  # it is tried again
-                    _say_not_loaded(state, title, error)
+                    _say_not_loaded(state, found.title, error)
                 else:
-                    if state.wanted == version:  # it may have been withdrawn meanwhile
-                        _begin(state, version, study, title, no_reasons)
+                    if state.wanted == found.version:  # it may have been withdrawn meanwhile
+                        _begin(state, found, no_reasons)
+                for each in self.states.values():
+                    self._ask(each)
+                state.loading.set()
             self._keep_known()
 
     async def _loaded(self, state: Answering, version: ServedVersion) -> str:
@@ -221,72 +279,65 @@ class AnsweringModels:
                 await asyncio.sleep(_AGAIN_SOON_SECONDS)
 
     def _keep_known(self) -> None:
-        """Let workers forget what may answer no more."""
-        several = [one for state in self.states.values() for one in (state.ready, state.before)]
-        known = {one.version.digest for one in several if one is not None}
-        wanted = {one.wanted.digest for one in self.states.values() if one.wanted is not None}
-        self._pool.keep_only(known | wanted)
+        """Let workers forget what may answer no more, and close the rows of what is over."""
+        known, running = set[str](), set[str]()
+        for state in self.states.values():
+            for one in (state, *state.others.values()):
+                known |= {each.version.digest for each in (one.ready, one.before) if each}
+                known |= {one.wanted.digest} if one.wanted else set()
+            running |= {state.comparison.id} if state.comparison else set()
+        self._pool.keep_only(known)
+        self._judged &= running
+        self.comparing.keep_only(running)
 
-    def _decided(self, ready: dict[str, Ready | None]) -> dict[str, _Decided]:
-        """Return the version of each model that is to answer, or why none may. [1, 2]"""
-        found = dict[str, _Decided]()
-        for name, model in self._config.models.items():
-            try:
-                known, now = versions.read(self._home), ready[name]
-                withdrawn = now is not None and (
-                    known.withdrawal(now.study.name, now.study.digest) is not None
-                )
-                found[name] = _Decided(self._with_onnx(*served(self._home, name, model)), withdrawn)
-            except FloError as error:
-                found[name] = _Decided(error, withdrawn=True)
-            except Exception as error:  # of any kind: what cannot be read answers nobody
-                log.exception(f"which version answers as {name} cannot be read")
-                why = f"its files cannot be read ({type(error).__name__})"
-                found[name] = _Decided(RefusedError(why), withdrawn=True)
+    def _decided(self, answer: dict[str, Ready | None]) -> dict[str, Decided]:
+        """Return what the site's files say of each model. [1]"""
+        found = dict[str, Decided]()
+        for name, asked in self._config.models.items():
+            now = answer[name]
+            one = self._deciding.read(name, asked, now.study if now else None)
+            if one.comparison is not None and not self.comparing.begin(one.comparison):
+                one = replace(one, comparison=None, others={})
+            found[name] = one
         return found
 
-    def _with_onnx(
-        self, version: ServedVersion, study: Study, title: str
-    ) -> tuple[ServedVersion, Study, str]:
-        """Return the same with the network's export, which is made once."""
-        if study.model.kind == "logistic" or version.finished is not None:
-            return version, study, title
-        if version.card not in self._exports:
-            onnx = exported(Path(version.card), version.coordinators)
-            self._exports[version.card] = base64.b64encode(onnx).decode()
-        with_onnx = version.model_copy(update={"onnx": self._exports[version.card]})
-        return with_onnx, study, title
-
     def discovery(self) -> dict[str, Any]:
-        """Return what ``GET /cds-services`` answers: models with columns in FHIR that answer."""
+        """Return what ``GET /cds-services`` answers: models with columns in FHIR that answer.
+
+        What a compared version needs is asked for, too.
+        """
         services = []
         for name, state in self.states.items():
-            ready = state.ready
-            if ready is not None and ready.version.fhir is not None:
-                reader = PrefetchReader(ready.version.fhir, ready.study.data)
-                about = f"Risk of {ready.version.outcome}, by {ready.title}"
-                hook = ready.version.hook
-                services.append(cds_hooks.discovery(name, hook, ready.title, about, reader))
+            if state.asked is None or state.asked.ready[0].version.fhir is None:
+                continue
+            first, *others = state.asked.ready
+            about = f"Risk of {first.version.outcome}, by {first.title}"
+            prefetch = templates(first.version, first.study)
+            for other in others:
+                prefetch = templates(other.version, other.study) | prefetch
+            hook = first.version.hook
+            services.append(cds_hooks.discovery(name, hook, first.title, about, prefetch))
         return {"services": services}
 
 
-def _begin(
-    state: Answering, version: ServedVersion, study: Study, title: str, no_reasons: str
-) -> None:
+def _is_new(state: Answering, version: ServedVersion) -> bool:
+    return version not in (state.wanted, state.refused)
+
+
+def _begin(state: Answering, found: Found, no_reasons: str) -> None:
     """Let a version answer that every worker has loaded."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
+    digest = bytes.fromhex(found.version.digest)
     state.before = state.ready or state.before
-    state.ready = Ready(version, bytes.fromhex(version.digest), study, title, now, no_reasons)
+    state.ready = Ready(found.version, digest, found.study, found.title, now, no_reasons)
     state.why = ""
-    state.loading.set()
-    log.info(f"{title} answers as {state.name}")
+    log.info(f"{found.title} answers as {state.name}")
 
 
 def _say_not_loaded(state: Answering, title: str, why: FloError) -> None:
     """A version cannot answer. What answered before goes on, unless it was withdrawn."""
     log.warning(f"{title} cannot answer as {state.name}: {why}")
     state.why = f"{title} cannot answer: {why}"
-    state.loading.set()
 
 
 def _stop(state: Answering, why: FloError) -> None:
@@ -318,49 +369,3 @@ def _stamp(files: tuple[str, ...]) -> object:
         else:
             found.append((stat.st_mtime_ns, stat.st_ino, stat.st_size))
     return found
-
-
-def served(home: SiteHome, name: str, asked: ServedModel) -> tuple[ServedVersion, Study, str]:
-    """Return the version of a model that is to answer, its study and its title.
-
-    Raises UsageError, RefusedError, PolicyError, TrustError: none may.
-    """
-    opened: PublishedModel | FinishedAtHome
-    if name in versions.read(home).names:
-        in_use = allowed.open_in_use(home, name)
-        opened = published = in_use.model
-        path, finished = in_use.path, None
-    else:
-        opened = open_finished(home, name)
-        published, path = opened.model, published_path(home, opened.finished.name)
-        allowed.refuse_withdrawn(home, published)
-        finished = opened.finished.model_copy(update={"patients": ()})
-    study = published.study
-    fhir, table = mappings(home, study, asked)
-    version = ServedVersion(
-        name=name,
-        hook=asked.hook,
-        outcome=asked.outcome or study.data.label.replace("_", " "),
-        card=str(Path(path).resolve()),
-        coordinators=tuple(home.read_coordinator().fingerprints),
-        finished=finished,
-        rule=None if finished else flag_decisions.read(home, published),
-        fhir=fhir,
-        table=None if table is None else table.columns,
-    )
-    return version, study, opened.title
-
-
-def mappings(
-    home: SiteHome, study: Study, asked: ServedModel
-) -> tuple[StudyMapping | None, StudyMapping | None]:
-    """Return how the record system's FHIR, and how the site's table, become a study's columns.
-
-    None for each that nobody wrote. What ``serve.toml`` says of FHIR comes first.
-    """
-    own = mapping_of(home, study)
-    places = {type(one.source) for one in home.read_config().populations}
-    given = StudyMapping(columns=asked.columns) if asked.columns else None
-    if FhirPlace in places:
-        return given or own, None
-    return given, None if OmopPlace in places else own

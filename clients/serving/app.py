@@ -5,6 +5,7 @@
     POST /cds-services/NAME                   CDS Hooks: a patient's card
     POST /cds-services/NAME/feedback          CDS Hooks: what a clinician did with a card
     POST /models/NAME/score                   the plain call (``flo.clients.serving.plain``)
+    POST /models/NAME/outcomes                what became of patients, by the ids of answers
     GET  /metrics                             on this machine only
     GET  /status                              through the site's own socket only
 
@@ -12,7 +13,8 @@ Every request but the first needs a token (``flo.clients.serving.callers``), unl
 the site's own socket. Then:
 
     1. the body is read, within its limits;
-    2. the version that answers is looked up (``flo.clients.serving.answering``);
+    2. the version that answers is looked up (``flo.clients.serving.answering``), and those that are
+       compared with it;
     3. a worker makes the answer;
     4. the answer is entered in the log, with its group;
     5. if the version was withdrawn meanwhile, the answer is thrown away, and 2 follows;
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,25 +33,30 @@ from typing import Any, Literal
 
 from starlette.types import Receive, Scope, Send
 
-from flo.clients.serving import cds_hooks
+from flo.clients.serving import cds_hooks, outcomes
 from flo.clients.serving.answer_ids import AnswerIds
-from flo.clients.serving.answering import AnsweringModels, Ready
+from flo.clients.serving.answering import Answering, AnsweringModels, Asked, Ready
 from flo.clients.serving.callers import AllowList, RefusedCaller
 from flo.clients.serving.example import example_request
 from flo.clients.serving.frames import HOOK, PLAIN
 from flo.clients.serving.metrics import Served
 from flo.clients.serving.pool import Pool
-from flo.clients.serving.recorder import Recorder
+from flo.clients.serving.recorder import Recorder, Row
 from flo.clients.serving.replays import ReplayMemory
 from flo.clients.serving.service import Answer, invalid
+from flo.clients.serving.several import read_compared
+from flo.errors import FloError, MessageError
 from flo.host.metrics import PROMETHEUS
 from flo.http.asgi import ByteQuota, Refused, read_body
+
+log = logging.getLogger("flo.clients.serving.app")
 
 MAX_BODY = 4 << 20
 _MOST_HELD = 256 << 20  # bytes of all requests of a caller
 _TRIES = 3  # at a version that is withdrawn meanwhile
 _NOT_FOUND = invalid(404, "there is no such path or model")
 _FORBIDDEN = invalid(401, "refused; the hospital's operator finds the reason in the log")
+_BUG = invalid(500, "this is a bug in FLO; the operator finds it in the log")
 _NO_LOG = invalid(503, "the answer cannot be entered in the log, so none is sent")
 _NO_MODEL = "no version of this model answers now"
 LOCAL = "this-machine"  # caller of the site's own socket
@@ -107,10 +115,11 @@ class App:
                 body = await read_body(receive, MAX_BODY, take)
                 if kind == "feedback":
                     await self._feedback(name, caller, body, send)
-                    return
-                await self._answer(
-                    name, HOOK if kind == "hook" else PLAIN, caller, body, send, begun
-                )
+                elif kind == "outcomes":
+                    await self._outcomes(name, caller, body, send)
+                else:
+                    kinds = {"hook": HOOK, "plain": PLAIN}
+                    await self._answer(name, kinds[kind], caller, body, send, begun)
         except RefusedCaller as refusal:
             self._refuse("caller", str(refusal))
             await _send(send, _FORBIDDEN.status, _FORBIDDEN.body, close=True)
@@ -144,13 +153,19 @@ class App:
         serving = self._serving
         for _ in range(_TRIES):
             answer_id = serving.ids.new()
-            ready = (await serving.models.current(name)).ready  # 2
-            if ready is None:
+            asked = (await serving.models.current(name)).asked  # 2
+            if asked is None:
                 await self._nobody(name, kind, answer_id, caller, send)
                 return
-            answer = await serving.pool.ask(kind, ready.digest, answer_id, body)  # 3
+            answer = await serving.pool.ask(kind, asked.packed, answer_id, body)  # 3
+            try:
+                ready, row = self._whose(asked, answer_id, answer)
+            except MessageError as error:
+                log.error(str(error))
+                await _send(send, _BUG.status, _BUG.body)
+                return
             line = (answer_id, caller, name, ready.study.version, answer.outcome)
-            if not await self._is_recorded(serving.recorder.record(line), send):  # 4
+            if not await self._is_recorded(serving.recorder.record(line, row), send):  # 4
                 return
             if self._may_be_sent(name, ready, answer):  # 5
                 seconds = time.perf_counter() - begun
@@ -159,6 +174,15 @@ class App:
                 return
         answer = invalid(503, "the versions of this model change too quickly")
         await _send(send, answer.status, answer.body)
+
+    def _whose(self, asked: Asked, answer_id: str, answer: Answer) -> tuple[Ready, Row | None]:
+        """Return the version that answers, and what is kept for the comparison of several."""
+        if asked.comparison is None or not answer.compared:
+            return asked.ready[0], None
+        said = read_compared(answer.compared, len(asked.ready))
+        numbers = [one.study.version for one in asked.ready]
+        row = self._serving.models.comparing.row(asked.comparison, answer_id, numbers, said)
+        return asked.ready[said.place], row
 
     async def _is_recorded(self, entry: asyncio.Future[None], send: Send) -> bool:
         """Wait until an entry is on disk; if it cannot be, send that instead of an answer."""
@@ -199,6 +223,26 @@ class App:
         if await self._is_recorded(self._serving.recorder.enter("feedback", **facts), send):
             await _send(send, 200, b"{}")
 
+    async def _outcomes(self, name: str, caller: str, body: bytes, send: Send) -> None:
+        read = outcomes.read(body)
+        if isinstance(read, Answer):
+            await _send(send, read.status, read.body)
+            return
+        if not all(map(self._serving.ids.is_ours, read)):
+            answer = invalid(400, "an id is not of one of this server's answers")
+            await _send(send, answer.status, answer.body)
+            return
+        try:
+            found = await asyncio.to_thread(self._serving.models.comparing.report, read)
+        except FloError:
+            log.exception("outcomes cannot be kept")
+            answer = invalid(503, "outcomes cannot be kept now; report them again later")
+            await _send(send, answer.status, answer.body)
+            return
+        facts = {"caller": caller, "service": name, "new": found.new}
+        if await self._is_recorded(self._serving.recorder.enter("outcomes", **facts), send):
+            await _send(send, 200, outcomes.told(found))
+
     async def _tell(self, path: str, send: Send) -> None:
         serving = self._serving
         if path == "/health":
@@ -228,6 +272,7 @@ class App:
                     "since": state.ready.since if state.ready else "",
                     "why": state.why,
                     "no_reasons": state.ready.no_reasons if state.ready else "",
+                    "compared": self._compared(state),
                     "try": _example(state.ready) if state.ready else None,
                     "answers": {
                         outcome: count
@@ -240,6 +285,21 @@ class App:
             ],
             "refused": dict(serving.served.refused),
         }
+
+    def _compared(self, state: Answering) -> list[dict[str, Any]]:
+        """Return which versions are compared with the one that answers, and how."""
+        if state.comparison is None:
+            return []
+        comparing = self._serving.models.comparing
+        return [
+            {
+                "version": one.model.version,
+                "share": comparing.share(state.comparison, one.model.study),
+                "worse": comparing.is_worse(state.comparison, one.model.version),
+                "why": state.others[one.model.study].why,
+            }
+            for one in state.comparison.versions
+        ]
 
 
 def _example(ready: Ready) -> dict[str, Any] | None:
@@ -265,6 +325,8 @@ def _asked(path: str) -> tuple[str, str]:
             return name, "feedback"
         case ["", "models", name, "score"]:
             return name, "plain"
+        case ["", "models", name, "outcomes"]:
+            return name, "outcomes"
     return "", ""
 
 

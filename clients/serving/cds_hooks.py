@@ -20,7 +20,6 @@ from flo.clients.prediction.scorer import Scored
 from flo.clients.quality.rules import MISSING_CELLS
 from flo.clients.serving.risk_assessment import risk_assessment
 from flo.clients.serving.service import Answer, Question, Service, broken_rules, invalid, parsed
-from flo.clients.sources.fhir_prefetch import PrefetchReader
 from flo.documents.document import Document
 from flo.privacy.report.risks import in_words, percent
 
@@ -48,7 +47,7 @@ class Feedback(Document):
 
 
 def discovery(
-    name: str, hook: str, title: str, description: str, reader: PrefetchReader
+    name: str, hook: str, title: str, description: str, prefetch: dict[str, str]
 ) -> dict[str, Any]:
     """Return one service of the answer to ``GET /cds-services``."""
     return {
@@ -56,17 +55,14 @@ def discovery(
         "title": title,
         "description": description,
         "id": name,
-        "prefetch": reader.templates,
+        "prefetch": prefetch,
     }
 
 
-def ask(service: Service, answer_id: str, body: bytes) -> Question | Answer:
+def ask(service: Service, answer_id: str, request: dict[str, Any]) -> Question | Answer:
     """Return what a request asks, or the answer that says why it cannot be answered."""
     if service.reader is None:
         return invalid(404, "this model's columns are not mapped to FHIR, so it answers no hook")
-    request = parsed(body)
-    if isinstance(request, Answer):
-        return request
     wrong = _wrong_form(service, request)
     if wrong is not None:
         return wrong
@@ -95,7 +91,7 @@ def ask(service: Service, answer_id: str, body: bytes) -> Question | Answer:
         card = _card(service, answer_id, scored, patient, _encounter(context))
         return _answer([card], "rank only" if scored.risk is None else "scored")
 
-    return Question(encoded.inputs, True, finish)
+    return Question(patient, encoded.inputs, True, finish)
 
 
 def _wrong_form(service: Service, request: dict[str, Any]) -> Answer | None:
@@ -217,6 +213,11 @@ def _about(service: Service, scored: Scored) -> list[str]:
         )
     if scored.flagged:
         lines.append("Flagged by this hospital's rule.")
+    if service.version.compared_with:
+        lines.append(
+            f"This hospital compares this version with version {service.version.compared_with}, "
+            "which is in use here."
+        )
     lines.append(f"{_plain(_title(service))}. It does not replace a clinician's judgement.")
     return lines
 

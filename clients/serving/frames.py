@@ -1,10 +1,10 @@
 """Frames between the front and a worker, on a socket of their own.
 
     to a worker    length (4), number (8), kind (1), body       length: of all that follows it
-    from a worker  length (4), number (8), status (2), outcome (1), body
+    from a worker  length (4), number (8), status (2), outcome (1), size (2), compared (size), body
 
-Numbers are big-endian. A question's body is the version's digest (32), the answer's id (36, ASCII)
-and the request's body.
+Numbers are big-endian. A question's body is its versions (``flo.clients.serving.several``), the
+answer's id (36, ASCII) and the request's body.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOAD, FORGET, HOOK, PLAIN = range(4)
 REFUSED = 409  # status of the answer to a version whose check failed
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 ID_LENGTH, DIGEST_LENGTH = 36, 32
-_ASKED, _ANSWERED = struct.Struct("!IQB"), struct.Struct("!IQHB")
+_ASKED, _ANSWERED = struct.Struct("!IQB"), struct.Struct("!IQHBH")
 _LENGTH = 4
 
 
@@ -32,9 +32,10 @@ def asked(number: int, kind: int, *body: bytes) -> bytes:
 
 def answered(number: int, answer: Answer) -> bytes:
     """Return a frame from a worker."""
-    size = _ANSWERED.size - _LENGTH + len(answer.body)
-    outcome = OUTCOMES.index(answer.outcome)
-    return _ANSWERED.pack(size, number, answer.status, outcome) + answer.body
+    more = len(answer.compared)
+    size = _ANSWERED.size - _LENGTH + more + len(answer.body)
+    head = _ANSWERED.pack(size, number, answer.status, OUTCOMES.index(answer.outcome), more)
+    return head + answer.compared + answer.body
 
 
 class Buffer:
@@ -70,5 +71,7 @@ class Buffer:
     def answers(self) -> Iterator[tuple[int, Answer]]:
         """Yield number and answer of each whole frame from a worker."""
         for frame in self._whole():
-            _, number, status, outcome = _ANSWERED.unpack_from(frame)
-            yield number, Answer(status, OUTCOMES[outcome], frame[_ANSWERED.size :])
+            _, number, status, outcome, more = _ANSWERED.unpack_from(frame)
+            body = _ANSWERED.size + more
+            compared = frame[_ANSWERED.size : body]
+            yield number, Answer(status, OUTCOMES[outcome], frame[body:], compared)

@@ -117,6 +117,7 @@ async def _run(
         tasks += [
             asyncio.create_task(pool.watch()),
             asyncio.create_task(models.keep_fresh()),
+            asyncio.create_task(models.keep_judging()),
             asyncio.create_task(_keep_current(home.directory, config, serving, listeners[0])),
         ]
         for task in tasks:

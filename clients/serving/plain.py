@@ -3,11 +3,14 @@
 POST /models/NAME/score  {"record": {column: cell}}        the study's names, units and codes
                          {"row": {field: cell}}            this site's own, by mapping.toml
                          "explain": true                   also reasons
+                         "patient": "..."                  an id, if versions are compared: each
+                                                           patient gets the answers of one version
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from flo.clients.prediction.scorer import Scored
 from flo.clients.serving.service import (
@@ -16,18 +19,15 @@ from flo.clients.serving.service import (
     Service,
     broken_rules,
     invalid,
-    parsed,
     refuse_other_fields,
 )
 
-_FIELDS = {"record", "row", "explain"}
+_FIELDS = {"record", "row", "explain", "patient"}
+_LONGEST_ID = 64
 
 
-def ask(service: Service, answer_id: str, body: bytes) -> Question | Answer:
+def ask(service: Service, answer_id: str, found: dict[str, Any]) -> Question | Answer:
     """Return what a request asks, or the answer that says why it cannot be answered."""
-    found = parsed(body)
-    if isinstance(found, Answer):
-        return found
     refused = refuse_other_fields(set(found), _FIELDS, "the request")
     if refused is not None:
         return refused
@@ -36,6 +36,9 @@ def ask(service: Service, answer_id: str, body: bytes) -> Question | Answer:
         return invalid(400, "the request needs `record` or `row`, an object of one patient's cells")
     if explain not in (None, True, False):
         return invalid(400, "`explain` is true or false")
+    patient = found.get("patient", "")
+    if not isinstance(patient, str) or len(patient) > _LONGEST_ID:
+        return invalid(400, f"`patient` is an id of at most {_LONGEST_ID} characters")
     encoder = service.encoder if given[0] == "record" else service.row_encoder
     if encoder is None:
         return invalid(400, "this site's mapping is not of a table's fields: send `record`")
@@ -43,7 +46,10 @@ def ask(service: Service, answer_id: str, body: bytes) -> Question | Answer:
     if encoded.inputs is None:
         return _unfit(broken_rules(service, encoded))
     return Question(
-        encoded.inputs, bool(explain), lambda scored: _answer(service, answer_id, scored, explain)
+        patient,
+        encoded.inputs,
+        bool(explain),
+        lambda scored: _answer(service, answer_id, scored, explain),
     )
 
 

@@ -123,13 +123,16 @@ class Pool:
             for worker in self._workers.values():
                 worker.ask(self._job(FORGET, bytes.fromhex(digest)))
 
-    async def ask(self, kind: int, digest: bytes, answer_id: str, body: bytes) -> Answer:
-        """Ask one question. [2]"""
+    async def ask(self, kind: int, versions: bytes, answer_id: str, body: bytes) -> Answer:
+        """Ask one question. [2]
+
+        ``versions``: packed, of ``flo.clients.serving.several``.
+        """
         if self._open >= MOST_OPEN:
             return BUSY
         self._open += 1
         try:
-            job = self._job(kind, digest, answer_id.encode("ascii"), body)
+            job = self._job(kind, versions, answer_id.encode("ascii"), body)
             self._ask(job)
             return await job.answer
         finally:

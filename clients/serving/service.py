@@ -43,7 +43,8 @@ class ServedVersion(Document):
 
     ``name``: of the service. ``card``: path of the published model's card. ``fhir``: mapping of the
     record system's resources, ``table``: of the fields of the site's own table; None if there is
-    none. ``onnx``: a published network's export in base64, if there is one.
+    none. ``onnx``: a published network's export in base64, if there is one. ``compared_with``: the
+    version in use, if this one is compared with it; else 0.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ServedVersion(Document):
     fhir: StudyMapping | None
     table: Annotated[dict[ColumnName, MappedColumn], Field(max_length=5000)] | None
     onnx: str = ""
+    compared_with: Annotated[int, Field(ge=0)] = 0
 
     @property
     def digest(self) -> str:
@@ -74,17 +76,23 @@ class ServedVersion(Document):
 
 @dataclass(frozen=True)
 class Answer:
-    """``status``: of HTTP. ``body``: JSON."""
+    """``status``: of HTTP. ``body``: JSON. ``compared``: what versions that are compared said of
+    the patient (``flo.clients.serving.several``), for the front; b"" if none are."""
 
     status: int
     outcome: Outcome
     body: bytes
+    compared: bytes = b""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A patient's inputs (d,), and how the score becomes an answer."""
+    """A patient's inputs (d,), and how the score becomes an answer.
 
+    ``patient``: the record system's id of the patient; "" if the request names none.
+    """
+
+    patient: str
     inputs: Floats
     explain: bool
     finish: Callable[[Scored], Answer]
@@ -103,10 +111,8 @@ class Service:
         self.finished = isinstance(opened, FinishedAtHome)
         self.published = opened.model if isinstance(opened, FinishedAtHome) else opened
         self.card = self.published.card.digest  # of the whole card, so computed once
-        self.study, self.scorer = (
-            opened.study,
-            Scorer(opened, version.rule, base64.b64decode(version.onnx)),
-        )
+        self.study, self.study_digest = opened.study, opened.study.digest
+        self.scorer = Scorer(opened, version.rule, base64.b64decode(version.onnx))
         self.words = titles(self.study.data)
         self.reader = (
             None if version.fhir is None else PrefetchReader(version.fhir, self.study.data)
@@ -119,16 +125,15 @@ class Service:
             None if version.table is None else RecordEncoder(self.study.data, version.table)
         )
 
-    def score(self, several: list[Question]) -> list[Answer]:
-        """Answer questions together; those that ask for reasons get them."""
-        found = dict[int, Answer]()
+    def score(self, several: list[Question]) -> list[Scored]:
+        """Score the patients of questions together; those that ask for reasons get them."""
+        found = dict[int, Scored]()
         for explain in (True, False):
             places = [place for place, one in enumerate(several) if one.explain == explain]
             if places:
                 inputs = np.stack([several[place].inputs for place in places])
                 scored = self.scorer.score(inputs, explain=explain)
-                for place, score in zip(places, scored, strict=True):
-                    found[place] = several[place].finish(score)
+                found |= dict(zip(places, scored, strict=True))
         return [found[place] for place in range(len(several))]
 
 

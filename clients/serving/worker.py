@@ -15,8 +15,10 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
 
+from flo.clients.prediction.scorer import Scored
 from flo.clients.serving import cds_hooks, plain
 from flo.clients.serving.frames import (
     DIGEST_LENGTH,
@@ -28,7 +30,15 @@ from flo.clients.serving.frames import (
     Buffer,
     answered,
 )
-from flo.clients.serving.service import Answer, Question, ServedVersion, Service, invalid
+from flo.clients.serving.service import (
+    Answer,
+    Question,
+    ServedVersion,
+    Service,
+    invalid,
+    parsed,
+)
+from flo.clients.serving.several import Several, compared, drawn
 from flo.documents import canonical
 from flo.documents.document import parse
 from flo.errors import FloError
@@ -77,37 +87,81 @@ def _write(front: socket.socket, data: bytes) -> None:
         rest = rest[os.write(front.fileno(), rest) :]
 
 
+@dataclass
+class _Open:
+    """A question that is being answered. ``found``: what each of its versions makes of it.
+
+    ``place``: of the version that answers; ``patient``: their id, if several versions score them.
+    """
+
+    number: int
+    services: list[Service]
+    found: list[Question | Answer]
+    place: int = 0
+    patient: str = ""
+    scored: dict[int, Scored] = field(default_factory=dict)
+
+
 def _replies(frames: list[tuple[int, int, bytes]], services: dict[bytes, Service]) -> list[bytes]:
     """Return the replies to all frames that have arrived; questions are scored together."""
-    replies, waiting = list[bytes](), dict[Service, list[tuple[int, Question]]]()
+    replies, opened = list[bytes](), list[_Open]()
     for number, kind, body in frames:
         if kind in (LOAD, FORGET):
-            answer = _changed(kind, body, services)
-            replies.append(answered(number, answer))
+            replies.append(answered(number, _changed(kind, body, services)))
             continue
-        service = services.get(body[:DIGEST_LENGTH])
-        if service is None:
-            replies.append(answered(number, invalid(503, "this version is not loaded")))
-            continue
-        found = _guarded(_asked, service, kind, body)
-        if isinstance(found, Question):
-            waiting.setdefault(service, []).append((number, found))
-        else:
+        found = _guarded(_asked, number, kind, body, services)
+        if isinstance(found, Answer):
             replies.append(answered(number, found))
-    for service, several in waiting.items():
-        questions = [one for _, one in several]
-        answers = _guarded(service.score, questions)
-        each = [answers] * len(several) if isinstance(answers, Answer) else answers
-        for (number, _), answer in zip(several, each, strict=True):
-            replies.append(answered(number, answer))
-    return replies
+        else:
+            opened.append(found)
+    _score(opened)
+    return [*replies, *(answered(one.number, _guarded(_answer, one)) for one in opened)]
 
 
-def _asked(service: Service, kind: int, body: bytes) -> Question | Answer:
-    begin = DIGEST_LENGTH + ID_LENGTH
-    answer_id, request = body[DIGEST_LENGTH:begin].decode("ascii"), body[begin:]
+def _asked(number: int, kind: int, body: bytes, services: dict[bytes, Service]) -> _Open | Answer:
+    """Return a question with what each of its versions makes of it."""
+    several, begin = Several.unpacked(body)
+    known = [services.get(digest) for digest in several.digests]
+    asked = [one for one in known if one is not None]
+    if len(asked) < len(known):
+        return invalid(503, "this version is not loaded")
+    answer_id = body[begin : begin + ID_LENGTH].decode("ascii")
+    request = parsed(body[begin + ID_LENGTH :])
+    if isinstance(request, Answer):
+        return request
     ask = cds_hooks.ask if kind == HOOK else plain.ask
-    return ask(service, answer_id, request)
+    found = [_guarded(ask, one, answer_id, request) for one in asked]
+    one = _Open(number, asked, found)
+    if several.shares:
+        one.place, one.patient = drawn(several, asked, found, answer_id)
+    return one
+
+
+def _score(opened: list[_Open]) -> None:
+    """Score all patients, those of one version together. Reasons are for who may answer only."""
+    waiting = dict[Service, list[tuple[_Open, int, Question]]]()
+    for one in opened:
+        for place, (service, found) in enumerate(zip(one.services, one.found, strict=True)):
+            if isinstance(found, Question):
+                asked = found if place in (0, one.place) else replace(found, explain=False)
+                waiting.setdefault(service, []).append((one, place, asked))
+    for service, several in waiting.items():
+        scored = _guarded(service.score, [question for *_, question in several])
+        for number, (one, place, _) in enumerate(several):
+            if isinstance(scored, Answer):
+                one.found[place] = scored
+            else:
+                one.scored[place] = scored[number]
+
+
+def _answer(one: _Open) -> Answer:
+    place = one.place if one.place in one.scored else 0
+    found = one.found[place]
+    answer = found.finish(one.scored[place]) if isinstance(found, Question) else found
+    if not one.patient:
+        return answer
+    scored = [one.scored.get(each) for each in range(len(one.services))]
+    return replace(answer, compared=compared(place, one.patient, scored))
 
 
 def _changed(kind: int, body: bytes, services: dict[bytes, Service]) -> Answer:

@@ -365,6 +365,55 @@ class AnswersResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class ComparisonResult(CommandResult):
+    """Versions that are compared with the one in use. ``shares``: in percent, by version."""
+
+    name: str
+    shares: dict[int, int]
+
+
+@dataclass(frozen=True)
+class OutcomesResult(CommandResult):
+    """How many outcomes were new, known, contradict what is known, or are of other answers."""
+
+    kept: int
+    known: int
+    contradicting: int
+    not_compared: int
+
+
+@dataclass(frozen=True)
+class ComparedLine:
+    """One version beside the one in use: as ``flo.clients.comparison.result.ComparedResult``.
+
+    ``difference``: of mean squared errors, with its interval; None if no outcome counts yet.
+    """
+
+    version: int
+    share: int
+    answers: int
+    shown: int
+    without: int
+    patients: int
+    due: int
+    outcomes: int
+    apart: float
+    difference: tuple[float, float, float] | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class ComparedResult(CommandResult):
+    """``baseline``: the version that the others are compared with. ``feedback``: how many cards of
+    a version clinicians accepted or overrode."""
+
+    name: str
+    baseline: int
+    versions: list[ComparedLine]
+    feedback: dict[str, int]
+
+
+@dataclass(frozen=True)
 class VersionStateResult(CommandResult):
     """``state`` of a version after a decision: approved, current or withdrawn."""
 

@@ -43,13 +43,16 @@ class Consortium:
         return flo("model", *command, "--home", self.coordinator.home.directory)
 
 
-def versions_of_tiny(coordinator: RealCoordinator) -> Iterator[tuple[Study, ModelCard]]:
+def versions_of_tiny(
+    coordinator: RealCoordinator, **more: Any
+) -> Iterator[tuple[Study, ModelCard]]:
+    """Versions 1 and 2, published. ``more``: what else their cards say."""
     home = coordinator.home
     for version in (1, 2):
         document = study_document(schema_version=4, version=version)
         with contextlib.closing(home.open_store()) as store:
             study = from_document(document).with_fingerprints(store.keys())
-        card = publish(home, study, run=f"run-{version}")
+        card = publish(home, study, run=f"run-{version}", **more)
         path = home.directory / "models" / f"tiny-{version}-{study.digest[:8]}.safetensors"
         result: dict[str, Any] = {"rounds": 3, "epsilon": 1.0, "model": str(path)}
         finished(home, study, result, "")

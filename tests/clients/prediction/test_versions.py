@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import json
 from contextlib import closing
@@ -34,61 +33,23 @@ from flo.published.model_card import PublishedModel
 from flo.published.model_states import ModelStates, ModelVersion, Said
 from tests.builders import csv_text, make_site, pretend_enrolled
 from tests.clients.prediction.finished_site import patients_csv
+from tests.clients.prediction.told import (
+    ADA,
+    ONE,
+    TIME,
+    TWO,
+    V1,
+    V9,
+    Told,
+    approved,
+    ask,
+    both_in_use,
+    promote,
+    told_of_both,
+    withdrawn,
+)
 from tests.commands import Ended, flo
-from tests.flo.published_models import COORDINATOR, MALLORY, Made
-from tests.flo.published_models import made as made_model
-
-TIME = "2026-11-29T10:00:00.000+00:00"
-ADA = Said("Ada", "the units of creatinine were wrong", TIME)
-WHY = "our committee said yes"
-
-
-def version_of(model: Made) -> ModelVersion:
-    study = model.open().study
-    return ModelVersion(version=study.version, study=study.digest, card=model.card.digest)
-
-
-class Told:
-    """A coordinator that shows these decisions and gives these models."""
-
-    def __init__(self, *models: Made) -> None:
-        self.models, self.states = models, list[ModelStates]()
-        self.asked = list[str]()
-
-    def call(self, name: str, body: Any) -> Any:
-        self.asked.append(name)
-        if name == "studies":
-            opened = [model.open() for model in self.models]
-            return [
-                {
-                    "study": one.study.canonical_bytes.decode(),
-                    "signature": one.card.study_signature,
-                    "status": "done",
-                }
-                for one in opened
-            ]
-        if name == "models":
-            (found,) = (m for m in self.models if m.open().study.digest == body["study"])
-            return {
-                "card": found.card.to_bytes().decode(),
-                "tensors": base64.b64encode(found.tensors).decode(),
-            }
-        assert name == "states"
-        return {"states": [json.loads(one.to_bytes()) for one in self.states]}
-
-    def show(self, *several: ModelStates, signer: Identity = COORDINATOR) -> None:
-        self.states = [states.signed(signer) for states in several]
-
-
-ONE, TWO = made_model("logistic"), made_model("gated", run="run-2")  # versions 1 and 9 of ``tiny``
-V1, V9 = version_of(ONE), version_of(TWO)
-
-
-def approved(*models: ModelVersion) -> ModelStates:
-    states = ModelStates(name="tiny")
-    for model in models:
-        states = states.approved(model, ADA).promoted(model, ADA)
-    return states
+from tests.flo.published_models import COORDINATOR, MALLORY
 
 
 @pytest.fixture
@@ -100,32 +61,11 @@ def site(tmp_path: Path) -> SiteHome:
 
 @pytest.fixture
 def told() -> Told:
-    coordinator = Told(ONE, TWO)
-    coordinator.show(approved(V1, V9))
-    return coordinator
-
-
-def ask(home: SiteHome, told: Told) -> versions.Versions:
-    return version_news.ask(home, cast(CoordinatorApi, told))
-
-
-def promote(home: SiteHome, told: Told, wanted: str) -> ModelVersion:
-    return version_decisions.promote(home, cast(CoordinatorApi, told), wanted, WHY)[1]
+    return told_of_both()
 
 
 def run(home: SiteHome, *command: str | Path) -> Ended:
     return flo("model", *command, "--home", home.directory)
-
-
-def both_in_use(home: SiteHome, told: Told) -> None:
-    """Version 1 was used, then version 9."""
-    promote(home, told, "tiny:1")
-    promote(home, told, "tiny:9")
-
-
-def withdrawn(told: Told, version: ModelVersion) -> None:
-    (states,) = told.states
-    told.show(states.withdrawn(version, ADA))
 
 
 def entries(home: SiteHome) -> list[tuple[Any, ...]]:

@@ -21,6 +21,7 @@ from flo.clients.serving.answer_log import AnswerLog, check, paths
 from flo.clients.serving.frames import PLAIN, answered
 from flo.clients.serving.pool import Pool
 from flo.clients.serving.service import Answer, ServedVersion
+from flo.clients.serving.several import Several
 from flo.errors import TrustError
 from tests.clients.serving.served_site import (
     V1,
@@ -230,11 +231,11 @@ def test_no_question_is_lost_when_every_worker_dies_at_once(home: SiteHome) -> N
     async def work(at: AtWork) -> None:
         pool = at.serving.pool
         await pool.connect(1, at.another_worker(1))
-        ready = at.serving.models.states["tiny"].ready
-        assert ready is not None
+        asked = at.serving.models.states["tiny"].asked
+        assert asked is not None
         body = json.dumps(BODY).encode()
         asking = [
-            asyncio.create_task(pool.ask(PLAIN, ready.digest, f"{n:036}", body)) for n in range(20)
+            asyncio.create_task(pool.ask(PLAIN, asked.packed, f"{n:036}", body)) for n in range(20)
         ]
         await asyncio.sleep(0)
         for one in list(pool._workers.values()):
@@ -253,8 +254,8 @@ def test_a_request_that_ends_two_workers_is_found_among_others_and_not_asked_aga
     home: SiteHome,
 ) -> None:
     async def work(at: AtWork) -> None:
-        pool, ready = at.serving.pool, at.serving.models.states["tiny"].ready
-        assert ready is not None
+        pool, asked = at.serving.pool, at.serving.models.states["tiny"].asked
+        assert asked is not None
         poison = json.dumps({"record": {"age": 1, "ward": "b"}}).encode()
 
         def deadly(data: bytes) -> bool:
@@ -265,7 +266,7 @@ def test_a_request_that_ends_two_workers_is_found_among_others_and_not_asked_aga
         pool._workers[0].close()
         await asyncio.sleep(0)
         asking = [
-            asyncio.create_task(pool.ask(PLAIN, ready.digest, f"{n:036}", good if n else poison))
+            asyncio.create_task(pool.ask(PLAIN, asked.packed, f"{n:036}", good if n else poison))
             for n in range(12)
         ]
         answers = await asyncio.gather(*asking)
@@ -305,7 +306,8 @@ def test_a_worker_that_makes_no_progress_is_ended(home: SiteHome) -> None:
         pool = Pool(ended.append)
         other = await hanging(pool, 5)
         watching = asyncio.create_task(pool.watch())
-        asking = asyncio.create_task(pool.ask(PLAIN, bytes(32), "0" * 36, b"{}"))
+        nobody = Several((bytes(32),)).packed()
+        asking = asyncio.create_task(pool.ask(PLAIN, nobody, "0" * 36, b"{}"))
         while not ended:
             await asyncio.sleep(0.1)
         assert set(ended) == {5}

@@ -18,7 +18,7 @@ from flo.keys.keystore import KeyStoreConfig
 from flo.server.home.coordinator_home import CoordinatorHome
 from tests.builders import make_site, pretend_enrolled
 from tests.clients.prediction.finished_site import finishing_site
-from tests.clients.prediction.test_versions import ONE, V1, Told, approved, promote
+from tests.clients.prediction.told import ONE, V1, Told, approved, promote
 from tests.commands import flo_process
 from tests.flo.published_models import COORDINATOR
 from tests.infra.aws.emulated import Aws

@@ -1,0 +1,134 @@
+"""What a comparison of versions shows: how far their risks are apart, and whose are nearer the
+outcomes.
+
+Both versions have scored the same patients, whoever saw which answer. For each patient, d is the
+squared error of the other version's risk less that of the baseline's. Its mean is above 0 if the
+other version is worse. It is looked at after every outcome, so the test is one that holds at every
+look (``flo.scores.always_valid``):
+
+    1. a patient counts once, with the first answer in which both versions stated a risk;
+    2. an outcome counts when its answer's follow-up is over and it has been reported;
+    3. outcomes are taken in the order in which they came to count, so no later report changes what
+       was looked at before.
+
+Each version of a comparison is called worse or better, wrongly, with a probability of at most
+``ALPHA`` in all the time of the comparison. An outcome that care averted counts against the version
+whose answer warned of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import numpy as np
+
+from flo.arrays import Floats
+from flo.clients.comparison.terms import Comparison
+from flo.clients.records.compared_answers import ComparedAnswer
+from flo.scores.always_valid import bounds, first_known
+
+ALPHA = 0.05
+_POINTS = 24  # of a plot
+Verdict = Literal["better", "worse", "not known"]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """After so many ``outcomes``: the mean difference of squared errors with its interval."""
+
+    outcomes: int
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ComparedResult:
+    """One version beside the baseline.
+
+    ``answers``: that both scored. ``shown``: answers of it that were sent. ``without``: in which it
+    alone stated no risk. ``patients``: with a risk of both; ``due``: of those whose follow-up is
+    over. ``differences``: d of those whose outcome counts, in their order. ``apart``: mean distance
+    of the two risks.
+    """
+
+    version: int
+    share: int
+    answers: int
+    shown: int
+    without: int
+    patients: int
+    due: int
+    differences: Floats
+    apart: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """What is known of the version, beside the baseline."""
+        if first_known(self.differences, ALPHA / 2) is not None:
+            return "worse"
+        return "better" if first_known(-self.differences, ALPHA / 2) is not None else "not known"
+
+    def looks(self) -> tuple[Looked, ...]:
+        """Return what was known on the way, at up to ``_POINTS`` looks; the last is now."""
+        count = len(self.differences)
+        if not count:
+            return ()
+        places = np.unique(np.linspace(1, count, min(count, _POINTS)).round().astype(int))
+        found = []
+        for place in places.tolist():
+            part = self.differences[:place]
+            interval = bounds(part, ALPHA)
+            found.append(Looked(place, float(part.mean()), interval.low, interval.high))
+        return tuple(found)
+
+
+def results(
+    comparison: Comparison, rows: Sequence[ComparedAnswer], now: float
+) -> list[ComparedResult]:
+    """Return the result of each version.
+
+    ``rows``: the earliest first. ``now``: seconds since 1970.
+    """
+    return [
+        _result(comparison, one.model.version, one.share, rows, now) for one in comparison.versions
+    ]
+
+
+def _result(
+    comparison: Comparison, version: int, share: int, rows: Sequence[ComparedAnswer], now: float
+) -> ComparedResult:
+    baseline = comparison.baseline.version
+    both = [one for one in rows if version in one.risks and baseline in one.risks]
+    first = dict[str, tuple[ComparedAnswer, float, float]]()  # [1]
+    without = 0
+    for one in both:
+        own, old = one.risks[version], one.risks[baseline]
+        without += own is None and old is not None
+        if own is not None and old is not None:
+            first.setdefault(one.patient, (one, own, old))
+    wait = timedelta(days=comparison.follow_up_days).total_seconds()
+    due = [found for found in first.values() if found[0].time + wait <= now]
+    counted = sorted(  # [2, 3]
+        (max(one.time + wait, one.reported), one.time, _difference(own, old, one.outcome))
+        for one, own, old in due
+        if one.outcome is not None
+    )
+    return ComparedResult(
+        version=version,
+        share=share,
+        answers=len(both),
+        shown=sum(one.shown == version for one in rows),
+        without=without,
+        patients=len(first),
+        due=len(due),
+        differences=np.array([difference for *_, difference in counted], dtype=float),
+        apart=float(np.mean([abs(own - old) for _, own, old in first.values()] or [0.0])),
+    )
+
+
+def _difference(own: float, old: float, outcome: bool) -> float:
+    return (own - outcome) ** 2 - (old - outcome) ** 2
