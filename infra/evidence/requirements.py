@@ -83,7 +83,8 @@ def _audit(facts: Facts) -> list[str]:
 
 
 def _answers(facts: Facts) -> list[str]:
-    return _entries(facts, "the log of what models answered, noted", "answers-anchored")
+    found = _entries(facts, "the log of what models answered, noted", "answers-anchored")
+    return found + _entries(facts, "versions of a model, compared", "versions-compared")
 
 
 def _integrity(facts: Facts) -> list[str]:

@@ -17,6 +17,7 @@ from tests.proofs import (
     release_gate,
     statistics,
     truth,
+    versions_compared,
     years,
 )
 from tests.proofs.rows import Row
@@ -36,6 +37,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "years": years.rows,
     "statistics": statistics.rows,
     "gate": _gate,
+    "versions": versions_compared.rows,
 }
 _LINE = "{:7} {:58} {:>9} {:>14} {:>5} {:>6} {:>7}"
 
