@@ -12,7 +12,6 @@ import re
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import rankdata
 
 from flo.arrays import Floats, Mask
 from flo.clients.quality.duplicates import find_duplicates
@@ -23,6 +22,7 @@ from flo.clients.quality.placeholders import constant_codes, placeholders
 from flo.clients.quality.sizes import Expected, unexpected_size
 from flo.clients.quality.table import Table
 from flo.clients.quality.units import wrong_unit
+from flo.scores.metrics import exact_auc
 from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 SWAPPED, SHIFTED, LEAK = "swapped columns", "shifted codes", "label leak"
@@ -209,12 +209,7 @@ def _missing_area(cells: pd.Series, ill: Mask) -> float:
 
 def _area(score: Floats, ill: Mask) -> float:
     """Return the area under the ROC curve, by ranks; 0.5 if one class is absent."""
-    count = int(ill.sum())
-    if count in (0, len(ill)):
-        return 0.5
-    ranks = rankdata(score)
-    area = (ranks[ill].sum() - count * (count + 1) / 2) / (count * (len(ill) - count))
-    return float(area)
+    return exact_auc(score, ill.astype(float)) if ill.any() and not ill.all() else 0.5
 
 
 def _one_class(table: Table, schema: Schema) -> list[DataFinding]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from flo.arrays import Floats
 from flo.privacy.releases.catalogue import CatalogueBlock, Places, contrasted, contrasts_of, inside
@@ -119,7 +119,7 @@ class CatalogueRead:
         of_square = sum(
             float(np.trace(x @ z) * np.trace(y @ w)) for x, y in terms for z, w in terms
         )
-        least = of_square / trace * chi2.ppf(1 - FALSE_ALARM, trace**2 / of_square)
+        least = of_square / trace * chdtri(trace**2 / of_square, FALSE_ALARM)
         if float((apart**2).sum()) <= least:
             return None
         table = self.table(pair)

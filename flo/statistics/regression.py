@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2, norm
+from scipy.special import chdtrc, ndtr
 
 from flo.arrays import Floats
 from flo.privacy.releases.fisher_scoring import Released, Why, estimate
@@ -136,11 +136,11 @@ def _coefficient(
     if of_ratios:
         middle, least, most = (math.exp(min(max(one, -700), 700)) for one in (value, low, high))
         ratio = Estimate(middle, least, most)
-    p = 2 * float(norm.sf(abs(value) / error))
+    p = 2 * float(ndtr(-abs(value) / error))
     return Coefficient(name, Estimate(value, low, high), ratio, p)
 
 
 def _wald(values: Floats, covariance: Floats) -> tuple[float, int, float]:
     slopes, of_slopes = values[1:], covariance[1:, 1:]
     statistic = float(slopes @ np.linalg.solve(of_slopes, slopes))
-    return statistic, len(slopes), float(chi2.sf(max(statistic, 0.0), len(slopes)))
+    return statistic, len(slopes), float(chdtrc(len(slopes), max(statistic, 0.0)))

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from flo.arrays import Floats
 from flo.privacy.releases.statistics import Block
@@ -243,5 +243,5 @@ def log_rank(values: Floats, variance: float) -> LogRank | None:
     most = slice(0, groups - 1)  # the differences add up to 0
     statistic = float(difference[most] @ np.linalg.solve(covariance[most, most], difference[most]))
     freedom = groups - 1
-    p = float(chi2.sf(max(statistic, 0.0), freedom))
+    p = float(chdtrc(freedom, max(statistic, 0.0)))
     return LogRank(statistic, freedom, p, compared)

@@ -46,7 +46,7 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from flo.arrays import Floats
 from flo.privacy.releases import evaluation, score_waves
@@ -208,7 +208,7 @@ def _gap(column: _Column, kind: RateKind, places: tuple[float, ...], size: float
         return gap
     values, deviations, blurs = _values(gap)
     q = _heterogeneity(values, deviations + blurs)
-    differ = size > 0 and q > chi2.ppf(1 - size, len(values) - 1)
+    differ = size > 0 and q > chdtri(len(values) - 1, size)
     pairs = list(combinations(range(len(values)), 2))
     z = NormalDist().inv_cdf(1 - (1 - LEVEL) / 2 / len(pairs))
     apart = [

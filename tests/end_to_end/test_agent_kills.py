@@ -36,7 +36,7 @@ LONGEST_LIFE, ROUNDS_A_LIFE = 3.0, 12
 def test_an_agent_that_is_killed_again_and_again_costs_a_retry_each_at_most(
     tmp_path: Path, model: dict[str, Any] | None
 ) -> None:
-    points, chosen = int(os.environ.get("FLO_KILL_POINTS", "5")), random.Random()
+    points, chosen = int(os.environ.get("FLO_KILL_POINTS", "3")), random.Random()
     steps = max(30, points * ROUNDS_A_LIFE)
     with serving(tmp_path / "coordinator") as coordinator, contextlib.ExitStack() as stack:
         sites = [coordinator.enrol(tmp_path / name, name) for name in SITES]

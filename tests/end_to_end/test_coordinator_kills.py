@@ -52,7 +52,7 @@ def test_a_coordinator_that_is_killed_again_and_again_ends_in_the_undisturbed_mo
     tmp_path: Path, sites: list[SiteHome], model: dict[str, Any] | None
 ) -> None:
     """A large model starts from weights of its study, so two studies have no model in common."""
-    points = int(os.environ.get("FLO_KILL_POINTS", "2" if model else "5"))
+    points = int(os.environ.get("FLO_KILL_POINTS", "2" if model else "3"))
     chosen = random.Random()
     home = new_home(tmp_path / "coordinator")
     steps = max(30, points * ROUNDS_A_LIFE)

@@ -25,7 +25,7 @@ def connections(site: SiteHome) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "kills", "steps"), [(None, 10, 80), (WIDE, 3, 30)], ids=["small", "large"]
+    ("model", "kills", "steps"), [(None, 6, 50), (WIDE, 3, 30)], ids=["small", "large"]
 )
 def test_of_four_hospitals_one_is_killed_in_one_round_after_another_and_no_attempt_is_lost(
     tmp_path: Path, model: dict[str, Any] | None, kills: int, steps: int

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.bench import run_many
 
-SEEDS = range(6)
+SEEDS = range(4)
 
 
 @pytest.mark.slow
