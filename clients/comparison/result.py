@@ -1,15 +1,20 @@
 """What a comparison of versions shows: how far their risks are apart, and whose are nearer the
 outcomes.
 
-Both versions have scored the same patients, whoever saw which answer. For each patient, d is the
-squared error of the other version's risk less that of the baseline's. Its mean is above 0 if the
-other version is worse. It is looked at after every outcome, so the test is one that holds at every
-look (``flo.scores.always_valid``):
+Both versions have scored the same patients, whoever saw which answer. For each patient, g is the
+logarithm of p' / p: the probabilities that the other version and the baseline gave to what then
+happened. Its mean, the difference of log losses, is above 0 if the other version is better; exp of
+the mean says how much likelier than the baseline it found what happened, on average. It is looked
+at after every outcome, so the test is one that holds at every look (``flo.scores.always_valid``):
 
-    1. a patient counts once, with the first answer in which both versions stated a risk;
+    1. a patient counts once, with the first answer in which both versions stated a risk. A risk
+       below ``LEAST``, or above 1 - ``LEAST``, counts as that;
     2. an outcome counts when its answer's follow-up is over and it has been reported;
     3. outcomes are taken in the order in which they came to count, so no later report changes what
-       was looked at before.
+       was looked at before;
+    4. g is within the distance of the log odds of the patient's two risks. The largest distance
+       among the first ``FIRST`` patients is the *cap*: whoever has a larger one counts as if it
+       were the cap, so that g / cap is within -1 and 1. Until then nothing is said.
 
 Each version of a comparison is called worse or better, wrongly, with a probability of at most
 ``ALPHA`` in all the time of the comparison. An outcome that care averted counts against the version
@@ -18,6 +23,7 @@ whose answer warned of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,16 +37,19 @@ from flo.clients.records.compared_answers import ComparedAnswer
 from flo.scores.always_valid import bounds, first_known
 
 ALPHA = 0.05
+FIRST = 100  # patients
+LEAST = 0.001
 _POINTS = 24  # of a plot
 Verdict = Literal["better", "worse", "not known"]
 
 
 @dataclass(frozen=True)
 class Looked:
-    """After so many ``outcomes``: the mean difference of squared errors with its interval."""
+    """After so many ``outcomes``: by how many percent the version found what happened likelier than
+    the baseline did, on average, with its interval."""
 
     outcomes: int
-    difference: float
+    gain: float
     low: float
     high: float
 
@@ -51,8 +60,8 @@ class ComparedResult:
 
     ``answers``: that both scored. ``shown``: answers of it that were sent. ``without``: in which it
     alone stated no risk. ``patients``: with a risk of both; ``due``: of those whose follow-up is
-    over. ``differences``: d of those whose outcome counts, in their order. ``apart``: mean distance
-    of the two risks.
+    over. ``gains``: g / ``cap`` of those whose outcome counts, in their order; none before the
+    ``FIRST`` patients were scored. ``apart``: mean distance of the two risks.
     """
 
     version: int
@@ -62,28 +71,34 @@ class ComparedResult:
     without: int
     patients: int
     due: int
-    differences: Floats
+    gains: Floats
+    cap: float
     apart: float
 
     @property
     def verdict(self) -> Verdict:
         """What is known of the version, beside the baseline."""
-        if first_known(self.differences, ALPHA / 2) is not None:
+        if first_known(-self.gains, ALPHA / 2) is not None:
             return "worse"
-        return "better" if first_known(-self.differences, ALPHA / 2) is not None else "not known"
+        return "better" if first_known(self.gains, ALPHA / 2) is not None else "not known"
 
     def looks(self) -> tuple[Looked, ...]:
         """Return what was known on the way, at up to ``_POINTS`` looks; the last is now."""
-        count = len(self.differences)
+        count = len(self.gains)
         if not count:
             return ()
         places = np.unique(np.linspace(1, count, min(count, _POINTS)).round().astype(int))
         found = []
         for place in places.tolist():
-            part = self.differences[:place]
+            part = self.gains[:place]
             interval = bounds(part, ALPHA)
-            found.append(Looked(place, float(part.mean()), interval.low, interval.high))
+            several = (float(part.mean()), interval.low, interval.high)
+            found.append(Looked(place, *(_percent(self.cap * one) for one in several)))
         return tuple(found)
+
+
+def _percent(log_ratio: float) -> float:
+    return 100 * math.expm1(log_ratio)
 
 
 def results(
@@ -112,10 +127,12 @@ def _result(
             first.setdefault(one.patient, (one, own, old))
     wait = timedelta(days=comparison.follow_up_days).total_seconds()
     due = [found for found in first.values() if found[0].time + wait <= now]
+    apart = [_log_odds(own) - _log_odds(old) for _, own, old in first.values()]
+    cap = max(map(abs, apart[:FIRST])) if len(apart) >= FIRST else 0.0
     counted = sorted(  # [2, 3]
-        (max(one.time + wait, one.reported), one.time, _difference(own, old, one.outcome))
+        (max(one.time + wait, one.reported), one.time, _gain(own, old, one.outcome, cap))
         for one, own, old in due
-        if one.outcome is not None
+        if one.outcome is not None and cap
     )
     return ComparedResult(
         version=version,
@@ -125,10 +142,23 @@ def _result(
         without=without,
         patients=len(first),
         due=len(due),
-        differences=np.array([difference for *_, difference in counted], dtype=float),
+        gains=np.array([gain for *_, gain in counted], dtype=float),
+        cap=cap,
         apart=float(np.mean([abs(own - old) for _, own, old in first.values()] or [0.0])),
     )
 
 
-def _difference(own: float, old: float, outcome: bool) -> float:
-    return (own - outcome) ** 2 - (old - outcome) ** 2
+def _gain(own: float, old: float, outcome: bool, cap: float) -> float:
+    """Return g / ``cap``, of a patient whose log odds are apart by ``cap`` at most. [4]"""
+    own, old = _bounded(own), _bounded(old)
+    log_ratio = math.log(own / old) if outcome else math.log((1 - own) / (1 - old))
+    return log_ratio / max(cap, abs(_log_odds(own) - _log_odds(old)))
+
+
+def _log_odds(risk: float) -> float:
+    bounded = _bounded(risk)
+    return math.log(bounded / (1 - bounded))
+
+
+def _bounded(risk: float) -> float:
+    return min(max(risk, LEAST), 1 - LEAST)

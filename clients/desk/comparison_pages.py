@@ -81,9 +81,9 @@ def _plot(comparison: Comparison, found: ComparedResult) -> Intervals | None:
     if not looks:
         return None
     last = looks[-1]
-    step = _round(1.5 * max(abs(last.low), abs(last.high)) / _TICKS)
+    step = _round(1.3 * max(abs(last.low), abs(last.high)) / _TICKS)
     chosen = looks[:: -math.ceil(len(looks) / _MOST_LOOKS)][::-1]  # the last one among them
-    rows = [(f"{one.outcomes:,} outcomes", one.low, one.difference, one.high) for one in chosen]
+    rows = [(f"{one.outcomes:,} outcomes", one.low, one.gain, one.high) for one in chosen]
     return intervals(rows, -_TICKS * step, _TICKS * step, step=step, limit=0.0)
 
 

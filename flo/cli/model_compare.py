@@ -157,12 +157,12 @@ def compare(
     _show(site, comparison, found, said)
     lines = []
     for one in found:
-        last = one.looks()[-1] if len(one.differences) else None
-        interval = None if last is None else (last.difference, last.low, last.high)
+        last = one.looks()[-1] if len(one.gains) else None
+        interval = None if last is None else (last.gain, last.low, last.high)
         lines.append(
             results.ComparedLine(
                 *(one.version, one.share, one.answers, one.shown, one.without, one.patients),
-                *(one.due, len(one.differences), one.apart, interval, one.verdict),
+                *(one.due, len(one.gains), one.apart, interval, one.verdict),
             )
         )
     kept = {f"{version} {outcome}": count for (version, outcome), count in sorted(said.items())}
@@ -193,11 +193,11 @@ def _show(
             str(one.version),
             f"{one.share} %" if one.share else "shadow",
             *(f"{count:,}" for count in (one.answers, one.shown, one.without, one.patients)),
-            f"{len(one.differences):,} of {one.due:,} due",
+            f"{len(one.gains):,} of {one.due:,} due",
         )
     console().print(table)
     for one in found:
         for line in in_words(comparison, one):
-            say(plain(line))
+            say(plain(f"version {one.version}: {line}"))
     for (version, outcome), count in sorted(said.items()):
         say(plain(f"cards of version {version} that clinicians {outcome}: {count:,}"))

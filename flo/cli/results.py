@@ -386,7 +386,8 @@ class OutcomesResult(CommandResult):
 class ComparedLine:
     """One version beside the one in use: as ``flo.clients.comparison.result.ComparedResult``.
 
-    ``difference``: of mean squared errors, with its interval; None if no outcome counts yet.
+    ``gain``: by how many percent it found what happened likelier than the version in use did, with
+    its interval; None if no outcome counts yet.
     """
 
     version: int
@@ -398,7 +399,7 @@ class ComparedLine:
     due: int
     outcomes: int
     apart: float
-    difference: tuple[float, float, float] | None
+    gain: tuple[float, float, float] | None
     verdict: str
 
 

@@ -4,9 +4,10 @@ it is looked at after every outcome.
 Real patients, models that FLO trained at several ε, with the risks that their cards state. Patients
 of each run are drawn anew, with replacement, from all that were held out, and their outcomes become
 known one by one. Where two versions must be exactly alike, patients are drawn with weights under
-which the mean difference of squared errors is 0. Beside it stands what is usual: a test that is
-made for one look, made at every look; and a rule that gives patients to the version that seems to
-do better (Thompson sampling), with outcomes that come 30 days late.
+which the mean difference of log losses is 0. A version with wrong odds is compared with
+one whose risks are right on average. Beside it stands what is usual: a test that is made for one
+look, made at every look; and a rule that gives patients to the version that seems to do better
+(Thompson sampling on squared errors), with outcomes that come 30 days late.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from flo.arrays import Floats
-from flo.clients.comparison.result import ALPHA
+from flo.clients.comparison.result import ALPHA, FIRST, LEAST
 from flo.scores.always_valid import bounds, first_known
 from tests.proofs.hospitals import CHOSEN_ON, GENERAL
 from tests.proofs.release_gate import World
@@ -33,6 +34,7 @@ _LONGEST = 20_000
 _PAIRS, _QUICK_PAIRS = 8, 2
 _SETS = ("support2", "nass")
 _ODDS = 1.5
+_MEDIAN = {"support2": 4000, "nass": 8000}  # outcomes
 _FIRST_LOOK = 30  # of the test that is made for one look
 _PATIENTS, _LATE, _BATCH = 3000, 300, 10  # a day has ten patients, outcomes come after 30 days
 
@@ -52,8 +54,9 @@ def _of_set(name: str, quick: bool) -> Iterator[Row]:
     pairs = _alike(world, _QUICK_PAIRS if quick else _PAIRS)
     worse, peeking, held = 0, 0, 0
     for run in range(runs):
-        difference, weights = pairs[run % len(pairs)]
-        drawn = generator.choice(difference, count, p=weights)
+        gains, apart, weights = pairs[run % len(pairs)]
+        chosen = generator.choice(len(weights), count, p=weights)
+        drawn = _capped(gains[chosen], apart[chosen])
         worse += _is_told(drawn)
         peeking += _is_told_by_peeking(drawn)
         if run < runs // 10:
@@ -71,30 +74,42 @@ def _of_set(name: str, quick: bool) -> Iterator[Row]:
     known = np.sort([one if one is not None else _LONGEST for one in found])
     seconds = time.monotonic() - began
     title = f"{name}: outcomes until odds x {_ODDS:g} are found: median"
-    yield Row(title, float(np.median(known)), len(found), seconds, most=_LONGEST - 1)
+    yield Row(title, float(np.median(known)), len(found), seconds, most=_MEDIAN[name])
     title = f"{name}: outcomes until odds x {_ODDS:g} are found: nine of ten"
     yield Row(title, float(np.quantile(known, 0.9)), len(found), seconds)
     for title, figure in _bandits(world, generator, runs // 2).items():
         yield Row(f"{name}: bandit: {title}", figure, runs // 2, time.monotonic() - began)
 
 
-def _alike(world: World, most: int) -> list[tuple[Floats, Floats]]:
-    """Pairs of models: d of every patient, and with which weights its mean is exactly 0."""
+def _gains(old: Floats, own: Floats, labels: Floats) -> tuple[Floats, Floats]:
+    """g of every patient, and the distance of the log odds (``flo.clients.comparison.result``)."""
+    old, own = (np.clip(risks, LEAST, 1 - LEAST) for risks in (old, own))
+    gains: Floats = np.where(labels == 1, np.log(own / old), np.log((1 - own) / (1 - old)))
+    return gains, np.abs(logit(own) - logit(old))
+
+
+def _capped(gains: Floats, apart: Floats) -> Floats:
+    """g / cap, for patients in this order."""
+    return np.asarray(gains / np.maximum(apart[:FIRST].max(), apart))
+
+
+def _alike(world: World, most: int) -> list[tuple[Floats, Floats, Floats]]:
+    """Pairs of models: g and the distance of every patient, and with which weights the mean of g is
+    exactly 0."""
     found = []
     for one, other in permutations(range(len(world.risks)), 2):
-        old, own = world.risks[one], world.risks[other]
-        difference = (own - world.labels) ** 2 - (old - world.labels) ** 2
+        gains, apart = _gains(world.risks[one], world.risks[other], world.labels)
 
-        def tilted(tilt: float, d: Floats = difference) -> Floats:
-            exponents: Floats = tilt * d
+        def tilted(tilt: float, g: Floats = gains) -> Floats:
+            exponents: Floats = tilt * g
             weights: Floats = np.exp(exponents - exponents.max())
             return np.asarray(weights / weights.sum())
 
-        scale = 1 / max(float(difference.std()), 1e-9)
-        ends = [float(tilted(end * scale) @ difference) for end in (-1.0, 1.0)]
+        scale = 1 / max(float(gains.std()), 1e-9)
+        ends = [float(tilted(end * scale) @ gains) for end in (-1.0, 1.0)]
         if ends[0] < 0 < ends[1]:
-            tilt = brentq(lambda t, d=difference: float(tilted(t) @ d), -scale, scale)
-            found.append((difference, tilted(tilt)))
+            tilt = brentq(lambda t, g=gains: float(tilted(t) @ g), -scale, scale)
+            found.append((gains, apart, tilted(tilt)))
     chosen = np.random.default_rng(5).permutation(len(found))[:most]
     return [found[place] for place in chosen]
 
@@ -116,16 +131,23 @@ def _found(world: World, generator: np.random.Generator, runs: int) -> list[int 
     """After how many outcomes a version with wrong odds is called worse."""
     found = []
     for run in range(runs):
-        old = world.risks[run % len(world.risks)]
-        own = _with_wrong_odds(old)
+        old = _right_on_average(world, run)
+        own = _times_odds(old, _ODDS)
         drawn = generator.integers(0, len(old), _LONGEST)
-        y = world.labels[drawn]
-        found.append(first_known((own[drawn] - y) ** 2 - (old[drawn] - y) ** 2, ALPHA / 2))
+        gains, apart = _gains(old[drawn], own[drawn], world.labels[drawn])
+        found.append(first_known(-_capped(gains, apart), ALPHA / 2))
     return found
 
 
-def _with_wrong_odds(risks: Floats) -> Floats:
-    odds: Floats = expit(logit(np.clip(risks, 1e-6, 1 - 1e-6)) + np.log(_ODDS))
+def _right_on_average(world: World, run: int) -> Floats:
+    """A model's risks, with the factor on its odds that makes their mean the outcomes' mean."""
+    risks, wanted = world.risks[run % len(world.risks)], world.labels.mean()
+    factor = brentq(lambda f: float(_times_odds(risks, f).mean() - wanted), 0.02, 50.0)
+    return _times_odds(risks, factor)
+
+
+def _times_odds(risks: Floats, factor: float) -> Floats:
+    odds: Floats = expit(logit(np.clip(risks, 1e-6, 1 - 1e-6)) + np.log(factor))
     return odds
 
 
@@ -133,11 +155,11 @@ def _bandits(world: World, generator: np.random.Generator, runs: int) -> dict[st
     """What Thompson sampling does with two versions that are the same, and with a worse one."""
     same, wrong, biased = [], [], []
     for run in range(runs):
-        old = world.risks[run % len(world.risks)]
+        old = _right_on_average(world, run)
         share, difference = _thompson(world, old, old, generator)
         same.append(share)
         biased.append(difference)
-        share, _ = _thompson(world, old, _with_wrong_odds(old), generator)
+        share, _ = _thompson(world, old, _times_odds(old, _ODDS), generator)
         wrong.append(share)
     shares = np.array(same)
     return {

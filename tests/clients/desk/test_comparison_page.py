@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from contextlib import closing
@@ -63,8 +64,8 @@ def test_the_page_says_what_outcomes_show_and_ends_the_comparison(tmp_path: Path
     with serving(home) as desk:
         opened = open_by_link(desk)
         page = opened.get("/models/tiny/comparison")
-        assert "Version 1: 10 % of the patients" in page
-        assert "Version 1 is worse than version 9 on this hospital" in page
+        assert "Version 1: nobody sees its answers" in page, "it is worse"
+        assert "It is worse than version 9 on this hospital" in page
         assert "400 of 400" in page
         assert "400 outcomes" in page
         assert page.count('class="dot"') == 8
@@ -90,9 +91,10 @@ def test_the_commands_say_the_same(tmp_path: Path) -> None:
     found = json.loads(flo(*compare, "--json", "-").stdout)
     (line,) = found["versions"]
     assert (line["verdict"], line["outcomes"], line["shown"]) == ("worse", 400, 40)
-    difference, low, high = line["difference"]
-    assert low < difference < high
-    assert abs(difference - (0.6**2 - 0.3**2 - 2 * 0.3 * 0.3)) < 1e-9
+    gain, low, high = line["gain"]
+    assert low < gain < high
+    likelier = math.exp(0.3 * math.log(0.6 / 0.3) + 0.7 * math.log(0.4 / 0.7))
+    assert abs(gain - 100 * (likelier - 1)) < 1e-9
     ended = flo("model", "canary", "tiny:1", "--off", "--why", "w", "--home", home.directory)
     assert "nobody gets its answers" in ended.stdout
     assert "it is over" in flo(*compare).stdout
