@@ -110,7 +110,7 @@ class AnsweringModels:
     """The models of a site, used on the event loop; files are read in threads."""
 
     def __init__(self, home: SiteHome, config: ServeConfig, pool: Pool) -> None:
-        self._config, self._pool = config, pool
+        self._home, self._config, self._pool = home, config, pool
         self._deciding, self.comparing = Deciding(home), Comparing(home)
         self.states = {name: Answering(name) for name in config.models}
         self._files = _taking_away(home, config)
@@ -166,6 +166,7 @@ class AnsweringModels:
     async def refresh(self, *, only_if_changed: bool = False) -> None:
         """Read which versions may answer; begin to load those that are new."""
         async with self._reading:
+            self._files = _taking_away(self._home, self._config)
             seen = _stamp(self._files)
             if only_if_changed and seen == self._seen:
                 return

@@ -205,8 +205,7 @@ async def _serve(several: list[tuple[uvicorn.Server, socket.socket]]) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, ending.set)
     for server, bound in several:
-        with contextlib.suppress(AttributeError):
-            server.lifespan = server.config.lifespan_class(server.config)
+        server.lifespan = server.config.lifespan_class(server.config)  # as Server.serve does
         await server.startup(sockets=[bound])
     ticks = [asyncio.create_task(server.main_loop()) for server, _ in several]
     await ending.wait()
