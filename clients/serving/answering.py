@@ -218,7 +218,9 @@ class AnsweringModels:
             for study, other in state.others.items():
                 if other.ready is not None:
                     several.append(other.ready)
-                    shares.append(self.comparing.share(comparison, study))
+                    flags_nobody = state.ready.version.rule and not other.ready.version.rule
+                    share = self.comparing.share(comparison, study)
+                    shares.append(0 if flags_nobody else share)
         digests = tuple(one.digest for one in several)
         if comparison is None or not shares:
             state.asked = Asked((state.ready,), Several(digests[:1]).packed(), None)

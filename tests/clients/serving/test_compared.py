@@ -17,7 +17,7 @@ from flo.clients.comparison import decisions
 from flo.clients.comparison.terms import Comparison
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.opt_outs import hashed_id
-from flo.clients.prediction import version_decisions
+from flo.clients.prediction import allowed, flag_decisions, version_decisions
 from flo.clients.prediction.scorer import Scorer
 from flo.clients.records.compared_answers import ComparedAnswer, ComparedAnswers
 from flo.clients.serving import several, worker
@@ -285,6 +285,25 @@ def test_a_version_that_is_shown_to_be_worse_gets_no_more_patients(
         assert {await answered(at, f"p{number}") for number in range(30)} == {9}
         (status,) = (await at.clients["local"].get("/status")).json()["models"][0]["compared"]
         assert status == {"version": 1, "share": 0, "worse": True, "why": ""}
+
+    during(home, work)
+
+
+def test_a_version_that_would_flag_nobody_is_shown_to_nobody(home: SiteHome, told: Told) -> None:
+    """The hospital decides whom the version in use flags, while a canary answers for some."""
+    compare(home, told, 90)
+
+    async def work(at: AtWork) -> None:
+        await compared(at)
+        assert 1 in {await answered(at, f"p{number}") for number in range(30)}
+        model = allowed.open_in_use(home, "tiny").model
+        rule = flag_decisions.rule_for(model, 0.3, "Ada", "the ward acts on it")
+        await asyncio.to_thread(flag_decisions.decide, home, rule, None)
+        state = at.serving.models.states["tiny"]
+        while state.ready is None or state.ready.version.rule is None:
+            await at.serving.models.refresh()
+            await asyncio.sleep(0.02)
+        assert {await answered(at, f"p{number}") for number in range(30)} == {9}
 
     during(home, work)
 
