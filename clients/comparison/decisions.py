@@ -28,7 +28,7 @@ from flo.storage.files import make_private_directory, write_private
 _KIND = "versions-compared"
 _LIMIT, _ENTRIES = 1 << 18, 1000
 USUAL_FOLLOW_UP = 30  # days
-_AGAIN = "flo model canary or shadow decides again"
+_AGAIN = "flo model compare NAME --erase ends it; then flo model shadow or canary begins another"
 
 
 def compare(
@@ -66,8 +66,8 @@ def compare(
         before = running(home, name)
         told = said(home, why)
         if before is None:
-            _erase_older(home, name)
             found = _begun(name, baseline, model, share, told, follow_up_days)
+            _erase_older(home, name)
         else:
             if follow_up_days not in (None, before.follow_up_days):
                 raise UsageError(

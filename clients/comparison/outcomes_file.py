@@ -15,12 +15,21 @@ def read_outcomes(path: Path) -> dict[str, bool]:
     """Return outcomes by id, in lower case.
 
     Raises UsageError: there is no such file, it is too large, or has no columns ``id`` and
-    ``outcome``. DataError: an outcome is not 0 or 1, or an id is there twice.
+    ``outcome``. DataError: it is no CSV file, an outcome is not 0 or 1, or an id is there twice.
     """
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
     if path.stat().st_size > _MOST_BYTES:
         raise UsageError(f"{path} has more than {_MOST_BYTES >> 20} MiB", hint="split it")
+    try:
+        return _read(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} is no CSV file in UTF-8 ({type(error).__name__})", hint="save it as UTF-8"
+        ) from error
+
+
+def _read(path: Path) -> dict[str, bool]:
     found = dict[str, bool]()
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)

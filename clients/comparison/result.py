@@ -7,18 +7,18 @@ happened. Its mean, the difference of log losses, is above 0 if the other versio
 the mean says how much likelier than the baseline it found what happened, on average. It is looked
 at after every outcome, so the test is one that holds at every look (``flo.scores.always_valid``):
 
-    1. a patient counts once, with the first answer in which both versions stated a risk. A risk
-       below ``LEAST``, or above 1 - ``LEAST``, counts as that;
-    2. an outcome counts when its answer's follow-up is over and it has been reported;
-    3. outcomes are taken in the order in which they came to count, so no later report changes what
-       was looked at before;
-    4. g is within the distance of the log odds of the patient's two risks. The largest distance
-       among the first ``FIRST`` patients is the *cap*: whoever has a larger one counts as if it
-       were the cap, so that g / cap is within -1 and 1. Until then nothing is said.
+    1. a patient counts once, with the first answer in which both versions stated a risk; an outcome
+       that was reported by the id of any of the patient's answers is that answer's;
+    2. where the odds of the two risks are further apart than by a factor of ``FARTHEST``, the other
+       version counts as if it had said that much: it is that forecast which is compared. So g is
+       within -log ``FARTHEST`` and log ``FARTHEST``, whatever patients come;
+    3. outcomes count in the order of the answers, when the follow-up is over. One that is not
+       reported holds up all later ones for ``GRACE``, and is left out then for good. So an early
+       death never counts before those who live, and no report changes what was looked at before.
 
-Each version of a comparison is called worse or better, wrongly, with a probability of at most
-``ALPHA`` in all the time of the comparison. An outcome that care averted counts against the version
-whose answer warned of it.
+Each version is called worse or better, wrongly, with a probability of at most ``ALPHA`` in all the
+time of its comparison. The interval is of the mean so far. An outcome that care averted counts
+against the version whose answer warned of it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ import numpy as np
 from flo.arrays import Floats
 from flo.clients.comparison.terms import Comparison
 from flo.clients.records.compared_answers import ComparedAnswer
-from flo.scores.always_valid import bounds, first_known
+from flo.scores.always_valid import bounds
 
 ALPHA = 0.05
-FIRST = 100  # patients
-LEAST = 0.001
+FARTHEST = 5.0
+LEAST, MOST = 1e-6, 1 - 1e-6  # risks; beyond them a number counts as certain
+GRACE = timedelta(days=30)  # after the follow-up
 _POINTS = 24  # of a plot
+_UNIT = math.log(FARTHEST)
 Verdict = Literal["better", "worse", "not known"]
 
 
@@ -60,8 +62,9 @@ class ComparedResult:
 
     ``answers``: that both scored. ``shown``: answers of it that were sent. ``without``: in which it
     alone stated no risk. ``patients``: with a risk of both; ``due``: of those whose follow-up is
-    over. ``gains``: g / ``cap`` of those whose outcome counts, in their order; none before the
-    ``FIRST`` patients were scored. ``apart``: mean distance of the two risks.
+    over; ``reported``: of these, whose outcome is known; ``left_out``: of these, whose outcome was
+    never reported in time. ``gains``: g / log ``FARTHEST`` of those whose outcome counts, in their
+    order. ``apart``: mean distance of the two risks.
     """
 
     version: int
@@ -71,16 +74,16 @@ class ComparedResult:
     without: int
     patients: int
     due: int
+    reported: int
+    left_out: int
     gains: Floats
-    cap: float
     apart: float
 
     @property
     def verdict(self) -> Verdict:
         """What is known of the version, beside the baseline."""
-        if first_known(-self.gains, ALPHA / 2) is not None:
-            return "worse"
-        return "better" if first_known(self.gains, ALPHA / 2) is not None else "not known"
+        now = bounds(self.gains, ALPHA)
+        return "worse" if now.high < 0 else "better" if now.low > 0 else "not known"
 
     def looks(self) -> tuple[Looked, ...]:
         """Return what was known on the way, at up to ``_POINTS`` looks; the last is now."""
@@ -93,7 +96,7 @@ class ComparedResult:
             part = self.gains[:place]
             interval = bounds(part, ALPHA)
             several = (float(part.mean()), interval.low, interval.high)
-            found.append(Looked(place, *(_percent(self.cap * one) for one in several)))
+            found.append(Looked(place, *(_percent(_UNIT * one) for one in several)))
         return tuple(found)
 
 
@@ -118,47 +121,76 @@ def _result(
 ) -> ComparedResult:
     baseline = comparison.baseline.version
     both = [one for one in rows if version in one.risks and baseline in one.risks]
-    first = dict[str, tuple[ComparedAnswer, float, float]]()  # [1]
-    without = 0
-    for one in both:
-        own, old = one.risks[version], one.risks[baseline]
-        without += own is None and old is not None
-        if own is not None and old is not None:
-            first.setdefault(one.patient, (one, own, old))
+    first = _first(both, version, baseline)
     wait = timedelta(days=comparison.follow_up_days).total_seconds()
-    due = [found for found in first.values() if found[0].time + wait <= now]
-    apart = [_log_odds(own) - _log_odds(old) for _, own, old in first.values()]
-    cap = max(map(abs, apart[:FIRST])) if len(apart) >= FIRST else 0.0
-    counted = sorted(  # [2, 3]
-        (max(one.time + wait, one.reported), one.time, _gain(own, old, one.outcome, cap))
-        for one, own, old in due
-        if one.outcome is not None and cap
-    )
+    due = [one for one in first if one.time + wait <= now]
+    counted, left_out = _counted(due, wait + GRACE.total_seconds(), now)
     return ComparedResult(
         version=version,
         share=share,
         answers=len(both),
         shown=sum(one.shown == version for one in rows),
-        without=without,
+        without=sum(one.risks[version] is None is not one.risks[baseline] for one in both),
         patients=len(first),
         due=len(due),
-        gains=np.array([gain for *_, gain in counted], dtype=float),
-        cap=cap,
-        apart=float(np.mean([abs(own - old) for _, own, old in first.values()] or [0.0])),
+        reported=sum(one.outcome is not None for one in due),
+        left_out=left_out,
+        gains=np.array([_gain(one) for one in counted], dtype=float),
+        apart=float(np.mean([abs(one.own - one.old) for one in first] or [0.0])),
     )
 
 
-def _gain(own: float, old: float, outcome: bool, cap: float) -> float:
-    """Return g / ``cap``, of a patient whose log odds are apart by ``cap`` at most. [4]"""
-    own, old = _bounded(own), _bounded(old)
-    log_ratio = math.log(own / old) if outcome else math.log((1 - own) / (1 - old))
-    return log_ratio / max(cap, abs(_log_odds(own) - _log_odds(old)))
+@dataclass
+class _Patient:
+    """A patient's first answer. ``own``, ``old``: risks by the version and by the baseline."""
+
+    time: float
+    own: float
+    old: float
+    outcome: bool | None = None
+    reported: float = math.inf
+
+
+def _first(rows: Sequence[ComparedAnswer], version: int, baseline: int) -> list[_Patient]:
+    """Return each patient once, in the order of their first answers. [1]"""
+    found = dict[str, _Patient]()
+    for one in rows:
+        own, old = one.risks[version], one.risks[baseline]
+        if own is not None and old is not None and one.patient not in found:
+            found[one.patient] = _Patient(one.time, own, old)
+        patient = found.get(one.patient)
+        if patient is not None and one.outcome is not None and one.reported < patient.reported:
+            patient.outcome, patient.reported = one.outcome, one.reported
+    return list(found.values())
+
+
+def _counted(due: Sequence[_Patient], longest: float, now: float) -> tuple[list[_Patient], int]:
+    """Return the patients whose outcomes count now, and how many before them are left out. [3]"""
+    counted, left_out = list[_Patient](), 0
+    for one in due:
+        if one.reported <= one.time + longest:
+            counted.append(one)
+        elif now > one.time + longest:
+            left_out += 1
+        else:
+            break
+    return counted, left_out
+
+
+def _gain(one: _Patient) -> float:
+    """Return g / log ``FARTHEST``. [2]"""
+    old = _log_odds(one.old)
+    own = min(max(_log_odds(one.own), old - _UNIT), old + _UNIT)
+    sign = 1 if one.outcome else -1
+    gain = (_log_of(sign * own) - _log_of(sign * old)) / _UNIT
+    return min(max(gain, -1.0), 1.0)  # beyond them by rounding only
+
+
+def _log_of(log_odds: float) -> float:
+    """Return the logarithm of the probability with these log odds."""
+    return -float(np.logaddexp(0, -log_odds))
 
 
 def _log_odds(risk: float) -> float:
-    bounded = _bounded(risk)
+    bounded = min(max(risk, LEAST), MOST)
     return math.log(bounded / (1 - bounded))
-
-
-def _bounded(risk: float) -> float:
-    return min(max(risk, LEAST), 1 - LEAST)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flo.clients.comparison.result import ALPHA, FIRST, ComparedResult
+from flo.clients.comparison.result import ALPHA, GRACE, ComparedResult
 from flo.clients.comparison.terms import Comparison
 
 
@@ -16,23 +16,27 @@ def in_words(comparison: Comparison, found: ComparedResult) -> list[str]:
             f"nobody can tell yet whether its risks are nearer the outcomes than those of version "
             f"{old}; {len(found.gains):,} outcomes count so far"
         )
-        if found.patients < FIRST:
-            lines[-1] += f", and {FIRST} patients have to be scored before any does"
     else:
         lines.append(f"it is {found.verdict} than version {old} on this hospital's patients")
         if found.verdict == "worse":
-            lines[-1] += ", and is shown to nobody any more"
+            lines[-1] += ", and the server shows it to nobody any more"
     if looks:
         last = looks[-1]
         lines.append(
             f"it gave what then happened a probability that was {_beside(last.gain)} than that of "
-            f"version {old}, on average; the truth is between {last.low:+.1f} % and "
-            f"{last.high:+.1f} %, with {100 - 100 * ALPHA:.0f} % probability at all looks together"
+            f"version {old}, on average; with chance taken into account, between "
+            f"{last.low:+.1f} % and {last.high:+.1f} % (right in {100 - 100 * ALPHA:.0f} % of such "
+            "comparisons, however often one looks)"
         )
-    missing = found.due - len(found.gains)
-    if missing and found.patients >= FIRST:
+    waiting = found.due - found.left_out - len(found.gains)
+    if waiting:
         lines.append(
-            f"{missing:,} of {found.due:,} outcomes that are due were not reported; if those are "
+            f"{waiting:,} of {found.due:,} outcomes that are due do not count yet: one that is not "
+            f"reported holds up the later ones, for {GRACE.days} days at most"
+        )
+    if found.left_out:
+        lines.append(
+            f"{found.left_out:,} of {found.due:,} outcomes were not reported in time; if those are "
             "other than the rest, the result is wrong"
         )
     return lines

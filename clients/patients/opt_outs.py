@@ -112,7 +112,6 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
         listed = known.with_patient(hashed)
         listed.save(home)
         withdraw_finished(home, listed.patients)
-        forget_patients(home, [hashed])
         with home.snapshot_lock():
             changed = [
                 study
@@ -121,6 +120,7 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
             ]
             sweep(home, ledger)
         listed.enter(home, studies=len(changed))
+    forget_patients(home, [hashed])
     return changed
 
 

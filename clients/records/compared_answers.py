@@ -1,9 +1,10 @@
 """What versions that are compared said of the same patients, and what became of those patients.
 
-One file for each comparison (``flo.clients.comparison``), in this hospital only. A row has the id
-of an answer, the keyed hash of the patient, and, sealed with a key of the site: when, which
-version's answer was sent, and the risk that each version stated. An outcome is sealed in the same
-way. An opt-out deletes the patient's rows; ``erase`` deletes all of them.
+One file for each comparison (``flo.clients.comparison``), in this hospital only. A row is named by
+a keyed hash of an answer's id, and has the keyed hash of the patient. Sealed with a key of the site
+are the id, who asked, when, which version's answer was sent, and the risk that each version stated;
+so is an outcome. The file also has the versions that were shown to be worse. An opt-out deletes the
+patient's rows; ``erase`` deletes all of them.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +24,33 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from flo.clients.home.site_home import SiteHome
-from flo.errors import TrustError
-from flo.storage.database import open_database, writing
+from flo.errors import FloError, TrustError
+from flo.storage.database import open_database, unusable, writing
 from flo.storage.files import make_private_directory
 
 FOLDER = "answers"
 MOST_ANSWERS = 1_000_000  # of a comparison; later ones are not kept
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers
-    (id TEXT PRIMARY KEY, patient TEXT NOT NULL, sealed BLOB NOT NULL) STRICT;
+    (name TEXT PRIMARY KEY, patient TEXT NOT NULL, sealed BLOB NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS of_patient ON answers (patient);
-CREATE TABLE IF NOT EXISTS outcomes (id TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS outcomes (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS worse (study TEXT PRIMARY KEY) STRICT;
 """
-_NONCE = 12
+_NONCE, _AT_ONCE = 12, 1000
 
 
 @dataclass(frozen=True)
 class ComparedAnswer:
-    """``patient``: keyed hash. ``time``, ``reported``: seconds since 1970. ``shown``: the version
-    whose answer was sent. ``risks``: by version; None where it stated none. ``outcome``: whether
-    the patient came to have label 1; None if that is not known, and ``reported`` is 0 then.
+    """``patient``: keyed hash. ``caller``: who asked. ``time``, ``reported``: seconds since 1970.
+    ``shown``: the version whose answer was sent. ``risks``: by version; None where it stated none.
+    ``outcome``: whether the patient came to have label 1; None if that is not known, and
+    ``reported`` is 0 then.
     """
 
     id: str
     patient: str
+    caller: str
     time: float
     shown: int
     risks: Mapping[int, float | None]
@@ -64,43 +70,60 @@ class Reported:
 
 
 class ComparedAnswers:
-    """The rows of one comparison. Threads and processes may use it at the same time."""
+    """The rows of one comparison: for one thread at a time, and several processes."""
 
     def __init__(self, home: SiteHome, comparison: str) -> None:
-        """Open or create. ``comparison``: its id. Raises TrustError: the file is damaged."""
+        """Open or create. ``comparison``: its id.
+
+        Raises TrustError, UsageError: the file is damaged or cannot be used.
+        """
         make_private_directory(home.directory / FOLDER)
         key = hmac.digest(home.open_patients_key(), f"compared {comparison}".encode(), "sha256")
-        self._cipher = AESGCM(key)
+        self._cipher, self._key = AESGCM(key), hmac.digest(key, b"names", "sha256")
         path = path_of(home, comparison)
         self._db = open_database(path, _TABLES, schema=1, what="compared answers")
-        self._db.execute("PRAGMA secure_delete = ON")
-        (self._count,) = self._db.execute("SELECT count(*) FROM answers").fetchone()
+        try:
+            self._db.execute("PRAGMA secure_delete = ON")
+            (self.count,) = self._db.execute("SELECT count(*) FROM answers").fetchone()
+        except sqlite3.Error as error:
+            self._db.close()
+            raise unusable(path, error) from error
 
     def add(self, rows: Sequence[ComparedAnswer]) -> None:
         """Keep answers, flushed together; none beyond ``MOST_ANSWERS``."""
-        kept = rows[: max(0, MOST_ANSWERS - self._count)]
+        kept = rows[: max(0, MOST_ANSWERS - self.count)]
         with writing(self._db):
             self._db.executemany(
                 "INSERT OR IGNORE INTO answers VALUES (?, ?, ?)",
-                [(one.id, one.patient, self._sealed(_about(one), _facts(one))) for one in kept],
+                [self._values(one) for one in kept],
             )
-        self._count += len(kept)
+        self.count += len(kept)
 
-    def report(self, outcomes: Mapping[str, bool], now: float) -> Reported:
-        """Keep what became of patients, by the ids of answers. What was reported first stays."""
+    def report(
+        self, outcomes: Mapping[str, bool], now: float, caller: str | None = None
+    ) -> Reported:
+        """Keep what became of patients, by the ids of answers. What was reported first stays.
+
+        ``caller``: who reports, and may report on what they asked only; None: the hospital itself.
+        """
         new, known, contradicting, elsewhere = 0, 0, list[str](), list[str]()
-        with writing(self._db):
-            for id_, outcome in outcomes.items():
-                before = self._outcome(id_)
-                if before is not None:
-                    known += before == outcome
-                    contradicting += [] if before == outcome else [id_]
-                elif self._has(id_):
-                    sealed = self._sealed(f"outcome {id_}", [outcome, now])
-                    self._db.execute("INSERT INTO outcomes VALUES (?, ?)", (id_, sealed))
-                    new += 1
-                else:
-                    elsewhere.append(id_)
+        several = iter(outcomes.items())
+        while part := list(islice(several, _AT_ONCE)):
+            with writing(self._db):
+                for id_, outcome in part:
+                    name = self._name(id_)
+                    if not self._is_of(name, caller):
+                        elsewhere.append(id_)
+                        continue
+                    before = self._outcome(name)
+                    if before is None:
+                        sealed = self._sealed(f"outcome {name}", [outcome, now])
+                        self._db.execute("INSERT INTO outcomes VALUES (?, ?)", (name, sealed))
+                        new += 1
+                    elif before == outcome:
+                        known += 1
+                    else:
+                        contradicting.append(id_)
         return Reported(new, known, tuple(contradicting), tuple(elsewhere))
 
     def rows(self, without: Iterable[str] = ()) -> Iterator[ComparedAnswer]:
@@ -111,43 +134,66 @@ class ComparedAnswers:
         """
         self.forget(without)
         query = (
-            "SELECT a.id, a.patient, a.sealed, o.sealed FROM answers a "
-            "LEFT JOIN outcomes o ON o.id = a.id"
+            "SELECT a.name, a.patient, a.sealed, o.sealed FROM answers a "
+            "LEFT JOIN outcomes o ON o.name = a.name"
         )
-        yield from sorted(
-            (self._row(*found) for found in self._db.execute(query)), key=lambda one: one.time
-        )
+        found = [self._row(*one) for one in self._db.execute(query)]
+        yield from sorted(found, key=lambda one: one.time)
 
     def forget(self, patients: Iterable[str]) -> None:
-        """Delete all rows of patients, by keyed hash."""
+        """Delete all rows of patients, by keyed hash, also from SQLite's own log."""
         several = [(one,) for one in patients]
         if not several:
             return
         with writing(self._db):
             self._db.executemany(
-                "DELETE FROM outcomes WHERE id IN (SELECT id FROM answers WHERE patient = ?)",
+                "DELETE FROM outcomes WHERE name IN (SELECT name FROM answers WHERE patient = ?)",
                 several,
             )
-            self._db.executemany("DELETE FROM answers WHERE patient = ?", several)
+            gone = self._db.executemany("DELETE FROM answers WHERE patient = ?", several).rowcount
+        if gone:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def worse(self) -> set[str]:
+        """Return the studies whose models were shown to be worse; nothing takes that back."""
+        return {study for (study,) in self._db.execute("SELECT study FROM worse")}
+
+    def call_worse(self, studies: Iterable[str]) -> None:
+        """Keep that these studies' models were shown to be worse."""
+        with writing(self._db):
+            self._db.executemany(
+                "INSERT OR IGNORE INTO worse VALUES (?)", [(one,) for one in studies]
+            )
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
-    def _outcome(self, id_: str) -> bool | None:
-        query = self._db.execute("SELECT sealed FROM outcomes WHERE id = ?", (id_,))
+    def _name(self, id_: str) -> str:
+        return hmac.digest(self._key, id_.encode(), "sha256").hex()
+
+    def _values(self, row: ComparedAnswer) -> tuple[str, str, bytes]:
+        name = self._name(row.id)
+        facts = [row.id, row.caller, row.time, row.shown, dict(row.risks)]
+        return name, row.patient, self._sealed(f"{name} {row.patient}", facts)
+
+    def _is_of(self, name: str, caller: str | None) -> bool:
+        query = self._db.execute("SELECT patient, sealed FROM answers WHERE name = ?", (name,))
         found = query.fetchone()
-        return None if found is None else bool(self._opened(f"outcome {id_}", found[0])[0])
+        if found is None or caller is None:
+            return found is not None
+        return bool(self._opened(f"{name} {found[0]}", found[1])[1] == caller)
 
-    def _has(self, id_: str) -> bool:
-        found = self._db.execute("SELECT 1 FROM answers WHERE id = ?", (id_,))
-        return found.fetchone() is not None
+    def _outcome(self, name: str) -> bool | None:
+        query = self._db.execute("SELECT sealed FROM outcomes WHERE name = ?", (name,))
+        found = query.fetchone()
+        return None if found is None else bool(self._opened(f"outcome {name}", found[0])[0])
 
-    def _row(self, id_: str, patient: str, sealed: bytes, told: bytes | None) -> ComparedAnswer:
-        time, shown, risks = self._opened(f"{id_} {patient}", sealed)
-        outcome, reported = (None, 0.0) if told is None else self._opened(f"outcome {id_}", told)
+    def _row(self, name: str, patient: str, sealed: bytes, told: bytes | None) -> ComparedAnswer:
+        id_, caller, time, shown, risks = self._opened(f"{name} {patient}", sealed)
+        outcome, reported = (None, 0.0) if told is None else self._opened(f"outcome {name}", told)
         by_version = {int(version): risk for version, risk in risks.items()}
-        return ComparedAnswer(id_, patient, time, shown, by_version, outcome, reported)
+        return ComparedAnswer(id_, patient, caller, time, shown, by_version, outcome, reported)
 
     def _sealed(self, about: str, facts: Any) -> bytes:
         nonce = os.urandom(_NONCE)
@@ -156,20 +202,12 @@ class ComparedAnswers:
     def _opened(self, about: str, sealed: bytes) -> Any:
         try:
             opened = self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], about.encode())
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:
             raise TrustError(
                 "a row of a comparison was changed, or is of another site",
                 hint="flo model compare NAME --erase; the comparison begins anew then",
             ) from error
         return json.loads(opened)
-
-
-def _about(row: ComparedAnswer) -> str:
-    return f"{row.id} {row.patient}"
-
-
-def _facts(row: ComparedAnswer) -> list[Any]:
-    return [row.time, row.shown, dict(row.risks)]
 
 
 def path_of(home: SiteHome, comparison: str) -> Path:
@@ -191,18 +229,41 @@ def comparisons(home: SiteHome) -> list[str]:
 
 
 def forget_patients(home: SiteHome, patients: Sequence[str]) -> None:
-    """Delete the rows of patients in every comparison, by keyed hash."""
+    """Delete the rows of patients in every comparison, by keyed hash.
+
+    A file that is damaged is deleted as a whole: nothing can be compared by it, and nobody can say
+    whose rows it has.
+    """
     for comparison in comparisons(home):
-        with closing(ComparedAnswers(home, comparison)) as answers:
-            answers.forget(patients)
+        try:
+            with closing(ComparedAnswers(home, comparison)) as answers:
+                answers.forget(patients)
+        except (FloError, sqlite3.DatabaseError) as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise unusable(path_of(home, comparison), error) from error
+            erase(home, comparison)
 
 
-def report(home: SiteHome, outcomes: Mapping[str, bool], now: float) -> Reported:
-    """Keep what became of patients, in every comparison that has their answers."""
+def report(
+    home: SiteHome,
+    several: Iterable[str],
+    outcomes: Mapping[str, bool],
+    now: float,
+    caller: str | None = None,
+) -> Reported:
+    """Keep what became of patients, in each of ``several`` comparisons that has their answers.
+
+    ``caller``: as ``ComparedAnswers.report``. Raises TrustError, UsageError: a file cannot be used.
+    """
     new, known, contradicting, rest = 0, 0, list[str](), dict(outcomes)
-    for comparison in comparisons(home):
+    for comparison in several:
+        if not path_of(home, comparison).exists():  # erased
+            continue
         with closing(ComparedAnswers(home, comparison)) as answers:
-            found = answers.report(rest, now)
+            try:
+                found = answers.report(rest, now, caller)
+            except sqlite3.Error as error:
+                raise unusable(path_of(home, comparison), error) from error
         new, known = new + found.new, known + found.known
         contradicting += found.contradicting
         rest = {id_: rest[id_] for id_ in found.elsewhere}

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 
 _RANDOM, _TAG = 18, 12  # hexadecimal digits
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class AnswerIds:
@@ -27,6 +29,8 @@ class AnswerIds:
 
     def is_ours(self, answer_id: str) -> bool:
         """Return whether this site gave an id, in lower case."""
+        if not _UUID.fullmatch(answer_id):
+            return False
         digits = answer_id.replace("-", "")
         digits = digits[:12] + digits[13:16] + digits[17:]
         if _as_uuid(digits) != answer_id:

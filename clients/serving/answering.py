@@ -16,7 +16,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,7 +31,7 @@ from flo.clients.serving.decided import Decided, Deciding, Found, templates
 from flo.clients.serving.pool import Pool
 from flo.clients.serving.service import ServedVersion
 from flo.clients.serving.settings import ServeConfig
-from flo.clients.serving.several import Several
+from flo.clients.serving.several import Several, place_of
 from flo.errors import FloError, NetworkError, RefusedError
 from flo.keys.identity import Identity
 from flo.published.model_card import FINISHED
@@ -72,12 +72,25 @@ class Ready:
 @dataclass(frozen=True)
 class Asked:
     """The versions that each question is asked of: the one that answers, and those that are
-    compared with it. ``packed``: as a worker reads it. ``comparison``: None of one version alone.
+    compared with it. ``shares``: in percent, of each but the first. ``packed``: as a worker reads
+    it. ``comparison``: None of one version alone.
     """
 
     ready: tuple[Ready, ...]
+    shares: tuple[int, ...]
     packed: bytes
     comparison: Comparison | None
+
+    def shows(self, ready: Ready) -> bool:
+        """Return whether answers of a version are shown to anybody."""
+        several = zip(self.ready, (100, *self.shares), strict=True)
+        return any(one is ready and share for one, share in several)
+
+    def drawn(self, patient: str) -> int:
+        """Return the place of the version whose answers a patient gets."""
+        assert self.comparison is not None
+        studies = [one.study.digest for one in self.ready]
+        return place_of(self.comparison.id, patient, studies, self.shares)
 
 
 @dataclass
@@ -117,8 +130,8 @@ class AnsweringModels:
         self._seen: object = None
         self._now: object = None  # the files' stamp in this turn of the event loop
         self._reading, self._loading = asyncio.Lock(), asyncio.Lock()
+        self._loading_others = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()  # running loads and judgements
-        self._judged = set[str]()  # comparisons that were judged once, or are being judged
 
     def _stamped(self) -> object:
         """Return the files' stamp, read once in each turn of the event loop.
@@ -148,8 +161,7 @@ class AnsweringModels:
     def may_be_sent(self, name: str, ready: Ready) -> bool:
         """Return whether an answer of this version may be sent, as far as is known now. [3]"""
         asked = self.states[name].asked
-        known = asked is not None and any(one is ready for one in asked.ready)
-        return known and self._stamped() == self._seen
+        return asked is not None and asked.shows(ready) and self._stamped() == self._seen
 
     @property
     def finished(self) -> set[str]:
@@ -172,16 +184,19 @@ class AnsweringModels:
                 return
             answer = {name: state.ready for name, state in self.states.items()}
             decided = await asyncio.to_thread(self._decided, answer)
-            new = list[tuple[Answering, Found]]()
+            new, others = list[tuple[Answering, Found]](), list[tuple[Answering, Found]]()
             for name, one in decided.items():
                 self._follow(self.states[name], one, new)
+                self._compare(self.states[name], one, others)
             self._keep_known()
             self._seen = seen
         if new:
-            self._run(self._load(new))
+            self._run(self._load(new, self._loading))
+        if others:
+            self._run(self._load(others, self._loading_others))
 
     def _follow(self, state: Answering, one: Decided, new: list[tuple[Answering, Found]]) -> None:
-        """Bring one model's state to what was decided, but for the versions to be loaded."""
+        """Bring one model's state to what was decided. ``new``: gets versions to be loaded."""
         if isinstance(one.found, FloError):
             _stop(state, one.found)
         else:
@@ -192,6 +207,9 @@ class AnsweringModels:
                 if state.ready is None:
                     state.loading.clear()
             state.wanted = one.found.version
+
+    def _compare(self, state: Answering, one: Decided, new: list[tuple[Answering, Found]]) -> None:
+        """Bring the versions that are compared to what was decided. [5]"""
         state.comparison = one.comparison
         for study in set(state.others) - set(one.others):
             del state.others[study]
@@ -203,8 +221,7 @@ class AnsweringModels:
                 if _is_new(other, found.version):
                     new.append((other, found))
                 other.wanted = found.version
-        if one.comparison is not None and one.comparison.id not in self._judged:
-            self._judged.add(one.comparison.id)
+        if one.comparison is not None and not self.comparing.is_judged(one.comparison):
             self._run(self._judge(state))
         self._ask(state)
 
@@ -223,14 +240,14 @@ class AnsweringModels:
                     shares.append(0 if flags_nobody else share)
         digests = tuple(one.digest for one in several)
         if comparison is None or not shares:
-            state.asked = Asked((state.ready,), Several(digests[:1]).packed(), None)
+            state.asked = Asked((state.ready,), (), Several(digests[:1]).packed(), None)
         else:
             packed = Several(digests, comparison.id, tuple(shares)).packed()
-            state.asked = Asked(tuple(several), packed, comparison)
+            state.asked = Asked(tuple(several), tuple(shares), packed, comparison)
 
     async def _judge(self, state: Answering) -> None:
         if state.comparison is not None:
-            await asyncio.to_thread(self.comparing.judge, state.comparison)
+            await self.comparing.judge(state.comparison)
             self._ask(state)
 
     async def keep_judging(self) -> None:
@@ -250,12 +267,16 @@ class AnsweringModels:
         await self.refresh()
         await asyncio.gather(*self._tasks)
 
-    async def _load(self, new: list[tuple[Answering, Found]]) -> None:
-        """Load versions in every worker, and let them answer. [2]"""
-        async with self._loading:
+    async def _load(self, new: list[tuple[Answering, Found]], lock: asyncio.Lock) -> None:
+        """Load versions in every worker, and let them answer. [2]
+
+        ``lock``: versions that are compared have one of their own, so that none waits for them.
+        """
+        alone = lock is self._loading_others
+        async with lock:
             for state, found in new:
                 try:
-                    no_reasons = await self._loaded(state, found.version)
+                    no_reasons = await self._loaded(state, found.version, alone=alone)
                 except RefusedError as error:
                     state.refused = found.version
                     _say_not_loaded(state, found.title, error)
@@ -270,11 +291,16 @@ class AnsweringModels:
                 state.loading.set()
             self._keep_known()
 
-    async def _loaded(self, state: Answering, version: ServedVersion) -> str:
-        """Load a version; while every worker is being started again, try for some seconds."""
+    async def _loaded(self, state: Answering, version: ServedVersion, *, alone: bool) -> str:
+        """Load a version; while every worker is being started again, try for some seconds.
+
+        ``alone``: in one worker first. If that ends, the version is refused.
+        """
         end = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
         while True:
             try:
+                if alone:
+                    await self._pool.try_out(version)
                 return await self._pool.load(version)
             except NetworkError:
                 if state.wanted != version or asyncio.get_running_loop().time() > end:
@@ -290,7 +316,6 @@ class AnsweringModels:
                 known |= {one.wanted.digest} if one.wanted else set()
             running |= {state.comparison.id} if state.comparison else set()
         self._pool.keep_only(known)
-        self._judged &= running
         self.comparing.keep_only(running)
 
     def _decided(self, answer: dict[str, Ready | None]) -> dict[str, Decided]:
@@ -298,10 +323,7 @@ class AnsweringModels:
         found = dict[str, Decided]()
         for name, asked in self._config.models.items():
             now = answer[name]
-            one = self._deciding.read(name, asked, now.study if now else None)
-            if one.comparison is not None and not self.comparing.begin(one.comparison):
-                one = replace(one, comparison=None, others={})
-            found[name] = one
+            found[name] = self._deciding.read(name, asked, now.study if now else None)
         return found
 
     def discovery(self) -> dict[str, Any]:

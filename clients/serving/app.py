@@ -18,7 +18,7 @@ the site's own socket. Then:
     3. a worker makes the answer;
     4. the answer is entered in the log, with its group;
     5. if the version was withdrawn meanwhile, the answer is thrown away, and 2 follows;
-    6. the answer is sent.
+    6. the answer is sent, and what compared versions said of the patient is kept.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from starlette.types import Receive, Scope, Send
 
 from flo.clients.serving import cds_hooks, outcomes
 from flo.clients.serving.answer_ids import AnswerIds
-from flo.clients.serving.answering import Answering, AnsweringModels, Asked, Ready
+from flo.clients.serving.answering import Answering, AnsweringModels, Ready
 from flo.clients.serving.callers import AllowList, RefusedCaller
 from flo.clients.serving.example import example_request
 from flo.clients.serving.frames import HOOK, PLAIN
 from flo.clients.serving.metrics import Served
 from flo.clients.serving.pool import Pool
-from flo.clients.serving.recorder import Recorder, Row
+from flo.clients.serving.recorder import Recorder
 from flo.clients.serving.replays import ReplayMemory
 from flo.clients.serving.service import Answer, invalid
 from flo.clients.serving.several import read_compared
@@ -158,31 +158,31 @@ class App:
                 await self._nobody(name, kind, answer_id, caller, send)
                 return
             answer = await serving.pool.ask(kind, asked.packed, answer_id, body)  # 3
+            said = None
             try:
-                ready, row = self._whose(asked, answer_id, answer)
+                if answer.compared:
+                    said = read_compared(answer.compared, len(asked.ready), asked.drawn)
             except MessageError as error:
                 log.error(str(error))
                 await _send(send, _BUG.status, _BUG.body)
                 return
+            ready = asked.ready[said.place if said else 0]
             line = (answer_id, caller, name, ready.study.version, answer.outcome)
-            if not await self._is_recorded(serving.recorder.record(line, row), send):  # 4
+            if not await self._is_recorded(serving.recorder.record(line), send):  # 4
                 return
             if self._may_be_sent(name, ready, answer):  # 5
                 seconds = time.perf_counter() - begun
                 serving.served.answered(name, ready.study.version, answer.outcome, seconds)
                 await _send(send, answer.status, answer.body)  # 6
+                made_up = caller == LOCAL and kind == HOOK  # tried by hand, on the desk
+                if said and asked.comparison and not made_up:
+                    versions = [one.study.version for one in asked.ready]
+                    serving.models.comparing.keep(
+                        asked.comparison, answer_id, caller, versions, said
+                    )
                 return
         answer = invalid(503, "the versions of this model change too quickly")
         await _send(send, answer.status, answer.body)
-
-    def _whose(self, asked: Asked, answer_id: str, answer: Answer) -> tuple[Ready, Row | None]:
-        """Return the version that answers, and what is kept for the comparison of several."""
-        if asked.comparison is None or not answer.compared:
-            return asked.ready[0], None
-        said = read_compared(answer.compared, len(asked.ready))
-        numbers = [one.study.version for one in asked.ready]
-        row = self._serving.models.comparing.row(asked.comparison, answer_id, numbers, said)
-        return asked.ready[said.place], row
 
     async def _is_recorded(self, entry: asyncio.Future[None], send: Send) -> bool:
         """Wait until an entry is on disk; if it cannot be, send that instead of an answer."""
@@ -233,7 +233,7 @@ class App:
             await _send(send, answer.status, answer.body)
             return
         try:
-            found = await asyncio.to_thread(self._serving.models.comparing.report, read)
+            found = await self._serving.models.comparing.report(name, caller, read)
         except FloError:
             log.exception("outcomes cannot be kept")
             answer = invalid(503, "outcomes cannot be kept now; report them again later")
@@ -295,7 +295,7 @@ class App:
             {
                 "version": one.model.version,
                 "share": comparing.share(state.comparison, one.model.study),
-                "worse": comparing.is_worse(state.comparison, one.model.version),
+                "worse": comparing.is_worse(state.comparison, one.model.study),
                 "why": state.others[one.model.study].why,
             }
             for one in state.comparison.versions

@@ -128,6 +128,7 @@ async def _run(
         for task in tasks:
             task.cancel()
         pool.close()
+        await asyncio.to_thread(models.comparing.close)
         await asyncio.to_thread(recorder.stop)
 
 

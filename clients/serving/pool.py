@@ -4,8 +4,8 @@
        answer;
     2. a question goes to the worker with the fewest open ones;
     3. if a worker dies, any of its open questions may be the cause. Each of them is asked again
-       *alone*, one after the other, by one worker that does nothing else meanwhile. A question
-       that ends two workers while it is alone is not asked again;
+       *alone*, one after the other, by one worker that does nothing else meanwhile, and of the
+       version in use only. A question that ends two workers while it is alone is not asked again;
     4. a worker that makes no progress for ``_LONGEST_SECONDS`` is ended, and 3 follows.
 
 A worker's answer depends on the question alone, so asking twice is harmless.
@@ -25,6 +25,7 @@ from typing import cast
 
 from flo.clients.serving.frames import FORGET, LOAD, REFUSED, Buffer, asked
 from flo.clients.serving.service import Answer, ServedVersion, invalid
+from flo.clients.serving.several import of_the_first
 from flo.errors import MessageError, NetworkError, RefusedError
 
 log = logging.getLogger("flo.clients.serving.pool")
@@ -116,6 +117,23 @@ class Pool:
             raise NetworkError("no process is there that could load it")
         return str(loaded[0]["reasons"])
 
+    async def try_out(self, version: ServedVersion) -> None:
+        """Load a version in one worker. Raises RefusedError: its check failed, or ended the worker.
+        NetworkError: there is no worker."""
+        if version.digest in self._versions:
+            return
+        if not self._workers:
+            raise NetworkError("no process is there that could load it")
+        worker = min(self._workers.values(), key=lambda one: one.open)
+        job = self._job(LOAD, bytes.fromhex(version.digest), version.to_bytes())
+        worker.ask(job)
+        answer = await job.answer
+        if answer.status == REFUSED:
+            said = json.loads(answer.body)
+            raise RefusedError(said["error"], hint=said["hint"])
+        if answer.status != _LOADED:
+            raise RefusedError("it ended the process that loaded it")
+
     def keep_only(self, digests: set[str]) -> None:
         """Forget all other versions."""
         for digest in set(self._versions) - digests:
@@ -180,7 +198,8 @@ class Pool:
             if job.ended >= _MOST_ENDED:
                 log.error("a request is not asked again: two workers ended with it alone")
                 _answer(job, POISON)
-            else:
+            else:  # perhaps another version than the one in use ended it
+                job.body = (of_the_first(job.body[0]), *job.body[1:])
                 self._suspects.append(job)
         self._step()
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flo.clients.records.compared_answers import ComparedAnswer, ComparedAnswers
 from flo.clients.serving.answer_log import AnswerLog, Line
 
 log = logging.getLogger("flo.clients.serving.recorder")
@@ -23,7 +22,6 @@ GATHER_SECONDS = 0.005  # from the first answer of a group to its flush
 _ANCHOR_SECONDS, _REFUSED_SECONDS = 3600.0, 60.0
 _MOST_REASONS, _MOST_WAITING = 100, 10_000
 _OTHER = "other reasons"
-Row = tuple[ComparedAnswers, ComparedAnswer]
 
 
 class Recorder:
@@ -34,7 +32,6 @@ class Recorder:
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._lines = list[tuple[Line, asyncio.Future[None]]]()
         self._entries = list[tuple[str, dict[str, Any], asyncio.Future[None]]]()
-        self._rows = list[Row]()
         self._refused, self._stopping, self._ended = Counter[str](), False, False
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -44,19 +41,13 @@ class Recorder:
         """Begin to write."""
         self._thread.start()
 
-    def record(self, line: Line, row: Row | None = None) -> asyncio.Future[None]:
-        """Enter an answer; the future is done when it is on disk. Called on the event loop.
-
-        ``row``: what is kept of it for a comparison of versions. The answer does not wait for it,
-        and is sent if it cannot be written.
-        """
+    def record(self, line: Line) -> asyncio.Future[None]:
+        """Enter an answer; the future is done when it is on disk. Called on the event loop."""
         done: asyncio.Future[None] = self._loop.create_future()
         with self._lock:
             if self._is_full(done):
                 return done
             self._lines.append((line, done))
-            if row is not None:
-                self._rows.append(row)
         self._wake.set()
         return done
 
@@ -124,7 +115,6 @@ class Recorder:
         with self._lock:
             entries, self._entries = self._entries, []
             lines, self._lines = self._lines, []
-            rows, self._rows = self._rows, []
         if lines:
             self.groups += 1
             failed = self._guarded(
@@ -134,11 +124,6 @@ class Recorder:
         for kind, facts, done in entries:
             failed = self._guarded(partial(self._answers.append, kind, **facts))
             self._loop.call_soon_threadsafe(_settle, [done], failed)
-        several = dict[ComparedAnswers, list[ComparedAnswer]]()
-        for comparison, row in rows:
-            several.setdefault(comparison, []).append(row)
-        for comparison, answers in several.items():
-            self._guarded(partial(comparison.add, answers))
 
     def _guarded(self, work: Callable[[], None]) -> Exception | None:
         try:

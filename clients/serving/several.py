@@ -1,8 +1,9 @@
 """Several versions that are asked about one patient, of which one answers.
 
 The front names the versions with each question; the first is the one in use. A worker scores the
-patient with all of them, and draws whose answer is sent (``flo.clients.comparison.terms.shown``).
-A version that cannot use the record leaves the answer to the one in use.
+patient with all of them, and draws whose answer is sent (``flo.clients.comparison.terms.shown``);
+the front draws again before it sends it. A version that cannot use the record leaves the answer to
+the one in use, and so does every request that names no patient: it is not compared.
 
     a question's versions   count (1), digest (32) of each; if there are several: id of the
                             comparison (32, ASCII), share (1) of each but the first
@@ -13,13 +14,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flo.clients.comparison import terms
 from flo.clients.prediction.scorer import Scored
-from flo.clients.serving.service import Answer, Question, Service
+from flo.clients.serving.service import Answer, Question
 from flo.errors import MessageError
+from flo.privacy.patients.split import normalise
 
 DIGEST, _ID, _LONGEST_PATIENT = 32, 32, 64
 
@@ -62,23 +64,20 @@ class Compared:
     risks: tuple[float | None, ...]
 
 
-def drawn(
-    several: Several, services: Sequence[Service], found: Sequence[Question | Answer], own_id: str
-) -> tuple[int, str]:
-    """Return the place of the version that answers, and the patient's id.
+def place_of(comparison: str, patient: str, studies: Sequence[str], shares: Sequence[int]) -> int:
+    """Return the place of the version whose answers a patient gets.
 
-    ``found``: what each version makes of the request. ``own_id``: of the answer; it stands for the
-    patient if the request names none.
+    ``studies``: of all versions; ``shares``: in percent, of each but the first. Spellings of an id
+    that are one patient (``normalise``) get the same version.
     """
-    asked = [one for one in found if isinstance(one, Question)]
-    patient = (asked[0].patient if asked else "") or own_id
-    others = services[1:]
-    shares = {
-        one.study_digest: share for one, share in zip(others, several.shares, strict=True) if share
-    }
-    study = terms.shown(several.comparison, patient, shares) if shares else None
-    place = next((at for at, one in enumerate(services) if at and one.study_digest == study), 0)
-    return (place if isinstance(found[place], Question) else 0), patient
+    others = {study: share for study, share in zip(studies[1:], shares, strict=True) if share}
+    study = terms.shown(comparison, normalise(patient), others) if others else None
+    return 0 if study is None else list(studies).index(study)
+
+
+def patient_of(found: Sequence[Question | Answer | None]) -> str:
+    """Return the patient whom a request names; "" if none, or if no version can use it."""
+    return next((one.patient for one in found if isinstance(one, Question)), "")
 
 
 def compared(place: int, patient: str, scored: Sequence[Scored | None]) -> bytes:
@@ -88,8 +87,9 @@ def compared(place: int, patient: str, scored: Sequence[Scored | None]) -> bytes
     return json.dumps([place, patient, [one.risk if one else None for one in scored]]).encode()
 
 
-def read_compared(data: bytes, count: int) -> Compared:
-    """Read it in the front. ``count``: of the versions that were asked.
+def read_compared(data: bytes, count: int, drawn: Callable[[str], int]) -> Compared:
+    """Read it in the front. ``count``: of the versions that were asked. ``drawn``: from a patient
+    to the place of the version whose answers they get.
 
     Raises MessageError: a worker cannot have said that.
     """
@@ -104,7 +104,14 @@ def read_compared(data: bytes, count: int) -> Compared:
         raise MessageError("a worker's comparison is not in its form") from error
     if not all(sound):
         raise MessageError("a worker's comparison is not in its form")
+    if place and place != drawn(patient):
+        raise MessageError("a worker answered by another version than the patient gets")
     return Compared(place, patient, tuple(risks))
+
+
+def of_the_first(packed: bytes) -> bytes:
+    """Return the beginning of a question's body for the version in use alone."""
+    return bytes([1]) + packed[1 : 1 + DIGEST]
 
 
 def _is_share(value: object) -> bool:

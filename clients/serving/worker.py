@@ -38,7 +38,7 @@ from flo.clients.serving.service import (
     invalid,
     parsed,
 )
-from flo.clients.serving.several import Several, compared, drawn
+from flo.clients.serving.several import Several, compared, patient_of, place_of
 from flo.documents import canonical
 from flo.documents.document import parse
 from flo.errors import FloError
@@ -89,14 +89,15 @@ def _write(front: socket.socket, data: bytes) -> None:
 
 @dataclass
 class _Open:
-    """A question that is being answered. ``found``: what each of its versions makes of it.
+    """A question that is being answered. ``found``: what each of its versions makes of it; None of
+    one that is not loaded.
 
     ``place``: of the version that answers; ``patient``: their id, if several versions score them.
     """
 
     number: int
-    services: list[Service]
-    found: list[Question | Answer]
+    services: list[Service | None]
+    found: list[Question | Answer | None]
     place: int = 0
     patient: str = ""
     scored: dict[int, Scored] = field(default_factory=dict)
@@ -122,18 +123,21 @@ def _asked(number: int, kind: int, body: bytes, services: dict[bytes, Service]) 
     """Return a question with what each of its versions makes of it."""
     several, begin = Several.unpacked(body)
     known = [services.get(digest) for digest in several.digests]
-    asked = [one for one in known if one is not None]
-    if len(asked) < len(known):
+    if known[0] is None:
         return invalid(503, "this version is not loaded")
     answer_id = body[begin : begin + ID_LENGTH].decode("ascii")
     request = parsed(body[begin + ID_LENGTH :])
     if isinstance(request, Answer):
         return request
     ask = cds_hooks.ask if kind == HOOK else plain.ask
-    found = [_guarded(ask, one, answer_id, request) for one in asked]
-    one = _Open(number, asked, found)
-    if several.shares:
-        one.place, one.patient = drawn(several, asked, found, answer_id)
+    found: list[Question | Answer | None] = [
+        None if one is None else _guarded(ask, one, answer_id, request) for one in known
+    ]
+    one = _Open(number, known, found)
+    if several.shares and (patient := patient_of(found)):
+        studies = [each.study_digest if each else "" for each in known]
+        one.place = place_of(several.comparison, patient, studies, several.shares)
+        one.patient = patient
     return one
 
 
@@ -142,7 +146,7 @@ def _score(opened: list[_Open]) -> None:
     waiting = dict[Service, list[tuple[_Open, int, Question]]]()
     for one in opened:
         for place, (service, found) in enumerate(zip(one.services, one.found, strict=True)):
-            if isinstance(found, Question):
+            if service is not None and isinstance(found, Question):
                 asked = found if place in (0, one.place) else replace(found, explain=False)
                 waiting.setdefault(service, []).append((one, place, asked))
     for service, several in waiting.items():
@@ -157,6 +161,7 @@ def _score(opened: list[_Open]) -> None:
 def _answer(one: _Open) -> Answer:
     place = one.place if one.place in one.scored else 0
     found = one.found[place]
+    assert found is not None
     answer = found.finish(one.scored[place]) if isinstance(found, Question) else found
     if not one.patient:
         return answer

@@ -60,7 +60,7 @@ def canary(
     if share is not None:
         return _decided(home, version, share, why, follow_up)
     rest = decisions.end(SiteHome.open(home), version, why)
-    say(f"{version} is compared no more; nobody gets its answers")
+    say(f"{version} is compared no more; a server that runs obeys within about a second")
     if rest is None:
         say("outcomes can still be reported; flo model compare NAME --erase deletes what is kept")
         return results.ComparisonResult("", {})
@@ -110,9 +110,10 @@ def outcomes(
     from flo.cli.terminal.output import say
     from flo.clients.comparison.outcomes_file import read_outcomes
     from flo.clients.home.site_home import SiteHome
-    from flo.clients.records.compared_answers import report
+    from flo.clients.records.compared_answers import comparisons, report
 
-    found = report(SiteHome.open(home), read_outcomes(file), time.time())
+    site = SiteHome.open(home)
+    found = report(site, comparisons(site), read_outcomes(file), time.time())
     say(f"{found.new} outcomes are kept; {found.known} were known")
     if found.elsewhere:
         say(f"{len(found.elsewhere)} are about answers that are not compared; these are not kept")

@@ -17,11 +17,15 @@ def test_bounds_hold_the_mean_and_close_in() -> None:
     assert narrow.high - narrow.low < 0.3 * (wide.high - wide.low)
 
 
-def test_a_bound_never_goes_back() -> None:
-    drawn = np.concatenate([np.full(100, 0.5), np.full(400, -0.5)])
-    lows = [bounds(drawn[:count], 0.05).low for count in range(50, 500, 50)]
-    assert lows == sorted(lows)
-    assert first_known(drawn, 0.025) == first_known(drawn[:120], 0.025)
+def test_of_a_mean_that_changes_it_holds_the_mean_so_far() -> None:
+    generator = np.random.default_rng(4)
+    means = np.concatenate([np.full(1000, 0.3), np.full(3000, -0.3)])
+    drawn = generator.uniform(-0.5, 0.5, 4000) + means
+    so_far = np.cumsum(means) / np.arange(1, 4001)
+    found = {count: bounds(drawn[:count], 0.05) for count in range(100, 4001, 100)}
+    assert all(one.low < so_far[count - 1] < one.high for count, one in found.items())
+    assert found[1000].low > 0
+    assert found[4000].high < 0
 
 
 def test_the_first_look_that_tells_is_that_of_the_interval() -> None:

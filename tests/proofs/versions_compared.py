@@ -18,11 +18,11 @@ from itertools import permutations
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import expit, logit
+from scipy.special import expit, log_expit, logit
 from scipy.stats import norm
 
 from flo.arrays import Floats
-from flo.clients.comparison.result import ALPHA, FIRST, LEAST
+from flo.clients.comparison.result import ALPHA, FARTHEST, LEAST, MOST
 from flo.scores.always_valid import bounds, first_known
 from tests.proofs.hospitals import CHOSEN_ON, GENERAL
 from tests.proofs.release_gate import World
@@ -34,7 +34,7 @@ _LONGEST = 20_000
 _PAIRS, _QUICK_PAIRS = 8, 2
 _SETS = ("support2", "nass")
 _ODDS = 1.5
-_MEDIAN = {"support2": 4000, "nass": 8000}  # outcomes
+_MEDIAN = {"support2": 4000, "nass": 10_000}  # outcomes
 _FIRST_LOOK = 30  # of the test that is made for one look
 _PATIENTS, _LATE, _BATCH = 3000, 300, 10  # a day has ten patients, outcomes come after 30 days
 
@@ -54,9 +54,8 @@ def _of_set(name: str, quick: bool) -> Iterator[Row]:
     pairs = _alike(world, _QUICK_PAIRS if quick else _PAIRS)
     worse, peeking, held = 0, 0, 0
     for run in range(runs):
-        gains, apart, weights = pairs[run % len(pairs)]
-        chosen = generator.choice(len(weights), count, p=weights)
-        drawn = _capped(gains[chosen], apart[chosen])
+        gains, weights = pairs[run % len(pairs)]
+        drawn = generator.choice(gains, count, p=weights)
         worse += _is_told(drawn)
         peeking += _is_told_by_peeking(drawn)
         if run < runs // 10:
@@ -70,6 +69,10 @@ def _of_set(name: str, quick: bool) -> Iterator[Row]:
     yield Row(title, held / (runs // 10), runs // 10, seconds, least)
     title = f"{name}: beside it: a z-test of 5 %, at every look"
     yield Row(title, peeking / runs, runs, seconds)
+    season = _misled_by_a_season(pairs, generator, runs // 10)
+    title = f"{name}: the interval misses a mean that goes up and down"
+    most = ALPHA + chance(ALPHA, runs // 10)
+    yield Row(title, season, runs // 10, time.monotonic() - began, most=most)
     found = _found(world, generator, runs // 10)
     known = np.sort([one if one is not None else _LONGEST for one in found])
     seconds = time.monotonic() - began
@@ -81,24 +84,21 @@ def _of_set(name: str, quick: bool) -> Iterator[Row]:
         yield Row(f"{name}: bandit: {title}", figure, runs // 2, time.monotonic() - began)
 
 
-def _gains(old: Floats, own: Floats, labels: Floats) -> tuple[Floats, Floats]:
-    """g of every patient, and the distance of the log odds (``flo.clients.comparison.result``)."""
-    old, own = (np.clip(risks, LEAST, 1 - LEAST) for risks in (old, own))
-    gains: Floats = np.where(labels == 1, np.log(own / old), np.log((1 - own) / (1 - old)))
-    return gains, np.abs(logit(own) - logit(old))
+def _gains(old: Floats, own: Floats, labels: Floats) -> Floats:
+    """g / log ``FARTHEST`` of every patient (``flo.clients.comparison.result``)."""
+    before = logit(np.clip(old, LEAST, MOST))
+    limit = np.log(FARTHEST)
+    after = np.clip(logit(np.clip(own, LEAST, MOST)), before - limit, before + limit)
+    sign = np.where(labels == 1, 1, -1)
+    gains: Floats = (log_expit(sign * after) - log_expit(sign * before)) / limit
+    return gains
 
 
-def _capped(gains: Floats, apart: Floats) -> Floats:
-    """g / cap, for patients in this order."""
-    return np.asarray(gains / np.maximum(apart[:FIRST].max(), apart))
-
-
-def _alike(world: World, most: int) -> list[tuple[Floats, Floats, Floats]]:
-    """Pairs of models: g and the distance of every patient, and with which weights the mean of g is
-    exactly 0."""
+def _alike(world: World, most: int) -> list[tuple[Floats, Floats]]:
+    """Pairs of models: g of every patient, and with which weights its mean is exactly 0."""
     found = []
     for one, other in permutations(range(len(world.risks)), 2):
-        gains, apart = _gains(world.risks[one], world.risks[other], world.labels)
+        gains = _gains(world.risks[one], world.risks[other], world.labels)
 
         def tilted(tilt: float, g: Floats = gains) -> Floats:
             exponents: Floats = tilt * g
@@ -109,9 +109,27 @@ def _alike(world: World, most: int) -> list[tuple[Floats, Floats, Floats]]:
         ends = [float(tilted(end * scale) @ gains) for end in (-1.0, 1.0)]
         if ends[0] < 0 < ends[1]:
             tilt = brentq(lambda t, g=gains: float(tilted(t) @ g), -scale, scale)
-            found.append((gains, apart, tilted(tilt)))
+            found.append((gains, tilted(tilt)))
     chosen = np.random.default_rng(5).permutation(len(found))[:most]
     return [found[place] for place in chosen]
+
+
+def _misled_by_a_season(
+    pairs: list[tuple[Floats, Floats]], generator: np.random.Generator, runs: int
+) -> float:
+    """How often the interval is above the mean so far, or below it, at any of some looks, when the
+    mean goes up and down."""
+    wrong = 0
+    for run in range(runs):
+        gains, weights = pairs[run % len(pairs)]
+        drawn = generator.choice(gains, _QUICK_OUTCOMES, p=weights)
+        shift = 0.3 * np.sin(np.arange(_QUICK_OUTCOMES) / 200)
+        means = np.cumsum(shift) / np.arange(1, _QUICK_OUTCOMES + 1)
+        seen = (drawn * 0.7) + shift
+        looks = range(100, _QUICK_OUTCOMES + 1, 100)
+        found = [(bounds(seen[:look], ALPHA), means[look - 1]) for look in looks]
+        wrong += not all(one.low <= mean <= one.high for one, mean in found)
+    return wrong / runs
 
 
 def _is_told(drawn: Floats) -> bool:
@@ -134,8 +152,8 @@ def _found(world: World, generator: np.random.Generator, runs: int) -> list[int 
         old = _right_on_average(world, run)
         own = _times_odds(old, _ODDS)
         drawn = generator.integers(0, len(old), _LONGEST)
-        gains, apart = _gains(old[drawn], own[drawn], world.labels[drawn])
-        found.append(first_known(-_capped(gains, apart), ALPHA / 2))
+        gains = _gains(old[drawn], own[drawn], world.labels[drawn])
+        found.append(first_known(-gains, ALPHA / 2))
     return found
 
 

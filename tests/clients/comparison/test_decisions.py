@@ -96,6 +96,15 @@ def test_what_may_not_be_compared_is_refused_and_changes_nothing(
     assert not facts(site)
 
 
+def test_a_reason_that_is_too_long_deletes_nothing(site: SiteHome, told: Told) -> None:
+    first = compare(site, told, 10)
+    ComparedAnswers(site, first.id).close()
+    decisions.end(site, "tiny:1", WHY)
+    with pytest.raises(UsageError, match="why"):
+        decisions.compare(site, api(told), "tiny:1", 10, "x" * 501)
+    assert compared_answers.comparisons(site) == [first.id]
+
+
 def test_the_version_in_use_is_not_compared_with_itself(site: SiteHome, told: Told) -> None:
     with pytest.raises(UsageError, match="version 9 of tiny is in use"):
         decisions.compare(site, api(told), "tiny:9", 10, WHY)
@@ -111,7 +120,7 @@ def test_the_follow_up_of_a_comparison_does_not_change(site: SiteHome, told: Tol
 def test_an_end_keeps_the_rows_and_erasing_deletes_them(site: SiteHome, told: Told) -> None:
     began = compare(site, told, 10)
     with closing(ComparedAnswers(site, began.id)) as rows:
-        rows.add([ComparedAnswer("a" * 36, "f" * 64, 1.0, 1, {1: 0.5, 9: 0.25})])
+        rows.add([ComparedAnswer("a" * 36, "f" * 64, "ehr", 1.0, 1, {1: 0.5, 9: 0.25})])
     assert decisions.end(site, "tiny:1", WHY) is None
     assert decisions.in_force(site, "tiny") is None
     assert decisions.latest(site, "tiny") == began

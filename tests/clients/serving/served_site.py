@@ -249,6 +249,7 @@ async def at_work(home: SiteHome, **changes: Any) -> AsyncIterator[AtWork]:
             await client.aclose()
         pool.close()
         await asyncio.sleep(0)  # transports close in the next turn
+        await asyncio.to_thread(models.comparing.close)
         await asyncio.to_thread(recorder.stop)
         memory.close()
 

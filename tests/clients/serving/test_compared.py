@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sqlite3
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,13 +20,17 @@ import pytest
 from flo.clients.comparison import decisions
 from flo.clients.comparison.terms import Comparison
 from flo.clients.home.site_home import SiteHome
-from flo.clients.patients.opt_outs import hashed_id
+from flo.clients.patients.opt_outs import hashed_id, opt_out
 from flo.clients.prediction import allowed, flag_decisions, version_decisions
 from flo.clients.prediction.scorer import Scorer
+from flo.clients.records import compared_answers
 from flo.clients.records.compared_answers import ComparedAnswer, ComparedAnswers
 from flo.clients.serving import several, worker
-from flo.clients.serving.service import Answer
-from flo.errors import MessageError
+from flo.clients.serving.answering import Asked, Ready
+from flo.clients.serving.frames import answered as answered_frame
+from flo.clients.serving.pool import Pool
+from flo.clients.serving.service import Answer, ServedVersion
+from flo.errors import MessageError, NetworkError, RefusedError
 from tests.clients.prediction.told import V1, V9, WHY, Told, api, told_of_both, withdrawn
 from tests.clients.prediction.told import ask as ask_coordinator
 from tests.clients.serving.served_site import AtWork, at_work, hook, observed, served_site
@@ -226,7 +234,7 @@ def test_outcomes_are_reported_by_the_ids_of_answers(home: SiteHome, told: Told)
 
     async def work(at: AtWork) -> None:
         await compared(at)
-        response = await at.clients["local"].post(SCORE, json=BODY | {"patient": "p1"})
+        response = await at.ask(SCORE, BODY | {"patient": "p1"})
         id_ = response.json()["id"]
         await kept(home, comparison, 1)
         elsewhere = at.serving.ids.new()
@@ -239,7 +247,11 @@ def test_outcomes_are_reported_by_the_ids_of_answers(home: SiteHome, told: Told)
         again = await at.ask(OUTCOMES, {"outcomes": [{"id": id_, "outcome": False}]})
         assert again.json()["contradicting"] == [id_]
         (row,) = await kept(home, comparison, 1)
-        assert row.outcome is True
+        assert (row.outcome, row.caller) == (True, "ehr")
+        mine = (await at.clients["local"].post(SCORE, json=BODY | {"patient": "p2"})).json()["id"]
+        await kept(home, comparison, 2)
+        others = await at.ask(OUTCOMES, {"outcomes": [{"id": mine, "outcome": True}]})
+        assert others.json()["not compared"] == [mine], "another caller asked for it"
 
     during(home, work)
 
@@ -250,6 +262,7 @@ def test_outcomes_are_reported_by_the_ids_of_answers(home: SiteHome, told: Told)
         ({"outcomes": []}, "1 to 1000 entries"),
         ({"outcomes": [{"id": "x" * 36, "outcome": True}]}, "not of one of this server's"),
         ({"outcomes": [{"id": 4, "outcome": True}]}, "true or false"),
+        ({"outcomes": [{"id": "é" * 36, "outcome": True}]}, "not of one of this server's"),
         ({"outcomes": [{"id": "a", "outcome": 1}]}, "true or false"),
         ({"outcomes": [{"id": "a", "outcome": True, "patient": "p1"}]}, "nothing else"),
         ({"outcomes": [{"id": "a", "outcome": True}] * 2}, "twice"),
@@ -273,7 +286,9 @@ def test_a_version_that_is_shown_to_be_worse_gets_no_more_patients(
     comparison = compare(home, told, 50, follow_up_days=0)
     generator = np.random.default_rng(3)
     rows = [
-        ComparedAnswer(f"{n:036}", f"{n:064x}", time.time() - 1000 + n, 9, {1: 0.75, 9: 0.25})
+        ComparedAnswer(
+            *(f"{n:036}", f"{n:064x}", "ehr", time.time() - 1000 + n, 9, {1: 0.75, 9: 0.25})
+        )
         for n in range(200)
     ]
     with closing(ComparedAnswers(home, comparison.id)) as answers:
@@ -310,13 +325,9 @@ def test_a_version_that_would_flag_nobody_is_shown_to_nobody(home: SiteHome, tol
 
 def test_rows_that_were_changed_leave_the_version_in_shadow(home: SiteHome, told: Told) -> None:
     """What cannot be judged must not be shown."""
-    import sqlite3
-
-    from flo.clients.records import compared_answers
-
     comparison = compare(home, told, 90)
     with closing(ComparedAnswers(home, comparison.id)) as answers:
-        answers.add([ComparedAnswer("0" * 36, "f" * 64, 1.0, 9, {1: 0.5, 9: 0.25})])
+        answers.add([ComparedAnswer("0" * 36, "f" * 64, "ehr", 1.0, 9, {1: 0.5, 9: 0.25})])
     with closing(sqlite3.connect(compared_answers.path_of(home, comparison.id))) as db:
         db.execute("UPDATE answers SET patient = 'other'")
         db.commit()
@@ -328,6 +339,122 @@ def test_rows_that_were_changed_leave_the_version_in_shadow(home: SiteHome, told
         assert {await answered(at, f"p{number}") for number in range(30)} == {9}
 
     during(home, work)
+
+
+def test_a_comparison_whose_file_is_damaged_stops_nobody(home: SiteHome, told: Told) -> None:
+    comparison = compare(home, told, 90)
+    path = compared_answers.path_of(home, comparison.id)
+    ComparedAnswers(home, comparison.id).close()
+    path.write_bytes(path.read_bytes()[:200] + b"damaged" * 2000)
+
+    async def work(at: AtWork) -> None:
+        while len(getattr(at.serving.models.states["tiny"].asked, "ready", ())) < 2:
+            await asyncio.sleep(0.02)
+        assert {await answered(at, f"p{number}") for number in range(30)} == {9}
+        body = {"outcomes": [{"id": at.serving.ids.new(), "outcome": True}]}
+        assert (await at.ask(OUTCOMES, body)).status_code == 503
+
+    during(home, work)
+
+
+def test_a_request_without_a_patient_is_not_compared(home: SiteHome, told: Told) -> None:
+    """Its calls could not be told from those of other patients, and nobody would count once."""
+    comparison = compare(home, told, 90)
+
+    async def work(at: AtWork) -> None:
+        await compared(at)
+        assert {await answered(at) for _ in range(20)} == {9}
+        await answered(at, "p1")
+        (row,) = await kept(home, comparison, 1)
+        assert row.patient == hashed_id(home, "p1")
+
+    during(home, work)
+
+
+def test_spellings_of_one_patient_get_one_version(home: SiteHome, told: Told) -> None:
+    compare(home, told, 50)
+
+    async def work(at: AtWork) -> None:
+        await compared(at)
+        for number in range(30):
+            both = {await answered(at, spelt) for spelt in (f"p{number}", f" P{number} ")}
+            assert len(both) == 1
+
+    during(home, work)
+
+
+def test_a_patient_who_opted_out_is_not_kept(home: SiteHome, told: Told) -> None:
+    comparison = compare(home, told, 0)
+
+    async def work(at: AtWork) -> None:
+        await compared(at)
+        await asyncio.to_thread(opt_out, home, "p1")
+        for patient in ("p1", "p2"):
+            await answered(at, patient)
+        (row,) = await kept(home, comparison, 1)
+        assert row.patient == hashed_id(home, "p2")
+
+    during(home, work)
+
+
+def test_a_request_that_is_tried_by_hand_is_not_compared(home: SiteHome, told: Told) -> None:
+    comparison = compare(home, told, 0)
+
+    async def work(at: AtWork) -> None:
+        await compared(at)
+        response = await at.clients["local"].post(HOOK, json=hook())
+        assert response.status_code == 200
+        await answered(at, "p2")
+        (row,) = await kept(home, comparison, 1)
+        assert row.patient == hashed_id(home, "p2")
+
+    during(home, work)
+
+
+def test_what_is_shown_to_nobody_may_not_be_sent() -> None:
+    first, second = cast(Ready, object()), cast(Ready, object())
+    asked = Asked((first, second), (0,), b"", None)
+    assert (asked.shows(first), asked.shows(second)) == (True, False)
+    assert replace(asked, shares=(1,)).shows(second)
+
+
+def test_a_worker_cannot_choose_who_answers() -> None:
+    said = b'[1, "p1", [0.5, 0.5]]'
+    assert several.read_compared(said, 2, lambda patient: 1).place == 1
+    with pytest.raises(MessageError, match="another version than the patient gets"):
+        several.read_compared(said, 2, lambda patient: 0)
+
+
+def test_a_version_that_ends_the_process_that_loads_it_is_refused() -> None:
+    """It is tried out in one process, and no process that comes later loads it."""
+    ours, theirs = socket.socketpair()
+    nothing = dict.fromkeys(("finished", "rule", "fhir", "table"))
+    facts = {"name": "tiny", "hook": "patient-view", "outcome": "death", "card": "c"}
+    version = ServedVersion.model_validate(facts | nothing | {"coordinators": ()})
+
+    def ends() -> None:
+        with theirs:
+            theirs.sendall(answered_frame(0, Answer(200, "scored", b'{"missing": []}')))
+            theirs.recv(1 << 20)
+
+    async def run() -> None:
+        pool = Pool(lambda number: None)
+        await pool.connect(7, ours)
+        with pytest.raises(RefusedError, match="it ended the process that loaded it"):
+            await asyncio.wait_for(pool.try_out(version), 10)
+        assert version.digest not in pool._versions
+        with pytest.raises(NetworkError):
+            await pool.try_out(version)
+
+    ending = threading.Thread(target=ends, daemon=True)
+    ending.start()
+    asyncio.run(run())
+    ending.join()
+
+
+def test_a_suspect_is_asked_again_of_the_version_in_use_alone() -> None:
+    one = several.Several((b"a" * 32, b"b" * 32), "c" * 32, (10,))
+    assert several.of_the_first(one.packed()) == several.Several((b"a" * 32,)).packed()
 
 
 @pytest.mark.parametrize(
@@ -348,7 +475,7 @@ def test_rows_that_were_changed_leave_the_version_in_shadow(home: SiteHome, told
 )
 def test_a_worker_cannot_make_up_a_comparison(said: bytes) -> None:
     with pytest.raises(MessageError, match="not in its form"):
-        several.read_compared(said, 2)
+        several.read_compared(said, 2, lambda patient: 0)
 
 
 def test_what_a_worker_made_up_is_not_sent(
