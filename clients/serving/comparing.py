@@ -63,7 +63,7 @@ class Comparing:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="comparing")
         self._rows = dict[str, ComparedAnswers]()  # by the comparison's id; of that thread
         self._judged = dict[str, _Judged]()  # by the comparison's id
-        self._running = set[str]()
+        self._running, self._in_judgement = set[str](), set[str]()
         self._waiting = deque[tuple[str, ComparedAnswer]]()
         self._is_keeping, self._reports, self._lost = False, 0, 0
 
@@ -81,10 +81,16 @@ class Comparing:
         return self._judged.get(comparison.id, _NOT_JUDGED).digest == comparison.digest
 
     async def judge(self, comparison: Comparison) -> None:
-        """Judge the rows so far. [2]"""
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._thread, self._judge, comparison)
-        self._judged[comparison.id] = found
+        """Judge the rows so far, unless that is being done. [2]"""
+        if comparison.digest in self._in_judgement:
+            return
+        self._in_judgement.add(comparison.digest)
+        try:
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(self._thread, self._judge, comparison)
+            self._judged[comparison.id] = found
+        finally:
+            self._in_judgement.discard(comparison.digest)
 
     def keep(
         self,

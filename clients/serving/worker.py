@@ -134,10 +134,11 @@ def _asked(number: int, kind: int, body: bytes, services: dict[bytes, Service]) 
         None if one is None else _guarded(ask, one, answer_id, request) for one in known
     ]
     one = _Open(number, known, found)
-    if several.shares and (patient := patient_of(found)):
-        studies = [each.study_digest if each else "" for each in known]
-        one.place = place_of(several.comparison, patient, studies, several.shares)
-        one.patient = patient
+    if several.shares:
+        one.patient = patient_of(found)
+        studies = [each.study_digest for each in known if each is not None]
+        if one.patient and len(studies) == len(known):
+            one.place = place_of(several.comparison, one.patient, studies, several.shares)
     return one
 
 

@@ -27,6 +27,7 @@ from flo.clients.records import compared_answers
 from flo.clients.records.compared_answers import ComparedAnswer, ComparedAnswers
 from flo.clients.serving import several, worker
 from flo.clients.serving.answering import Asked, Ready
+from flo.clients.serving.frames import FORGET
 from flo.clients.serving.frames import answered as answered_frame
 from flo.clients.serving.pool import Pool
 from flo.clients.serving.service import Answer, ServedVersion
@@ -450,6 +451,25 @@ def test_a_version_that_ends_the_process_that_loads_it_is_refused() -> None:
     ending.start()
     asyncio.run(run())
     ending.join()
+
+
+def test_a_worker_that_lacks_a_version_answers_by_the_one_in_use(
+    home: SiteHome, told: Told
+) -> None:
+    """As one that has just been started."""
+    comparison = compare(home, told, 90)
+
+    async def work(at: AtWork) -> None:
+        await compared(at)
+        (other,) = at.serving.models.states["tiny"].others.values()
+        assert other.ready is not None
+        for one in at.serving.pool._workers.values():
+            one.ask(at.serving.pool._job(FORGET, other.ready.digest))
+        assert {await answered(at, f"p{number}") for number in range(30)} == {9}
+        rows = await kept(home, comparison, 30)
+        assert {one.risks[1] for one in rows} == {None}
+
+    during(home, work)
 
 
 def test_a_suspect_is_asked_again_of_the_version_in_use_alone() -> None:

@@ -165,7 +165,7 @@ def test_its_withdrawal_counts_at_once_and_the_version_before_answers() -> None:
     own = EMPTY.put_into_use(V1, SAID).put_into_use(V2, SAID)
     assert obeyed(own, theirs, time=TIME) == own
     theirs = theirs.withdrawn(V2, Said("Ada", "wrong units", TIME))
-    assert in_use(own, theirs) is None, "also before this hospital's list says so"
+    assert in_use(own, theirs) == V1, "also before this hospital's list says so"
     after = obeyed(own, theirs, time=TIME)
     assert (in_use(after, theirs), after.state_of(V2.study)) == (V1, "withdrawn")
     assert after.decisions[-2].why == "Ada withdrew it: wrong units"
@@ -175,7 +175,7 @@ def test_its_withdrawal_counts_at_once_and_the_version_before_answers() -> None:
 def test_a_withdrawal_counts_in_whichever_list_it_is() -> None:
     own = EMPTY.put_into_use(V1, SAID).put_into_use(V2, SAID)
     fork = used(V2).withdrawn(V2, SAID)
-    assert in_use(own, used(V1, V2), fork) is None
+    assert in_use(own, used(V1, V2), fork) == V1
     assert in_use(obeyed(own, used(V1, V2), fork, time=TIME), used(V1, V2), fork) == V1
 
 
