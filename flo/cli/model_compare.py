@@ -140,6 +140,7 @@ def compare(
     from flo.clients.comparison import decisions
     from flo.clients.comparison.judged import judged
     from flo.clients.home.site_home import SiteHome
+    from flo.clients.records import compared_answers
     from flo.clients.serving import feedback
     from flo.errors import UsageError
 
@@ -156,6 +157,8 @@ def compare(
     found, rows = judged(site, comparison)
     said = feedback.counted(site, {one.id: one.shown for one in rows})
     _show(site, comparison, found, said)
+    if len(rows) >= compared_answers.MOST_ANSWERS:
+        say(f"{len(rows):,} answers are kept, which is the limit: no later answer is compared")
     lines = []
     for one in found:
         last = one.looks()[-1] if len(one.gains) else None

@@ -15,6 +15,7 @@ import pytest
 from flo.clients.comparison import decisions
 from flo.clients.comparison.terms import Comparison
 from flo.clients.home.site_home import SiteHome
+from flo.clients.records import compared_answers
 from flo.clients.records.compared_answers import ComparedAnswer, ComparedAnswers
 from flo.errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE
 from tests.builders import make_site, pretend_enrolled
@@ -75,6 +76,18 @@ def test_the_page_says_what_outcomes_show_and_ends_the_comparison(tmp_path: Path
         assert "This comparison is over." in page
         assert "nobody sees its answers" in page
     assert decisions.in_force(home, "tiny") is None
+
+
+def test_who_compares_for_very_long_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, comparison = compared_site(tmp_path / "north")
+    with closing(ComparedAnswers(home, comparison.id)) as rows:
+        rows.add(answers())
+    compare = ("model", "compare", "tiny", "--home", home.directory)
+    assert "limit" not in flo(*compare).stdout
+    monkeypatch.setattr(compared_answers, "MOST_ANSWERS", COUNT)
+    assert "400 answers are kept, which is the limit" in flo(*compare).stdout
 
 
 def test_the_commands_say_the_same(tmp_path: Path) -> None:
