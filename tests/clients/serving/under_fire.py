@@ -64,8 +64,11 @@ class Connections:
 
     async def post(self, path: str, body: bytes, bearer: str) -> tuple[int, Any]:
         """Return status and JSON of the answer."""
-        if self._free:
+        while self._free:
             reader, writer = self._free.pop()
+            if not reader.at_eof():  # the server closes what was idle for 75 seconds
+                break
+            writer.close()
         else:
             reader, writer = await asyncio.open_connection("localhost", self._port, ssl=self._tls)
         head = (
