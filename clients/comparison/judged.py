@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from dataclasses import replace
 
 from flo.clients.comparison.result import ComparedResult, results
 from flo.clients.comparison.terms import Comparison
@@ -18,4 +19,8 @@ def judged(
     """Return the result of each version, and the rows. Raises TrustError: one was changed."""
     with closing(ComparedAnswers(home, comparison.id)) as answers:
         rows = list(answers.rows(OptOuts.load(home).patients))
-    return results(comparison, rows, time.time()), rows
+        worse = answers.worse()
+    found = results(comparison, rows, time.time())
+    studies = [one.model.study for one in comparison.versions]
+    several = zip(found, studies, strict=True)
+    return [replace(one, was_worse=study in worse) for one, study in several], rows

@@ -38,7 +38,7 @@ from flo.scores.always_valid import bounds
 
 ALPHA = 0.05
 FARTHEST = 5.0
-LEAST, MOST = 1e-6, 1 - 1e-6  # risks; beyond them a number counts as certain
+LEAST, MOST = 1e-6, 1 - 1e-6  # risks; one nearer to 0 or 1 counts as these
 GRACE = timedelta(days=30)  # after the follow-up
 _POINTS = 24  # of a plot
 _UNIT = math.log(FARTHEST)
@@ -64,7 +64,8 @@ class ComparedResult:
     alone stated no risk. ``patients``: with a risk of both; ``due``: of those whose follow-up is
     over; ``reported``: of these, whose outcome is known; ``left_out``: of these, whose outcome was
     never reported in time. ``gains``: g / log ``FARTHEST`` of those whose outcome counts, in their
-    order. ``apart``: mean distance of the two risks.
+    order. ``apart``: mean distance of the two risks. ``was_worse``: the server once found it to be
+    worse, and shows it to nobody since.
     """
 
     version: int
@@ -78,6 +79,7 @@ class ComparedResult:
     left_out: int
     gains: Floats
     apart: float
+    was_worse: bool = False
 
     @property
     def verdict(self) -> Verdict:

@@ -18,8 +18,8 @@ def in_words(comparison: Comparison, found: ComparedResult) -> list[str]:
         )
     else:
         lines.append(f"it is {found.verdict} than version {old} on this hospital's patients")
-        if found.verdict == "worse":
-            lines[-1] += ", and the server shows it to nobody any more"
+    if found.was_worse:
+        lines.append("the server found it to be worse, and shows it to nobody any more")
     if looks:
         last = looks[-1]
         lines.append(
@@ -31,8 +31,9 @@ def in_words(comparison: Comparison, found: ComparedResult) -> list[str]:
     waiting = found.due - found.left_out - len(found.gains)
     if waiting:
         lines.append(
-            f"{waiting:,} of {found.due:,} outcomes that are due do not count yet: one that is not "
-            f"reported holds up the later ones, for {GRACE.days} days at most"
+            f"{waiting:,} of {found.due:,} outcomes that are due do not count yet "
+            f"({found.due - found.reported:,} are not reported): one that is not reported holds up "
+            f"the later ones, for {GRACE.days} days at most"
         )
     if found.left_out:
         lines.append(

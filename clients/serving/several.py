@@ -24,6 +24,7 @@ from flo.errors import MessageError
 from flo.privacy.patients.split import normalise
 
 DIGEST, _ID, _LONGEST_PATIENT = 32, 32, 64
+_NOT_ITS_FORM = "a worker's comparison is not in its form"
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,16 @@ def read_compared(data: bytes, count: int, drawn: Callable[[str], int]) -> Compa
     """
     try:
         place, patient, risks = json.loads(data)
-        sound = (
-            *(type(place) is int, 0 <= place < count, isinstance(patient, str)),
-            *(0 < len(patient) <= _LONGEST_PATIENT, isinstance(risks, list), len(risks) == count),
-            *(risk is None or _is_share(risk) for risk in risks),
-        )
     except (ValueError, TypeError, RecursionError) as error:
-        raise MessageError("a worker's comparison is not in its form") from error
-    if not all(sound):
-        raise MessageError("a worker's comparison is not in its form")
+        raise MessageError(_NOT_ITS_FORM) from error
+    if type(place) is not int or not 0 <= place < count:
+        raise MessageError(_NOT_ITS_FORM)
+    if not isinstance(patient, str) or not 0 < len(patient) <= _LONGEST_PATIENT:
+        raise MessageError(_NOT_ITS_FORM)
+    if not isinstance(risks, list) or len(risks) != count:
+        raise MessageError(_NOT_ITS_FORM)
+    if not all(risk is None or _is_share(risk) for risk in risks):
+        raise MessageError(_NOT_ITS_FORM)
     if place and place != drawn(patient):
         raise MessageError("a worker answered by another version than the patient gets")
     return Compared(place, patient, tuple(risks))

@@ -62,9 +62,12 @@ def test_the_page_says_what_outcomes_show_and_ends_the_comparison(tmp_path: Path
     done = flo("model", "outcomes", outcomes_csv(tmp_path / "o.csv"), "--home", home.directory)
     assert done.returncode == EXIT_OK, done.stderr
     assert "400 outcomes are kept; 0 were known" in done.stdout
+    with closing(ComparedAnswers(home, comparison.id)) as rows:
+        rows.call_worse([V1.study])  # as a server that runs does
     with serving(home) as desk:
         opened = open_by_link(desk)
         page = opened.get("/models/tiny/comparison")
+        assert "The server found it to be worse, and shows it to nobody any more" in page
         assert "Version 1: nobody sees its answers" in page, "it is worse"
         assert "It is worse than version 9 on this hospital" in page
         assert "400 of 400" in page
@@ -97,7 +100,7 @@ def test_the_commands_say_the_same(tmp_path: Path) -> None:
     compare = ("model", "compare", "tiny", "--home", home.directory)
     said = " ".join(flo(*compare).stdout.split())
     assert "nobody can tell yet whether its risks are nearer the outcomes" in said
-    assert "400 of 400 outcomes that are due do not count yet" in said
+    assert "400 of 400 outcomes that are due do not count yet (400 are not reported)" in said
     file = outcomes_csv(tmp_path / "o.csv")
     assert flo("model", "outcomes", file, "--home", home.directory).returncode == EXIT_OK
     assert "400 were known" in flo("model", "outcomes", file, "--home", home.directory).stdout
