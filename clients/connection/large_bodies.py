@@ -66,7 +66,7 @@ class LargeBodyClient(Connection):
             response = self.http.post(OFFER_PATH, content=held(), headers=headers)
         except httpx.HTTPError as error:
             raise self._lost(error) from error
-        if response.status_code != 409:  # 409: no longer wanted, a newer request is waiting
+        if response.status_code != 409:  # 409: the run is over, or no longer waits for this reply
             self._refuse(response)
 
     @staticmethod

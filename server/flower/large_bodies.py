@@ -11,8 +11,10 @@ separately:
 A ServerApp on this machine passes bodies and receives replies in shared memory
 (``flo.host.shared_memory``); for a ServerApp elsewhere they are streamed.
 
-An offer ends when it was taken, when its run is over or asks the hospital something else, or when
-the hospital makes another offer. Runs on the event loop; stores data no longer than the run.
+An offer ends when it was taken, when its run is over or does not wait for it, or when the hospital
+makes another offer. A run no longer waits if it asks for replies and this one is not among them: a
+hospital that was asked twice, because it was slow, then hears the next question at once. Runs on
+the event loop; stores data no longer than the run.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from flo.server.http.notifier import Notifier
 _NAME, _NUMBER = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9]{1,20}")
 _LOOK_SECONDS = 1.0
 _TAKE_SECONDS = 10.0  # a hospital offers a body right after announcing it
-_STALLED_SECONDS, _GRACE_SECONDS = 60.0, 15.0
+_STALLED_SECONDS = 60.0
 _PIECE = 1 << 17  # several are buffered for each hospital that fetches
 
 
@@ -47,6 +49,8 @@ class _StoredRequest:
 
 @dataclass
 class _PendingReply:
+    run: int
+    answers: str | None  # the id of the message that it answers, if known
     name: str
     size: int
     receive: Receive
@@ -97,22 +101,39 @@ class LargeBodyRelay:
                 return
         raise Refused(404, "no such body is stored for this hospital")
 
+    def end_unawaited(self, run: int, awaited: Collection[str]) -> None:
+        """End a run's offers that are not taken and answer none of the messages ``awaited``.
+
+        To be called when the run asks for the replies to these messages. A run asks for all replies
+        that it waits for, so an offer made before it asks is either among them or of no use to it.
+        """
+        for up in self._up.values():
+            unawaited = up.answers is not None and up.answers not in awaited
+            if up.run == run and unawaited and not up.taken:
+                up.over.set()
+
     async def hold_reply(
-        self, node: int, name: str, size: int, receive: Receive, is_called: Callable[[], bool]
+        self,
+        node: int,
+        run: int,
+        answers: str | None,
+        name: str,
+        size: int,
+        receive: Receive,
+        is_over: Callable[[int], bool],
     ) -> bool:
         """Wait until the body of a hospital's reply was taken. Return False if it is not wanted.
 
-        ``is_called``: whether its run is over or asks the hospital something else.
+        ``answers``: the id of the message that it answers; if it is not known, the offer waits
+        until it is taken or the run is over. ``is_over``: whether a run is over.
         """
-        began = asyncio.get_running_loop().time()
         if before := self._up.pop(node, None):
             before.over.set()
-        up = self._up[node] = _PendingReply(name, size, receive)
+        up = self._up[node] = _PendingReply(run, answers, name, size, receive)
         self._offered.notify_all()
         try:
             while not up.over.is_set():
-                waited = asyncio.get_running_loop().time() - began
-                if not up.taken and waited > _GRACE_SECONDS and is_called():
+                if not up.taken and is_over(run):
                     break
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(up.over.wait(), _LOOK_SECONDS)

@@ -8,6 +8,7 @@ not use Flower's types. Contract tests (``tests/server/flower/test_flower_contra
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import secrets
@@ -20,6 +21,7 @@ from fastapi import FastAPI
 from flwr.common.serde import user_config_to_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
 from flwr.proto.fab_pb2 import Fab
+from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.constant import (
     FLEET_HTTP_PUBLIC_KEY_HEADER,
@@ -36,6 +38,7 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from flwr.superlink.routers.fleet.router import router as fleet_router
+from google.protobuf.message import DecodeError
 from starlette.datastructures import State
 from starlette.middleware import Middleware
 
@@ -65,7 +68,7 @@ FLEET_PATHS = frozenset(
         "confirm-message-received",
     )
 )
-PULL_PATH = "/v1/fleet/pull-messages"
+PULL_PATH, PUSH_PATH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
 ACTIVATE_PATH = "/v1/fleet/activate-node"
 PUBLIC_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER
 RUNTIME_PREFIX = "/v1/runtime/"
@@ -118,21 +121,18 @@ class SuperLink:
         self._lent: set[int] = set()  # runs carried out by a SuperExec of a remote job
         self.runtime = self._runtime(superexec_secret, lambda run: run not in self._lent)
         self._state: Any = self.control.state.linkstate_factory.state()
+        self._answered: dict[int, str] = {}  # node -> the message that it answered last
 
     def node_id(self, public_key_header: bytes) -> int | None:
         """Return the node with this key; None if Flower does not know the key."""
         node: int | None = self._state.get_node_id_by_public_key(b64decode(public_key_header))
         return node
 
-    def has_message_for(self, public_key_header: bytes, run: int | None = None) -> bool:
-        """Return whether an undelivered, completely uploaded message waits for this key's node.
-
-        ``run``: consider only messages of this Flower run.
-        """
+    def has_message_for(self, public_key_header: bytes) -> bool:
+        """Return whether an undelivered, completely uploaded message waits for this key's node."""
         node = self.node_id(public_key_header)
         return any(
             message.metadata.dst_node_id == node
-            and run in (None, message.metadata.run_id)
             and message.metadata.delivered_at == ""
             and self._complete(identifier)
             for identifier, message in list(self._state.message_ins_store.items())
@@ -144,7 +144,17 @@ class SuperLink:
 
     def push_whole(self, node: int, body: bytes) -> None:
         """Store a node's reply with all its objects. Raises as ``push``."""
-        whole_messages.push(self._state, node, body)
+        self._answered[node] = whole_messages.push(self._state, node, body)
+
+    def note_announcement(self, node: int, body: bytes) -> None:
+        """Note which message a node of an earlier version answers, from its ``push-messages``."""
+        with contextlib.suppress(DecodeError):  # Flower refuses it
+            for message in PushMessagesRequest.FromString(body).messages_list[:1]:
+                self._answered[node] = message.metadata.reply_to_message_id
+
+    def answered_last(self, node: int) -> str | None:
+        """Return the id of the message that this node answered last; None if it answered none."""
+        return self._answered.get(node)
 
     def force_offline(self, public_key_header: bytes) -> None:
         """Let the agent with this key activate immediately after a crash.
@@ -180,6 +190,11 @@ class SuperLink:
             ),
             default=None,
         )
+
+    @staticmethod
+    def awaited(body: bytes) -> frozenset[str]:
+        """Return the ids of the messages whose replies a ServerApp's pull request asks for."""
+        return frozenset(PullAppMessagesRequest.FromString(body).message_ids)
 
     def only_complete_replies(self, body: bytes) -> tuple[bytes, bool]:
         """Reduce a ServerApp's pull request to replies that are complete; also return if any is.

@@ -63,8 +63,10 @@ def pull(state: Any, node: int) -> bytes:
     return joined([reply.SerializeToString(), *(one.SerializeToString() for one in objects)])
 
 
-def push(state: Any, node: int, body: bytes) -> None:
-    """Store a node's reply: the body is Flower's announcement, then a push of each object.
+def push(state: Any, node: int, body: bytes) -> str:
+    """Store a node's reply; return the id of the message that it answers.
+
+    ``body``: Flower's announcement, then a push of each object.
 
     Raises:
         RefusedError: its run is over. MessageError: it is not a whole reply.
@@ -91,6 +93,7 @@ def push(state: Any, node: int, body: bytes) -> None:
                 one.node.CopyFrom(me)
                 one.session_id = reply.session_id
                 fleet_handlers.push_object(one, state)
+    return str(announced.messages_list[0].metadata.reply_to_message_id)
 
 
 @contextmanager

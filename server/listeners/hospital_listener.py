@@ -53,6 +53,7 @@ from flo.server.flower.superlink import (
     FLEET_PATHS,
     PUBLIC_KEY_HEADER,
     PULL_PATH,
+    PUSH_PATH,
     SuperLink,
 )
 from flo.server.http.last_seen import LastSeen
@@ -160,6 +161,8 @@ class Gateway:
             if not await self._hold(key, receive):
                 return
             self._admit(scope, path)  # the certificate may have been revoked meanwhile
+        if path == PUSH_PATH and (node := self._superlink.node_id(key)) is not None:
+            self._superlink.note_announcement(node, body)
         await self._superlink.fleet(scope, replay(body, receive), send)
         self._notifier.notify_all()
 
@@ -194,14 +197,11 @@ class Gateway:
     async def _offer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold an offered reply. Its body is read only when the ServerApp takes it."""
         headers = headers_of(scope)
-        key, size = headers[_KEY], number_in(headers, "content-length", MAX_MESSAGE_BYTES)
-        run = number_in(headers, RUN_HEADER, 1 << 64)
-
-        def is_called() -> bool:
-            return self._superlink.has_finished(run) or self._superlink.has_message_for(key, run)
-
+        size = number_in(headers, "content-length", MAX_MESSAGE_BYTES)
+        run, node = number_in(headers, RUN_HEADER, 1 << 64), self._node(headers)
+        answers = self._superlink.answered_last(node)
         wanted = await self._large_bodies.hold_reply(
-            self._node(headers), name_in(headers), size, receive, is_called
+            node, run, answers, name_in(headers), size, receive, self._superlink.has_finished
         )
         self._traffic.received += size if wanted else 0
         await send_json(send, 200 if wanted else 409, {})

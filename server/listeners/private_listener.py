@@ -219,6 +219,9 @@ class PrivateListener:
             return
         scope = {**scope, "path": path, "raw_path": path.encode()}
         if path == RUNTIME_PULL_PATH:
+            run = self._superlink.run_of(headers_of(scope))
+            if run is not None:
+                self._large_bodies.end_unawaited(run, self._superlink.awaited(body))
             body = await self._hold(body)
             scope = with_length(scope, len(body))
         await flower(scope, replay(body, receive), send)

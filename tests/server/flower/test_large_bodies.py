@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,21 @@ def sends(*pieces: bytes, then: str = "http.disconnect") -> Callable[[], Awaitab
     return receive
 
 
-def never_called() -> bool:
-    return False
+MINE = 7  # the run
+
+
+def offer_of(
+    held: LargeBodyRelay,
+    node: int,
+    name: str,
+    size: int,
+    receive: Callable[[], Awaitable[Message]],
+    *,
+    answers: str | None = "question",
+    is_over: bool = False,
+) -> Coroutine[Any, Any, bool]:
+    """A hospital's offer of a reply to a run that goes on."""
+    return held.hold_reply(node, MINE, answers, name, size, receive, lambda flower_run: is_over)
 
 
 def run(deed: Callable[[LargeBodyRelay], Awaitable[Any]]) -> Any:
@@ -111,7 +124,7 @@ def test_what_a_hospital_offers_runs_through_when_it_is_taken(offered_first: boo
     async def deed(held: LargeBodyRelay) -> tuple[bool, bytes]:
         half = len(BODY) // 2
         receive = sends(BODY[:half], b"", BODY[half:])
-        offer = asyncio.create_task(held.hold_reply(NORTH, ONE, len(BODY), receive, never_called))
+        offer = asyncio.create_task(offer_of(held, NORTH, ONE, len(BODY), receive))
         if offered_first:
             await asyncio.sleep(0.01)
         answered = Answered()
@@ -127,9 +140,7 @@ def test_on_this_machine_it_is_taken_from_memory_that_no_other_run_writes_to() -
         seen: dict[int, memoryview] = {}
         for number, node in enumerate((NORTH, SOUTH, NORTH, SOUTH)):
             body = bytes([number]) * 100_000
-            offer = asyncio.create_task(
-                held.hold_reply(node, ONE, len(body), sends(body), never_called)
-            )
+            offer = asyncio.create_task(offer_of(held, node, ONE, len(body), sends(body)))
             seen[node] = opened(
                 await held.share_reply(node, node, ONE, len(body)), len(body)
             )  # a run each
@@ -146,8 +157,8 @@ def test_on_this_machine_it_is_taken_from_memory_that_no_other_run_writes_to() -
 def test_what_a_run_gave_up_does_not_keep_it_from_taking_the_next() -> None:
     async def deed(held: LargeBodyRelay) -> None:
         slow = sends(BODY[:1], then="nothing")
-        stalled = asyncio.create_task(held.hold_reply(NORTH, ONE, len(BODY), slow, never_called))
-        offer = asyncio.create_task(held.hold_reply(SOUTH, TWO, 4, sends(b"four"), never_called))
+        stalled = asyncio.create_task(offer_of(held, NORTH, ONE, len(BODY), slow))
+        offer = asyncio.create_task(offer_of(held, SOUTH, TWO, 4, sends(b"four")))
         first = asyncio.create_task(held.share_reply(1, NORTH, ONE, len(BODY)))
         await asyncio.sleep(0.01)
         assert bytes(opened(await held.share_reply(1, SOUTH, TWO, 4), 4)) == b"four"
@@ -163,10 +174,10 @@ def test_a_take_that_was_given_up_before_the_offer_came_writes_over_nothing() ->
     async def deed(held: LargeBodyRelay) -> None:
         first = asyncio.create_task(held.share_reply(1, NORTH, ONE, 4))
         await asyncio.sleep(0.01)
-        offer = asyncio.create_task(held.hold_reply(SOUTH, TWO, 4, sends(b"good"), never_called))
+        offer = asyncio.create_task(offer_of(held, SOUTH, TWO, 4, sends(b"good")))
         view = opened(await held.share_reply(1, SOUTH, TWO, 4), 4)
         assert await offer
-        late = asyncio.create_task(held.hold_reply(NORTH, ONE, 4, sends(b"evil"), never_called))
+        late = asyncio.create_task(offer_of(held, NORTH, ONE, 4, sends(b"evil")))
         with pytest.raises(Refused, match="no longer waits"):
             await first
         assert bytes(view) == b"good"
@@ -201,7 +212,7 @@ def test_a_hospital_that_sends_nothing_any_more_is_not_waited_for(
 
     async def deed(held: LargeBodyRelay) -> None:
         slow = sends(BODY[:1], then="nothing")
-        offer = asyncio.create_task(held.hold_reply(NORTH, ONE, len(BODY), slow, never_called))
+        offer = asyncio.create_task(offer_of(held, NORTH, ONE, len(BODY), slow))
         with pytest.raises(Refused, match="hospital disconnected"):
             await held.share_reply(1, NORTH, ONE, len(BODY))
         assert not await offer
@@ -214,7 +225,7 @@ def test_nobody_takes_what_another_hospital_offers(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(large_bodies, "_TAKE_SECONDS", 0.05)
 
     async def deed(held: LargeBodyRelay) -> None:
-        offer = asyncio.create_task(held.hold_reply(NORTH, ONE, 4, sends(b"four"), never_called))
+        offer = asyncio.create_task(offer_of(held, NORTH, ONE, 4, sends(b"four")))
         await asyncio.sleep(0)
         for node, name, size in ((SOUTH, ONE, 4), (NORTH, TWO, 4), (NORTH, ONE, 5)):
             with pytest.raises(Refused, match="did not offer this"):
@@ -235,9 +246,7 @@ def test_a_hospital_that_goes_away_half_way_or_sends_more_than_it_said_gives_not
 
     async def deed(held: LargeBodyRelay) -> None:
         for here in (True, False):
-            offer = asyncio.create_task(
-                held.hold_reply(NORTH, ONE, size, sends(*pieces), never_called)
-            )
+            offer = asyncio.create_task(offer_of(held, NORTH, ONE, size, sends(*pieces)))
             answered = Answered()
             if here:
                 with pytest.raises(Refused, match="hospital disconnected"):
@@ -250,24 +259,64 @@ def test_a_hospital_that_goes_away_half_way_or_sends_more_than_it_said_gives_not
     run(deed)
 
 
-def test_who_is_called_meanwhile_or_offers_another_waits_no_longer(
+def test_whose_run_is_over_or_who_offers_another_waits_no_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(large_bodies, "_LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(large_bodies, "_GRACE_SECONDS", 0.05)
 
     async def deed(held: LargeBodyRelay) -> None:
-        assert not await held.hold_reply(NORTH, ONE, 4, sends(b"four"), lambda: True)
-        first = asyncio.create_task(held.hold_reply(NORTH, ONE, 4, sends(b"four"), never_called))
+        assert not await offer_of(held, NORTH, ONE, 4, sends(b"four"), is_over=True)
+        first = asyncio.create_task(offer_of(held, NORTH, ONE, 4, sends(b"four")))
         await asyncio.sleep(0.02)
         assert not first.done()
-        second = asyncio.create_task(held.hold_reply(NORTH, TWO, 4, sends(b"four"), never_called))
+        second = asyncio.create_task(offer_of(held, NORTH, TWO, 4, sends(b"four")))
         assert not await first
         await held.stream_reply(NORTH, TWO, 4, Answered())
         assert await second
         assert held._up == {}
 
     run(deed)
+
+
+def test_an_offer_waits_as_long_as_its_run_asks_for_it_and_not_after() -> None:
+    async def deed(held: LargeBodyRelay) -> None:
+        offer = asyncio.create_task(offer_of(held, NORTH, ONE, 4, sends(b"four"), answers="a"))
+        earlier = asyncio.create_task(offer_of(held, SOUTH, TWO, 4, sends(b"four"), answers=None))
+        await asyncio.sleep(0.01)
+        held.end_unawaited(MINE, {"a", "b"})
+        held.end_unawaited(MINE + 1, {"of another run"})
+        await asyncio.sleep(0.01)
+        assert not offer.done()
+        held.end_unawaited(MINE, {"b"})
+        assert not await offer
+        assert not earlier.done(), "what it answers is not known: it waits for the end of the run"
+        earlier.cancel()
+
+    run(deed)
+
+
+def test_an_offer_that_is_being_read_is_read_to_its_end() -> None:
+    async def deed(held: LargeBodyRelay) -> bytes:
+        half, resume = len(BODY) // 2, asyncio.Event()
+        pieces = sends(BODY[:half], BODY[half:])
+
+        async def slow() -> Message:
+            message = await pieces()
+            if not message["more_body"]:
+                await resume.wait()
+            return message
+
+        offer = asyncio.create_task(offer_of(held, NORTH, ONE, len(BODY), slow))
+        answered = Answered()
+        taken = asyncio.create_task(held.stream_reply(NORTH, ONE, len(BODY), answered))
+        await asyncio.sleep(0.01)
+        held.end_unawaited(MINE, ())
+        resume.set()
+        await taken
+        assert await offer
+        return answered.body
+
+    assert run(deed) == BODY
 
 
 def test_only_what_is_taken_is_read() -> None:
@@ -278,7 +327,7 @@ def test_only_what_is_taken_is_read() -> None:
 
     async def deed(held: LargeBodyRelay) -> None:
         offers = [
-            asyncio.create_task(held.hold_reply(node, ONE, 1 << 29, untouched, never_called))
+            asyncio.create_task(offer_of(held, node, ONE, 1 << 29, untouched))
             for node in range(1000)
         ]
         await asyncio.sleep(0.05)
