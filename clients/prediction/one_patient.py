@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from scipy.special import expit
 
 from flo.clients.prediction.flag_rule import FlagRule
 from flo.clients.prediction.reasons import Told, risks_in_words, told
-from flo.clients.quality.record import Cell, RecordEncoder
-from flo.clients.quality.table import NOT_A_NUMBER, ONLY_A_BOUND
 from flo.errors import DataError, UsageError
 from flo.published.model_card import PublishedModel
+from flo.scoring.record import Cell, RecordEncoder
+from flo.study.cell_rules import NOT_A_NUMBER, ONLY_A_BOUND
 from flo.study.wording import titles
 
 
@@ -49,7 +50,8 @@ def answer(model: PublishedModel, rule: FlagRule | None, record: Mapping[str, Ce
 
     Raises WrongValues.
     """
-    encoded, words = RecordEncoder(model.study.data).encode(record), titles(model.study.data)
+    schema = model.study.data
+    encoded, words = RecordEncoder(schema.columns).encode(record), titles(schema)
     if encoded.inputs is None:
         raise WrongValues(
             [
@@ -57,7 +59,7 @@ def answer(model: PublishedModel, rule: FlagRule | None, record: Mapping[str, Ce
                 for name, rule in encoded.broken
             ]
         )
-    inputs = encoded.inputs[None]
+    inputs = np.asarray(encoded.inputs)[None]
     log_odds = model.log_odds(inputs)
     (risk,) = risks_in_words(model, log_odds)
     flagged = bool(rule.flagged(model, inputs, log_odds)[0]) if rule and risk else None

@@ -16,12 +16,12 @@ import numpy as np
 
 from flo.arrays import Floats
 from flo.clients.quality.check import check_inputs
-from flo.clients.quality.record import Cell, RecordEncoder
 from flo.clients.sources.files import open_file
 from flo.errors import DataError, FloError, TrustError, UsageError
 from flo.published.golden import Case, Score, compare, compare_risks
 from flo.published.model_card import PublishedModel
 from flo.published.onnx import onnx_scores
+from flo.scoring.record import Cell, RecordEncoder
 from flo.study.schema import CategoryColumn, ImageColumn, Schema
 from flo.study.synthetic import encoded
 
@@ -115,7 +115,7 @@ def _table_way(model: PublishedModel) -> Score:
 
 
 def _record_way(model: PublishedModel, log_odds: Callable[[Floats], Floats]) -> Score:
-    encoder = RecordEncoder(model.study.data)
+    encoder = RecordEncoder(model.study.data.columns)
 
     def score(cells: Mapping[str, Floats]) -> Floats:
         found = []
@@ -123,7 +123,7 @@ def _record_way(model: PublishedModel, log_odds: Callable[[Floats], Floats]) -> 
             encoded = encoder.encode(record)
             if encoded.inputs is None:
                 raise DataError(f"a made-up patient is refused: {encoded.broken[0]}")
-            found.append(log_odds(encoded.inputs[None]))
+            found.append(log_odds(np.asarray(encoded.inputs)[None]))
         return np.concatenate(found)
 
     return score

@@ -12,14 +12,12 @@ from pandera.errors import SchemaErrors
 
 from flo.clients.quality.findings import CODEBOOK, MISSING, DataFinding, rows
 from flo.clients.quality.table import Table
+from flo.study.cell_rules import MISSING_CELLS, NO_CODE, bad_pixel, no_code, out_of_bounds
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 
 LABELS = ("0", "1")
 ID = "\0id"  # a name that no column has
-_CODES_SHOWN = 8
-MISSING_CELLS = "cells are missing, and the study allows none here"
 _NO_ID, _REPEATED = "every record needs a patient id", "the study says one record per patient"
-_NO_CODE = "must be a code of the study's codebook"
 _NO_LABEL = "the label must be 0 or 1"
 
 
@@ -52,7 +50,7 @@ def broken(
             unread = table.unread_in(name)
             found += rows(name, MISSING_CELLS, np.where(unread, False, mask), kind=MISSING)
         else:
-            kind = CODEBOOK if str(check).startswith(_NO_CODE) else ""
+            kind = CODEBOOK if str(check).startswith(NO_CODE) else ""
             found += rows(name, str(check), mask, kind=kind)
     return found
 
@@ -85,20 +83,3 @@ def _image(column: Column, table: Table) -> list[DataFinding]:
     values = table.images[column.name]
     outside = np.any(~((values >= column.minimum) & (values <= column.maximum)), axis=1)
     return rows(column.name, bad_pixel(column), outside)
-
-
-def out_of_bounds(column: NumberColumn) -> str:
-    """Return the rule of a number's bounds."""
-    return f"must lie within [{column.minimum:g}, {column.maximum:g}] {column.unit}"
-
-
-def no_code(column: CategoryColumn) -> str:
-    """Return the rule of a codebook."""
-    some = ", ".join(column.codes[:_CODES_SHOWN])
-    some += ", ..." if len(column.codes) > _CODES_SHOWN else ""
-    return f"{_NO_CODE} ({some})"
-
-
-def bad_pixel(column: ImageColumn) -> str:
-    """Return the rule of an image's bounds."""
-    return f"every pixel must be a number within [{column.minimum:g}, {column.maximum:g}]"

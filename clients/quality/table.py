@@ -7,8 +7,7 @@ holds.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,16 +22,17 @@ from flo.clients.sources.cells import as_ids, as_numbers, as_text
 from flo.clients.sources.mapping import MappedColumn, StudyMapping
 from flo.clients.sources.source import DataSource
 from flo.privacy.patients.split import normalise
-from flo.study.schema import MISSING, CategoryColumn, ImageColumn, NumberColumn, Schema
-
-NOT_A_NUMBER, NOT_FINITE = "must be a number", "must be finite"
-ONLY_A_BOUND = (
-    f"{NOT_A_NUMBER}, but is a bound with a comparator (<, <=, >, >=); if such a cell means "
-    '"not known", name it under `missing` in mapping.toml, spelt as in the data'
+from flo.study.cell_rules import (
+    NOT_A_NUMBER,
+    NOT_FINITE,
+    ONLY_A_BOUND,
+    UNKNOWN,
+    code_of,
+    missing_cells,
 )
+from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+
 _BOUND = r"^(<|>|≤|≥|\? )"
-_UNKNOWN = "\0"  # prefix of a cell that the mapping's codes do not name; in no codebook
-_WHOLE = re.compile(r"(-?\d+)\.0+")
 CountSoFar = Callable[[int], None]
 
 
@@ -171,12 +171,6 @@ def _bounds(cells: pa.Array, text: Mask) -> Mask:
     return text & begins
 
 
-def missing_cells(cells: tuple[str, ...]) -> tuple[tuple[str, ...], list[float]]:
-    """Return words, and numbers, which have several spellings: -1 and -1.0."""
-    numbers = {cell: float(cell) for cell in cells if re.fullmatch(r"-?\d+(\.\d+)?", cell)}
-    return tuple(cell for cell in cells if cell not in numbers), list(numbers.values())
-
-
 def _coded(cells: pa.Array, mapped: MappedColumn, known: tuple[str, ...]) -> pa.DictionaryArray:
     text = _without(_text(cells, as_spelt=bool(mapped.codes)), mapped.missing)
     found = text.dictionary_encode()
@@ -189,27 +183,11 @@ def _coded(cells: pa.Array, mapped: MappedColumn, known: tuple[str, ...]) -> pa.
     )
 
 
-def code_of(cell: str, codes: Mapping[str, str], known: tuple[str, ...]) -> str | None:
-    """Return a cell's code in the study, None for missing.
-
-    ``codes`` may also name an empty cell and words such as None. A whole number that a file writes
-    with decimals, 1.0, is that number, as in Parquet.
-    """
-    wanted = codes or known
-    if cell not in wanted and (whole := _WHOLE.fullmatch(cell)) and whole[1] in wanted:
-        cell = whole[1]
-    if not codes:
-        return cell
-    if cell in codes:
-        return codes[cell]
-    return None if cell.lower() in MISSING else f"{_UNKNOWN}{cell}"
-
-
 def _text(cells: pa.Array, *, as_spelt: bool = False) -> pa.StringArray:
     try:
         return as_text(cells, as_spelt=as_spelt)
     except TypeError:  # cells that are not text are in no codebook
-        return pa.array([_UNKNOWN] * len(cells), pa.string())
+        return pa.array([UNKNOWN] * len(cells), pa.string())
 
 
 def _without(text: pa.StringArray, missing: tuple[str, ...]) -> pa.StringArray:

@@ -17,11 +17,11 @@ from uuid import NAMESPACE_URL, uuid5
 from pydantic import StringConstraints
 
 from flo.clients.prediction.scorer import Scored
-from flo.clients.quality.rules import MISSING_CELLS
 from flo.clients.serving.risk_assessment import risk_assessment
 from flo.clients.serving.service import Answer, Question, Service, broken_rules, invalid, parsed
 from flo.documents.document import Document
 from flo.privacy.report.risks import in_words, percent
+from flo.study.cell_rules import MISSING_CELLS
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")

@@ -22,16 +22,16 @@ from flo.arrays import Floats
 from flo.clients.prediction.finish import FinishedAtHome
 from flo.clients.prediction.flag_rule import FlagRule
 from flo.clients.prediction.scorer import Scored, Scorer
-from flo.clients.quality.record import Encoded, RecordEncoder
 from flo.clients.records.finished_model import FinishedModel
 from flo.clients.serving.settings import Hook
 from flo.clients.sources.fhir_prefetch import PrefetchReader
-from flo.clients.sources.mapping import MappedColumn, StudyMapping
+from flo.clients.sources.mapping import MappedColumn, StudyMapping, record_fields
 from flo.documents import canonical
 from flo.documents.document import Document
 from flo.errors import TrustError
 from flo.keys.claims import Digest
 from flo.published.model_card import PublishedModel
+from flo.scoring.record import Encoded, RecordEncoder
 from flo.study.schema import ColumnName
 from flo.study.wording import titles
 
@@ -93,7 +93,7 @@ class Question:
     """
 
     patient: str
-    inputs: Floats
+    inputs: list[float] | Floats
     explain: bool
     finish: Callable[[Scored], Answer]
 
@@ -117,12 +117,11 @@ class Service:
         self.reader = (
             None if version.fhir is None else PrefetchReader(version.fhir, self.study.data)
         )
-        self.fhir_encoder = RecordEncoder(
-            self.study.data, self.reader.mapping if self.reader else None
-        )
-        self.encoder = RecordEncoder(self.study.data)
+        columns, read = self.study.data.columns, self.reader.mapping if self.reader else {}
+        self.fhir_encoder = RecordEncoder(columns, record_fields(read))
+        self.encoder = RecordEncoder(columns)
         self.row_encoder = (
-            None if version.table is None else RecordEncoder(self.study.data, version.table)
+            None if version.table is None else RecordEncoder(columns, record_fields(version.table))
         )
 
     def score(self, several: list[Question]) -> list[Scored]:

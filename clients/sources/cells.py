@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from flo.arrays import Floats, Mask
 from flo.errors import DataError
-from flo.study.schema import MISSING
+from flo.study.cell_rules import MISSING
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _INFINITE = r"(?i)^[+-]?inf(inity)?$"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections import abc
 from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
@@ -19,6 +20,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from flo.documents.document import Document
 from flo.errors import UsageError
+from flo.scoring.record import Field as RecordField
 from flo.study.schema import Code, Column, ColumnName, ImageColumn, NumberColumn, Schema, Text
 from flo.study.terms import Identifier
 
@@ -86,6 +88,14 @@ class MappedColumn(Document):
         if (self.unit is None) != (self.multiply is None) or (self.add and self.unit is None):
             raise ValueError("`unit` needs `multiply`, and `multiply` or `add` need `unit`")
         return self
+
+
+def record_fields(columns: abc.Mapping[str, MappedColumn]) -> dict[str, RecordField]:
+    """Return the fields of a single record, by column. Raises UsageError as ``one_field``."""
+    return {
+        name: RecordField(one.one_field(name), one.multiply, one.add, one.codes, one.missing)
+        for name, one in columns.items()
+    }
 
 
 class StudyMapping(Document):

@@ -12,13 +12,16 @@ their count.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from flo.arrays import Floats, Mask
 from flo.study import scattering
-from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
+
+if TYPE_CHECKING:
+    from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 
 Codes = npt.NDArray[np.int64]
 
@@ -30,12 +33,12 @@ def input_names(schema: Schema) -> list[str]:
 
 def names_of(column: Column) -> list[str]:
     """Return the names of one column's inputs in order."""
-    if isinstance(column, ImageColumn):
+    if column.kind == "image":
         if column.scattering is None:
             return list(column.pixels)
         each = scattering.count(column.height, column.width, column.scattering)
         return [f"{column.name}=wavelet {i}" for i in range(column.channels * each)]
-    if isinstance(column, NumberColumn):
+    if column.kind == "number":
         names = [column.name, *(f"{column.name}>{hinge:g}" for hinge in column.hinges)]
     elif len(column.codes) == 2:
         names = [f"{column.name}={column.codes[1]}"]
@@ -88,7 +91,7 @@ def encode_category(column: CategoryColumn, codes: Codes) -> Floats:
 
 def cells(column: Column, bins: int) -> list[str]:
     """Return a histogram's cells for this column: codes or ranges, then ``missing`` if allowed."""
-    if isinstance(column, CategoryColumn):
+    if column.kind == "category":
         names = list(column.codes)
     else:
         edges = np.linspace(column.minimum, column.maximum, bins + 1)
@@ -133,7 +136,7 @@ def cell_of(schema: Schema, name: str, inputs: Floats, bins: int) -> Codes:
 
 
 def _cell_of(column: Column, part: Floats, bins: int) -> Codes:
-    if isinstance(column, CategoryColumn):
+    if column.kind == "category":
         two = len(column.codes) == 2
         found = part[:, 0] == 1 if two else np.argmax(part[:, : len(column.codes)], axis=1)
         count = len(column.codes)

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator, 
 
 from flo.documents.document import Document, spelt
 from flo.study import identifier_patterns
+from flo.study.cell_rules import MISSING
 
 LARGEST_IMAGE = 65_536
 LARGEST_RECORDS = 128
@@ -46,7 +47,6 @@ def _matchable(code: str) -> str:
     return code
 
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
 Text = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_a_hospital_that_is_asked_twice_hears_the_next_round_at_once(tmp_path: P
     with serving(tmp_path / "coordinator") as coordinator, contextlib.ExitStack() as stack:
         sites = [coordinator.enrol(tmp_path / name, name) for name in SITES]
         steps = 12
-        settings = {"steps": steps, "retry_allowance": 0}
+        settings: dict[str, Any] = {"steps": steps, "retry_allowance": 0}
         digest = launch(
             coordinator, sites, "distributed noise", deadline=DEADLINE, model=WIDE, **settings
         )

@@ -14,13 +14,12 @@ from flo.clients.prediction.flag_decisions import rule_for
 from flo.clients.prediction.one_patient import WrongValues, answer
 from flo.clients.prediction.predict import predict
 from flo.clients.prediction.scoring_ways import RECORD, TABLE, refuse_other_scores
-from flo.clients.quality import record
 from flo.clients.quality.check import check_inputs
 from flo.clients.sources.files import open_file
 from flo.datasets import DATASETS
 from flo.errors import DataError, TrustError
 from flo.published.model_card import PublishedModel
-from flo.study.features import encode_category
+from flo.scoring import record
 from tests.clients.prediction.test_predict import SECRET, explainable
 from tests.flo.published_models import made
 from tests.paths import ROOT
@@ -98,10 +97,13 @@ def test_a_fault_of_the_encoder_of_records_is_found_before_it_scores(
     refuse_other_scores(model, RECORD)
     refuse_other_scores(model, TABLE)
 
-    def turned(*given: Any) -> Any:
-        return encode_category(*given)[:, ::-1]
+    right = record._category
 
-    monkeypatch.setattr(record, "encode_category", turned)
+    def turned(*given: Any) -> Any:
+        read = right(*given)
+        return lambda cell: read(cell)[::-1]
+
+    monkeypatch.setattr(record, "_category", turned)
     refuse_other_scores(model, TABLE)
     with pytest.raises(TrustError, match="computes other scores"):
         refuse_other_scores(model, RECORD)

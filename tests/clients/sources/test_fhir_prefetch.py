@@ -8,15 +8,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flo.clients.quality import rules
 from flo.clients.quality.check import _inputs
-from flo.clients.quality.record import RecordEncoder
 from flo.clients.quality.table import read
 from flo.clients.sources.fhir_prefetch import PrefetchReader
-from flo.clients.sources.mapping import StudyMapping
+from flo.clients.sources.mapping import StudyMapping, record_fields
 from flo.errors import UsageError
+from flo.scoring.record import RecordEncoder
 from flo.study.schema import Schema
 from tests.clients.sources.exports import LOINC, chol, code, ill, patient, write
 
@@ -48,7 +49,7 @@ MAPPING = StudyMapping.model_validate_json(
     json.dumps({"columns": MAPPED | {"ill": {"field": "patient:deceased"}}, "as_of": str(AT)})
 )
 READER = PrefetchReader(MAPPING, SCHEMA)
-ENCODER = RecordEncoder(SCHEMA, READER.mapping)
+ENCODER = RecordEncoder(SCHEMA.columns, record_fields(READER.mapping))
 Outcome = tuple[bytes | None, frozenset[tuple[str, str]]]
 DAYS = ("2020-01-01", "2020-06-02T10:00:00Z", "2020-06-02T11:30:00+02:00", "2021-01-01", "2021")
 LATER = ("2021-01-02", "2022-03", "not a day", "2020-12", "2020-02-30")
@@ -149,7 +150,7 @@ def at_once(name: str, prefetch: dict[str, Any]) -> Outcome:
     if found is None or found.inputs is None:
         further = ENCODER.encode(record).broken
         return None, frozenset([*broken, *further])
-    return found.inputs.tobytes(), frozenset()
+    return np.asarray(found.inputs).tobytes(), frozenset()
 
 
 def compared(exports: int, seed: int, folder: Path) -> tuple[int, int]:

@@ -16,10 +16,11 @@ import pytest
 
 from flo.clients.quality import rules
 from flo.clients.quality.check import _inputs
-from flo.clients.quality.record import IS_MISSING, RecordEncoder
 from flo.clients.quality.table import read
-from flo.clients.sources.mapping import MappedColumn, StudyMapping
+from flo.clients.sources.mapping import MappedColumn, StudyMapping, record_fields
 from flo.clients.sources.source import Batch
+from flo.scoring.record import RecordEncoder, _as_text
+from flo.study.cell_rules import IS_MISSING
 from flo.study.schema import Schema
 
 IMAGE = {"kind": "image", "name": "scan", "height": 8, "width": 8, "minimum": 0, "maximum": 255}
@@ -93,11 +94,16 @@ def by_table(
     return [(None if wrong else inputs[row].tobytes(), wrong) for row, wrong in enumerate(broken)]
 
 
+def encoder_of(schema: Schema, mapping: Mapping[str, MappedColumn]) -> RecordEncoder:
+    return RecordEncoder(schema.columns, record_fields(mapping))
+
+
 def at_once(
     encoder: RecordEncoder, record: dict[str, Any]
 ) -> tuple[bytes | None, frozenset[tuple[str, str]]]:
     found = encoder.encode(record)
-    return (None if found.inputs is None else found.inputs.tobytes()), frozenset(found.broken)
+    inputs = None if found.inputs is None else np.asarray(found.inputs).tobytes()
+    return inputs, frozenset(found.broken)
 
 
 def cells_of(dice: random.Random, count: int) -> list[Any]:
@@ -124,7 +130,7 @@ def compared(tables: int, seed: int) -> int:
     dice, right = random.Random(seed), 0
     for number in range(tables):
         mapping = MAPPED if number % 2 else {}
-        encoder = RecordEncoder(SCHEMA, mapping)
+        encoder = encoder_of(SCHEMA, mapping)
         fields = {field: cells_of(dice, 5) for field in encoder.fields}
         if number % 3 == 0:  # so that many records fit
             fields |= {encoder.fields[0]: [float(dice.randrange(100)) for _ in range(5)]}
@@ -143,13 +149,23 @@ def test_a_record_is_encoded_or_refused_as_in_a_table() -> None:
     assert compared(tables=150, seed=1) > 20
 
 
+def test_a_decimal_is_spelt_as_arrow_spells_it() -> None:
+    """A codebook may name 1.5, and a file's reader is Arrow."""
+    dice = random.Random(4)
+    made = [dice.uniform(-1, 1) * 10.0 ** dice.randint(-20, 25) for _ in range(3000)]
+    made += [round(one, dice.randint(0, 6)) for one in made]
+    made += [0.5, 1e-6, 1e-7, 1e10, 2.0**53, 5e-324]
+    decimals = [one for one in made if one != math.floor(one) or abs(one) >= 2.0**53]
+    assert [_as_text(one) for one in decimals] == pa.array(decimals).cast(pa.string()).to_pylist()
+
+
 @pytest.mark.slow  # 800 tables: 8 s
 def test_four_thousand_records_are_encoded_or_refused_as_in_a_table() -> None:
     assert compared(tables=800, seed=2) > 80
 
 
 def test_an_image_is_encoded_or_refused_as_in_a_table() -> None:
-    dice, encoder = random.Random(3), RecordEncoder(WAVELETS)
+    dice, encoder = random.Random(3), encoder_of(WAVELETS, {})
     for _ in range(40):
         pixels = [dice.uniform(0, 255) for _ in range(64)]
         if dice.random() < 0.3:
@@ -164,7 +180,7 @@ def test_an_image_is_encoded_or_refused_as_in_a_table() -> None:
 
 
 def test_what_a_record_lacks_is_named_and_no_value_is_said() -> None:
-    encoder = RecordEncoder(SCHEMA, MAPPED)
+    encoder = encoder_of(SCHEMA, MAPPED)
     found = encoder.encode({"AGE": "secret 123", "KREA": {"value": "secret"}, "SEX": ["secret"]})
     assert found.inputs is None
     assert {name for name, rule in found.broken if rule == IS_MISSING} == {"big", "cp", "flag"}
@@ -187,11 +203,11 @@ def test_what_is_no_number_is_named_as_in_a_table_where_words_mean_missing(cell:
     mapping = {"age": MAPPED["age"]}
     if cell != []:  # Arrow gives an empty list no type
         (expected,) = by_table(schema, mapping, [{"AGE": cell}])
-        assert at_once(RecordEncoder(schema, mapping), {"AGE": cell}) == expected
+        assert at_once(encoder_of(schema, mapping), {"AGE": cell}) == expected
 
 
 def test_no_cell_of_a_patient_is_kept() -> None:
-    encoder = RecordEncoder(SCHEMA, MAPPED)
+    encoder = encoder_of(SCHEMA, MAPPED)
     for number in range(50):
         encoder.encode(dict.fromkeys(encoder.fields, f"Jane Doe {number}"))
     encoder.encode({"FLAG": "x" * 10_000})

@@ -1,8 +1,8 @@
 """One record, encoded at once: for a patient who is scored now, not a table of a million.
 
-``RecordEncoder`` is made once for a study and a mapping, and does for one record what
-``flo.clients.quality.check.check_inputs`` does for a table: the same inputs to the last bit, or the
-same refusals. A property test compares the two on random records, bad ones among them.
+``RecordEncoder`` is made once for a study and a mapping, and does for one record what a hospital's
+quality gate (``check_inputs``) does for a table: the same inputs to the last bit, or the same
+refusals. A property test compares the two on random records, bad ones among them.
 
 A record's cells are what JSON has: text, whole numbers, decimals, true, false, null; an image is a
 list of its pixels, row by row, each a number and not its text.
@@ -12,54 +12,74 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+from flo.study.cell_rules import (
+    IS_MISSING,
+    MISSING,
+    MISSING_CELLS,
+    NOT_A_NUMBER,
+    NOT_FINITE,
+    ONLY_A_BOUND,
+    bad_pixel,
+    code_of,
+    missing_cells,
+    no_code,
+    out_of_bounds,
+)
 
-from flo.arrays import Floats
-from flo.clients.quality import rules
-from flo.clients.quality.table import NOT_A_NUMBER, NOT_FINITE, ONLY_A_BOUND, code_of, missing_cells
-from flo.clients.sources.mapping import MappedColumn
-from flo.study.features import encode_category, encode_image, encode_number, scale
-from flo.study.schema import MISSING, CategoryColumn, Column, ImageColumn, NumberColumn, Schema
+if TYPE_CHECKING:
+    from flo.arrays import Floats
+    from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # never backtracks
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
 _BOUND = re.compile(r"[<>≤≥]|\? ")
 _EXACT, _LARGEST = 2.0**53, 1 << 64  # whole numbers beyond it are written out by nobody
 _NO_TEXT = "\0"  # of a cell that is no text; in no codebook
-IS_MISSING = "is missing from the record"
 _LISTS, _STRUCTURES = "lists or structures", (list, tuple, dict)
 _MOST_SEEN, _LONGEST_CODE = 1000, 100  # spellings of codes that are remembered; characters
-_NO_MAPPING = MappedColumn(field="-")
 Cell = object  # what JSON has
 # From a cell to the column's inputs, as a list of floats or an array of an image; or the rule that
 # it breaks, as text.
 _Read = Callable[[Cell], "list[float] | Floats | str"]
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """``inputs`` (d,), or None and in ``broken`` each column's rule that does not hold."""
+class Field(NamedTuple):
+    """A hospital's own field of a column: its ``name``, units, codes and missing cells, as
+    ``mapping.toml`` has them."""
 
-    inputs: Floats | None
+    name: str
+    multiply: float | None = None
+    add: float = 0.0
+    codes: Mapping[str, str] = {}
+    missing: tuple[str, ...] = ()
+
+
+class Encoded(NamedTuple):
+    """``inputs`` (d,), or None and in ``broken`` each column's rule that does not hold.
+
+    A list of floats, or an array if an image is among the columns.
+    """
+
+    inputs: list[float] | Floats | None
     broken: tuple[tuple[str, str], ...] = ()
 
 
 class RecordEncoder:
-    """Encodes records of a study whose fields have the names that ``mapping`` gives them.
+    """Encodes records of a study's columns, of which ``fields`` may have other names and units.
 
-    ``mapping``: of the study's columns; a column that it does not name has its own name as field.
+    ``fields``: by column; a column that is not among them is a field of the same name.
     """
 
-    def __init__(self, schema: Schema, mapping: Mapping[str, MappedColumn] | None = None) -> None:
-        named = mapping or {}
+    def __init__(
+        self, columns: Sequence[Column], fields: Mapping[str, Field] | None = None
+    ) -> None:
         self._columns: list[tuple[str, str, _Read]] = []
-        for column in schema.columns:
-            own = named.get(column.name)
-            field = own.one_field(column.name) if own else column.name
-            self._columns.append((field, column.name, _reader(column, own or _NO_MAPPING)))
+        for column in columns:
+            own = (fields or {}).get(column.name) or Field(column.name)
+            self._columns.append((own.name, column.name, _reader(column, own)))
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -69,62 +89,65 @@ class RecordEncoder:
     def encode(self, record: Mapping[str, Cell]) -> Encoded:
         """Return the record's inputs, or every rule that it breaks. A field must be there."""
         inputs: list[float] = []
-        images: list[Floats] = []
+        images: list[list[float] | Floats] = []
         broken: list[tuple[str, str]] = []
-        for field, name, read in self._columns:
-            if field not in record:
+        for own, name, read in self._columns:
+            if own not in record:
                 broken.append((name, IS_MISSING))
                 continue
-            found = read(record[field])
+            found = read(record[own])
             if isinstance(found, str):
                 broken.append((name, found))
             elif isinstance(found, list):
                 inputs += found
             else:
-                images += [np.array(inputs), found]
+                images += [inputs, found]
                 inputs = []
         if broken:
             return Encoded(None, tuple(broken))
         if images:
-            return Encoded(np.concatenate([*images, np.array(inputs)]))
-        return Encoded(np.array(inputs))
+            return Encoded(_joined([*images, inputs]))
+        return Encoded(inputs)
 
 
-def _reader(column: Column, mapped: MappedColumn) -> _Read:
-    if isinstance(column, NumberColumn):
-        return _number(column, mapped)
-    if isinstance(column, CategoryColumn):
-        return _category(column, mapped)
+def _reader(column: Column, own: Field) -> _Read:
+    if column.kind == "number":
+        return _number(column, own)
+    if column.kind == "category":
+        return _category(column, own)
     return _image(column)
 
 
-def _number(column: NumberColumn, mapped: MappedColumn) -> _Read:
-    words, absent = missing_cells(mapped.missing)
-    low, high, outside = column.minimum, column.maximum, rules.out_of_bounds(column)
-    multiply, add = mapped.multiply, mapped.add
-    without = None
-    if column.missing == "indicator":
-        without = _listed(encode_number(column, np.array([math.nan])))
+def _number(column: NumberColumn, own: Field) -> _Read:
+    words, absent = missing_cells(own.missing)
+    low, high, outside = column.minimum, column.maximum, out_of_bounds(column)
+    multiply, add = own.multiply, own.add
     width, hinges = column.maximum - column.minimum, column.hinges
     indicator = [0.0] if column.missing == "indicator" else []
+
+    def scaled(value: float) -> list[float]:
+        bends = ((value - at) / (high - at) if value > at else 0.0 for at in hinges)
+        return [2 * ((value - low) / width) - 1, *bends]
+
+    without = None
+    if column.missing_value is not None:
+        without = [*scaled(column.missing_value), 1.0]
 
     def read(cell: Cell) -> list[float] | str:
         value = cell if type(cell) is float else _as_number(cell, words)
         if isinstance(value, str):
             return value
         if value != value or value in absent:
-            return without if without is not None else rules.MISSING_CELLS
+            return without if without is not None else MISSING_CELLS
         if math.isinf(value):
             return NOT_FINITE
         if multiply is not None:
             value = value * multiply + add
         if not low <= value <= high:
             return outside
-        scaled = 2 * ((value - low) / width) - 1
         if not hinges:
-            return [scaled, *indicator]
-        bends = ((value - at) / (high - at) if value > at else 0.0 for at in hinges)
-        return [scaled, *bends, *indicator]
+            return [2 * ((value - low) / width) - 1, *indicator]
+        return [*scaled(value), *indicator]
 
     def read_words(cell: Cell) -> list[float] | str:
         if isinstance(cell, _STRUCTURES):
@@ -155,21 +178,18 @@ def _as_number(cell: Cell, words: tuple[str, ...]) -> float | str:
     return ONLY_A_BOUND if _BOUND.match(text) else NOT_A_NUMBER
 
 
-def _category(column: CategoryColumn, mapped: MappedColumn) -> _Read:
-    missing, codes, known = mapped.missing, mapped.codes, column.codes
-    encoded = {
-        code: _listed(encode_category(column, np.array([place])))
-        for place, code in enumerate(known)
-    }
-    without = None
-    if column.missing == "indicator":
-        without = _listed(encode_category(column, np.array([-1])))
-    unknown, seen = rules.no_code(column), dict[str, "list[float]"]()
+def _category(column: CategoryColumn, own: Field) -> _Read:
+    missing, codes, known = own.missing, own.codes, column.codes
+    shown = known[1:] if len(known) == 2 else known
+    indicator = [0.0] if column.missing == "indicator" else []
+    encoded = {code: [*(float(one == code) for one in shown), *indicator] for code in known}
+    without = [*(0.0 for _ in shown), 1.0] if indicator else None
+    unknown, seen = no_code(column), dict[str, "list[float]"]()
 
     def look(text: str | None) -> list[float] | str:
         code = None if text is None or text in missing else code_of(text, codes, known)
         if code is None:
-            return without if without is not None else rules.MISSING_CELLS
+            return without if without is not None else MISSING_CELLS
         return encoded.get(code, unknown)
 
     def read(cell: Cell) -> list[float] | str:
@@ -208,14 +228,25 @@ def _as_text(cell: Cell, *, as_spelt: bool = False) -> str | None:
 
 
 def _shortest(value: float) -> str:
-    """Return a decimal as Arrow writes it."""
-    import pyarrow as pa
+    """Return a decimal that is no whole number, or is 2⁵³ or larger, as Arrow writes it."""
+    if not math.isfinite(value):
+        return repr(value)
+    from decimal import Decimal
 
-    return str(pa.array([value]).cast(pa.string())[0].as_py())
+    exact = Decimal(repr(value))
+    if -7 < exact.adjusted() < 10:
+        return f"{exact:f}"
+    digits = "".join(map(str, exact.as_tuple().digits)).rstrip("0") or "0"
+    fraction = f".{digits[1:]}" if len(digits) > 1 else ""
+    return f"{'-' * (value < 0)}{digits[0]}{fraction}e{exact.adjusted():+d}"
 
 
 def _image(column: ImageColumn) -> _Read:
-    count, rule = len(column.pixels), rules.bad_pixel(column)
+    import numpy as np
+
+    from flo.study.features import encode_image, scale
+
+    count, rule = column.channels * column.height * column.width, bad_pixel(column)
 
     def read(cell: Cell) -> Floats | str:
         if not isinstance(cell, list | tuple) or len(cell) != count:
@@ -234,6 +265,7 @@ def _image(column: ImageColumn) -> _Read:
     return read
 
 
-def _listed(inputs: Floats) -> list[float]:
-    """Return the inputs of one record, (1, inputs of a column), as a list."""
-    return [float(one) for one in inputs[0]]
+def _joined(parts: Sequence[list[float] | Floats]) -> Floats:
+    import numpy as np
+
+    return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
