@@ -19,10 +19,10 @@ from flo.clients.prediction.versions import FOLDER, now
 from flo.documents.document import Document, parse, read_json
 from flo.errors import FloError, PolicyError, TrustError, UsageError
 from flo.keys.identity import Identity
-from flo.privacy.report.risks import TOO_WIDE, is_too_wide
 from flo.published.fairness import refuse_threshold
 from flo.published.model_card import PublishedModel
 from flo.published.model_states import Why
+from flo.scoring.curve import TOO_WIDE, is_too_wide
 from flo.storage.files import make_private_directory, write_private
 from flo.study.schema import Words
 

@@ -25,8 +25,8 @@ from flo.clients.sources.error_wrapper import ErrorBoundary
 from flo.clients.sources.files import open_file
 from flo.documents.text import in_a_sheet
 from flo.errors import UsageError
-from flo.privacy.report.risks import is_too_wide
 from flo.published.model_card import PublishedModel
+from flo.scoring.curve import is_too_wide
 from flo.storage.files import write_private
 from flo.study.wording import can_change
 

@@ -17,10 +17,11 @@ from flo.clients.sources.cells import as_ids
 from flo.clients.sources.error_wrapper import ErrorBoundary
 from flo.clients.sources.files import open_file
 from flo.errors import DataError, UsageError
-from flo.privacy.report.risks import in_words, is_too_wide, percent
+from flo.privacy.report.risks import in_words, percent
 from flo.published.explanation import FEWEST_REASONS, Contributions, Effect, contributions
 from flo.published.model_card import PublishedModel
 from flo.published.what_if import WhatIf, what_ifs
+from flo.scoring.curve import is_too_wide
 from flo.study.wording import can_change, titles
 
 NO_REASONS = "a model of one column has nothing to explain"

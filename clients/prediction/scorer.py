@@ -18,10 +18,10 @@ from flo.clients.prediction.reasons import NO_REASONS, directions
 from flo.clients.prediction.scoring_ways import refuse_other_way
 from flo.errors import UsageError
 from flo.privacy.releases.calibration import Curve
-from flo.privacy.report.risks import is_too_wide
 from flo.published.explanation import FEWEST_REASONS, Explainer
 from flo.published.model_card import PublishedModel
 from flo.published.onnx import onnx_scores
+from flo.scoring.curve import is_too_wide
 from flo.study.wording import titles
 
 _AS_SERVED = "as it answers requests"

@@ -300,8 +300,8 @@ def _say_late(late: str) -> None:
 
 def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> str:
     """Return what the risks of a predicted file are, and why some are missing."""
-    from flo.privacy.report.risks import TOO_WIDE
     from flo.published.model_card import PublishedModel
+    from flo.scoring.curve import TOO_WIDE
 
     if not isinstance(model, PublishedModel):
         return "risks are calibrated on this hospital's patients; the model is not private"

@@ -19,6 +19,7 @@ from scipy.special import logit
 from flo.arrays import Floats
 from flo.errors import UsageError
 from flo.published.model_card import PublishedModel
+from flo.scoring.network import session_of
 from flo.study.document import Study
 from flo.study.features import input_names
 from flo.study.models import build
@@ -30,30 +31,10 @@ def onnx_scores(data: bytes, study: Study) -> Callable[[Floats], Floats]:
     Raises:
         UsageError: the extra is not installed, or ``data`` is no export of a model of this study.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UsageError(
-            "reading ONNX needs onnxruntime", hint="pip install 'flo-federated[onnx]'"
-        ) from error
-    try:
-        options: Any = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # others wait by spinning
-        session: Any = onnxruntime.InferenceSession(
-            data, options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # its errors have no public base class
-        raise UsageError(f"not an ONNX model: {error}") from error
-    named = session.get_modelmeta().custom_metadata_map.get("inputs", "").split("\n")
-    ours = input_names(study.data)
-    if sorted(named) != sorted(ours):
-        raise UsageError(
-            f"the ONNX file has other inputs than {study.name}",
-            hint="its metadata entry `inputs` must list the study's inputs, in any order",
-        )
+    session = _session(data)
     (wanted,) = session.get_inputs()
     kind = np.float64 if wanted.type == "tensor(double)" else np.float32
-    places = [ours.index(name) for name in named]
+    places = _places(session, study)
 
     def score(inputs: Floats) -> Floats:
         (found,) = session.run(None, {wanted.name: inputs[:, places].astype(kind)})
@@ -61,6 +42,33 @@ def onnx_scores(data: bytes, study: Study) -> Callable[[Floats], Floats]:
             return np.asarray(logit(found[:, 0].astype(np.float64)))
 
     return score
+
+
+def places_of(data: bytes, study: Study) -> list[int]:
+    """Return the place of each input of an export among the study's. Raises as ``onnx_scores``."""
+    return _places(_session(data), study)
+
+
+def _session(data: bytes) -> Any:
+    try:
+        return session_of(data)
+    except ImportError as error:
+        raise UsageError(
+            "reading ONNX needs onnxruntime", hint="pip install 'flo-federated[onnx]'"
+        ) from error
+    except Exception as error:  # its errors have no public base class
+        raise UsageError(f"not an ONNX model: {error}") from error
+
+
+def _places(session: Any, study: Study) -> list[int]:
+    named = session.get_modelmeta().custom_metadata_map.get("inputs", "").split("\n")
+    ours = input_names(study.data)
+    if sorted(named) != sorted(ours):
+        raise UsageError(
+            f"the ONNX file has other inputs than {study.name}",
+            hint="its metadata entry `inputs` must list the study's inputs, in any order",
+        )
+    return [ours.index(name) for name in named]
 
 
 def to_onnx(model: PublishedModel) -> bytes:

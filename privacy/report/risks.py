@@ -7,17 +7,12 @@ from scipy.special import expit, logit
 
 from flo.pages import plots
 from flo.privacy.releases.calibration import Calibration
+from flo.scoring.curve import is_too_wide
 
-TOO_WIDE = 0.3  # width of a band beyond which a risk is not stated, only the rank
 RANK_ONLY = "rank only"
 _ROWS = 7
 _LEAST_SAID = 0.0005  # below it, a tenth of a percent would round to 0
 _SCORES = (0.0001, 0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 0.999, 0.9999)  # ticks
-
-
-def is_too_wide(low: float, high: float) -> bool:
-    """Return whether a band is too wide for its risk to be stated, so that only the rank is."""
-    return not high - low <= TOO_WIDE + 1e-9
 
 
 def percent(risk: float) -> str:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flo.privacy.releases.calibration import Calibration
-from flo.privacy.report.risks import RANK_ONLY, in_words, is_too_wide, plot, rows
+from flo.privacy.report.risks import RANK_ONLY, in_words, plot, rows
+from flo.scoring.curve import is_too_wide
 
 CURVE = Calibration(
     log_odds=(-4.0, -2.0, 0.0, 2.0, 4.0),
