@@ -19,6 +19,7 @@ from flo.clients.quality.check import check_inputs
 from flo.clients.sources.files import open_file
 from flo.errors import DataError, FloError, TrustError, UsageError
 from flo.published.golden import Case, Score, compare, compare_risks
+from flo.published.golden import cells as golden_cells
 from flo.published.model_card import PublishedModel
 from flo.published.onnx import onnx_scores
 from flo.scoring.record import Cell, RecordEncoder
@@ -127,6 +128,11 @@ def _record_way(model: PublishedModel, log_odds: Callable[[Floats], Floats]) -> 
         return np.concatenate(found)
 
     return score
+
+
+def made_up_records(schema: Schema) -> Iterator[dict[str, Cell]]:
+    """Yield the golden cases as records, in their order."""
+    return _records(schema, golden_cells(schema))
 
 
 def _records(schema: Schema, cells: Mapping[str, Floats]) -> Iterator[dict[str, Cell]]:

@@ -15,7 +15,8 @@ they are scored before every prediction.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -126,6 +127,31 @@ def compare_risks(study: Study, golden: Golden, calibration: Calibration) -> lis
         Case(name, float(there), float(here), bool(same), of_risk=True)
         for name, there, here, same in zip(named, stated, found, alike, strict=True)
     ]
+
+
+def compare_answers(
+    study: Study, golden: Golden, scores: Floats, risks: Sequence[float | None]
+) -> list[Case]:
+    """Return what somebody answered of the golden cases, beside what the card states.
+
+    ``scores`` (n,), 0 to 1. ``risks``: None where none was stated, which is compared with nothing:
+    a band may be too wide.
+    """
+    with np.errstate(divide="ignore"):  # a score of exactly 0 or 1
+        found, stated = logit(scores), np.array(golden.log_odds)
+    named = names(study.data)
+    cases = [
+        Case(name, float(there), float(here), bool(same))
+        for name, there, here, same in zip(
+            named, stated, found, _alike(study, found, stated), strict=True
+        )
+    ]
+    for place, risk in enumerate(risks):
+        if risk is not None:
+            there = golden.risks[place] if golden.risks else math.nan
+            same = bool(_alike(study, logit(np.array([risk])), logit(np.array([there])))[0])
+            cases.append(Case(named[place], there, risk, same, of_risk=True))
+    return cases
 
 
 def _places(calibration: Calibration) -> Floats:

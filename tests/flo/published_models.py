@@ -39,6 +39,7 @@ STUDIES = {
     "cnn": from_document(imaging()),
     "continued": continuing(ancestor()),
     "gated": small_study(schema_version=4, version=9, gate={"epsilon": 0.5}),
+    "gated again": small_study(schema_version=4, version=10, gate={"epsilon": 0.5}),
 }
 
 EVALUATED_BY_WARD = small_study(

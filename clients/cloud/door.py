@@ -1,0 +1,63 @@
+"""What a door in a cloud is: a place where versions of one model answer. ``flo.infra`` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flo.clients.cloud.deployable import Deployable
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A version at a door. ``number``: the door's own name of it. ``version``, ``study``, ``card``:
+    the model's."""
+
+    number: str
+    version: int
+    study: str
+    card: str
+
+
+@dataclass(frozen=True)
+class State:
+    """``live``: what answers; ``canary``: what answers ``share`` percent of requests beside it, if
+    any. ``before``: what was live before; None if nothing was. ``revision``: changes with it."""
+
+    live: Deployed
+    canary: Deployed | None
+    share: int
+    before: Deployed | None
+    revision: str
+
+
+class Door(Protocol):
+    """One model's door. Every change fails if somebody else has changed it since ``before``."""
+
+    where: str
+    name: str
+
+    def state(self) -> State | None:
+        """Return what answers; None if nothing was deployed."""
+
+    def publish(self, model: Deployable) -> Deployed:
+        """Put a version there that answers nobody yet."""
+
+    def ask(self, number: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a version's answer, with ``status``. Raises TrustError: it failed."""
+
+    def put_live(self, published: Deployed, before: State | None) -> None:
+        """Let a version answer all requests."""
+
+    def give_share(self, published: Deployed, share: int, before: State) -> None:
+        """Let a version answer ``share`` percent of requests, beside the one that is live."""
+
+    def roll_back(self, before: State) -> Deployed:
+        """End the canary, or put the version before live. Return what is live.
+
+        Raises UsageError: nothing was live before.
+        """
+
+    def remove(self) -> None:
+        """Delete all of it; no error if there is nothing."""

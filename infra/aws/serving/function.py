@@ -1,0 +1,294 @@
+"""A model as a Lambda function: published, asked, put live, given a share, rolled back.
+
+1. each version of the model is a version of the function, which Lambda keeps as it is; its
+   description names the study and the card;
+2. callers invoke the alias ``live``. A version that it does not name answers nobody;
+3. a canary is a weight of the alias: Lambda gives each request to a version by chance, so a
+   patient may meet both; each answer says which one it is of;
+4. putting live and rolling back move the alias, in one call that fails if somebody else has
+   moved it meanwhile.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from flo.clients.cloud.deployable import Deployable
+from flo.clients.cloud.door import Deployed, State
+from flo.errors import RefusedError, TrustError, UsageError
+from flo.infra.aws.clients import client, code_of, translate_errors
+from flo.infra.aws.s3 import S3Artifacts
+from flo.infra.aws.serving.function_code import HANDLER, MOST_SENT, function_code, runtime
+from flo.infra.aws.serving.settings import HospitalAws
+
+ALIAS = "live"
+LONGEST_NAME = 60  # of a model; Lambda allows 64 characters with the prefix
+_SECONDS, _NETWORK_MB = 10, 512
+_SNAPPED = (3, 12)  # SnapStart is for this Python and later ones
+_ARCHITECTURES = {"x86_64": "x86_64", "aarch64": "arm64"}
+_SAID = re.compile(r"version ([0-9]{1,9}), study ([0-9a-f]{64}), card ([0-9a-f]{64})")
+_NO = ("ResourceNotFoundException",)
+
+
+class FunctionDoor:
+    """One model's function, in the hospital's own account."""
+
+    where = "the Lambda function"
+
+    def __init__(self, settings: HospitalAws, name: str) -> None:
+        """Raises UsageError: aws.toml has no [function], or the model's name is too long."""
+        if settings.function is None:
+            raise UsageError("aws.toml has no section [function]", hint="docs/cloud-doors.md")
+        if len(name) > LONGEST_NAME:
+            raise UsageError(
+                f"the model's name has {len(name)} characters, and Lambda allows {LONGEST_NAME}"
+            )
+        self._settings, self._own = settings, settings.function
+        self.name = f"flo-{name}"
+        self._lambda = client("lambda", settings.region)
+
+    def state(self) -> State | None:
+        """Return what answers; None if nothing was deployed."""
+        from botocore.exceptions import ClientError
+
+        with translate_errors(f"reading {self.name}"):
+            try:
+                alias = self._lambda.get_alias(FunctionName=self.name, Name=ALIAS)
+            except ClientError as error:
+                if code_of(error) in _NO:
+                    return None
+                raise
+        weights = (alias.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {}
+        before = re.search(r"before ([0-9]+)", alias.get("Description", ""))
+        canary = next(iter(weights), None)
+        return State(
+            live=self._deployed(alias["FunctionVersion"]),
+            canary=self._deployed(canary) if canary else None,
+            share=round(100 * weights[canary]) if canary else 0,
+            before=self._deployed(before[1]) if before else None,
+            revision=str(alias.get("RevisionId", "")),
+        )
+
+    def publish(self, model: Deployable) -> Deployed:
+        """Make a version of the function that answers nobody yet. [1]
+
+        Raises:
+            TrustError: Lambda has other code than was sent.
+        """
+        code = function_code(model.document, model.onnx)
+        digest = base64.b64encode(hashlib.sha256(code).digest()).decode()
+        with translate_errors(f"publishing {self.name}"):
+            there = self._there(digest, model)
+            number = there or self._published(code, digest, model)
+        return Deployed(number, model.model.version, model.model.study, model.model.card)
+
+    def ask(self, number: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a version's answer. Raises TrustError: it failed."""
+        with translate_errors(f"asking {self.name}"):
+            answer = self._lambda.invoke(
+                FunctionName=self.name, Qualifier=number, Payload=json.dumps(request).encode()
+            )
+            said = json.loads(answer["Payload"].read())
+        if answer.get("FunctionError") or not isinstance(said, dict):
+            raise TrustError(
+                f"version {number} of {self.name} failed",
+                hint="its log group in CloudWatch says where",
+            )
+        return said
+
+    def put_live(self, published: Deployed, before: State | None) -> None:
+        """Let a version answer all requests. [4]"""
+        if before is None:
+            with translate_errors(f"putting {self.name} live"):
+                self._lambda.create_alias(
+                    FunctionName=self.name, Name=ALIAS, FunctionVersion=published.number
+                )
+            return
+        earlier = before.before.number if before.before else None
+        live = before.live.number
+        self._move(before, published.number, {}, earlier if live == published.number else live)
+
+    def give_share(self, published: Deployed, share: int, before: State) -> None:
+        """Let a version answer ``share`` percent of requests, beside the one that is live. [3]"""
+        kept = before.before.number if before.before else None
+        self._move(before, before.live.number, {published.number: share / 100}, kept)
+
+    def roll_back(self, before: State) -> Deployed:
+        """End the canary; if there is none, put the version before live. Return what is live. [4]
+
+        Raises UsageError: nothing was live before.
+        """
+        if before.canary is not None:
+            kept = before.before.number if before.before else None
+            self._move(before, before.live.number, {}, kept)
+            return before.live
+        if before.before is None:
+            raise UsageError(
+                f"no version of {self.name} was live before version {before.live.version}",
+                hint="flo model deploy NAME deploys the version that is in use here",
+            )
+        self._move(before, before.before.number, {}, None)
+        return before.before
+
+    def remove(self) -> None:
+        """Delete the function with all its versions; no error if there is none."""
+        from botocore.exceptions import ClientError
+
+        with translate_errors(f"removing {self.name}"):
+            try:
+                self._lambda.delete_function(FunctionName=self.name)
+            except ClientError as error:
+                if code_of(error) not in _NO:
+                    raise
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _move(
+        self, before: State, number: str, weights: dict[str, float], kept: str | None
+    ) -> None:
+        from botocore.exceptions import ClientError
+
+        with translate_errors(f"moving {self.name}"):
+            try:
+                self._lambda.update_alias(
+                    FunctionName=self.name,
+                    Name=ALIAS,
+                    FunctionVersion=number,
+                    Description=f"before {kept}" if kept else "",
+                    RoutingConfig={"AdditionalVersionWeights": weights},
+                    RevisionId=before.revision,
+                )
+            except ClientError as error:
+                if code_of(error) != "PreconditionFailedException":
+                    raise
+                raise RefusedError(
+                    f"somebody else has changed {self.name} meanwhile; nothing was done",
+                    hint="look at it, then repeat the command",
+                ) from error
+
+    def _there(self, digest: str, model: Deployable) -> str | None:
+        """Return the version that has this code and these settings already; None if none has."""
+        from botocore.exceptions import ClientError
+
+        wanted = {"CodeSha256": digest, "Description": _said(model)}
+        wanted |= {name: self._configuration(model)[name] for name in ("MemorySize", "Role")}
+        pages = self._lambda.get_paginator("list_versions_by_function")
+        try:
+            for page in pages.paginate(FunctionName=self.name):
+                for one in page["Versions"]:
+                    found = {name: one.get(name) for name in wanted}
+                    if one["Version"] != "$LATEST" and found == wanted:
+                        return str(one["Version"])
+        except ClientError as error:
+            if code_of(error) not in _NO:
+                raise
+        return None
+
+    def _published(self, code: bytes, digest: str, model: Deployable) -> str:
+        self._send(code, model)
+        made = self._lambda.publish_version(
+            FunctionName=self.name, CodeSha256=digest, Description=_said(model)
+        )
+        if made["CodeSha256"] != digest:
+            raise TrustError(f"{self.name} has other code than was sent")
+        number = str(made["Version"])
+        self._lambda.get_waiter("published_version_active").wait(
+            FunctionName=self.name, Qualifier=number
+        )
+        return number
+
+    def _send(self, code: bytes, model: Deployable) -> None:
+        """Create the function, or give it this code; wait until it has it."""
+        from botocore.exceptions import ClientError
+
+        packed = self._packed(code, model)
+        try:
+            self._lambda.get_function(FunctionName=self.name)
+        except ClientError as error:
+            if code_of(error) not in _NO:
+                raise
+            self._lambda.create_function(**self._function(model), Code=packed)
+        else:
+            self._lambda.update_function_configuration(**self._configuration(model))
+            self._wait()
+            self._lambda.update_function_code(FunctionName=self.name, **packed)
+        self._wait()
+
+    def _wait(self) -> None:
+        for waiter in ("function_active_v2", "function_updated_v2"):
+            self._lambda.get_waiter(waiter).wait(FunctionName=self.name)
+
+    def _packed(self, code: bytes, model: Deployable) -> dict[str, Any]:
+        """Return the code as a request carries it: itself, or its place in the bucket."""
+        if len(code) <= MOST_SENT // 2:  # requests carry it as base64
+            return {"ZipFile": code}
+        settings, key = self._settings, f"{hashlib.sha256(code).hexdigest()}.zip"
+        prefix = f"functions/{model.name}/"
+        s3 = client("s3", settings.region)
+        S3Artifacts(s3, settings.bucket, settings.key, prefix).put(key, code)
+        return {"S3Bucket": settings.bucket, "S3Key": f"{prefix}{key}"}
+
+    def _configuration(self, model: Deployable) -> dict[str, Any]:
+        snapped = sys.version_info[:2] >= _SNAPPED
+        return {
+            "FunctionName": self.name,
+            "Runtime": runtime(),
+            "Role": self._own.role,
+            "Handler": HANDLER,
+            "Description": f"FLO answers for {model.name}"[:256],
+            "Timeout": _SECONDS,
+            "MemorySize": max(self._own.memory_mb, _NETWORK_MB if model.onnx else 0),
+            "KMSKeyArn": self._settings.key,
+            "VpcConfig": {
+                "SubnetIds": list(self._own.subnets),
+                "SecurityGroupIds": list(self._own.security_groups),
+            },
+            "TracingConfig": {"Mode": "PassThrough"},
+            "SnapStart": {"ApplyOn": "PublishedVersions" if snapped else "None"},
+            "LoggingConfig": {
+                "LogFormat": "JSON",
+                "ApplicationLogLevel": "WARN",
+                "SystemLogLevel": "WARN",
+            },
+        }
+
+    def _function(self, model: Deployable) -> dict[str, Any]:
+        return {
+            **self._configuration(model),
+            "Architectures": [_architecture()],
+            "PackageType": "Zip",
+            "Publish": False,
+            "Tags": {"flo:model": model.name},
+        }
+
+    def _deployed(self, number: str) -> Deployed:
+        with translate_errors(f"reading version {number} of {self.name}"):
+            found = self._lambda.get_function_configuration(
+                FunctionName=self.name, Qualifier=number
+            )
+        said = _SAID.fullmatch(found.get("Description", ""))
+        if said is None:
+            raise UsageError(f"version {number} of {self.name} was not made by FLO")
+        return Deployed(number, int(said[1]), said[2], said[3])
+
+
+def _said(model: Deployable) -> str:
+    """Return the description of a version; ``_SAID`` reads it."""
+    return f"version {model.model.version}, study {model.model.study}, card {model.model.card}"
+
+
+def _architecture() -> str:
+    found = _ARCHITECTURES.get(platform.machine())
+    if found is None or sys.platform != "linux":
+        raise UsageError(
+            f"this machine is {sys.platform} {platform.machine()}, and Lambda runs Linux",
+            hint="deploy from Linux on x86_64 or aarch64",
+        )
+    return found
