@@ -1,0 +1,102 @@
+"""The code of a Lambda function, run by AWS's own client without what is installed here."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import Any
+
+import pytest
+
+from flo.errors import FloError, UsageError
+from flo.infra.aws.serving import function_code as built
+from flo.infra.aws.serving.function_code import function_code
+from flo.infra.aws.serving.local_function import LocalFunction
+from flo.published.compile import compiled
+from flo.published.onnx import places_of, to_onnx
+from flo.scoring.compiled import CompiledModel
+from flo.scoring.network import network
+from flo.scoring.request import answer
+from flo.study.schema import ImageColumn
+from tests.flo.published_models import made
+
+MODEL = made("gated").open()
+DOCUMENT = compiled(MODEL)
+PATIENT: dict[str, Any] = {"record": {"age": 50, "ward": "a"}}
+
+
+def test_the_same_model_gives_the_same_bytes_and_little_of_them() -> None:
+    code = function_code(DOCUMENT)
+    assert code == function_code(DOCUMENT)
+    assert len(code) < 100_000
+    with zipfile.ZipFile(io.BytesIO(code)) as archive:
+        modules = {name for name in archive.namelist() if name.endswith(".py")}
+    assert modules == {f"flo/{name}" for name in built._MODULES} | {"flo_handler.py"}
+
+
+@pytest.mark.processes
+def test_it_answers_what_the_compiled_model_answers() -> None:
+    own = CompiledModel(json.loads(json.dumps(DOCUMENT)))
+    asked: list[dict[str, Any]] = [
+        PATIENT,
+        {"record": {"age": "Jane Doe", "ward": "a"}},
+        {"record": {"age": 50}},
+        {"row": {"age": 50}},
+        {"record": PATIENT["record"], "explain": True},
+        {},
+    ]
+    with LocalFunction(function_code(DOCUMENT)) as function:
+        for request in asked:
+            expected = answer(own, request)
+            assert function.invoke(request) == {"status": expected.status, **expected.said}
+        with pytest.raises(FloError, match="Unable to unmarshal input"):  # by AWS's client
+            function.said_of(b'{"record": {"age": NaN, "ward": "a"}}')
+        assert json.loads(function.said_of(b'["Jane Doe"]'))["status"] == 400
+        function.end()
+    assert b"Jane" not in function.said
+
+
+@pytest.mark.processes
+def test_a_fault_is_logged_by_its_place_and_without_a_value() -> None:
+    broken = {**DOCUMENT, "weights": ["Jane Doe", *DOCUMENT["weights"][1:]]}
+    with LocalFunction(function_code(broken)) as function:
+        assert function.invoke(PATIENT) == {
+            "status": 500,
+            "error": "this is a bug in FLO; the log says where",
+        }
+        function.end()
+    assert b"FLO could not answer: TypeError at score:" in function.said
+    assert b"Jane" not in function.said
+
+
+@pytest.mark.processes
+def test_a_function_whose_process_ends_is_an_error_and_no_answer() -> None:
+    with (
+        LocalFunction(function_code({**DOCUMENT, "columns": None})) as function,
+        pytest.raises(FloError, match=r"does not answer|failed"),
+    ):
+        function.invoke(PATIENT)
+
+
+@pytest.mark.slow  # torch's exporter, and 40 MB of libraries
+def test_a_network_answers_with_the_libraries_that_it_brings() -> None:
+    model = made("cnn").open()
+    onnx = to_onnx(model)
+    places = places_of(onnx, model.study)
+    document = compiled(model, places=places)
+    code = function_code(document, onnx)
+    assert len(code) < built.MOST_UNPACKED
+    (image,) = model.study.data.columns
+    assert isinstance(image, ImageColumn)
+    request = {"record": {image.name: [0.0] * len(image.pixels)}}
+    own = CompiledModel(json.loads(json.dumps(document)), network(onnx, places))
+    with LocalFunction(code) as function:
+        found = function.invoke(request)
+    assert found == {"status": 200, **answer(own, request).said}
+
+
+def test_what_lambda_would_refuse_is_refused_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(built, "MOST_UNPACKED", 1 << 10)
+    with pytest.raises(UsageError, match="Lambda allows"):
+        function_code(DOCUMENT)
