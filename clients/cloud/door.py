@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,11 +42,14 @@ class Door(Protocol):
     def state(self) -> State | None:
         """Return what answers; None if nothing was deployed."""
 
-    def publish(self, model: Deployable) -> Deployed:
-        """Put a version there that answers nobody yet."""
+    def published(self, model: Deployable) -> AbstractContextManager[Deployed]:
+        """Put a version there that answers nobody yet. Within the context it can be asked."""
 
     def ask(self, number: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a version's answer, with ``status``. Raises TrustError: it failed."""
+        """Return the answer of a version that is being published, with ``status``.
+
+        Raises TrustError: it failed.
+        """
 
     def put_live(self, published: Deployed, before: State | None) -> None:
         """Let a version answer all requests."""

@@ -16,7 +16,7 @@ from flo.clients.cloud.deployable import Deployable, refuse_withdrawn
 from flo.clients.cloud.door import Deployed, Door, State
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction.versions import said
-from flo.errors import RefusedError, UsageError
+from flo.errors import UsageError
 
 _KIND = "deployed"
 
@@ -79,10 +79,8 @@ def _there(door: Door) -> State:
 
 
 def _published(home: SiteHome, door: Door, model: Deployable) -> Deployed:
-    found = door.publish(model)  # 2
-    if (found.study, found.card) != (model.model.study, model.model.card):
-        raise RefusedError(f"{door.name} has another model than was sent")
-    model.refuse_other_answers(lambda asked: door.ask(found.number, asked), door.where)  # 3
+    with door.published(model) as found:  # 2
+        model.refuse_other_answers(lambda asked: door.ask(found.number, asked), door.where)  # 3
     refuse_withdrawn(home, model.name, model.model.study)  # 4
     return found
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flo.cli import results
+from flo.cli.model_deploy import On, canary_at
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 
@@ -44,9 +45,13 @@ def canary(
     ] = None,
     off: Annotated[bool, typer.Option("--off", help="Take the version out again.")] = False,
     follow_up: FollowUp = None,
+    on: On = None,
     home: SiteFolder = SITE_FOLDER,
 ) -> results.ComparisonResult:
-    """Let a version answer for a share of the patients, compared with the version in use."""
+    """Let a version answer for a share of the patients, compared with the version in use.
+
+    With --on: for a share of the requests at that door, compared with nothing.
+    """
     from flo.cli.terminal.output import say
     from flo.clients.comparison import decisions
     from flo.clients.home.site_home import SiteHome
@@ -57,6 +62,14 @@ def canary(
             "a canary needs a share of the patients, or ends",
             hint="--share PERCENT, or --off",
         )
+    if on is not None:
+        if share is None:
+            raise UsageError(
+                "what answers at a door is ended by a command of its own",
+                hint=f"flo model rollback NAME --on {on.value}",
+            )
+        found = canary_at(home, on, version, share, why)
+        return results.ComparisonResult(version.partition(":")[0], {found.version: share})
     if share is not None:
         return _decided(home, version, share, why, follow_up)
     rest = decisions.end(SiteHome.open(home), version, why)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flo.cli import results
+from flo.cli.model_deploy import On, roll_back_at
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import COORDINATOR_FOLDER
 
@@ -55,15 +56,26 @@ def promote(
 @command(app)
 def rollback(
     version: Annotated[
-        str, typer.Argument(help="NAME:VERSION to go back from: the one that is in use.")
+        str,
+        typer.Argument(
+            help="NAME:VERSION to go back from: the one that is in use; NAME with --on."
+        ),
     ],
     why: Why,
+    on: On = None,
     home: EitherFolder = COORDINATOR_FOLDER,
 ) -> results.VersionStateResult:
-    """Withdraw the version in use, and put the one before it back."""
+    """Withdraw the version in use, and put the one before it back.
+
+    With --on: end the canary at that door, or let the version before answer there.
+    """
     from flo.cli.terminal.output import say
     from flo.clients.prediction import version_decisions
 
+    if on is not None:
+        name = version.partition(":")[0]
+        found = roll_back_at(home, on, name, why)
+        return results.VersionStateResult(name, found.version, found.card, "live")
     site = site_at(home)
     if site is None:
         return decided(home, version, "rollback", why)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from flo.scoring.compiled import CompiledModel, cells_are_finite
@@ -20,6 +21,20 @@ class Answer(NamedTuple):
 
     status: int
     said: dict[str, Any]
+
+
+def guarded(work: Callable[[], Answer], tell: Callable[[str], None]) -> Answer:
+    """Return what ``work`` answers. A fault is told by its kind and place: its text may have a
+    patient's value."""
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
+        tell(f"FLO could not answer: {type(error).__name__} at {where}")
+        return Answer(500, {"error": "this is a bug in FLO; the log says where"})
 
 
 def answer_body(model: CompiledModel, body: bytes) -> Answer:

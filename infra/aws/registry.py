@@ -7,7 +7,6 @@ coordinator that the caller knows, and contain the tensors' digest.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import re
 import tarfile
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from flo.documents import canonical
 from flo.documents.document import parse
 from flo.errors import RefusedError, TrustError, UsageError
+from flo.infra.aws.archives import packed
 from flo.infra.aws.artifacts import prefix_of, study_artifacts
 from flo.infra.aws.clients import client, code_of, translate_errors
 from flo.infra.aws.s3 import S3Artifacts
@@ -77,9 +77,9 @@ class Registry:
         card_path, tensors_path = paths_of(path)
         card, study = model.card, model.study
         key = f"registry/{card.run}/model.tar.gz"
-        packed = _packed({p.name: p.read_bytes() for p in (card_path, tensors_path)})
+        archive = packed({p.name: p.read_bytes() for p in (card_path, tensors_path)})
         study_artifacts(config.region, config.bucket, config.artifacts_key, study.digest).put(
-            key, packed
+            key, archive
         )
         group = f"flo-{study.name}"
         self._make_group(group)
@@ -234,17 +234,6 @@ class Registry:
                     raise
                 return False
         return True
-
-
-def _packed(files: dict[str, bytes]) -> bytes:
-    """Pack files reproducibly: the same files give the same bytes on every machine."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name, data in sorted(files.items()):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return gzip.compress(archive.getvalue(), mtime=0)
 
 
 def _unpacked(packed: bytes) -> tuple[ModelCard, bytes]:

@@ -12,12 +12,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flo.clients.cloud.deployable import Deployable
@@ -76,7 +77,8 @@ class FunctionDoor:
             revision=str(alias.get("RevisionId", "")),
         )
 
-    def publish(self, model: Deployable) -> Deployed:
+    @contextlib.contextmanager
+    def published(self, model: Deployable) -> Iterator[Deployed]:
         """Make a version of the function that answers nobody yet. [1]
 
         Raises:
@@ -87,7 +89,7 @@ class FunctionDoor:
         with translate_errors(f"publishing {self.name}"):
             there = self._there(digest, model)
             number = there or self._published(code, digest, model)
-        return Deployed(number, model.model.version, model.model.study, model.model.card)
+        yield Deployed(number, model.model.version, model.model.study, model.model.card)
 
     def ask(self, number: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return a version's answer. Raises TrustError: it failed."""

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from flo.scoring.compiled import CompiledModel
-from flo.scoring.request import Answer, answer
+from flo.scoring.request import answer, guarded
 
 
 def _loaded() -> CompiledModel:
@@ -32,13 +32,9 @@ MODEL = _loaded()
 
 def handle(event: object, context: object) -> dict[str, Any]:
     """Answer one invocation: ``status`` as of HTTP, and what ``flo.scoring.request`` says."""
-    try:
-        found = answer(MODEL, event)
-    except Exception as error:  # noqa: BLE001 - Lambda would log its text, which may have a value
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        line = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
-        sys.stderr.write(f"FLO could not answer: {type(error).__name__} at {line}\n")
-        found = Answer(500, {"error": "this is a bug in FLO; the log says where"})
+    found = guarded(lambda: answer(MODEL, event), _tell)
     return {"status": found.status, **found.said}
+
+
+def _tell(what: str) -> None:
+    sys.stderr.write(f"{what}\n")

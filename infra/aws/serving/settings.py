@@ -24,6 +24,7 @@ Role = Annotated[
         "the ARN of an IAM role, such as arn:aws:iam::123456789012:role/flo-function",
     ),
 ]
+Alarm = Annotated[str, StringConstraints(pattern=r"^\S.{0,253}\S$")]
 _Id = Annotated[str, StringConstraints(pattern=r"^[a-z]+-[0-9a-z]{1,32}$")]
 
 
@@ -40,6 +41,29 @@ class FunctionSettings(Document):
     security_groups: Annotated[tuple[_Id, ...], Field(max_length=5)] = ()
 
 
+class EndpointSettings(Document):
+    """``role``: of the SageMaker endpoint. ``image``: the serving image, preferably by digest.
+
+    ``serverless_mb``: memory of an endpoint without machines of its own; then ``instance`` and
+    ``instances`` do not count, and SageMaker allows neither a network nor a canary. ``alarms``:
+    names of CloudWatch alarms; one that goes off while a new version takes over brings the old one
+    back. ``bake_seconds``: for how long a tenth of the requests goes to the new version first.
+    """
+
+    role: Role
+    image: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./:@-]{1,255}$")]
+    instance: Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")] = (
+        "ml.m5.large"
+    )
+    instances: Annotated[int, Field(ge=1, le=50)] = 1
+    serverless_mb: Literal[1024, 2048, 3072, 4096, 5120, 6144] | None = None
+    concurrency: Annotated[int, Field(ge=1, le=200)] = 10
+    subnets: Annotated[tuple[_Id, ...], Field(max_length=16)] = ()
+    security_groups: Annotated[tuple[_Id, ...], Field(max_length=5)] = ()
+    alarms: Annotated[tuple[Alarm, ...], Field(max_length=10)] = ()
+    bake_seconds: Annotated[int, Field(ge=60, le=3600)] = 300
+
+
 class HospitalAws(Document):
     """``account``: the hospital's own; credentials of another are refused. ``bucket``: for code and
     models, encrypted under ``key``, which also encrypts functions."""
@@ -50,6 +74,7 @@ class HospitalAws(Document):
     bucket: Bucket
     key: KmsKey
     function: FunctionSettings | None = None
+    endpoint: EndpointSettings | None = None
 
 
 def read_hospital_aws(folder: Path) -> HospitalAws:

@@ -4,71 +4,48 @@ checked where it answers, and the version before is one call away."""
 from __future__ import annotations
 
 import json
-import secrets
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from flo.clients.cloud import deployable, steps
-from flo.clients.cloud.deployable import Deployable
 from flo.clients.home.site_home import SiteHome
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.infra.aws.serving.function import FunctionDoor
-from flo.infra.aws.serving.settings import FunctionSettings, HospitalAws, refuse_other_account
-from tests.builders import make_site, pretend_enrolled
-from tests.clients.prediction.told import (
-    TWO,
-    V9,
-    Told,
-    api,
-    approved,
-    ask,
-    promote,
-    version_of,
-    withdrawn,
+from flo.infra.aws.serving.settings import HospitalAws, refuse_other_account
+from tests.clients.prediction.told import V9, Told, api, ask, promote, withdrawn
+from tests.infra.aws.doors import (
+    ASKED,
+    V10,
+    WHY,
+    a_site,
+    account_of,
+    audited,
+    in_use,
+    told_of_both,
 )
-from tests.flo.published_models import COORDINATOR, made
-from tests.infra.aws.emulated import REGION, Aws
+from tests.infra.aws.emulated import Aws
 from tests.infra.aws.functions import EmulatedLambda, emulated_lambda
 
 pytestmark = pytest.mark.slow
-WHY = "our committee said yes"
-TEN = made("gated again", run="run-3")
-V10 = version_of(TEN)
-ASKED = {"record": {"age": 50, "ward": "a"}}
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> SiteHome:
-    home = make_site(tmp_path / "north")
-    pretend_enrolled(home, COORDINATOR)
-    return home
+    return a_site(tmp_path)
 
 
 @pytest.fixture
 def told() -> Told:
-    coordinator = Told(TWO, TEN)
-    coordinator.show(approved(V9, V10))
-    return coordinator
+    return told_of_both()
 
 
 @pytest.fixture
 def settings(aws: Aws) -> HospitalAws:
-    role = aws.client("iam").create_role(
-        RoleName=f"flo-{secrets.token_hex(4)}", AssumeRolePolicyDocument="{}"
-    )["Role"]["Arn"]
-    return HospitalAws(
-        account="123456789012",
-        region=REGION,
-        bucket=aws.new_bucket(f"flo-{secrets.token_hex(6)}"),
-        key=aws.new_key(),
-        function=FunctionSettings(role=role),
-    )
+    return account_of(aws)
 
 
 @pytest.fixture
@@ -95,25 +72,12 @@ def answers(door: FunctionDoor, cloud: EmulatedLambda, count: int) -> Counter[in
     return found
 
 
-def audited(site: SiteHome) -> list[tuple[Any, ...]]:
-    with closing(site.open_audit_log()) as log:
-        return [
-            (one.facts["what"], one.facts["version"], one.facts["share"])
-            for one in log.entries()
-            if one.kind == "deployed"
-        ]
-
-
-def of_use(site: SiteHome) -> Deployable:
-    return deployable.in_use(site, "tiny")
-
-
 def test_deployed_then_a_canary_then_back(
     site: SiteHome, told: Told, door: FunctionDoor, cloud: EmulatedLambda
 ) -> None:
     promote(site, told, "tiny:9")
     assert door.state() is None
-    first = steps.deploy(site, door, of_use(site), WHY)
+    first = steps.deploy(site, door, in_use(site), WHY)
     assert answers(door, cloud, 5) == {9: 5}
     assert cloud.asked[first.number] >= 100, "golden cases were answered there first"
     ten = deployable.approved(site, api(told), "tiny:10")
@@ -127,7 +91,7 @@ def test_deployed_then_a_canary_then_back(
     assert steps.roll_back(site, door, "tiny", WHY) == first
     assert answers(door, cloud, 20) == {9: 20}
     promote(site, told, "tiny:10")
-    assert steps.deploy(site, door, of_use(site), WHY) == canary, "its code was published before"
+    assert steps.deploy(site, door, in_use(site), WHY) == canary, "its code was published before"
     assert answers(door, cloud, 5) == {10: 5}
     assert steps.roll_back(site, door, "tiny", WHY) == first
     assert answers(door, cloud, 5) == {9: 5}
@@ -146,12 +110,12 @@ def test_a_version_that_answers_otherwise_there_answers_nobody(
     site: SiteHome, told: Told, door: FunctionDoor, cloud: EmulatedLambda
 ) -> None:
     promote(site, told, "tiny:9")
-    steps.deploy(site, door, of_use(site), WHY)
+    steps.deploy(site, door, in_use(site), WHY)
     before = door.state()
     cloud.spoilt.update(str(number) for number in range(2, 9))
     promote(site, told, "tiny:10")
     with pytest.raises(TrustError, match="otherwise than the model does here"):
-        steps.deploy(site, door, of_use(site), WHY)
+        steps.deploy(site, door, in_use(site), WHY)
     assert door.state() == before
     assert answers(door, cloud, 3) == {9: 3}
     assert len(audited(site)) == 1
@@ -161,9 +125,9 @@ def test_what_is_withdrawn_is_neither_deployed_nor_rolled_back_to(
     site: SiteHome, told: Told, door: FunctionDoor, cloud: EmulatedLambda
 ) -> None:
     promote(site, told, "tiny:9")
-    steps.deploy(site, door, of_use(site), WHY)
+    steps.deploy(site, door, in_use(site), WHY)
     promote(site, told, "tiny:10")
-    ten = of_use(site)
+    ten = in_use(site)
     steps.deploy(site, door, ten, WHY)
     withdrawn(told, V9)
     ask(site, told)
@@ -175,14 +139,14 @@ def test_what_is_withdrawn_is_neither_deployed_nor_rolled_back_to(
     with pytest.raises(RefusedError, match="version 10 of tiny is withdrawn"):
         steps.deploy(site, door, ten, WHY)
     with pytest.raises(UsageError, match="no version of tiny is in use"):
-        of_use(site)
+        in_use(site)
 
 
 def test_two_who_deploy_at_once_do_not_undo_each_other(
     site: SiteHome, told: Told, door: FunctionDoor
 ) -> None:
     promote(site, told, "tiny:9")
-    one = of_use(site)
+    one = in_use(site)
     steps.deploy(site, door, one, WHY)
     seen = door.state()
     assert seen is not None
@@ -196,7 +160,7 @@ def test_a_canary_needs_a_version_to_be_compared_with(
     site: SiteHome, told: Told, door: FunctionDoor
 ) -> None:
     promote(site, told, "tiny:9")
-    one = of_use(site)
+    one = in_use(site)
     with pytest.raises(UsageError, match="nothing answers at flo-tiny"):
         steps.canary(site, door, one, 10, WHY)
     steps.deploy(site, door, one, WHY)
@@ -227,6 +191,6 @@ def test_a_large_network_goes_by_the_bucket(
 ) -> None:
     monkeypatch.setattr("flo.infra.aws.serving.function.MOST_SENT", 1 << 10)
     promote(site, told, "tiny:9")
-    steps.deploy(site, door, of_use(site), WHY)
+    steps.deploy(site, door, in_use(site), WHY)
     kept = aws.client("s3").list_objects_v2(Bucket=settings.bucket)["Contents"]
     assert [one["Key"].startswith("functions/tiny/") for one in kept] == [True]

@@ -1,0 +1,173 @@
+"""The program of an endpoint's container: ``python -m flo.infra.aws.serving.container serve``.
+
+SageMaker's contract for hosting (developer guide, "Custom Inference Code with Hosting Services"):
+
+    /opt/ml/model       what ``ModelDataUrl`` holds, unpacked
+    GET  /ping          200 once requests can be answered
+    POST /invocations   a request (``flo.scoring.request``) and its answer, as JSON
+    SIGTERM             30 seconds later SIGKILL; requests under way are answered first
+
+The folder is one of two kinds, and is checked against the environment of the model, which only the
+account's owner sets:
+
+    model.json          as ``flo model deploy`` compiled it; FLO_MODEL is its SHA-256, and that of
+                        model.onnx
+    *.card.json         a package of the coordinator's registry; FLO_COORDINATORS are the
+                        fingerprints of who may have signed it
+
+No record is logged or kept. ``FLO_ML_ROOT`` moves the folder, and ``FLO_PORT`` the port, for the
+local runner.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from flo.documents import canonical
+from flo.errors import FloError, TrustError, UsageError
+from flo.http.asgi import Refused, read_body
+from flo.infra.aws.job_contract import ROOT_VARIABLE
+from flo.published.compile import compiled
+from flo.published.model_card import MAX_MODEL_BYTES, PublishedModel
+from flo.scoring.compiled import CompiledModel
+from flo.scoring.network import network
+from flo.scoring.request import MAX_BODY, Answer, answer_body, guarded
+
+log = logging.getLogger("flo.endpoint")
+
+PORT, PORT_VARIABLE = 8080, "FLO_PORT"
+MODEL_VARIABLE, COORDINATORS_VARIABLE = "FLO_MODEL", "FLO_COORDINATORS"
+MODEL_FILE, NETWORK_FILE = "model.json", "model.onnx"
+_MOST_AT_ONCE, _GRACE_SECONDS = 512, 20
+_NOT_JSON = Answer(415, {"error": "send application/json"})
+_NOT_THERE = Answer(404, {"error": "there is GET /ping and POST /invocations"})
+
+
+def main() -> int:
+    """Serve until SIGTERM. Exit with 2 to 4, and one line in the log, if the model is refused."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    if sys.argv[1:] != ["serve"]:
+        log.error("SageMaker starts this image with the argument `serve`")
+        return UsageError.exit_code
+    root = Path(os.environ.get(ROOT_VARIABLE, "/opt/ml"))
+    try:
+        model = opened(root / "model", os.environ)
+    except FloError as error:
+        log.error(f"{error}; {error.hint}" if error.hint else str(error))
+        return error.exit_code
+    log.info(f"answers with {json.dumps(model.facts, sort_keys=True)}")
+    config = uvicorn.Config(
+        Container(model),
+        host="0.0.0.0",  # noqa: S104 - SageMaker's proxy dials it; nothing else reaches the machine
+        port=int(os.environ.get(PORT_VARIABLE, PORT)),
+        ws="none",
+        lifespan="off",
+        server_header=False,
+        proxy_headers=False,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        limit_concurrency=_MOST_AT_ONCE,
+    )
+    uvicorn.Server(config).run()
+    return 0
+
+
+def opened(folder: Path, environment: Any) -> CompiledModel:
+    """Return the model of the folder, checked as the module says.
+
+    Raises:
+        UsageError: there is none, or the environment does not name who is trusted. TrustError: it
+        is not what the environment names.
+    """
+    if (folder / MODEL_FILE).is_file():
+        return _compiled(folder, environment.get(MODEL_VARIABLE, ""))
+    cards = sorted(folder.glob("*.card.json"))
+    if len(cards) != 1:
+        raise UsageError(f"{folder} has {len(cards)} cards and no {MODEL_FILE}: no model to serve")
+    return _package(cards[0], environment.get(COORDINATORS_VARIABLE, "").split(","))
+
+
+def digest_of(document: bytes, onnx: bytes) -> str:
+    """Return what FLO_MODEL must be: SHA-256 of both, each by its own digest."""
+    parts = [hashlib.sha256(one).digest() for one in (document, onnx)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _compiled(folder: Path, wanted: str) -> CompiledModel:
+    document, place = (folder / MODEL_FILE).read_bytes(), folder / NETWORK_FILE
+    onnx = place.read_bytes() if place.is_file() else b""
+    if digest_of(document, onnx) != wanted:
+        raise TrustError(
+            f"the model is another one than {MODEL_VARIABLE} of the container names",
+            hint="flo model deploy makes both",
+        )
+    found = canonical.decode(document, limit=MAX_MODEL_BYTES, what=MODEL_FILE, values=1 << 30)
+    if found["network"] is None:
+        return CompiledModel(found)
+    return CompiledModel(found, network(onnx, found["network"]))
+
+
+def _package(card: Path, coordinators: list[str]) -> CompiledModel:
+    if not any(coordinators):
+        raise UsageError(
+            f"{COORDINATORS_VARIABLE} does not name who may have signed the model",
+            hint="set it to the coordinator's fingerprint in the model's environment",
+        )
+    model = PublishedModel.open(card, *coordinators)
+    if not model.is_linear:
+        raise UsageError(
+            f"{model.title} is a network, whose package has no ONNX model",
+            hint="flo model deploy NAME --on sagemaker deploys it from a hospital",
+        )
+    return CompiledModel(json.loads(json.dumps(compiled(model))))
+
+
+class Container:
+    """The ASGI application."""
+
+    def __init__(self, model: CompiledModel) -> None:
+        self._model = model
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        asked = scope["method"], scope["path"]
+        if asked == ("GET", "/ping"):
+            await _send(send, Answer(200, {}))
+        elif asked != ("POST", "/invocations"):
+            await _send(send, _NOT_THERE)
+        else:
+            await _send(send, await self._answer(scope, receive))
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        kind = dict(scope["headers"]).get(b"content-type", b"").partition(b";")[0].strip()
+        if kind != b"application/json":
+            return _NOT_JSON
+        try:
+            body = await read_body(receive, MAX_BODY)
+        except Refused as refusal:
+            return Answer(refusal.status, {"error": "the request is too large or too slow"})
+        return guarded(lambda: answer_body(self._model, body), log.error)
+
+
+async def _send(send: Send, found: Answer) -> None:
+    body = json.dumps(found.said).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": found.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
