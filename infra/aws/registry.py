@@ -21,6 +21,7 @@ from flo.infra.aws.archives import packed
 from flo.infra.aws.artifacts import prefix_of, study_artifacts
 from flo.infra.aws.clients import client, code_of, translate_errors
 from flo.infra.aws.s3 import S3Artifacts
+from flo.infra.aws.serving.contract import COORDINATORS_VARIABLE
 from flo.published.model_card import (
     MAX_CARD_BYTES,
     MAX_MODEL_BYTES,
@@ -70,10 +71,18 @@ class Registry:
     def register(self, config: AwsConfig, path: Path, *coordinators: str) -> str:
         """Put a verified model into the registry, pending approval; return the package's ARN.
 
+        The package names the serving image, and as its environment who signed the model.
+
         Raises:
-            TrustError: none of these coordinators signed it. UsageError: the model does not exist.
+            TrustError: none of these coordinators signed it. UsageError: the model does not exist,
+            or [aws] names no serving image.
         """
         model = PublishedModel.open(path, *coordinators)
+        if config.serving_image is None:
+            raise UsageError(
+                "[aws] of coordinator.toml names no `serving_image`, with which a package answers",
+                hint="build and push infra/images/serving.Dockerfile, and name it (docs/aws.md)",
+            )
         card_path, tensors_path = paths_of(path)
         card, study = model.card, model.study
         key = f"registry/{card.run}/model.tar.gz"
@@ -91,12 +100,13 @@ class Registry:
                 InferenceSpecification={
                     "Containers": [
                         {
-                            "Image": config.image,
+                            "Image": config.serving_image,
                             "ModelDataUrl": f"s3://{config.bucket}/{prefix_of(study.digest)}{key}",
+                            "Environment": {COORDINATORS_VARIABLE: ",".join(coordinators)},
                         }
                     ],
-                    "SupportedContentTypes": ["text/csv"],
-                    "SupportedResponseMIMETypes": ["text/csv"],
+                    "SupportedContentTypes": ["application/json"],
+                    "SupportedResponseMIMETypes": ["application/json"],
                 },
                 CustomerMetadataProperties={
                     "flo-study": study.digest,

@@ -27,11 +27,13 @@ _Role = Annotated[
         "the ARN of an IAM role, such as arn:aws:iam::123456789012:role/flo-job",
     ),
 ]
+_Image = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./:@-]{1,255}$")]
 _Id = Annotated[str, StringConstraints(pattern=r"^[a-z]+-[0-9a-z]{1,32}$")]
 
 
 class AwsConfig(Document):
     """``role``: of a job. ``image``: the aggregator's container image, preferably by digest.
+    ``serving_image``: the image with which a registered model can answer.
 
     ``audit_bucket``: receives copies of the audit log, encrypted under ``audit_key`` and under
     Object Lock for ``audit_years``.
@@ -42,7 +44,8 @@ class AwsConfig(Document):
     artifacts_key: KmsKey
     launch_key: KmsKey
     role: _Role
-    image: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./:@-]{1,255}$")]
+    image: _Image
+    serving_image: _Image | None = None
     instance: Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")] = (
         "ml.m5.large"
     )

@@ -21,7 +21,6 @@ local runner.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -36,6 +35,14 @@ from flo.documents import canonical
 from flo.errors import FloError, TrustError, UsageError
 from flo.http.asgi import Refused, read_body
 from flo.infra.aws.job_contract import ROOT_VARIABLE
+from flo.infra.aws.serving.contract import (
+    COORDINATORS_VARIABLE,
+    MODEL_FILE,
+    MODEL_VARIABLE,
+    NETWORK_FILE,
+    PORT_VARIABLE,
+    digest_of,
+)
 from flo.published.compile import compiled
 from flo.published.model_card import MAX_MODEL_BYTES, PublishedModel
 from flo.scoring.compiled import CompiledModel
@@ -44,9 +51,7 @@ from flo.scoring.request import MAX_BODY, Answer, answer_body, guarded
 
 log = logging.getLogger("flo.endpoint")
 
-PORT, PORT_VARIABLE = 8080, "FLO_PORT"
-MODEL_VARIABLE, COORDINATORS_VARIABLE = "FLO_MODEL", "FLO_COORDINATORS"
-MODEL_FILE, NETWORK_FILE = "model.json", "model.onnx"
+PORT = 8080
 _MOST_AT_ONCE, _GRACE_SECONDS = 512, 20
 _NOT_JSON = Answer(415, {"error": "send application/json"})
 _NOT_THERE = Answer(404, {"error": "there is GET /ping and POST /invocations"})
@@ -96,12 +101,6 @@ def opened(folder: Path, environment: Any) -> CompiledModel:
     if len(cards) != 1:
         raise UsageError(f"{folder} has {len(cards)} cards and no {MODEL_FILE}: no model to serve")
     return _package(cards[0], environment.get(COORDINATORS_VARIABLE, "").split(","))
-
-
-def digest_of(document: bytes, onnx: bytes) -> str:
-    """Return what FLO_MODEL must be: SHA-256 of both, each by its own digest."""
-    parts = [hashlib.sha256(one).digest() for one in (document, onnx)]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _compiled(folder: Path, wanted: str) -> CompiledModel:

@@ -26,7 +26,7 @@ from flo.errors import RefusedError, TrustError, UsageError
 from flo.infra.aws.archives import packed
 from flo.infra.aws.clients import client, code_of, translate_errors
 from flo.infra.aws.s3 import S3Artifacts
-from flo.infra.aws.serving.container import MODEL_FILE, MODEL_VARIABLE, NETWORK_FILE, digest_of
+from flo.infra.aws.serving.contract import MODEL_FILE, MODEL_VARIABLE, NETWORK_FILE, digest_of
 from flo.infra.aws.serving.settings import EndpointSettings, HospitalAws
 
 LONGEST_NAME = 40  # of a model; SageMaker allows 63 characters with what is added

@@ -29,7 +29,7 @@ import httpx
 
 from flo.errors import FloError
 from flo.infra.aws.job_contract import ROOT_VARIABLE
-from flo.infra.aws.serving.container import PORT_VARIABLE
+from flo.infra.aws.serving.contract import PORT_VARIABLE
 
 _START_SECONDS, _GRACE_SECONDS = 30.0, 30.0  # SageMaker kills thirty seconds after SIGTERM
 Alarmed = Callable[[], set[str]]  # names of the alarms that are on

@@ -19,6 +19,7 @@ def account(aws: Aws) -> AwsConfig:
         launch_key=aws.new_key(),
         role="arn:aws:iam::123456789012:role/flo-aggregator",
         image="123456789012.dkr.ecr.eu-central-1.amazonaws.com/flo-aggregator@sha256:" + "0" * 64,
+        serving_image="123456789012.dkr.ecr.eu-central-1.amazonaws.com/flo-serving:0.2.0",
         subnets=("subnet-0a1b2c3d",),
         security_groups=("sg-0a1b2c3d",),
     )

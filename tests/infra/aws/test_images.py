@@ -14,6 +14,7 @@ from flo.errors import UsageError
 from flo.infra.aws.job.runner import LocalJob
 from flo.infra.aws.sagemaker import ENTRYPOINT
 from flo.storage.files import locked
+from tests.infra.aws.serving import SERVING
 from tests.paths import ROOT
 
 FOLDER = ROOT / "infra" / "images"
@@ -30,7 +31,8 @@ def command(file: Path, instruction: str) -> list[str]:
 
 
 def test_there_is_one_for_each_party() -> None:
-    assert [file.stem.split(".")[0] for file in FILES] == ["aggregator", "coordinator", "site"]
+    parties = [file.stem.split(".")[0] for file in FILES]
+    assert parties == ["aggregator", "coordinator", "serving", "site"]
 
 
 @pytest.mark.slow
@@ -57,6 +59,9 @@ def test_the_base_is_pinned_and_the_last_stage_has_neither_root_nor_tools(file: 
 @every_image
 def test_the_entry_point_is_a_command_that_exists(file: Path) -> None:
     words = command(file, "ENTRYPOINT")
+    if file.stem.startswith("serving"):
+        assert words == SERVING
+        return
     if file.stem.startswith("aggregator"):
         assert words == ENTRYPOINT
         return

@@ -1,0 +1,15 @@
+"""Names of a serving container's contract, beside SageMaker's own (``container``)."""
+
+from __future__ import annotations
+
+import hashlib
+
+MODEL_VARIABLE, COORDINATORS_VARIABLE = "FLO_MODEL", "FLO_COORDINATORS"
+PORT_VARIABLE = "FLO_PORT"
+MODEL_FILE, NETWORK_FILE = "model.json", "model.onnx"
+
+
+def digest_of(document: bytes, onnx: bytes) -> str:
+    """Return what FLO_MODEL must be: SHA-256 of both, each by its own digest."""
+    parts = [hashlib.sha256(one).digest() for one in (document, onnx)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
