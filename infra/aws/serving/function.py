@@ -247,7 +247,6 @@ class FunctionDoor:
             "Description": f"FLO answers for {model.name}"[:256],
             "Timeout": _SECONDS,
             "MemorySize": max(self._own.memory_mb, _NETWORK_MB if model.onnx else 0),
-            "KMSKeyArn": self._settings.key,
             "VpcConfig": {
                 "SubnetIds": list(self._own.subnets),
                 "SecurityGroupIds": list(self._own.security_groups),

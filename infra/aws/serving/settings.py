@@ -66,7 +66,7 @@ class EndpointSettings(Document):
 
 class HospitalAws(Document):
     """``account``: the hospital's own; credentials of another are refused. ``bucket``: for code and
-    models, encrypted under ``key``, which also encrypts functions."""
+    models, encrypted under ``key``, which also encrypts the disks of endpoints."""
 
     schema_version: Literal[1] = 1
     account: Annotated[str, spelt("[0-9]{12}", "the 12 digits of an AWS account")]
