@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flo.bench import BenchRow, row
+from flo.bench import BenchRow, row, serve_cold
 from flo.bench.references import environment, free_port, wait_for_port
 from flo.bench.served_site import ServedSite, made
 from flo.errors import FloError
@@ -55,6 +55,7 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
     yield from _hooks(quick=quick)
     yield _images(2_000 if quick else 10_000)
     yield from _steady(5.0 if quick else 60.0)
+    yield from serve_cold.rows(5 if quick else 25)
 
 
 def _plain(*, quick: bool) -> Iterator[BenchRow]:

@@ -7,7 +7,8 @@
     s3          the artifact store in a bucket
     sagemaker   training jobs: request and state; submit sends the request
     job/        the program of such a job, on this machine or in SageMaker
-    registry    SageMaker's model registry
+    registry    SageMaker's model registry; archives: its tar.gz
+    serving/    doors to a hospital's own models: a Lambda function, a SageMaker endpoint
 
 AWS libraries are imported only if a folder's configuration names AWS (extra ``aws``).
 """

@@ -84,7 +84,8 @@ def _audit(facts: Facts) -> list[str]:
 
 def _answers(facts: Facts) -> list[str]:
     found = _entries(facts, "the log of what models answered, noted", "answers-anchored")
-    return found + _entries(facts, "versions of a model, compared", "versions-compared")
+    found += _entries(facts, "versions of a model, compared", "versions-compared")
+    return found + _entries(facts, "versions put where they answer in the cloud", "deployed")
 
 
 def _integrity(facts: Facts) -> list[str]:
