@@ -23,7 +23,7 @@ from typing import Any
 import flo
 from flo.errors import UsageError
 
-HANDLER = "flo_handler.handle"
+_PROGRAM, HANDLER = "flo_handler.py", "flo_handler.handle"
 MOST_UNPACKED = 250 << 20  # AWS Lambda quotas: "Deployment package size"
 MOST_SENT = 50 << 20  # of a package that is sent with the request itself
 _MODULES = (
@@ -56,7 +56,7 @@ def function_code(document: dict[str, Any], onnx: bytes = b"") -> bytes:
     """
     root = Path(flo.__file__).parent
     files = {f"flo/{name}": root / name for name in (*_MODULES, *(_OF_NETWORKS if onnx else ()))}
-    files["flo_handler.py"] = Path(__file__).with_name("handler.py")
+    files[_PROGRAM] = Path(__file__).with_name("deployed") / _PROGRAM
     if onnx:
         files |= dict(_libraries())
     packed, size = io.BytesIO(), 0
