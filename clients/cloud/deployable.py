@@ -8,7 +8,6 @@ it was deployed, before anybody is answered.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,8 +31,7 @@ from flo.published.golden import compare_answers
 from flo.published.model_card import FINISHED, PublishedModel
 from flo.published.model_states import ModelVersion
 from flo.published.onnx import places_of
-from flo.scoring.compiled import CompiledModel
-from flo.scoring.network import network
+from flo.scoring.compiled import CompiledModel, opened
 from flo.scoring.request import answer
 
 _NEAR, _NEAR_OF_NETWORKS = 1e-9, 1e-5  # of two machines' answers
@@ -105,8 +103,13 @@ def refuse_withdrawn(home: SiteHome, name: str, study: str) -> None:
     if withdrawal is not None:
         raise RefusedError(
             f"version {withdrawal.model.version} of {name} is withdrawn: {withdrawal.why}",
-            hint="deploy a version that is in use: flo model deploy NAME",
+            hint=f"flo model deploy {name} deploys the version in use here; with --remove, none",
         )
+
+
+def is_withdrawn(home: SiteHome, name: str, study: str) -> bool:
+    """Return whether the version of this study was withdrawn, here or by the coordinator."""
+    return versions.read(home).withdrawal(name, study) is not None
 
 
 def _made(home: SiteHome, name: str, path: Path, model: PublishedModel) -> Deployable:
@@ -132,9 +135,7 @@ def _made(home: SiteHome, name: str, path: Path, model: PublishedModel) -> Deplo
         rule=(rule.column, [one.risk for one in rule.groups] or [rule.threshold]) if rule else None,
         places=places,
     )
-    own = CompiledModel(
-        json.loads(json.dumps(document)), network(onnx, places) if places is not None else None
-    )
+    own = opened(document, onnx)
     answers = tuple(_said(own, record) for record in made_up_records(model.study.data))
     _refuse_other_scores(model, answers)
     version = ModelVersion(

@@ -1,4 +1,4 @@
-"""What a door in a cloud is: a place where versions of one model answer. ``flo.infra`` has them."""
+"""What a door is: a place in a cloud where versions of one model answer. ``flo.infra`` has them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ class Deployed:
 
 
 @dataclass(frozen=True)
-class State:
+class DoorState:
     """``live``: what answers; ``canary``: what answers ``share`` percent of requests beside it, if
-    any. ``before``: what was live before; None if nothing was. ``revision``: changes with it."""
+    any. ``before``: what was live before; None if nothing was. ``revision``: changes whenever
+    anything of this does."""
 
     live: Deployed
     canary: Deployed | None
@@ -39,25 +40,25 @@ class Door(Protocol):
     where: str
     name: str
 
-    def state(self) -> State | None:
+    def state(self) -> DoorState | None:
         """Return what answers; None if nothing was deployed."""
 
-    def published(self, model: Deployable) -> AbstractContextManager[Deployed]:
+    def staged(self, model: Deployable) -> AbstractContextManager[Deployed]:
         """Put a version there that answers nobody yet. Within the context it can be asked."""
 
     def ask(self, number: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer of a version that is being published, with ``status``.
+        """Return the answer of a version that is staged, with ``status``.
 
         Raises TrustError: it failed.
         """
 
-    def put_live(self, published: Deployed, before: State | None) -> None:
+    def put_live(self, staged: Deployed, before: DoorState | None) -> None:
         """Let a version answer all requests."""
 
-    def give_share(self, published: Deployed, share: int, before: State) -> None:
+    def give_share(self, staged: Deployed, share: int, before: DoorState) -> None:
         """Let a version answer ``share`` percent of requests, beside the one that is live."""
 
-    def roll_back(self, before: State) -> Deployed:
+    def roll_back(self, before: DoorState) -> Deployed:
         """End the canary, or put the version before live. Return what is live.
 
         Raises UsageError: nothing was live before.

@@ -1,19 +1,20 @@
-"""Deploy a version at a door, give it a share, roll back: in steps, each of which may be the last.
+"""Deploy a version at a door, give it a share, roll back. The first step that fails ends it.
 
     1. the version is opened, compiled, and its golden cases are computed here
        (``flo.clients.cloud.deployable``);
-    2. it is published at the door, where it answers nobody yet;
-    3. it answers the golden cases there;
-    4. it is not withdrawn meanwhile;
-    5. it answers requests, and the audit log says so.
+    2. it is staged at the door, where it answers nobody yet;
+    3. its answers there to the golden cases are those computed here;
+    4. it was not withdrawn meanwhile;
+    5. the audit log says what is begun; it answers requests; the log says that it does.
 
-A step that fails leaves what answers as it was. The log names no patient and no count.
+A step before the last leaves what answers as it was; so does the last, or a later entry says what
+answers. The log names no patient and no count.
 """
 
 from __future__ import annotations
 
 from flo.clients.cloud.deployable import Deployable, refuse_withdrawn
-from flo.clients.cloud.door import Deployed, Door, State
+from flo.clients.cloud.door import Deployed, Door, DoorState
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction.versions import said
 from flo.errors import UsageError
@@ -24,8 +25,9 @@ _KIND = "deployed"
 def deploy(home: SiteHome, door: Door, model: Deployable, why: str) -> Deployed:
     """Let the version answer all requests at the door; return it."""
     before = door.state()
-    found = _published(home, door, model)
+    found = _staged(home, door, model)
     if before is None or before.canary is not None or before.live.number != found.number:
+        _record(home, door, "begun", found, 100, why)
         door.put_live(found, before)
     _record(home, door, "live", found, 100, why)
     return found
@@ -44,7 +46,8 @@ def canary(home: SiteHome, door: Door, model: Deployable, share: int, why: str) 
         )
     if before.live.study == model.model.study:
         raise UsageError(f"{model.title} is live at {door.name}: it answers all requests")
-    found = _published(home, door, model)
+    found = _staged(home, door, model)
+    _record(home, door, "begun", found, share, why)
     door.give_share(found, share, before)
     _record(home, door, "canary", found, share, why)
     return found
@@ -55,9 +58,11 @@ def roll_back(home: SiteHome, door: Door, name: str, why: str) -> Deployed:
 
     Raises UsageError: nothing was live before. RefusedError: what was is withdrawn.
     """
-    before = _there(door)
-    if before.canary is None and before.before is not None:
-        refuse_withdrawn(home, name, before.before.study)
+    before = _live(door)
+    after = before.live if before.canary else before.before
+    if after is not None:
+        refuse_withdrawn(home, name, after.study)
+        _record(home, door, "begun", after, 100, why)
     found = door.roll_back(before)
     _record(home, door, "rolled back", found, 100, why)
     return found
@@ -65,21 +70,22 @@ def roll_back(home: SiteHome, door: Door, name: str, why: str) -> Deployed:
 
 def remove(home: SiteHome, door: Door, why: str) -> Deployed:
     """Delete all at the door; return what was live."""
-    before = _there(door)
+    before = _live(door)
+    _record(home, door, "begun", before.live, 0, why)
     door.remove()
     _record(home, door, "removed", before.live, 0, why)
     return before.live
 
 
-def _there(door: Door) -> State:
+def _live(door: Door) -> DoorState:
     found = door.state()
     if found is None:
         raise UsageError(f"nothing answers at {door.name}", hint="flo model deploy NAME")
     return found
 
 
-def _published(home: SiteHome, door: Door, model: Deployable) -> Deployed:
-    with door.published(model) as found:  # 2
+def _staged(home: SiteHome, door: Door, model: Deployable) -> Deployed:
+    with door.staged(model) as found:  # 2
         model.refuse_other_answers(lambda asked: door.ask(found.number, asked), door.where)  # 3
     refuse_withdrawn(home, model.name, model.model.study)  # 4
     return found

@@ -50,7 +50,7 @@ def canary(
 ) -> results.ComparisonResult:
     """Let a version answer for a share of the patients, compared with the version in use.
 
-    With --on: for a share of the requests at that door, compared with nothing.
+    With --on: for a share of the requests at that door, without a comparison.
     """
     from flo.cli.terminal.output import say
     from flo.clients.comparison import decisions

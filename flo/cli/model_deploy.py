@@ -48,8 +48,11 @@ def deploy(
     from flo.cli.terminal.output import say, working
     from flo.clients.cloud import deployable, steps
     from flo.clients.home.site_home import SiteHome
+    from flo.errors import UsageError
 
     site = SiteHome.open(home)
+    if remove and dry_run:
+        raise UsageError("--remove deletes at once: leave out --dry-run, or --remove")
     if remove:
         gone = steps.remove(site, door_of(home, on, name), why)
         say(f"{name} answers on {on.value} no more")
@@ -66,6 +69,43 @@ def deploy(
     say(f"{model.title} answers at {door.name}: {len(model.answers)} golden cases hold there")
     say(f"back: flo model rollback {name} --on {on.value} --why REASON --home {home}")
     return results.VersionStateResult(name, found.version, found.card, "live")
+
+
+@command(app)
+def deployed(
+    name: Annotated[str, typer.Argument(help="Name of a model.")],
+    on: Annotated[DoorKind, typer.Option("--on", help="Door in the hospital's AWS account.")],
+    home: SiteFolder = SITE_FOLDER,
+) -> results.DeployedResult:
+    """Show which versions of a model answer at a door of the hospital's own AWS account."""
+    from flo.cli.terminal.output import say
+    from flo.clients.cloud.deployable import is_withdrawn
+    from flo.clients.home.site_home import SiteHome
+
+    site, door = SiteHome.open(home), door_of(home, on, name)
+    found = door.state()
+    if found is None:
+        say(f"nothing answers at {door.name}")
+        return results.DeployedResult(door.name, 0, 0, 0, 0)
+    say(f"version {found.live.version} answers {100 - found.share} % of requests at {door.name}")
+    if found.canary is not None:
+        say(f"version {found.canary.version} answers {found.share} %, as a canary")
+    if found.before is not None:
+        say(f"version {found.before.version} was live before: flo model rollback brings it back")
+    for one in filter(None, (found.live, found.canary)):
+        if is_withdrawn(site, name, one.study):
+            say(
+                f"version {one.version} is withdrawn, and answers still: flo model deploy {name} "
+                f"--on {on.value} puts the version in use live; with --remove, none"
+            )
+    canary, before = found.canary, found.before
+    return results.DeployedResult(
+        door.name,
+        found.live.version,
+        canary.version if canary else 0,
+        found.share,
+        before.version if before else 0,
+    )
 
 
 def canary_at(home: Path, on: DoorKind, wanted: str, share: int, why: str) -> Deployed:
@@ -100,10 +140,11 @@ def roll_back_at(home: Path, on: DoorKind, name: str, why: str) -> Deployed:
 
 def door_of(home: Path, on: DoorKind, name: str) -> Door:
     """Return a model's door. Raises RefusedError: the credentials are of another account."""
+    from flo.infra.aws.clients import refuse_other_account
     from flo.infra.aws.serving.endpoint import EndpointDoor
     from flo.infra.aws.serving.function import FunctionDoor
-    from flo.infra.aws.serving.settings import read_hospital_aws, refuse_other_account
+    from flo.infra.aws.serving.settings import read_hospital_aws
 
-    settings = read_hospital_aws(home)
-    refuse_other_account(settings)
+    settings = read_hospital_aws(home, name)
+    refuse_other_account(settings.account, settings.region)
     return (FunctionDoor if on is DoorKind.LAMBDA else EndpointDoor)(settings, name)

@@ -425,6 +425,20 @@ class VersionStateResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class DeployedResult(CommandResult):
+    """Versions that answer at ``door``: ``live``, and ``canary`` for ``share`` percent of requests.
+
+    ``before``: the version that was live before. 0: there is none.
+    """
+
+    door: str
+    live: int
+    canary: int
+    share: int
+    before: int
+
+
+@dataclass(frozen=True)
 class VersionLine:
     """Line of ``VersionsResult``. ``state``: by the coordinator.
 

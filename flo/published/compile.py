@@ -6,6 +6,7 @@ state, in a form that needs no library to be read.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def compiled(
     """
     card, study = model.card, model.study
     curve = card.calibration
-    return {
+    document = {
         "schema_version": SCHEMA_VERSION,
         "facts": {"model": study.name, "version": study.version, "card": card.digest},
         "columns": [column.model_dump(mode="json") for column in study.data.columns],
@@ -41,3 +42,5 @@ def compiled(
         "curve": None if curve is None else curve.model_dump(mode="json", exclude={"level"}),
         "rule": None if rule is None else {"column": rule[0], "limits": list(rule[1])},
     }
+    found: dict[str, Any] = json.loads(json.dumps(document))  # lists for tuples, as it is stored
+    return found

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flo.scoring.curve import Curve, is_too_wide, logit, sigmoid
-from flo.scoring.record import Cell, Encoded, Field, RecordEncoder
+from flo.scoring.record import Encoded, Field, RecordEncoder
 
 if TYPE_CHECKING:
     from flo.arrays import Floats
@@ -80,6 +80,15 @@ class CompiledModel:
         return Scored(score, risk, low, high, flagged)
 
 
+def opened(document: Mapping[str, Any], onnx: bytes = b"") -> CompiledModel:
+    """Return the model of a document. ``onnx``: the network, if it is one."""
+    if document["network"] is None:
+        return CompiledModel(document)
+    from flo.scoring.network import network
+
+    return CompiledModel(document, network(onnx, document["network"]))
+
+
 class _Rule:
     """From which risk on a patient is flagged: one threshold, or one for each group of a column."""
 
@@ -122,8 +131,3 @@ def inputs_of(column: Any) -> int:
 
 def _written(risk: float) -> float:
     return round(risk * _WRITTEN) / _WRITTEN
-
-
-def cells_are_finite(record: Mapping[str, Cell]) -> bool:
-    """Return whether no cell is NaN or infinite, which JSON does not have."""
-    return all(not isinstance(cell, float) or math.isfinite(cell) for cell in record.values())

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
-from flo.scoring.compiled import CompiledModel, cells_are_finite
+from flo.scoring.compiled import CompiledModel
 
 MAX_BODY = 4 << 20
 _FORMS = ("record", "row")
@@ -23,18 +23,13 @@ class Answer(NamedTuple):
     said: dict[str, Any]
 
 
-def guarded(work: Callable[[], Answer], tell: Callable[[str], None]) -> Answer:
-    """Return what ``work`` answers. A fault is told by its kind and place: its text may have a
-    patient's value."""
-    try:
-        return work()
-    except Exception as error:  # noqa: BLE001 - whatever it is
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
-        tell(f"FLO could not answer: {type(error).__name__} at {where}")
-        return Answer(500, {"error": "this is a bug in FLO; the log says where"})
+def fault(error: Exception) -> str:
+    """Return an exception's type and place; its message may have a patient's value."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
+    return f"FLO could not answer: {type(error).__name__} at {where}"
 
 
 def answer_body(model: CompiledModel, body: bytes) -> Answer:
@@ -63,7 +58,7 @@ def answer(model: CompiledModel, found: object) -> Answer:
         if model.row_encoder is None:
             return _invalid(400, "no mapping of the site's fields was deployed: send `record`")
         encoder = model.row_encoder
-    if not cells_are_finite(record):
+    if not all(math.isfinite(cell) for cell in record.values() if isinstance(cell, float)):
         return _invalid(400, "a cell is not a number of JSON")
     encoded = encoder.encode(record)
     if encoded.inputs is None:

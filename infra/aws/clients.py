@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flo.errors import FloError, NetworkError, TrustError, UsageError
+from flo.errors import FloError, NetworkError, RefusedError, TrustError, UsageError
 
 _CONNECT_SECONDS, _READ_SECONDS, _TRIES = 5, 60, 4
 _DENIED = {"AccessDenied", "AccessDeniedException", "UnrecognizedClientException"}
@@ -75,6 +75,17 @@ def translate_errors(what: str) -> Iterator[None]:
         raise NetworkError(f"{what}: AWS does not answer", hint="try again later") from error
     except BotoCoreError as error:
         raise UsageError(f"{what}: {error}") from error
+
+
+def refuse_other_account(account: str, region: str) -> None:
+    """Raise RefusedError if the credentials are of another account than the hospital's own."""
+    with translate_errors("asking whose credentials these are"):
+        found = str(client("sts", region).get_caller_identity()["Account"])
+    if found != account:
+        raise RefusedError(
+            f"the credentials are of account {found}, and the site's settings name {account}",
+            hint="patients' records go to the hospital's own account only: use its credentials",
+        )
 
 
 def code_of(error: Exception) -> str:

@@ -15,10 +15,10 @@ from typing import Annotated, Literal
 from pydantic import StringConstraints
 
 from flo.documents import canonical
+from flo.documents.aws_names import Bucket, Region
 from flo.documents.document import Document, parse
 from flo.errors import UsageError
 from flo.keys.keystore import KmsKey
-from flo.server.home.aws_config import Bucket, Region
 
 ROOT_VARIABLE = "FLO_ML_ROOT"
 APP = "flo.infra.aws.job.app:app"  # the ServerApp that SuperExec starts

@@ -46,14 +46,15 @@ from flo.infra.aws.serving.contract import (
 from flo.published.compile import compiled
 from flo.published.model_card import MAX_MODEL_BYTES, PublishedModel
 from flo.scoring.compiled import CompiledModel
-from flo.scoring.network import network
-from flo.scoring.request import MAX_BODY, Answer, answer_body, guarded
+from flo.scoring.compiled import opened as open_document
+from flo.scoring.request import MAX_BODY, Answer, answer_body, fault
 
 log = logging.getLogger("flo.endpoint")
 
 PORT = 8080
 _MOST_AT_ONCE, _GRACE_SECONDS = 512, 20
 _NOT_JSON = Answer(415, {"error": "send application/json"})
+_BUG = Answer(500, {"error": "this is a bug in FLO; the log says where"})
 _NOT_THERE = Answer(404, {"error": "there is GET /ping and POST /invocations"})
 
 
@@ -112,9 +113,7 @@ def _compiled(folder: Path, wanted: str) -> CompiledModel:
             hint="flo model deploy makes both",
         )
     found = canonical.decode(document, limit=MAX_MODEL_BYTES, what=MODEL_FILE, values=1 << 30)
-    if found["network"] is None:
-        return CompiledModel(found)
-    return CompiledModel(found, network(onnx, found["network"]))
+    return open_document(found, onnx)
 
 
 def _package(card: Path, coordinators: list[str]) -> CompiledModel:
@@ -129,7 +128,7 @@ def _package(card: Path, coordinators: list[str]) -> CompiledModel:
             f"{model.title} is a network, whose package has no ONNX model",
             hint="flo model deploy NAME --on sagemaker deploys it from a hospital",
         )
-    return CompiledModel(json.loads(json.dumps(compiled(model))))
+    return open_document(compiled(model))
 
 
 class Container:
@@ -158,7 +157,11 @@ class Container:
             body = await read_body(receive, MAX_BODY)
         except Refused as refusal:
             return Answer(refusal.status, {"error": "the request is too large or too slow"})
-        return guarded(lambda: answer_body(self._model, body), log.error)
+        try:
+            return answer_body(self._model, body)
+        except Exception as error:  # noqa: BLE001 - whatever it is, its message is not logged
+            log.error(fault(error))
+            return _BUG
 
 
 async def _send(send: Send, found: Answer) -> None:

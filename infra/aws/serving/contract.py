@@ -1,4 +1,4 @@
-"""Names of a serving container's contract, beside SageMaker's own (``container``)."""
+"""Environment variables and file names that FLO adds to SageMaker's contract for containers."""
 
 from __future__ import annotations
 

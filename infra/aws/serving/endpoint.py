@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flo.clients.cloud.deployable import Deployable
-from flo.clients.cloud.door import Deployed, State
+from flo.clients.cloud.door import Deployed, DoorState
 from flo.documents import canonical
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.infra.aws.archives import packed
@@ -29,10 +29,10 @@ from flo.infra.aws.s3 import S3Artifacts
 from flo.infra.aws.serving.contract import MODEL_FILE, MODEL_VARIABLE, NETWORK_FILE, digest_of
 from flo.infra.aws.serving.settings import EndpointSettings, HospitalAws
 
-LONGEST_NAME = 40  # of a model; SageMaker allows 63 characters with what is added
+LONGEST_NAME = 36  # of a model; SageMaker allows 63 characters with what is added
 LIVE, CANARY = "live", "canary"
 _BEFORE, _MODEL = "flo:before", "flo:model"
-_WAIT = {"Delay": 15, "MaxAttempts": 240}
+_WAIT = {"Delay": 15, "MaxAttempts": 480}
 _CANARY_PERCENT = 10  # of the new machines, at first
 _LONGEST_UPDATE = 8 * 3600
 _UNKNOWN = ("ValidationException", "ResourceNotFound")
@@ -45,9 +45,11 @@ class EndpointDoor:
     where = "the SageMaker endpoint"
 
     def __init__(self, settings: HospitalAws, name: str) -> None:
-        """Raises UsageError: aws.toml has no [endpoint], or the model's name is too long."""
+        """Raises UsageError: the settings have no [endpoint], or the model's name is too long."""
         if settings.endpoint is None:
-            raise UsageError("aws.toml has no section [endpoint]", hint="docs/cloud-doors.md")
+            raise UsageError(
+                f"aws/{name}.toml has no section [endpoint]", hint="docs/cloud-doors.md"
+            )
         if len(name) > LONGEST_NAME:
             raise UsageError(
                 f"the model's name has {len(name)} characters, and an endpoint allows "
@@ -55,11 +57,11 @@ class EndpointDoor:
             )
         self._settings, self._own = settings, settings.endpoint
         self._model, self.name = name, f"flo-{name}"
-        self._check = f"{self.name}-check"
+        self._check = f"{self.name}-Check"
         self._sagemaker = client("sagemaker", settings.region)
         self._runtime = client("sagemaker-runtime", settings.region)
 
-    def state(self) -> State | None:
+    def state(self) -> DoorState | None:
         """Return what answers; None if nothing was deployed."""
         with translate_errors(f"reading {self.name}"):
             endpoint = self._described(self.name)
@@ -73,7 +75,7 @@ class EndpointDoor:
             weights = _weights(endpoint, config)
             before = next((tag["Value"] for tag in tags if tag["Key"] == _BEFORE), "")
             share = weights.get(CANARY, 0) / (sum(weights.values()) or 1)
-            return State(
+            return DoorState(
                 live=self._deployed(models[LIVE]),
                 canary=self._deployed(models[CANARY]) if share else None,
                 share=round(100 * share),
@@ -82,20 +84,20 @@ class EndpointDoor:
             )
 
     @contextlib.contextmanager
-    def published(self, model: Deployable) -> Iterator[Deployed]:
+    def staged(self, model: Deployable) -> Iterator[Deployed]:
         """Make a version that can be asked on an endpoint of its own, until the context ends."""
-        with translate_errors(f"publishing {model.title}"):
-            found = self._made(model)
-            self._end(self._check)
-            self._start(self._check, self._config({LIVE: (found.number, 1)}, ""))
         try:
+            with translate_errors(f"staging {model.title}"):
+                found = self._made(model)
+                self._end(self._check)
+                self._start(self._check, self._config({LIVE: (found.number, 1)}, ""))
             yield found
         finally:
             with translate_errors(f"deleting {self._check}"):
                 self._end(self._check)
 
     def ask(self, number: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer of the version that is being published."""
+        """Return the answer of the version that is staged."""
         from botocore.exceptions import ClientError
 
         with translate_errors(f"asking {self._check}"):
@@ -116,17 +118,17 @@ class EndpointDoor:
             raise TrustError(f"{number} answers in another form on {self._check}")
         return {"status": 200, **said}
 
-    def put_live(self, published: Deployed, before: State | None) -> None:
+    def put_live(self, staged: Deployed, before: DoorState | None) -> None:
         """Let a version answer all requests. [4]"""
         if before is None:
             with translate_errors(f"putting {self.name} live"):
-                self._start(self.name, self._config({LIVE: (published.number, 1)}, ""))
+                self._start(self.name, self._config({LIVE: (staged.number, 1)}, ""))
             return
         earlier = before.before.number if before.before else ""
-        kept = earlier if before.live.number == published.number else before.live.number
-        self._update({LIVE: (published.number, 1)}, kept, before)
+        kept = earlier if before.live.number == staged.number else before.live.number
+        self._update({LIVE: (staged.number, 1)}, kept, before)
 
-    def give_share(self, published: Deployed, share: int, before: State) -> None:
+    def give_share(self, staged: Deployed, share: int, before: DoorState) -> None:
         """Let a version answer ``share`` percent of requests. [3]
 
         Raises UsageError: the endpoint is serverless.
@@ -136,10 +138,10 @@ class EndpointDoor:
                 "a serverless endpoint has one version: SageMaker allows no canary there",
                 hint="leave out `serverless_mb`, or use --on lambda",
             )
-        variants = {LIVE: (before.live.number, 100 - share), CANARY: (published.number, share)}
+        variants = {LIVE: (before.live.number, 100 - share), CANARY: (staged.number, share)}
         self._update(variants, before.before.number if before.before else "", before)
 
-    def roll_back(self, before: State) -> Deployed:
+    def roll_back(self, before: DoorState) -> Deployed:
         """End the canary, at once; if there is none, put the version before live. [4]"""
         if before.canary is not None:
             self._refuse_changed(before)
@@ -150,6 +152,9 @@ class EndpointDoor:
                     EndpointName=self.name, DesiredWeightsAndCapacities=weights
                 )
                 self._wait(self.name)
+            there = self.state()
+            kept = before.before.number if before.before else ""
+            self._update({LIVE: (before.live.number, 1)}, kept, there or before, at_once=True)
             return before.live
         if before.before is None:
             raise UsageError(
@@ -194,7 +199,7 @@ class EndpointDoor:
                     "Subnets": list(own.subnets),
                     "SecurityGroupIds": list(own.security_groups),
                 }
-        number = f"{self.name}-{_short(request)}"
+        number = f"{self.name}-Model-{_short(request)}"
         if self._model_of(number) is None:
             s3 = client("s3", settings.region)
             S3Artifacts(s3, settings.bucket, settings.key, prefix).put(key, archive)
@@ -234,7 +239,7 @@ class EndpointDoor:
             request["Tags"].append({"Key": _BEFORE, "Value": before})
         if own.serverless_mb is None:
             request["KmsKeyId"] = self._settings.key
-        name = f"{self.name}-{_short(request)}"
+        name = f"{self.name}-Config-{_short(request)}"
         if not self._exists(
             lambda: self._sagemaker.describe_endpoint_config(EndpointConfigName=name)
         ):
@@ -250,7 +255,7 @@ class EndpointDoor:
         self,
         variants: dict[str, tuple[str, int]],
         kept: str,
-        before: State,
+        before: DoorState,
         *,
         at_once: bool = False,
     ) -> None:
@@ -273,7 +278,7 @@ class EndpointDoor:
                 hint="see its alarms in CloudWatch, then deploy again",
             )
 
-    def _refuse_changed(self, before: State) -> None:
+    def _refuse_changed(self, before: DoorState) -> None:
         """Raise RefusedError if somebody else has changed the endpoint since ``before``."""
         now = self.state()
         if now is None or now.revision != before.revision:

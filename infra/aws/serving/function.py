@@ -18,11 +18,11 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from flo.clients.cloud.deployable import Deployable
-from flo.clients.cloud.door import Deployed, State
+from flo.clients.cloud.door import Deployed, DoorState
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.infra.aws.clients import client, code_of, translate_errors
 from flo.infra.aws.s3 import S3Artifacts
@@ -44,9 +44,11 @@ class FunctionDoor:
     where = "the Lambda function"
 
     def __init__(self, settings: HospitalAws, name: str) -> None:
-        """Raises UsageError: aws.toml has no [function], or the model's name is too long."""
+        """Raises UsageError: the settings have no [function], or the model's name is too long."""
         if settings.function is None:
-            raise UsageError("aws.toml has no section [function]", hint="docs/cloud-doors.md")
+            raise UsageError(
+                f"aws/{name}.toml has no section [function]", hint="docs/cloud-doors.md"
+            )
         if len(name) > LONGEST_NAME:
             raise UsageError(
                 f"the model's name has {len(name)} characters, and Lambda allows {LONGEST_NAME}"
@@ -55,7 +57,7 @@ class FunctionDoor:
         self.name = f"flo-{name}"
         self._lambda = client("lambda", settings.region)
 
-    def state(self) -> State | None:
+    def state(self) -> DoorState | None:
         """Return what answers; None if nothing was deployed."""
         from botocore.exceptions import ClientError
 
@@ -69,7 +71,7 @@ class FunctionDoor:
         weights = (alias.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {}
         before = re.search(r"before ([0-9]+)", alias.get("Description", ""))
         canary = next(iter(weights), None)
-        return State(
+        return DoorState(
             live=self._deployed(alias["FunctionVersion"]),
             canary=self._deployed(canary) if canary else None,
             share=round(100 * weights[canary]) if canary else 0,
@@ -78,7 +80,7 @@ class FunctionDoor:
         )
 
     @contextlib.contextmanager
-    def published(self, model: Deployable) -> Iterator[Deployed]:
+    def staged(self, model: Deployable) -> Iterator[Deployed]:
         """Make a version of the function that answers nobody yet. [1]
 
         Raises:
@@ -105,24 +107,24 @@ class FunctionDoor:
             )
         return said
 
-    def put_live(self, published: Deployed, before: State | None) -> None:
+    def put_live(self, staged: Deployed, before: DoorState | None) -> None:
         """Let a version answer all requests. [4]"""
         if before is None:
             with translate_errors(f"putting {self.name} live"):
                 self._lambda.create_alias(
-                    FunctionName=self.name, Name=ALIAS, FunctionVersion=published.number
+                    FunctionName=self.name, Name=ALIAS, FunctionVersion=staged.number
                 )
             return
         earlier = before.before.number if before.before else None
         live = before.live.number
-        self._move(before, published.number, {}, earlier if live == published.number else live)
+        self._move(before, staged.number, {}, earlier if live == staged.number else live)
 
-    def give_share(self, published: Deployed, share: int, before: State) -> None:
+    def give_share(self, staged: Deployed, share: int, before: DoorState) -> None:
         """Let a version answer ``share`` percent of requests, beside the one that is live. [3]"""
         kept = before.before.number if before.before else None
-        self._move(before, before.live.number, {published.number: share / 100}, kept)
+        self._move(before, before.live.number, {staged.number: share / 100}, kept)
 
-    def roll_back(self, before: State) -> Deployed:
+    def roll_back(self, before: DoorState) -> Deployed:
         """End the canary; if there is none, put the version before live. Return what is live. [4]
 
         Raises UsageError: nothing was live before.
@@ -153,7 +155,7 @@ class FunctionDoor:
     # -- inside ----------------------------------------------------------------------------------
 
     def _move(
-        self, before: State, number: str, weights: dict[str, float], kept: str | None
+        self, before: DoorState, number: str, weights: dict[str, float], kept: str | None
     ) -> None:
         from botocore.exceptions import ClientError
 
@@ -174,6 +176,15 @@ class FunctionDoor:
                     f"somebody else has changed {self.name} meanwhile; nothing was done",
                     hint="look at it, then repeat the command",
                 ) from error
+            self._delete_but({"$LATEST", number, *weights, kept})
+
+    def _delete_but(self, wanted: Collection[str | None]) -> None:
+        """Delete the versions that are not wanted any more: Lambda may charge for them."""
+        pages = self._lambda.get_paginator("list_versions_by_function")
+        for page in pages.paginate(FunctionName=self.name):
+            for one in page["Versions"]:
+                if one["Version"] not in wanted:
+                    self._lambda.delete_function(FunctionName=self.name, Qualifier=one["Version"])
 
     def _there(self, digest: str, model: Deployable) -> str | None:
         """Return the version that has this code and these settings already; None if none has."""
@@ -220,7 +231,10 @@ class FunctionDoor:
         else:
             self._lambda.update_function_configuration(**self._configuration(model))
             self._wait()
-            self._lambda.update_function_code(FunctionName=self.name, **packed)
+            architectures = [_architecture(model)]
+            self._lambda.update_function_code(
+                FunctionName=self.name, Architectures=architectures, **packed
+            )
         self._wait()
 
     def _wait(self) -> None:
@@ -263,7 +277,7 @@ class FunctionDoor:
     def _function(self, model: Deployable) -> dict[str, Any]:
         return {
             **self._configuration(model),
-            "Architectures": [_architecture()],
+            "Architectures": [_architecture(model)],
             "PackageType": "Zip",
             "Publish": False,
             "Tags": {"flo:model": model.name},
@@ -285,11 +299,14 @@ def _said(model: Deployable) -> str:
     return f"version {model.model.version}, study {model.model.study}, card {model.model.card}"
 
 
-def _architecture() -> str:
+def _architecture(model: Deployable) -> str:
+    """Return the processor: of a network's libraries, which are this machine's; else any."""
+    if not model.onnx:
+        return "x86_64"
     found = _ARCHITECTURES.get(platform.machine())
     if found is None or sys.platform != "linux":
         raise UsageError(
             f"this machine is {sys.platform} {platform.machine()}, and Lambda runs Linux",
-            hint="deploy from Linux on x86_64 or aarch64",
+            hint="deploy a network from Linux on x86_64 or aarch64",
         )
     return found

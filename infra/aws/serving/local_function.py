@@ -181,8 +181,6 @@ def _installed(name: str) -> Path:
     """Return the folder or file of a module. Raises UsageError: it is not installed."""
     found = importlib.util.find_spec(name)
     if found is None or found.origin is None:
-        raise UsageError(
-            f"running a function here needs {name}", hint="pip install 'flo-federated[dev-aws]'"
-        )
+        raise UsageError(f"running a function here needs {name}", hint="pip install awslambdaric")
     place = Path(found.origin)
     return place.parent if place.name == "__init__.py" else place

@@ -1,4 +1,4 @@
-"""``aws.toml`` of a site's folder: the hospital's own AWS account, where its models may answer.
+"""``aws/MODEL.toml`` of a site's folder: the hospital's own AWS account, where a model may answer.
 
 It names no secret; credentials come from the environment or the machine's role.
 """
@@ -10,58 +10,49 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from flo.documents.document import Document, read_settings, spelt
-from flo.errors import RefusedError, UsageError
-from flo.infra.aws.clients import client, translate_errors
+from flo.documents.aws_names import Account, Bucket, Id, Image, Instance, Region, Role
+from flo.documents.document import Document, read_settings
+from flo.errors import UsageError
 from flo.keys.keystore import KmsKey
-from flo.server.home.aws_config import Bucket, Region
+from flo.study.terms import Identifier
 
-FILE = "aws.toml"
-Role = Annotated[
-    str,
-    spelt(
-        "arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,128}",
-        "the ARN of an IAM role, such as arn:aws:iam::123456789012:role/flo-function",
-    ),
-]
+FOLDER = "aws"
 Alarm = Annotated[str, StringConstraints(pattern=r"^\S.{0,253}\S$")]
-_Id = Annotated[str, StringConstraints(pattern=r"^[a-z]+-[0-9a-z]{1,32}$")]
 
 
 class FunctionSettings(Document):
     """``role``: of the Lambda function. ``memory_mb``: more memory is also more processor.
 
-    ``subnets``, ``security_groups``: a network without a way out; none of both, and the function
-    could reach the internet, which FLO's code never does.
+    ``subnets``, ``security_groups``: of a network without a way out. Without them the function has
+    internet access; FLO's code does not use it.
     """
 
     role: Role
     memory_mb: Annotated[int, Field(ge=128, le=10_240)] = 1024
-    subnets: Annotated[tuple[_Id, ...], Field(max_length=16)] = ()
-    security_groups: Annotated[tuple[_Id, ...], Field(max_length=5)] = ()
+    subnets: Annotated[tuple[Id, ...], Field(max_length=16)] = ()
+    security_groups: Annotated[tuple[Id, ...], Field(max_length=5)] = ()
 
 
 class EndpointSettings(Document):
     """``role``: of the SageMaker endpoint. ``image``: the serving image, preferably by digest.
 
-    ``serverless_mb``: memory of an endpoint without machines of its own; then ``instance`` and
-    ``instances`` do not count, and SageMaker allows neither a network nor a canary. ``alarms``:
-    names of CloudWatch alarms; one that goes off while a new version takes over brings the old one
-    back. ``bake_seconds``: for how long a tenth of the requests goes to the new version first.
+    ``serverless_mb``: memory of an endpoint without machines of its own; ``instance``,
+    ``instances``, ``subnets``, ``alarms`` and ``bake_seconds`` do not count then. SageMaker allows
+    it neither network isolation nor a canary. ``alarms``: names of CloudWatch alarms; one that goes
+    off while a new version takes over brings the old one back. ``bake_seconds``: how long alarms
+    are watched before all requests go to the new version, and again before the old one ends.
     """
 
     role: Role
-    image: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./:@-]{1,255}$")]
-    instance: Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")] = (
-        "ml.m5.large"
-    )
+    image: Image
+    instance: Instance = "ml.m5.large"
     instances: Annotated[int, Field(ge=1, le=50)] = 1
     serverless_mb: Literal[1024, 2048, 3072, 4096, 5120, 6144] | None = None
     concurrency: Annotated[int, Field(ge=1, le=200)] = 10
-    subnets: Annotated[tuple[_Id, ...], Field(max_length=16)] = ()
-    security_groups: Annotated[tuple[_Id, ...], Field(max_length=5)] = ()
+    subnets: Annotated[tuple[Id, ...], Field(max_length=16)] = ()
+    security_groups: Annotated[tuple[Id, ...], Field(max_length=5)] = ()
     alarms: Annotated[tuple[Alarm, ...], Field(max_length=10)] = ()
-    bake_seconds: Annotated[int, Field(ge=60, le=3600)] = 300
+    bake_seconds: Annotated[int, Field(ge=60, le=900)] = 300
 
 
 class HospitalAws(Document):
@@ -69,7 +60,7 @@ class HospitalAws(Document):
     models, encrypted under ``key``, which also encrypts the disks of endpoints."""
 
     schema_version: Literal[1] = 1
-    account: Annotated[str, spelt("[0-9]{12}", "the 12 digits of an AWS account")]
+    account: Account
     region: Region
     bucket: Bucket
     key: KmsKey
@@ -77,24 +68,13 @@ class HospitalAws(Document):
     endpoint: EndpointSettings | None = None
 
 
-def read_hospital_aws(folder: Path) -> HospitalAws:
-    """Read ``aws.toml`` of a site's folder. Raises UsageError naming what is wrong."""
-    path = folder / FILE
+def read_hospital_aws(folder: Path, model: Identifier) -> HospitalAws:
+    """Read ``aws/MODEL.toml`` of a site's folder. Raises UsageError naming what is wrong."""
+    path = folder / FOLDER / f"{model}.toml"
     if not path.exists():
         raise UsageError(
-            f"{path} does not exist: it names this hospital's own AWS account",
-            hint="docs/cloud-doors.md shows one; `infra/aws/serving/hospital.yaml` makes what it "
-            "names",
+            f"{path} does not exist: it names this hospital's own AWS account, where {model} may "
+            "answer",
+            hint="docs/cloud-doors.md shows one, and how to make what it names",
         )
     return read_settings(HospitalAws, path)
-
-
-def refuse_other_account(settings: HospitalAws) -> None:
-    """Raise RefusedError if the credentials are of another account than the hospital's."""
-    with translate_errors("asking whose credentials these are"):
-        found = str(client("sts", settings.region).get_caller_identity()["Account"])
-    if found != settings.account:
-        raise RefusedError(
-            f"the credentials are of account {found}, and {FILE} names {settings.account}",
-            hint="patients' records go to the hospital's own account only: use its credentials",
-        )

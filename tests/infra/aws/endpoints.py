@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from flo.infra.aws.serving.local_endpoint import LocalEndpoint
 from tests.infra.aws.emulated import REGION, Aws
+from tests.infra.aws.local_endpoint import LocalEndpoint
 from tests.infra.aws.requests import checked
 
 _STEP_SECONDS = 60.0  # that pass between two looks at an endpoint

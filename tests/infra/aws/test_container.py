@@ -47,7 +47,7 @@ def compiled_model(root: Path, document: Any = DOCUMENT) -> str:
 
 
 def expected() -> dict[str, Any]:
-    return answer(CompiledModel(json.loads(json.dumps(DOCUMENT))), PATIENT).said
+    return answer(CompiledModel(DOCUMENT), PATIENT).said
 
 
 def ask(url: str, body: bytes, **headers: str) -> httpx.Response:

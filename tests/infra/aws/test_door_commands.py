@@ -41,7 +41,12 @@ def settings(aws: Aws, site: SiteHome) -> Iterator[HospitalAws]:
 
 def write(site: SiteHome, settings: HospitalAws) -> None:
     document = settings.model_dump(mode="json", exclude_none=True)
-    (site.directory / "aws.toml").write_text(tomli_w.dumps(document))
+    settings_of(site).parent.mkdir(exist_ok=True)
+    settings_of(site).write_text(tomli_w.dumps(document))
+
+
+def settings_of(site: SiteHome) -> Path:
+    return site.directory / "aws" / "tiny.toml"
 
 
 def model(site: SiteHome, *words: str) -> Ended:
@@ -52,6 +57,8 @@ def test_a_version_is_deployed_replaced_rolled_back_and_removed(
     site: SiteHome, told: Told, settings: HospitalAws
 ) -> None:
     promote(site, told, "tiny:9")
+    both = model(site, "deploy", "tiny", "--on", "lambda", "--dry-run", "--remove")
+    assert "leave out --dry-run" in both.stderr
     planned = model(site, "deploy", "tiny", "--on", "lambda", "--dry-run")
     assert planned.returncode == EXIT_OK, planned.stderr
     assert "nothing was deployed" in planned.stdout
@@ -68,6 +75,9 @@ def test_a_version_is_deployed_replaced_rolled_back_and_removed(
     done = model(site, "deploy", "tiny", "--on", "lambda")
     assert "tiny, version 10 answers at flo-tiny" in done.stdout
     assert "flo model rollback tiny --on lambda" in done.stdout
+    shown = flo("model", "deployed", "tiny", "--on", "lambda", "--home", site.directory)
+    assert "version 10 answers 100 % of requests at flo-tiny" in shown.stdout
+    assert "version 9 was live before" in shown.stdout
     back = model(site, "rollback", "tiny", "--on", "lambda")
     assert "version 9 of tiny answers all requests at flo-tiny" in back.stdout
     again = model(site, "rollback", "tiny", "--on", "lambda")
@@ -84,15 +94,15 @@ def test_what_is_refused_says_what_to_do(site: SiteHome, told: Told, settings: H
     write(site, settings.model_copy(update={"account": "999999999999"}))
     other = model(site, "deploy", "tiny", "--on", "lambda")
     assert other.returncode == EXIT_REFUSED
-    assert "aws.toml names 999999999999" in other.stderr
+    assert "the site's settings name 999999999999" in other.stderr
     write(site, settings.model_copy(update={"function": None}))
     assert "has no section [function]" in model(site, "deploy", "tiny", "--on", "lambda").stderr
-    (site.directory / "aws.toml").write_text("account = 12\n")
+    settings_of(site).write_text("account = 12\n")
     assert "account" in model(site, "deploy", "tiny", "--on", "lambda").stderr
-    (site.directory / "aws.toml").unlink()
+    settings_of(site).unlink()
     none = model(site, "deploy", "tiny", "--on", "lambda")
     assert none.returncode == EXIT_USAGE
-    assert "aws.toml does not exist" in none.stderr
+    assert "tiny.toml does not exist" in none.stderr
     assert "docs/cloud-doors.md" in none.stderr
     off = model(site, "canary", "tiny:10", "--off", "--on", "lambda")
     assert "flo model rollback NAME --on lambda" in off.stderr

@@ -37,7 +37,7 @@ def test_the_same_model_gives_the_same_bytes_and_little_of_them() -> None:
 
 @pytest.mark.processes
 def test_it_answers_what_the_compiled_model_answers() -> None:
-    own = CompiledModel(json.loads(json.dumps(DOCUMENT)))
+    own = CompiledModel(DOCUMENT)
     asked: list[dict[str, Any]] = [
         PATIENT,
         {"record": {"age": "Jane Doe", "ward": "a"}},
@@ -90,7 +90,7 @@ def test_a_network_answers_with_the_libraries_that_it_brings() -> None:
     (image,) = model.study.data.columns
     assert isinstance(image, ImageColumn)
     request = {"record": {image.name: [0.0] * len(image.pixels)}}
-    own = CompiledModel(json.loads(json.dumps(document)), network(onnx, places))
+    own = CompiledModel(document, network(onnx, places))
     with LocalFunction(code) as function:
         found = function.invoke(request)
     assert found == {"status": 200, **answer(own, request).said}

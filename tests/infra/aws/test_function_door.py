@@ -14,8 +14,9 @@ import pytest
 from flo.clients.cloud import deployable, steps
 from flo.clients.home.site_home import SiteHome
 from flo.errors import RefusedError, TrustError, UsageError
+from flo.infra.aws.clients import refuse_other_account
 from flo.infra.aws.serving.function import FunctionDoor
-from flo.infra.aws.serving.settings import HospitalAws, refuse_other_account
+from flo.infra.aws.serving.settings import HospitalAws
 from tests.clients.prediction.told import V9, Told, api, ask, promote, withdrawn
 from tests.infra.aws.doors import (
     ASKED,
@@ -27,7 +28,7 @@ from tests.infra.aws.doors import (
     in_use,
     told_of_both,
 )
-from tests.infra.aws.emulated import Aws
+from tests.infra.aws.emulated import REGION, Aws
 from tests.infra.aws.functions import EmulatedLambda, emulated_lambda
 
 pytestmark = pytest.mark.slow
@@ -176,9 +177,9 @@ def test_a_finished_model_is_not_deployed(site: SiteHome) -> None:
 
 
 def test_the_account_is_the_hospitals_own(settings: HospitalAws) -> None:
-    refuse_other_account(settings)
+    refuse_other_account(settings.account, REGION)
     with pytest.raises(RefusedError, match=r"credentials are of account 123456789012.*999"):
-        refuse_other_account(settings.model_copy(update={"account": "999999999999"}))
+        refuse_other_account("999999999999", REGION)
 
 
 def test_a_large_network_goes_by_the_bucket(

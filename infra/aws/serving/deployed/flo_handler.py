@@ -8,33 +8,35 @@ pays for it.
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
-from flo.scoring.compiled import CompiledModel
-from flo.scoring.request import answer, guarded
+from flo.scoring.compiled import CompiledModel, opened
+from flo.scoring.request import answer, fault
 
 
-def _loaded() -> CompiledModel:
+def _model() -> CompiledModel:
     folder = __file__.rpartition("/")[0]
     with open(f"{folder}/model.json", encoding="utf-8") as file:  # noqa: PTH123 - no pathlib here
         document: dict[str, Any] = json.load(file)
     if document["network"] is None:
-        return CompiledModel(document)
-    from flo.scoring.network import network
-
+        return opened(document)
     with open(f"{folder}/model.onnx", "rb") as onnx:  # noqa: PTH123
-        return CompiledModel(document, network(onnx.read(), document["network"]))
+        return opened(document, onnx.read())
 
 
-MODEL = _loaded()
+MODEL = _model()
 
 
 def handle(event: object, context: object) -> dict[str, Any]:
-    """Answer one invocation: ``status`` as of HTTP, and what ``flo.scoring.request`` says."""
-    found = guarded(lambda: answer(MODEL, event), _tell)
-    return {"status": found.status, **found.said}
+    """Answer one invocation: ``status`` as of HTTP, and what ``flo.scoring.request`` says.
 
-
-def _tell(what: str) -> None:
-    sys.stderr.write(f"{what}\n")
+    Raises RuntimeError, which Lambda counts as an error of the function: its message has a type and
+    a place, and no value.
+    """
+    try:
+        found = answer(MODEL, event)
+    except Exception as error:  # noqa: BLE001 - whatever it is, its message is not logged
+        why = fault(error)
+    else:
+        return {"status": found.status, **found.said}
+    raise RuntimeError(why)
