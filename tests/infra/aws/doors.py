@@ -57,6 +57,14 @@ def in_use(site: SiteHome) -> Deployable:
 
 
 def audited(site: SiteHome) -> list[tuple[Any, ...]]:
+    return [one for one in _entries(site) if one[0] != "begun"]
+
+
+def begun(site: SiteHome) -> list[tuple[Any, ...]]:
+    return [one for one in _entries(site) if one[0] == "begun"]
+
+
+def _entries(site: SiteHome) -> list[tuple[Any, ...]]:
     with closing(site.open_audit_log()) as log:
         return [
             (one.facts["what"], one.facts["version"], one.facts["share"])

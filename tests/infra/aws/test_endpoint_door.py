@@ -18,7 +18,16 @@ from flo.infra.aws.serving import endpoint as endpoints
 from flo.infra.aws.serving.endpoint import EndpointDoor
 from flo.infra.aws.serving.settings import HospitalAws
 from tests.clients.prediction.told import V9, Told, api, ask, promote, withdrawn
-from tests.infra.aws.doors import ASKED, WHY, a_site, account_of, audited, in_use, told_of_both
+from tests.infra.aws.doors import (
+    ASKED,
+    WHY,
+    a_site,
+    account_of,
+    audited,
+    begun,
+    in_use,
+    told_of_both,
+)
 from tests.infra.aws.emulated import Aws
 from tests.infra.aws.endpoints import EmulatedEndpoints, emulated_endpoints
 from tests.infra.aws.requests import RequestRefused, check
@@ -132,7 +141,10 @@ def test_a_tenth_first_then_all_and_an_alarm_brings_the_old_version_back(
     with pytest.raises(RefusedError, match="brought back what answered before"):
         steps.deploy(site, door, in_use(site), WHY)
     assert answers(door, cloud, 10) == {10: 10}
-    assert len(audited(site)) == 2, "what did not take over is no entry"
+    assert len(audited(site)) == 2, "what did not take over is not done"
+    assert begun(site)[-1] == ("begun", 9, 100), (
+        "but it answered some, and that it was begun is told"
+    )
 
 
 def test_an_archive_that_was_exchanged_does_not_start(

@@ -61,11 +61,10 @@ def test_it_answers_what_the_compiled_model_answers() -> None:
 def test_a_fault_is_logged_by_its_place_and_without_a_value() -> None:
     broken = {**DOCUMENT, "weights": ["Jane Doe", *DOCUMENT["weights"][1:]]}
     with LocalFunction(function_code(broken)) as function:
-        assert function.invoke(PATIENT) == {
-            "status": 500,
-            "error": "this is a bug in FLO; the log says where",
-        }
+        with pytest.raises(FloError, match="FLO could not answer: TypeError at score:") as failed:
+            function.invoke(PATIENT)  # Lambda counts it as an error of the function
         function.end()
+    assert "Jane" not in str(failed.value)
     assert b"FLO could not answer: TypeError at score:" in function.said
     assert b"Jane" not in function.said
 
