@@ -9,7 +9,7 @@ it was deployed, before anybody is answered.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,24 @@ import numpy as np
 
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.home.site_home import SiteHome
+from flo.clients.mapping.mapping_file import mapping_of
 from flo.clients.prediction import allowed, flag_decisions, versions
+from flo.clients.prediction.flag_rule import FlagRule
 from flo.clients.prediction.scoring_ways import made_up_records
 from flo.clients.prediction.version_decisions import fetch_approved
-from flo.clients.serving.decided import mappings
+from flo.clients.serving.decided import mappings, unfit
 from flo.clients.serving.onnx_export import exported
 from flo.clients.serving.settings import ServedModel
 from flo.clients.sources.mapping import record_fields
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.published.compile import compiled
-from flo.published.golden import compare_answers
+from flo.published.golden import cells, compare_answers
 from flo.published.model_card import FINISHED, PublishedModel
 from flo.published.model_states import ModelVersion
 from flo.published.onnx import places_of
 from flo.scoring.compiled import CompiledModel, opened
 from flo.scoring.request import answer
+from flo.study.synthetic import encoded
 
 _NEAR, _NEAR_OF_NETWORKS = 1e-9, 1e-5  # of two machines' answers
 Ask = Callable[[Mapping[str, Any]], Mapping[str, Any]]  # a request -> its answer, with `status`
@@ -41,7 +44,7 @@ Ask = Callable[[Mapping[str, Any]], Mapping[str, Any]]  # a request -> its answe
 @dataclass(frozen=True)
 class Deployable:
     """A version to deploy. ``document``, ``onnx``: as ``flo.scoring`` reads them. ``answers``: of
-    the golden cases, as they were computed here."""
+    the golden cases, as they were computed here. ``notes``: what a person should know before."""
 
     name: str
     model: ModelVersion
@@ -50,6 +53,7 @@ class Deployable:
     onnx: bytes = field(repr=False)
     published: PublishedModel = field(repr=False)
     answers: tuple[dict[str, Any], ...] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def refuse_other_answers(self, ask: Ask, where: str) -> int:
         """Ask for each golden case; return how many there are.
@@ -83,7 +87,8 @@ def in_use(home: SiteHome, name: str) -> Deployable:
             hint="deploy the published model, or answer with flo model serve",
         )
     found = allowed.open_in_use(home, name)
-    return _made(home, name, found.path, found.model)
+    late = f"nothing was heard of withdrawals since {found.late}" if found.late else ""
+    return _made(home, name, found.path, found.model, late)
 
 
 def approved(home: SiteHome, api: CoordinatorApi, wanted: str) -> Deployable:
@@ -94,7 +99,7 @@ def approved(home: SiteHome, api: CoordinatorApi, wanted: str) -> Deployable:
     name, _, path = fetch_approved(home, api, wanted)
     model = allowed.opened(home, path)
     allowed.refuse_forbidden(home, path, model)
-    return _made(home, name, path, model)
+    return _made(home, name, path, model, "")
 
 
 def refuse_withdrawn(home: SiteHome, name: str, study: str) -> None:
@@ -112,7 +117,7 @@ def is_withdrawn(home: SiteHome, name: str, study: str) -> bool:
     return versions.read(home).withdrawal(name, study) is not None
 
 
-def _made(home: SiteHome, name: str, path: Path, model: PublishedModel) -> Deployable:
+def _made(home: SiteHome, name: str, path: Path, model: PublishedModel, late: str) -> Deployable:
     if model.card.golden is None:
         raise RefusedError(
             f"the card of {model.title} states no golden cases, so nobody can check its answers",
@@ -138,10 +143,36 @@ def _made(home: SiteHome, name: str, path: Path, model: PublishedModel) -> Deplo
     own = opened(document, onnx)
     answers = tuple(_said(own, record) for record in made_up_records(model.study.data))
     _refuse_other_scores(model, answers)
+    _refuse_other_flags(model, rule, answers)
     version = ModelVersion(
         version=model.study.version, study=model.study.digest, card=model.card.digest
     )
-    return Deployable(name, version, model.title, document, onnx, model, answers)
+    notes = tuple(filter(None, (late, *_notes(home, model, rule))))
+    return Deployable(name, version, model.title, document, onnx, model, answers, notes)
+
+
+def _notes(home: SiteHome, model: PublishedModel, rule: FlagRule | None) -> Iterator[str]:
+    if rule is None and flag_decisions.other_version_flags(home, model):
+        yield (
+            f"nobody is flagged: nobody decided it for version {model.study.version}, and another "
+            "version flags patients; flo model flag decides"
+        )
+    wrong = unfit(mapping_of(home, model.study), model.study)
+    if wrong:
+        yield f"rows of this site's table are not answered: mapping.toml, {'; '.join(wrong[:3])}"
+
+
+def _refuse_other_flags(
+    model: PublishedModel, rule: FlagRule | None, answers: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise TrustError if golden cases are flagged otherwise than by the site's rule."""
+    if rule is None:
+        return
+    inputs = encoded(model.study.data, cells(model.study.data))
+    expected = rule.flagged(model, inputs, model.log_odds(inputs)).tolist()
+    for said, there in zip(answers, expected, strict=True):
+        if said["risk"] is not None and said["flagged"] != there:
+            raise TrustError(f"{model.title}, compiled, flags a made-up patient otherwise")
 
 
 def _said(own: CompiledModel, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,9 +26,8 @@ def deploy(home: SiteHome, door: Door, model: Deployable, why: str) -> Deployed:
     """Let the version answer all requests at the door; return it."""
     before = door.state()
     found = _staged(home, door, model)
-    if before is None or before.canary is not None or before.live.number != found.number:
-        _record(home, door, "begun", found, 100, why)
-        door.put_live(found, before)
+    _record(home, door, "begun", found, 100, why)
+    door.put_live(found, before)
     _record(home, door, "live", found, 100, why)
     return found
 
@@ -68,13 +67,11 @@ def roll_back(home: SiteHome, door: Door, name: str, why: str) -> Deployed:
     return found
 
 
-def remove(home: SiteHome, door: Door, why: str) -> Deployed:
-    """Delete all at the door; return what was live."""
-    before = _live(door)
-    _record(home, door, "begun", before.live, 0, why)
+def remove(home: SiteHome, door: Door, why: str) -> None:
+    """Delete all at the door, whatever is there."""
+    _record(home, door, "begun", None, 0, why)
     door.remove()
-    _record(home, door, "removed", before.live, 0, why)
-    return before.live
+    _record(home, door, "removed", None, 0, why)
 
 
 def _live(door: Door) -> DoorState:
@@ -91,14 +88,16 @@ def _staged(home: SiteHome, door: Door, model: Deployable) -> Deployed:
     return found
 
 
-def _record(home: SiteHome, door: Door, what: str, found: Deployed, share: int, why: str) -> None:
+def _record(
+    home: SiteHome, door: Door, what: str, found: Deployed | None, share: int, why: str
+) -> None:
     told = said(home, why)
     home.record(
         _KIND,
-        found.study,
+        found.study if found else None,
         door=door.name,
         what=what,
-        version=found.version,
+        version=found.version if found else 0,
         share=share,
         by=told.by,
         why=told.why,

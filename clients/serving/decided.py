@@ -23,7 +23,7 @@ from flo.clients.serving.service import ServedVersion
 from flo.clients.serving.settings import ServedModel
 from flo.clients.sources.config import FhirPlace, OmopPlace
 from flo.clients.sources.fhir_prefetch import PrefetchReader
-from flo.clients.sources.mapping import StudyMapping
+from flo.clients.sources.mapping import StudyMapping, problems
 from flo.errors import FloError, RefusedError
 from flo.published.model_card import PublishedModel
 from flo.published.model_states import ModelVersion
@@ -179,11 +179,23 @@ def mappings(
 ) -> tuple[StudyMapping | None, StudyMapping | None]:
     """Return how the record system's FHIR, and how the site's table, become a study's columns.
 
-    None for each that nobody wrote. What ``serve.toml`` says of FHIR comes first.
+    None for each that nobody wrote. What ``serve.toml`` says of FHIR comes first. A table's mapping
+    that does not fit the study's columns is none: an unmapped column would be read in the study's
+    units.
     """
     own = mapping_of(home, study)
     places = {type(one.source) for one in home.read_config().populations}
     given = StudyMapping(columns=asked.columns) if asked.columns else None
     if FhirPlace in places:
         return given or own, None
-    return given, None if OmopPlace in places else own
+    if OmopPlace in places or unfit(own, study):
+        return given, None
+    return given, own
+
+
+def unfit(own: StudyMapping | None, study: Study) -> list[str]:
+    """Return why a table's mapping does not fit the study's columns; empty if it does."""
+    if own is None or not own.columns:
+        return []
+    label = f"{study.data.label}: is not mapped"
+    return [problem for problem in problems(own, study.data) if problem != label]

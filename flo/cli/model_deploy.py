@@ -54,11 +54,13 @@ def deploy(
     if remove and dry_run:
         raise UsageError("--remove deletes at once: leave out --dry-run, or --remove")
     if remove:
-        gone = steps.remove(site, door_of(home, on, name), why)
+        steps.remove(site, door_of(home, on, name), why)
         say(f"{name} answers on {on.value} no more")
-        return results.VersionStateResult(name, gone.version, gone.card, "removed")
+        return results.VersionStateResult(name, 0, "", "removed")
     with working("computing the golden cases"):
         model = deployable.in_use(site, name)
+    for note in model.notes:
+        say(note)
     door = door_of(home, on, name)
     if dry_run:
         say(f"{model.title} would answer at {door.name}; {len(model.answers)} golden cases hold")
@@ -118,6 +120,8 @@ def canary_at(home: Path, on: DoorKind, wanted: str, share: int, why: str) -> De
     site = SiteHome.open(home)
     with working("fetching the model, and computing its golden cases"), connect(site) as api:
         model = deployable.approved(site, api, wanted)
+    for note in model.notes:
+        say(note)
     door = door_of(home, on, model.name)
     with working(f"deploying {model.title}"):
         found = steps.canary(site, door, model, share, why)

@@ -40,6 +40,7 @@ class CompiledModel:
     """The model of a document.
 
     ``facts``: what each answer says of the model. ``words``: title of each column, by name.
+    ``most_values``, ``most_bytes``: of a request.
     ``encoder``: of records with the study's names and units, ``row_encoder``: with the hospital's
     own; None if there are none.
     """
@@ -48,6 +49,11 @@ class CompiledModel:
         """``network``: of a model that is one; None for a linear model."""
         columns: list[Any] = [SimpleNamespace(**column) for column in document["columns"]]
         self.facts: dict[str, Any] = document["facts"]
+        cells = sum(
+            one.channels * one.height * one.width if one.kind == "image" else 1 for one in columns
+        )
+        self.most_values = 4 * cells + 100  # of a request
+        self.most_bytes = 200 * cells + (16 << 10)
         self.words = {one.name: one.about or one.name for one in columns}
         self.encoder = RecordEncoder(columns)
         self.row_encoder: RecordEncoder | None = None
@@ -96,6 +102,8 @@ class _Rule:
         self._limits: list[float] = rule["limits"]
         self._start = self._end = 0
         self._codes = self._marks = 0
+        if rule["column"] is None:
+            return
         for column in columns:
             self._start, self._end = self._end, self._end + inputs_of(column)
             if column.name == rule["column"]:
@@ -116,12 +124,18 @@ class _Rule:
         return int(shown[0] == 1) if self._codes == 2 else shown.index(max(shown))
 
 
+def _cells_of(column: Any) -> int:
+    return int(column.channels * column.height * column.width) if column.kind == "image" else 1
+
+
 def inputs_of(column: Any) -> int:
     """Return how many inputs of the model a column becomes."""
     if column.kind == "image":
-        from flo.study.features import names_of
+        if column.scattering is None:
+            return _cells_of(column)
+        from flo.study.scattering import count
 
-        return len(names_of(column))
+        return int(column.channels * count(column.height, column.width, column.scattering))
     marks = int(column.missing == "indicator")
     if column.kind == "number":
         return 1 + len(column.hinges) + marks

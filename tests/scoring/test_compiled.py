@@ -114,6 +114,9 @@ def test_a_network_says_what_the_scorer_says(name: str) -> None:
     model = made(name).open()
     onnx = to_onnx(model)
     places = places_of(onnx, model.study)
+    document = compiled(model, places=places, rule=(None, [0.4]))
+    own = CompiledModel(document, network(onnx, places))
+    assert own.score(own.encoder.encode(record(random.Random(1), model))).flagged in (True, False)
     document = compiled(model, places=places)
     assert compare(model, None, CompiledModel(document, network(onnx, places)), 1e-5) > 300
 

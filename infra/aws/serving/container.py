@@ -32,7 +32,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from flo.documents import canonical
-from flo.errors import FloError, TrustError, UsageError
+from flo.errors import FloError, MessageError, TrustError, UsageError
 from flo.http.asgi import Refused, read_body
 from flo.infra.aws.job_contract import ROOT_VARIABLE
 from flo.infra.aws.serving.contract import (
@@ -47,13 +47,15 @@ from flo.published.compile import compiled
 from flo.published.model_card import MAX_MODEL_BYTES, PublishedModel
 from flo.scoring.compiled import CompiledModel
 from flo.scoring.compiled import opened as open_document
-from flo.scoring.request import MAX_BODY, Answer, answer_body, fault
+from flo.scoring.request import Answer, answer_body, fault
 
 log = logging.getLogger("flo.endpoint")
 
 PORT = 8080
 _MOST_AT_ONCE, _GRACE_SECONDS = 512, 20
 _NOT_JSON = Answer(415, {"error": "send application/json"})
+_CROWDED = Answer(413, {"error": "the request has more values than the model has cells"})
+_BUSY = Answer(503, {"error": "too many requests at once"})
 _BUG = Answer(500, {"error": "this is a bug in FLO; the log says where"})
 _NOT_THERE = Answer(404, {"error": "there is GET /ping and POST /invocations"})
 
@@ -83,7 +85,6 @@ def main() -> int:
         log_config=None,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        limit_concurrency=_MOST_AT_ONCE,
     )
     uvicorn.Server(config).run()
     return 0
@@ -135,7 +136,7 @@ class Container:
     """The ASGI application."""
 
     def __init__(self, model: CompiledModel) -> None:
-        self._model = model
+        self._model, self._open = model, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -146,19 +147,29 @@ class Container:
             await _send(send, Answer(200, {}))
         elif asked != ("POST", "/invocations"):
             await _send(send, _NOT_THERE)
+        elif self._open >= _MOST_AT_ONCE:
+            await _send(send, _BUSY)  # /ping is answered still: the machine is well
         else:
-            await _send(send, await self._answer(scope, receive))
+            self._open += 1
+            try:
+                found = await self._answer(scope, receive)
+            finally:
+                self._open -= 1
+            await _send(send, found)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         kind = dict(scope["headers"]).get(b"content-type", b"").partition(b";")[0].strip()
         if kind != b"application/json":
             return _NOT_JSON
         try:
-            body = await read_body(receive, MAX_BODY)
+            body = await read_body(receive, self._model.most_bytes)
         except Refused as refusal:
             return Answer(refusal.status, {"error": "the request is too large or too slow"})
         try:
+            canonical.refuse_crowded(body, "the request", self._model.most_values)
             return answer_body(self._model, body)
+        except MessageError:
+            return _CROWDED
         except Exception as error:  # noqa: BLE001 - whatever it is, its message is not logged
             log.error(fault(error))
             return _BUG

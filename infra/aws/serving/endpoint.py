@@ -16,20 +16,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flo.clients.cloud.deployable import Deployable
 from flo.clients.cloud.door import Deployed, DoorState
 from flo.documents import canonical
-from flo.errors import RefusedError, TrustError, UsageError
+from flo.errors import FloError, RefusedError, TrustError, UsageError
 from flo.infra.aws.archives import packed
 from flo.infra.aws.clients import client, code_of, translate_errors
 from flo.infra.aws.s3 import S3Artifacts
 from flo.infra.aws.serving.contract import MODEL_FILE, MODEL_VARIABLE, NETWORK_FILE, digest_of
-from flo.infra.aws.serving.settings import EndpointSettings, HospitalAws
+from flo.infra.aws.serving.settings import HospitalAws
 
-LONGEST_NAME = 36  # of a model; SageMaker allows 63 characters with what is added
+log = logging.getLogger("flo.infra.aws.serving")
+
+LONGEST_NAME = 40  # of a model; SageMaker allows 63 characters with what is added
 LIVE, CANARY = "live", "canary"
 _BEFORE, _MODEL = "flo:before", "flo:model"
 _WAIT = {"Delay": 15, "MaxAttempts": 480}
@@ -57,7 +60,7 @@ class EndpointDoor:
             )
         self._settings, self._own = settings, settings.endpoint
         self._model, self.name = name, f"flo-{name}"
-        self._check = f"{self.name}-Check"
+        self._check = f"check-{self.name}"
         self._sagemaker = client("sagemaker", settings.region)
         self._runtime = client("sagemaker-runtime", settings.region)
 
@@ -65,8 +68,13 @@ class EndpointDoor:
         """Return what answers; None if nothing was deployed."""
         with translate_errors(f"reading {self.name}"):
             endpoint = self._described(self.name)
-            if endpoint is None:
+            if endpoint is None or endpoint["EndpointStatus"] == "Failed":
                 return None
+            if endpoint["EndpointStatus"] != "InService":
+                raise RefusedError(
+                    f"{self.name} is {endpoint['EndpointStatus']}: somebody changes it now",
+                    hint="wait until SageMaker shows it in service, then repeat the command",
+                )
             config = self._sagemaker.describe_endpoint_config(
                 EndpointConfigName=endpoint["EndpointConfigName"]
             )
@@ -79,18 +87,20 @@ class EndpointDoor:
                 live=self._deployed(models[LIVE]),
                 canary=self._deployed(models[CANARY]) if share else None,
                 share=round(100 * share),
-                before=self._deployed(before) if before else None,
+                before=self._deployed_or_gone(before) if before else None,
                 revision=f"{endpoint['EndpointConfigName']} {sorted(weights.items())}",
             )
 
     @contextlib.contextmanager
     def staged(self, model: Deployable) -> Iterator[Deployed]:
         """Make a version that can be asked on an endpoint of its own, until the context ends."""
+        with translate_errors(f"staging {model.title}"):
+            found = self._made(model)
+            config = self._config({LIVE: (found.number, 1)}, "", machines=1)
+            self._end(self._check)  # what a deployment that was cut off left
         try:
-            with translate_errors(f"staging {model.title}"):
-                found = self._made(model)
-                self._end(self._check)
-                self._start(self._check, self._config({LIVE: (found.number, 1)}, ""))
+            with translate_errors(f"starting {self._check}"):
+                self._start(self._check, config)
             yield found
         finally:
             with translate_errors(f"deleting {self._check}"):
@@ -122,6 +132,7 @@ class EndpointDoor:
         """Let a version answer all requests. [4]"""
         if before is None:
             with translate_errors(f"putting {self.name} live"):
+                self._end(self.name)  # one that failed can only be deleted
                 self._start(self.name, self._config({LIVE: (staged.number, 1)}, ""))
             return
         earlier = before.before.number if before.before else ""
@@ -152,9 +163,7 @@ class EndpointDoor:
                     EndpointName=self.name, DesiredWeightsAndCapacities=weights
                 )
                 self._wait(self.name)
-            there = self.state()
-            kept = before.before.number if before.before else ""
-            self._update({LIVE: (before.live.number, 1)}, kept, there or before, at_once=True)
+            self._end_machines_of_canary(before)
             return before.live
         if before.before is None:
             raise UsageError(
@@ -167,10 +176,20 @@ class EndpointDoor:
     def remove(self) -> None:
         """Delete the endpoint; no error if there is none. Its models stay, and answer nobody."""
         with translate_errors(f"removing {self.name}"):
-            for name in (self._check, self.name):
+            for name in (self.name, self._check):
                 self._end(name)
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _end_machines_of_canary(self, before: DoorState) -> None:
+        """Go on without the canary's variant, which answers nobody. If that fails, it only costs
+        money, and the next change ends it."""
+        kept = before.before.number if before.before else ""
+        try:
+            now = self.state() or before
+            self._update({LIVE: (before.live.number, 1)}, kept, now, at_once=True)
+        except FloError as error:
+            log.warning(f"the machines of the canary of {self.name} run on: {error}")
 
     def _made(self, model: Deployable) -> Deployed:
         """Store the model, and describe it to SageMaker, unless that was done before. [1]"""
@@ -199,25 +218,26 @@ class EndpointDoor:
                     "Subnets": list(own.subnets),
                     "SecurityGroupIds": list(own.security_groups),
                 }
-        number = f"{self.name}-Model-{_short(request)}"
+        number = f"flo-m-{_short(request)}-{self._model}"
         if self._model_of(number) is None:
             s3 = client("s3", settings.region)
             S3Artifacts(s3, settings.bucket, settings.key, prefix).put(key, archive)
             self._sagemaker.create_model(ModelName=number, **request)
         return self._deployed(number)
 
-    def _config(self, variants: dict[str, tuple[str, int]], before: str) -> str:
+    def _config(self, variants: dict[str, tuple[str, int]], before: str, machines: int = 0) -> str:
         """Make the configuration of these variants, unless it is there; return its name.
 
         ``variants``: name -> model, weight. ``before``: the model that was live before.
+        ``machines``: of each variant; 0 for those of the settings.
         """
         own = self._own
-        machines: dict[str, Any] = {
+        runs_on: dict[str, Any] = {
             "InstanceType": own.instance,
-            "InitialInstanceCount": own.instances,
+            "InitialInstanceCount": machines or own.instances,
         }
         if own.serverless_mb is not None:
-            machines = {
+            runs_on = {
                 "ServerlessConfig": {
                     "MemorySizeInMB": own.serverless_mb,
                     "MaxConcurrency": own.concurrency,
@@ -229,7 +249,7 @@ class EndpointDoor:
                     "VariantName": name,
                     "ModelName": model,
                     "InitialVariantWeight": float(weight),
-                    **machines,
+                    **runs_on,
                 }
                 for name, (model, weight) in variants.items()
             ],
@@ -239,7 +259,7 @@ class EndpointDoor:
             request["Tags"].append({"Key": _BEFORE, "Value": before})
         if own.serverless_mb is None:
             request["KmsKeyId"] = self._settings.key
-        name = f"{self.name}-Config-{_short(request)}"
+        name = f"flo-c-{_short(request)}-{self._model}"
         if not self._exists(
             lambda: self._sagemaker.describe_endpoint_config(EndpointConfigName=name)
         ):
@@ -266,9 +286,13 @@ class EndpointDoor:
         self._refuse_changed(before)
         with translate_errors(f"updating {self.name}"):
             config = self._config(variants, kept)
+            now = self._described(self.name)
+            if now is not None and now["EndpointConfigName"] == config:
+                return
             request: dict[str, Any] = {"EndpointName": self.name, "EndpointConfigName": config}
-            if self._own.serverless_mb is None:
-                request["DeploymentConfig"] = _take_over(self._own, at_once=at_once)
+            same = set(variants) == set(_variants(now))
+            if self._own.serverless_mb is None and same:  # guardrails need the same variants
+                request["DeploymentConfig"] = self._take_over(at_once=at_once)
             self._sagemaker.update_endpoint(**request)
             self._wait(self.name)
             found = self._described(self.name)
@@ -277,6 +301,44 @@ class EndpointDoor:
                 f"SageMaker brought back what answered before at {self.name}",
                 hint="see its alarms in CloudWatch, then deploy again",
             )
+
+    def _take_over(self, *, at_once: bool) -> dict[str, Any]:
+        """Return how a new configuration takes over. [4]
+
+        One machine has no tenth: it takes over at once, and alarms are watched before the old one
+        ends. An alarm that is on already is not watched: it is of what answers now, and would keep
+        its mend away.
+        """
+        own = self._own
+        routing: dict[str, Any] = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0}
+        if not at_once and own.instances > 1:
+            routing = {
+                "Type": "CANARY",
+                "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": _CANARY_PERCENT},
+                "WaitIntervalInSeconds": own.bake_seconds,
+            }
+        found: dict[str, Any] = {
+            "BlueGreenUpdatePolicy": {
+                "TrafficRoutingConfiguration": routing,
+                "TerminationWaitInSeconds": 0 if at_once else own.bake_seconds,
+                "MaximumExecutionTimeoutInSeconds": _LONGEST_UPDATE,
+            }
+        }
+        watched = [] if at_once else self._alarms_that_are_off()
+        if watched:
+            found["AutoRollbackConfiguration"] = {"Alarms": [{"AlarmName": a} for a in watched]}
+        return found
+
+    def _alarms_that_are_off(self) -> list[str]:
+        names = list(self._own.alarms)
+        if not names:
+            return []
+        alarms = client("cloudwatch", self._settings.region)
+        found = alarms.describe_alarms(AlarmNames=names, StateValue="ALARM")["MetricAlarms"]
+        on = {one["AlarmName"] for one in found}
+        for name in sorted(on):
+            log.warning(f"{name} is on already, and is not watched while {self.name} changes")
+        return [name for name in names if name not in on]
 
     def _refuse_changed(self, before: DoorState) -> None:
         """Raise RefusedError if somebody else has changed the endpoint since ``before``."""
@@ -293,11 +355,23 @@ class EndpointDoor:
         )
 
     def _end(self, endpoint: str) -> None:
-        if self._described(endpoint) is not None:
+        from botocore.exceptions import WaiterError
+
+        found = self._described(endpoint)
+        if found is not None:
+            if found["EndpointStatus"] not in ("InService", "Failed"):  # cannot be deleted now
+                with contextlib.suppress(WaiterError):  # it has failed
+                    self._wait(endpoint)
             self._sagemaker.delete_endpoint(EndpointName=endpoint)
             self._sagemaker.get_waiter("endpoint_deleted").wait(
                 EndpointName=endpoint, WaiterConfig=_WAIT
             )
+
+    def _deployed_or_gone(self, number: str) -> Deployed | None:
+        try:
+            return self._deployed(number)
+        except UsageError:
+            return None  # somebody deleted it
 
     def _deployed(self, number: str) -> Deployed:
         found = self._model_of(number)
@@ -326,6 +400,10 @@ class EndpointDoor:
         return found
 
 
+def _variants(endpoint: Mapping[str, Any] | None) -> list[str]:
+    return [one["VariantName"] for one in (endpoint or {}).get("ProductionVariants", [])]
+
+
 def _weights(endpoint: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, float]:
     """Return the weight of each variant now."""
     first = {
@@ -337,30 +415,6 @@ def _weights(endpoint: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str
         if "CurrentWeight" in one
     }
     return {name: float(now.get(name, weight)) for name, weight in first.items()}
-
-
-def _take_over(own: EndpointSettings, *, at_once: bool) -> dict[str, Any]:
-    """Return how a new configuration takes over: a tenth first, unless it is a way back. [4]
-
-    One machine has no tenth: it takes over at once, and alarms are watched before the old one ends.
-    """
-    routing: dict[str, Any] = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0}
-    if not at_once and own.instances > 1:
-        routing = {
-            "Type": "CANARY",
-            "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": _CANARY_PERCENT},
-            "WaitIntervalInSeconds": own.bake_seconds,
-        }
-    found: dict[str, Any] = {
-        "BlueGreenUpdatePolicy": {
-            "TrafficRoutingConfiguration": routing,
-            "TerminationWaitInSeconds": 0 if at_once else own.bake_seconds,
-            "MaximumExecutionTimeoutInSeconds": _LONGEST_UPDATE,
-        }
-    }
-    if own.alarms and not at_once:
-        found["AutoRollbackConfiguration"] = {"Alarms": [{"AlarmName": a} for a in own.alarms]}
-    return found
 
 
 def _short(request: Mapping[str, Any]) -> str:

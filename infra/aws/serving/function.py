@@ -17,8 +17,10 @@ import hashlib
 import json
 import platform
 import re
+import secrets
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flo.clients.cloud.deployable import Deployable
@@ -26,16 +28,24 @@ from flo.clients.cloud.door import Deployed, DoorState
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.infra.aws.clients import client, code_of, translate_errors
 from flo.infra.aws.s3 import S3Artifacts
-from flo.infra.aws.serving.function_code import HANDLER, MOST_SENT, function_code, runtime
+from flo.infra.aws.serving.function_code import (
+    HANDLER,
+    MOST_SENT,
+    function_code,
+    libraries,
+    runtime,
+)
 from flo.infra.aws.serving.settings import HospitalAws
 
 ALIAS = "live"
 LONGEST_NAME = 60  # of a model; Lambda allows 64 characters with the prefix
-_SECONDS, _NETWORK_MB = 10, 512
+_SECONDS, _LIBRARIES_MB = 10, 512
 _SNAPPED = (3, 12)  # SnapStart is for this Python and later ones
 _ARCHITECTURES = {"x86_64": "x86_64", "aarch64": "arm64"}
 _SAID = re.compile(r"version ([0-9]{1,9}), study ([0-9a-f]{64}), card ([0-9a-f]{64})")
 _NO = ("ResourceNotFoundException",)
+_YOUNG = timedelta(hours=1)
+_NEW_ENOUGH = (3, 12)  # before, Lambda's C library is older than those of NumPy's wheels
 
 
 class FunctionDoor:
@@ -75,7 +85,7 @@ class FunctionDoor:
             live=self._deployed(alias["FunctionVersion"]),
             canary=self._deployed(canary) if canary else None,
             share=round(100 * weights[canary]) if canary else 0,
-            before=self._deployed(before[1]) if before else None,
+            before=self._deployed_or_gone(before[1]) if before else None,
             revision=str(alias.get("RevisionId", "")),
         )
 
@@ -91,6 +101,10 @@ class FunctionDoor:
         with translate_errors(f"publishing {self.name}"):
             there = self._there(digest, model)
             number = there or self._published(code, digest, model)
+            self._delete_old()
+            self._lambda.get_waiter("published_version_active").wait(
+                FunctionName=self.name, Qualifier=number
+            )
         yield Deployed(number, model.model.version, model.model.study, model.model.card)
 
     def ask(self, number: str, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,6 +131,8 @@ class FunctionDoor:
             return
         earlier = before.before.number if before.before else None
         live = before.live.number
+        if live == staged.number and before.canary is None:
+            return
         self._move(before, staged.number, {}, earlier if live == staged.number else live)
 
     def give_share(self, staged: Deployed, share: int, before: DoorState) -> None:
@@ -138,6 +154,7 @@ class FunctionDoor:
                 f"no version of {self.name} was live before version {before.live.version}",
                 hint="flo model deploy NAME deploys the version that is in use here",
             )
+        self._wake(before.before.number)
         self._move(before, before.before.number, {}, None)
         return before.before
 
@@ -153,6 +170,17 @@ class FunctionDoor:
                     raise
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _wake(self, number: str) -> None:
+        """Wait until a version answers that nobody asked for a while: Lambda may have put it to
+        sleep. The request has no patient."""
+        with translate_errors(f"waking version {number} of {self.name}"):
+            self._lambda.get_waiter("published_version_active").wait(
+                FunctionName=self.name, Qualifier=number
+            )
+            said = self.ask(number, {})
+        if said.get("status") != 400:
+            raise TrustError(f"version {number} of {self.name} does not answer as FLO's do")
 
     def _move(
         self, before: DoorState, number: str, weights: dict[str, float], kept: str | None
@@ -176,14 +204,23 @@ class FunctionDoor:
                     f"somebody else has changed {self.name} meanwhile; nothing was done",
                     hint="look at it, then repeat the command",
                 ) from error
-            self._delete_but({"$LATEST", number, *weights, kept})
 
-    def _delete_but(self, wanted: Collection[str | None]) -> None:
-        """Delete the versions that are not wanted any more: Lambda may charge for them."""
-        pages = self._lambda.get_paginator("list_versions_by_function")
-        for page in pages.paginate(FunctionName=self.name):
-            for one in page["Versions"]:
-                if one["Version"] not in wanted:
+    def _delete_old(self) -> None:
+        """Delete versions that neither answer nor answered before: Lambda may charge for them.
+
+        Not those of the last hour, which somebody may be checking; what cannot be deleted now is
+        deleted another time.
+        """
+        from botocore.exceptions import ClientError
+
+        state = self.state()
+        if state is None:
+            return
+        wanted = {one.number for one in (state.live, state.canary, state.before) if one}
+        for one in self._versions():
+            made = datetime.fromisoformat(one["LastModified"])
+            if one["Version"] not in wanted and datetime.now(UTC) - made > _YOUNG:
+                with contextlib.suppress(ClientError):
                     self._lambda.delete_function(FunctionName=self.name, Qualifier=one["Version"])
 
     def _there(self, digest: str, model: Deployable) -> str | None:
@@ -191,18 +228,21 @@ class FunctionDoor:
         from botocore.exceptions import ClientError
 
         wanted = {"CodeSha256": digest, "Description": _said(model)}
-        wanted |= {name: self._configuration(model)[name] for name in ("MemorySize", "Role")}
-        pages = self._lambda.get_paginator("list_versions_by_function")
+        wanted |= _settings(self._configuration(model))
         try:
-            for page in pages.paginate(FunctionName=self.name):
-                for one in page["Versions"]:
-                    found = {name: one.get(name) for name in wanted}
-                    if one["Version"] != "$LATEST" and found == wanted:
-                        return str(one["Version"])
+            for one in self._versions():
+                found = {name: one.get(name) for name in ("CodeSha256", "Description")}
+                if {**found, **_settings(one)} == wanted and one.get("State") != "Failed":
+                    return str(one["Version"])
         except ClientError as error:
             if code_of(error) not in _NO:
                 raise
         return None
+
+    def _versions(self) -> Iterator[dict[str, Any]]:
+        pages = self._lambda.get_paginator("list_versions_by_function")
+        for page in pages.paginate(FunctionName=self.name):
+            yield from (one for one in page["Versions"] if one["Version"] != "$LATEST")
 
     def _published(self, code: bytes, digest: str, model: Deployable) -> str:
         self._send(code, model)
@@ -211,11 +251,7 @@ class FunctionDoor:
         )
         if made["CodeSha256"] != digest:
             raise TrustError(f"{self.name} has other code than was sent")
-        number = str(made["Version"])
-        self._lambda.get_waiter("published_version_active").wait(
-            FunctionName=self.name, Qualifier=number
-        )
-        return number
+        return str(made["Version"])
 
     def _send(self, code: bytes, model: Deployable) -> None:
         """Create the function, or give it this code; wait until it has it."""
@@ -253,14 +289,16 @@ class FunctionDoor:
 
     def _configuration(self, model: Deployable) -> dict[str, Any]:
         snapped = sys.version_info[:2] >= _SNAPPED
+        least = _LIBRARIES_MB if libraries(model.document, model.onnx) else 0
         return {
             "FunctionName": self.name,
             "Runtime": runtime(),
             "Role": self._own.role,
             "Handler": HANDLER,
-            "Description": f"FLO answers for {model.name}"[:256],
+            # Lambda publishes a version only of what has changed since the last one.
+            "Description": f"FLO answers for {model.name} ({secrets.token_hex(4)})",
             "Timeout": _SECONDS,
-            "MemorySize": max(self._own.memory_mb, _NETWORK_MB if model.onnx else 0),
+            "MemorySize": max(self._own.memory_mb, least),
             "VpcConfig": {
                 "SubnetIds": list(self._own.subnets),
                 "SecurityGroupIds": list(self._own.security_groups),
@@ -283,6 +321,12 @@ class FunctionDoor:
             "Tags": {"flo:model": model.name},
         }
 
+    def _deployed_or_gone(self, number: str) -> Deployed | None:
+        try:
+            return self._deployed(number)
+        except UsageError:
+            return None  # somebody deleted it
+
     def _deployed(self, number: str) -> Deployed:
         with translate_errors(f"reading version {number} of {self.name}"):
             found = self._lambda.get_function_configuration(
@@ -294,6 +338,16 @@ class FunctionDoor:
         return Deployed(number, int(said[1]), said[2], said[3])
 
 
+def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a version's settings follows from the site's."""
+    network = found.get("VpcConfig") or {}
+    return {
+        **{name: found.get(name) for name in ("MemorySize", "Role", "Runtime", "Timeout")},
+        "SubnetIds": sorted(network.get("SubnetIds") or ()),
+        "SecurityGroupIds": sorted(network.get("SecurityGroupIds") or ()),
+    }
+
+
 def _said(model: Deployable) -> str:
     """Return the description of a version; ``_SAID`` reads it."""
     return f"version {model.model.version}, study {model.model.study}, card {model.model.card}"
@@ -301,8 +355,14 @@ def _said(model: Deployable) -> str:
 
 def _architecture(model: Deployable) -> str:
     """Return the processor: of a network's libraries, which are this machine's; else any."""
-    if not model.onnx:
+    if not libraries(model.document, model.onnx):
         return "x86_64"
+    if sys.version_info[:2] < _NEW_ENOUGH:
+        raise UsageError(
+            f"a function with NumPy needs Python 3.12 or later, and this is {runtime()}: Lambda's "
+            "machines for older ones have an older C library",
+            hint="install FLO under a newer Python, or deploy to an endpoint: --on sagemaker",
+        )
     found = _ARCHITECTURES.get(platform.machine())
     if found is None or sys.platform != "linux":
         raise UsageError(

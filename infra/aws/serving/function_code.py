@@ -36,8 +36,7 @@ _MODULES = (
     "study/__init__.py",
     "study/cell_rules.py",
 )
-_OF_NETWORKS = ("arrays.py", "scoring/network.py", "study/features.py", "study/scattering.py")
-_LIBRARIES = ("numpy", "onnxruntime")
+_OF_ARRAYS = ("arrays.py", "scoring/network.py", "study/features.py", "study/scattering.py")
 _NOT_NEEDED = (  # of the libraries: tests, tools, and what trains or converts
     *("/tests/", "/_pyinstaller/", "/f2py/", "/distutils/", "/include/", "/testing/"),
     *("onnxruntime/tools/", "onnxruntime/transformers/", "onnxruntime/quantization/"),
@@ -55,10 +54,10 @@ def function_code(document: dict[str, Any], onnx: bytes = b"") -> bytes:
         UsageError: it would be larger than Lambda allows, or a library is not installed here.
     """
     root = Path(flo.__file__).parent
-    files = {f"flo/{name}": root / name for name in (*_MODULES, *(_OF_NETWORKS if onnx else ()))}
+    names = (*_MODULES, *(_OF_ARRAYS if libraries(document, onnx) else ()))
+    files = {f"flo/{name}": root / name for name in names}
     files[_PROGRAM] = Path(__file__).with_name("deployed") / _PROGRAM
-    if onnx:
-        files |= dict(_libraries())
+    files |= dict(_files_of(libraries(document, onnx)))
     packed, size = io.BytesIO(), 0
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         data = {"model.json": json.dumps(document, sort_keys=True).encode()}
@@ -87,8 +86,16 @@ def runtime() -> str:
     return f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def _libraries() -> Iterator[tuple[str, Path]]:
-    for library in _LIBRARIES:
+def libraries(document: dict[str, Any], onnx: bytes) -> tuple[str, ...]:
+    """Return the libraries that a function needs beside Python's own."""
+    if onnx:
+        return ("numpy", "onnxruntime")
+    images = any(column["kind"] == "image" for column in document["columns"])
+    return ("numpy",) if images else ()
+
+
+def _files_of(several: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    for library in several:
         try:
             found = importlib.metadata.files(library) or []
         except importlib.metadata.PackageNotFoundError as error:

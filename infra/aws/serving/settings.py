@@ -6,9 +6,9 @@ It names no secret; credentials come from the environment or the machine's role.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from flo.documents.aws_names import Account, Bucket, Id, Image, Instance, Region, Role
 from flo.documents.document import Document, read_settings
@@ -20,7 +20,18 @@ FOLDER = "aws"
 Alarm = Annotated[str, StringConstraints(pattern=r"^\S.{0,253}\S$")]
 
 
-class FunctionSettings(Document):
+class _InNetwork(Document):
+    subnets: Annotated[tuple[Id, ...], Field(max_length=16)] = ()
+    security_groups: Annotated[tuple[Id, ...], Field(max_length=5)] = ()
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if bool(self.subnets) != bool(self.security_groups):
+            raise ValueError("set both subnets and security_groups, or neither")
+        return self
+
+
+class FunctionSettings(_InNetwork):
     """``role``: of the Lambda function. ``memory_mb``: more memory is also more processor.
 
     ``subnets``, ``security_groups``: of a network without a way out. Without them the function has
@@ -29,11 +40,9 @@ class FunctionSettings(Document):
 
     role: Role
     memory_mb: Annotated[int, Field(ge=128, le=10_240)] = 1024
-    subnets: Annotated[tuple[Id, ...], Field(max_length=16)] = ()
-    security_groups: Annotated[tuple[Id, ...], Field(max_length=5)] = ()
 
 
-class EndpointSettings(Document):
+class EndpointSettings(_InNetwork):
     """``role``: of the SageMaker endpoint. ``image``: the serving image, preferably by digest.
 
     ``serverless_mb``: memory of an endpoint without machines of its own; ``instance``,
@@ -49,10 +58,14 @@ class EndpointSettings(Document):
     instances: Annotated[int, Field(ge=1, le=50)] = 1
     serverless_mb: Literal[1024, 2048, 3072, 4096, 5120, 6144] | None = None
     concurrency: Annotated[int, Field(ge=1, le=200)] = 10
-    subnets: Annotated[tuple[Id, ...], Field(max_length=16)] = ()
-    security_groups: Annotated[tuple[Id, ...], Field(max_length=5)] = ()
     alarms: Annotated[tuple[Alarm, ...], Field(max_length=10)] = ()
-    bake_seconds: Annotated[int, Field(ge=60, le=900)] = 300
+    bake_seconds: Annotated[int, Field(ge=60, le=600)] = 300
+
+    @model_validator(mode="after")
+    def _serverless_has_no_network(self) -> Self:
+        if self.serverless_mb is not None and self.subnets:
+            raise ValueError("a serverless endpoint has no subnets")
+        return self
 
 
 class HospitalAws(Document):

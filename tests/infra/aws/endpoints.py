@@ -13,14 +13,14 @@ from typing import Any
 
 from tests.infra.aws.emulated import REGION, Aws
 from tests.infra.aws.local_endpoint import LocalEndpoint
-from tests.infra.aws.requests import checked
+from tests.infra.aws.requests import RequestRefused, checked
 
 _STEP_SECONDS = 60.0  # that pass between two looks at an endpoint
 
 
 @dataclass
 class EmulatedEndpoints:
-    """``alarms``: names of those that are on. ``changed``: told after each update, to interfere."""
+    """``alarms``: names of those that are on. ``updates``: as they were asked."""
 
     sagemaker: Any
     s3: Any
@@ -28,6 +28,7 @@ class EmulatedEndpoints:
     alarms: set[str] = field(default_factory=set)
     endpoints: dict[str, LocalEndpoint] = field(default_factory=dict)
     updates: list[dict[str, Any]] = field(default_factory=list)
+    status: dict[str, str] = field(default_factory=dict)  # of an endpoint, whatever it does
 
     def create(self, params: dict[str, Any], **_: Any) -> None:
         """Before moto keeps it: start its containers."""
@@ -48,6 +49,9 @@ class EmulatedEndpoints:
         self.updates.append(asked)
         name = asked["EndpointConfigName"]
         endpoint = self.endpoints[asked["EndpointName"]]
+        wanted = {one["VariantName"] for one in self._config(name)["ProductionVariants"]}
+        if "DeploymentConfig" in asked and wanted != set(endpoint.weights):
+            raise RequestRefused("guardrails need the variants that there are")
         endpoint.update(name, self._config(name), asked.get("DeploymentConfig", {}))
         return _ok(), {"EndpointArn": f"arn:aws:sagemaker:{REGION}:123456789012:endpoint/x"}
 
@@ -62,7 +66,9 @@ class EmulatedEndpoints:
         return _ok(), {
             "EndpointName": name,
             "EndpointConfigName": endpoint.config,
-            "EndpointStatus": "Updating" if endpoint.is_updating else "InService",
+            "EndpointStatus": self.status.get(
+                name, "Updating" if endpoint.is_updating else "InService"
+            ),
             "ProductionVariants": [
                 {"VariantName": variant, "CurrentWeight": weight}
                 for variant, weight in endpoint.weights.items()
@@ -78,7 +84,9 @@ class EmulatedEndpoints:
         return _ok(), {"EndpointArn": "arn"}
 
     def delete(self, params: dict[str, Any], **_: Any) -> None:
-        self.endpoints.pop(json.loads(params["body"])["EndpointName"]).close()
+        name = json.loads(params["body"])["EndpointName"]
+        self.status.pop(name, None)
+        self.endpoints.pop(name).close()
 
     def invoke(self, params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]]:
         from botocore.exceptions import ClientError

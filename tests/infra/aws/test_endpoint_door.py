@@ -227,6 +227,38 @@ def test_a_serverless_endpoint_answers_and_has_no_canary(
         door.remove()
 
 
+def test_an_endpoint_that_failed_is_made_again(
+    site: SiteHome, told: Told, door: EndpointDoor, cloud: EmulatedEndpoints
+) -> None:
+    promote(site, told, "tiny:9")
+    steps.deploy(site, door, in_use(site), WHY)
+    cloud.status["flo-tiny"] = "Failed"
+    assert door.state() is None
+    steps.deploy(site, door, in_use(site), WHY)
+    assert answers(door, cloud, 3) == {9: 3}
+    cloud.status["flo-tiny"] = "Updating"
+    with pytest.raises(RefusedError, match="is Updating: somebody changes it now"):
+        steps.deploy(site, door, in_use(site), WHY)
+    cloud.status.clear()
+
+
+def test_an_alarm_that_is_on_already_does_not_keep_the_mend_away(
+    aws: Aws, site: SiteHome, told: Told, door: EndpointDoor, cloud: EmulatedEndpoints
+) -> None:
+    promote(site, told, "tiny:9")
+    steps.deploy(site, door, in_use(site), WHY)
+    alarms = aws.client("cloudwatch")
+    about: dict[str, Any] = {"EvaluationPeriods": 1, "Threshold": 0, "MetricName": "m"}
+    about |= {"Namespace": "n", "Period": 60, "Statistic": "Sum"}
+    alarms.put_metric_alarm(AlarmName=ALARM, ComparisonOperator="GreaterThanThreshold", **about)
+    alarms.set_alarm_state(AlarmName=ALARM, StateValue="ALARM", StateReason="it fails")
+    cloud.alarms.add(ALARM)
+    promote(site, told, "tiny:10")
+    steps.deploy(site, door, in_use(site), WHY)
+    assert answers(door, cloud, 3) == {10: 3}
+    alarms.delete_alarms(AlarmNames=[ALARM])
+
+
 @pytest.mark.parametrize(
     ("operation", "params", "why"),
     [

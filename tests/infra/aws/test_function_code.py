@@ -53,6 +53,11 @@ def test_it_answers_what_the_compiled_model_answers() -> None:
         with pytest.raises(FloError, match="Unable to unmarshal input"):  # by AWS's client
             function.said_of(b'{"record": {"age": NaN, "ward": "a"}}')
         assert json.loads(function.said_of(b'["Jane Doe"]'))["status"] == 400
+        for text, status in (
+            (json.dumps(PATIENT), 200),
+            ('{"record": {"age": 20, "ward": "a", "age": 90}}', 400),  # Lambda would take the last
+        ):
+            assert function.invoke({"body": text})["status"] == status
         function.end()
     assert b"Jane" not in function.said
 
@@ -72,7 +77,7 @@ def test_a_fault_is_logged_by_its_place_and_without_a_value() -> None:
 @pytest.mark.processes
 def test_a_function_whose_process_ends_is_an_error_and_no_answer() -> None:
     with (
-        LocalFunction(function_code({**DOCUMENT, "columns": None})) as function,
+        LocalFunction(function_code({**DOCUMENT, "curve": {"another": 1}})) as function,
         pytest.raises(FloError, match=r"does not answer|failed"),
     ):
         function.invoke(PATIENT)
@@ -93,6 +98,19 @@ def test_a_network_answers_with_the_libraries_that_it_brings() -> None:
     with LocalFunction(code) as function:
         found = function.invoke(request)
     assert found == {"status": 200, **answer(own, request).said}
+
+
+@pytest.mark.slow  # NumPy in the archive
+def test_a_linear_model_of_an_images_features_brings_numpy() -> None:
+    columns = [
+        {"kind": "image", "name": "scan", "channels": 1, "height": 8, "width": 8, "about": None}
+        | {"minimum": 0.0, "maximum": 255.0, "missing": "refuse", "scattering": 1}
+    ]
+    document = {**DOCUMENT, "columns": columns, "weights": [0.01] * 80 + [0.5], "curve": None}
+    request = {"record": {"scan": [float(n) for n in range(64)]}}
+    with LocalFunction(function_code(document)) as function:
+        found = function.invoke(request)
+    assert found == {"status": 200, **answer(CompiledModel(document), request).said}
 
 
 def test_what_lambda_would_refuse_is_refused_here(monkeypatch: pytest.MonkeyPatch) -> None:

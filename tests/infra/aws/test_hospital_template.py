@@ -44,7 +44,8 @@ def arn(service: str, rest: str) -> str:
 
 
 FUNCTION, ENDPOINT = arn("lambda", "function:flo-Model"), arn("sagemaker", "endpoint/flo-Model")
-MODEL = arn("sagemaker", "model/flo-Model-Model-0123456789ab")
+MODEL = arn("sagemaker", "model/flo-m-0123456789ab-Model")
+CHECK = arn("sagemaker", "endpoint/check-flo-Model")
 ARCHIVE = "arn:ModelsBucket/models/Model/ab.tar.gz"
 TO_LAMBDA = {"iam:PassedToService": "lambda.amazonaws.com"}
 TO_SAGEMAKER = {"iam:PassedToService": "sagemaker.amazonaws.com"}
@@ -78,9 +79,9 @@ MATRIX: list[tuple[Request, set[str]]] = [
     (Request("sagemaker:CreateModel", MODEL, {}), {"DeployerRole"}),
     (Request("sagemaker:UpdateEndpoint", ENDPOINT, {}), {"DeployerRole"}),
     (Request("sagemaker:DeleteModel", MODEL, {}), set()),
-    (Request("sagemaker:CreateModel", MODEL.replace("-Model-Model", "-Model-b-Model"), {}), set()),
+    (Request("sagemaker:CreateModel", MODEL.replace("-Model", "-b-Model"), {}), set()),
     (Request("sagemaker:UpdateEndpoint", f"{ENDPOINT}-b", {}), set()),  # of a model named Model-b
-    (Request("sagemaker:InvokeEndpoint", f"{ENDPOINT}-Check", {}), {"DeployerRole"}),
+    (Request("sagemaker:InvokeEndpoint", CHECK, {}), {"DeployerRole"}),
     (Request("sagemaker:InvokeEndpoint", ENDPOINT, {}), set()),  # who deploys asks for no patient
     (Request("iam:PassRole", "arn:FunctionRole", TO_LAMBDA), {"DeployerRole"}),
     (Request("iam:PassRole", "arn:EndpointRole", TO_SAGEMAKER), {"DeployerRole"}),
