@@ -41,7 +41,7 @@ def ask(service: Service, answer_id: str, found: dict[str, Any]) -> Question | A
         return invalid(400, f"`patient` is an id of at most {_LONGEST_ID} characters")
     encoder = service.encoder if given[0] == "record" else service.row_encoder
     if encoder is None:
-        return invalid(400, "this site's mapping is not of a table's fields: send `record`")
+        return invalid(400, "no mapping of this site's table fits the study: send `record`")
     encoded = encoder.encode(record)
     if encoded.inputs is None:
         return _unfit(broken_rules(service, encoded))
