@@ -12,7 +12,7 @@ import yaml
 from flo.infra.aws.serving.settings import EndpointSettings, FunctionSettings, HospitalAws
 from tests.infra.aws.emulated import REGION, Aws
 from tests.infra.aws.iam import ACCOUNT, Request, Template
-from tests.infra.aws.test_template import _plain
+from tests.infra.aws.test_template import _named, _plain
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -92,7 +92,7 @@ MATRIX: list[tuple[Request, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "allowed"), MATRIX, ids=lambda value: str(value)[:90])
+@pytest.mark.parametrize(("asked", "allowed"), MATRIX, ids=_named)
 def test_each_role_may_what_it_needs_and_nothing_else(
     loaded: dict[str, Any], asked: Request, allowed: set[str]
 ) -> None:
