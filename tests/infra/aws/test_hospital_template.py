@@ -18,7 +18,7 @@ from tests.paths import ROOT
 pytestmark = pytest.mark.slow
 
 FOLDER = ROOT / "infra" / "aws" / "serving"
-TEMPLATE, WORKFLOW = FOLDER / "hospital.yaml", FOLDER / "deploy-workflow.yml"
+TEMPLATE, WORKFLOW = FOLDER / "hospital.yaml", FOLDER / "deploy-workflow.yaml"
 ROLES = ("FunctionRole", "EndpointRole", "DeployerRole")
 THROUGH_S3 = {"kms:ViaService": f"s3.{REGION}.amazonaws.com"}
 TLS = {"aws:SecureTransport": "true"}
