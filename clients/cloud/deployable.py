@@ -55,8 +55,8 @@ class Deployable:
     answers: tuple[dict[str, Any], ...] = field(repr=False)
     notes: tuple[str, ...] = ()
 
-    def refuse_other_answers(self, ask: Ask, where: str) -> int:
-        """Ask for each golden case; return how many there are.
+    def refuse_other_answers(self, ask: Ask, where: str) -> None:
+        """Ask for each golden case.
 
         Raises TrustError: an answer is another one than the compiled model gave here.
         """
@@ -68,9 +68,9 @@ class Deployable:
                 raise TrustError(
                     f"{where} answers a made-up patient, number {number}, otherwise than the model "
                     f"does here: {_short(found)}, not {_short(expected)}",
-                    hint="it answers nobody; deploy again, and tell the coordinator if it stays so",
+                    hint="this version gets no requests; deploy again, and tell the coordinator if "
+                    "it happens again",
                 )
-        return len(self.answers)
 
 
 def in_use(home: SiteHome, name: str) -> Deployable:
@@ -172,7 +172,11 @@ def _refuse_other_flags(
     expected = rule.flagged(model, inputs, model.log_odds(inputs)).tolist()
     for said, there in zip(answers, expected, strict=True):
         if said["risk"] is not None and said["flagged"] != there:
-            raise TrustError(f"{model.title}, compiled, flags a made-up patient otherwise")
+            raise TrustError(
+                f"{model.title}, compiled, flags a made-up patient of risk {said['risk']:.6g} "
+                "otherwise than this hospital's rule does",
+                hint="nothing was deployed; tell FLO's developers",
+            )
 
 
 def _said(own: CompiledModel, record: Mapping[str, Any]) -> dict[str, Any]:

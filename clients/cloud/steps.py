@@ -7,8 +7,8 @@
     4. it was not withdrawn meanwhile;
     5. the audit log says what is begun; it answers requests; the log says that it does.
 
-A step before the last leaves what answers as it was; so does the last, or a later entry says what
-answers. The log names no patient and no count.
+A step before the last leaves what answers as it was. If the last one fails, the log says that it
+was begun, and not that it was done. The log names no patient and no count.
 """
 
 from __future__ import annotations

@@ -49,10 +49,8 @@ class CompiledModel:
         """``network``: of a model that is one; None for a linear model."""
         columns: list[Any] = [SimpleNamespace(**column) for column in document["columns"]]
         self.facts: dict[str, Any] = document["facts"]
-        cells = sum(
-            one.channels * one.height * one.width if one.kind == "image" else 1 for one in columns
-        )
-        self.most_values = 4 * cells + 100  # of a request
+        cells = sum(map(_cells_of, columns))
+        self.most_values = 4 * cells + 100
         self.most_bytes = 200 * cells + (16 << 10)
         self.words = {one.name: one.about or one.name for one in columns}
         self.encoder = RecordEncoder(columns)
@@ -70,6 +68,8 @@ class CompiledModel:
         assert encoded.inputs is not None
         if self._weights is not None:
             *weights, intercept = self._weights
+            if len(encoded.inputs) != len(weights):
+                raise ValueError("the record has another number of inputs than the model")
             products = map(float.__mul__, map(float, encoded.inputs), weights)
             log_odds = math.fsum([*products, intercept])
             score = sigmoid(log_odds)

@@ -183,3 +183,10 @@ def test_a_wrong_record_is_told_by_column_and_rule_and_no_value() -> None:
             ],
         },
     )
+
+
+def test_a_document_with_too_few_weights_has_no_score() -> None:
+    document = compiled(GATED)
+    short = CompiledModel({**document, "weights": document["weights"][1:]})
+    with pytest.raises(ValueError, match="another number of inputs"):
+        short.score(short.encoder.encode({"age": 50, "ward": "a"}))

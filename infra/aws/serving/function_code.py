@@ -9,7 +9,6 @@ folder cannot be written to and each cold start would compile them again.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import io
 import json
 import py_compile
