@@ -9,11 +9,22 @@ ledger, report), ``flo.server`` (coordinator), ``flo.clients`` (a hospital's sit
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flo.lab.answers import answer, results
     from flo.lab.notebook import compare, load, simulate
+
+# Libraries that report their use to their makers, unless they are told not to before they are
+# imported. ONNX Runtime does so from 1.29 on, and keeps a number of the machine in ~/.cache.
+SILENT = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+os.environ.update(SILENT)
 
 __version__ = "0.2.0"
 __all__ = ["answer", "compare", "load", "results", "simulate"]

@@ -64,11 +64,7 @@ def run_on_ray(
         raise UsageError(
             "the engine ray is not installed", hint="pip install 'flo-federated[simulation]'"
         )
-    os.environ |= {
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "token",
-    }
+    os.environ["RAY_AUTH_MODE"] = "token"
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp

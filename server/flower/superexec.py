@@ -16,15 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from flo import SILENT
 from flo.host.memory import KEEPING
 
 PROGRAM = "flower-superexec"  # in the interpreter's directory
 _LONG_SECONDS, _LONGEST_WAIT = 600.0, 60.0  # one that ran this long is restarted at once
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-}
+QUIET = {**SILENT, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
 
 
 def start_superexec(
