@@ -21,6 +21,7 @@ from flo.clients.desk.policy_pages import policy_router
 from flo.clients.desk.record_pages import record_router
 from flo.clients.desk.roster_pages import roster_router
 from flo.clients.desk.study_pages import study_router
+from flo.clients.desk.watch_pages import watch_router
 from flo.clients.home.emergency_stop import halt, resume
 from flo.clients.home.site_home import SiteHome
 from flo.clients.inbox.inbox import Listed, listed, listed_here
@@ -89,6 +90,7 @@ def desk_app(context: DeskContext) -> FastAPI:
         record_router,
         roster_router,
         comparison_router,
+        watch_router,
         model_router,
         policy_router,
     ):

@@ -2,8 +2,9 @@
 
 An opt-out removes the patient's records from every frozen snapshot at once, so it takes effect from
 the next round on, and keeps them out of every later approval. It also deletes the finished models
-that these records went into, and what was kept of the patient to compare versions of a model. The
-list holds keyed hashes, sealed; no log names a patient. ``erasure`` records earlier contributions.
+that these records went into, and what was kept of the patient to compare versions of a model and to
+watch it. The list holds keyed hashes, sealed; no log names a patient. ``erasure`` records earlier
+contributions.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from flo.clients.records.compared_answers import forget_patients
 from flo.clients.records.finished_model import finished_with, withdraw_finished
 from flo.clients.records.members import Members, delete_members
 from flo.clients.records.snapshot import Snapshot
+from flo.clients.records.watched_answers import forget_watched
 from flo.documents import canonical
 from flo.documents.document import Document, parse
 from flo.errors import RefusedError, TrustError, UsageError
@@ -121,6 +123,7 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
             sweep(home, ledger)
         listed.enter(home, studies=len(changed))
     forget_patients(home, [hashed])
+    forget_watched(home, [hashed])
     return changed
 
 

@@ -7,7 +7,8 @@
 3. before each answer, and again before it is sent, the file of decisions is looked at. After a
    change nothing is answered until it was read;
 4. all else (policy, rule, mapping, comparison, opt-outs) is read again every second;
-5. versions that are compared are loaded as the others, and asked with the one that answers.
+5. versions that are compared are loaded as the others, and asked with the one that answers;
+6. the version that answers is watched (``flo.clients.serving.watching``).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from flo.clients.serving.pool import Pool
 from flo.clients.serving.service import ServedVersion
 from flo.clients.serving.settings import ServeConfig
 from flo.clients.serving.several import Several, place_of
+from flo.clients.serving.watching import Watching
+from flo.clients.watching.kept import Watched
 from flo.errors import FloError, NetworkError, RefusedError
 from flo.keys.identity import Identity
 from flo.published.model_card import FINISHED
@@ -58,7 +61,7 @@ class SiteAtWork(SiteHome):
 class Ready:
     """A version that answers. ``digest``: of it, as bytes; ``study``: of its published model.
 
-    ``no_reasons``: why it gives no reasons; "" if it does.
+    ``no_reasons``: why it gives no reasons; "" if it does. ``watched``: what monitors need.
     """
 
     version: ServedVersion
@@ -67,6 +70,7 @@ class Ready:
     title: str
     since: str
     no_reasons: str
+    watched: Watched
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ class AnsweringModels:
     def __init__(self, home: SiteHome, config: ServeConfig, pool: Pool) -> None:
         self._home, self._config, self._pool = home, config, pool
         self._deciding, self.comparing = Deciding(home), Comparing(home)
+        self.watching = Watching(home)
         self.states = {name: Answering(name) for name in config.models}
         self._files = _taking_away(home, config)
         self._seen: object = None
@@ -317,6 +322,8 @@ class AnsweringModels:
             running |= {state.comparison.id} if state.comparison else set()
         self._pool.keep_only(known)
         self.comparing.keep_only(running)
+        ready = {name: state.ready for name, state in self.states.items()}
+        self.watching.watch_only({name: one.watched for name, one in ready.items() if one})
 
     def _decided(self, answer: dict[str, Ready | None]) -> dict[str, Decided]:
         """Return what the site's files say of each model. [1]"""
@@ -354,7 +361,8 @@ def _begin(state: Answering, found: Found, no_reasons: str) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     digest = bytes.fromhex(found.version.digest)
     state.before = state.ready or state.before
-    state.ready = Ready(found.version, digest, found.study, found.title, now, no_reasons)
+    facts = found.version, digest, found.study, found.title, now, no_reasons
+    state.ready = Ready(*facts, found.watched)
     state.why = ""
     log.info(f"{found.title} answers as {state.name}")
 

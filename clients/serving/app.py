@@ -18,7 +18,8 @@ the site's own socket. Then:
     3. a worker makes the answer;
     4. the answer is entered in the log, with its group;
     5. if the version was withdrawn meanwhile, the answer is thrown away, and 2 follows;
-    6. the answer is sent, and what compared versions said of the patient is kept.
+    6. the answer is sent, and what compared versions said of the patient is kept, and what monitors
+       count of the record.
 """
 
 from __future__ import annotations
@@ -174,8 +175,11 @@ class App:
                 seconds = time.perf_counter() - begun
                 serving.served.answered(name, ready.study.version, answer.outcome, seconds)
                 await _send(send, answer.status, answer.body)  # 6
-                made_up = caller == LOCAL and kind == HOOK  # tried by hand, on the desk
-                if said and asked.comparison and not made_up:
+                if caller == LOCAL and kind == HOOK:  # a made-up patient, on the desk
+                    return
+                if answer.watched:
+                    serving.models.watching.keep(name, answer_id, caller, seconds, answer.watched)
+                if said and asked.comparison:
                     versions = [one.study.version for one in asked.ready]
                     serving.models.comparing.keep(
                         asked.comparison, answer_id, caller, versions, said
@@ -271,6 +275,7 @@ class App:
                     "version": state.ready.study.version if state.ready else 0,
                     "since": state.ready.since if state.ready else "",
                     "why": state.why,
+                    "health": serving.models.watching.health.get(state.name),
                     "no_reasons": state.ready.no_reasons if state.ready else "",
                     "compared": self._compared(state),
                     "try": _example(state.ready) if state.ready else None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 from uuid import NAMESPACE_URL, uuid5
@@ -18,7 +19,16 @@ from pydantic import StringConstraints
 
 from flo.clients.prediction.scorer import Scored
 from flo.clients.serving.risk_assessment import risk_assessment
-from flo.clients.serving.service import Answer, Question, Service, broken_rules, invalid, parsed
+from flo.clients.serving.seen import unfit
+from flo.clients.serving.service import (
+    Answer,
+    Question,
+    Service,
+    broken_rules,
+    invalid,
+    parsed,
+    ward_of,
+)
 from flo.documents.document import Document
 from flo.privacy.report.risks import in_words, percent
 from flo.study.cell_rules import MISSING_CELLS
@@ -28,6 +38,7 @@ _FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _SUMMARY = 139  # characters; the specification asks for fewer than 140
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#|~!])")
 _MOST_SAID = 20  # broken rules on a card
+WARD = "com.flo.ward"  # of a request's extension: where the patient is, for monitors
 NOBODY = "no model answers"
 OVERRIDES = {
     "wrong-data": "The data are wrong or outdated",
@@ -83,15 +94,18 @@ def ask(service: Service, answer_id: str, request: dict[str, Any]) -> Question |
         for name, rule in encoded.broken
         if name not in named and name in record
     ]
+    ward = _ward(request)
     if rules or encoded.inputs is None:
         rules = rules or broken_rules(service, encoded)
-        return _answer([_unfit_card(service, answer_id, rules)], "unfit")
+        answer = _answer([_unfit_card(service, answer_id, rules)], "unfit")
+        seen = unfit(service.cells, patient, ward, [*encoded.broken, *broken])
+        return replace(answer, watched=seen)
 
     def finish(scored: Scored) -> Answer:
         card = _card(service, answer_id, scored, patient, _encounter(context))
         return _answer([card], "rank only" if scored.risk is None else "scored")
 
-    return Question(patient, encoded.inputs, True, finish)
+    return Question(patient, ward, encoded.inputs, True, finish)
 
 
 def _wrong_form(service: Service, request: dict[str, Any]) -> Answer | None:
@@ -108,6 +122,14 @@ def _wrong_form(service: Service, request: dict[str, Any]) -> Answer | None:
     if not isinstance(request.get("prefetch", {}), dict | None):
         return invalid(400, "prefetch must be an object of resources")
     return None
+
+
+def _ward(request: dict[str, Any]) -> str:
+    """Return the ward that a request's extension names; "" if it names none, or wrongly."""
+    extension = request.get("extension")
+    given = extension.get(WARD) if isinstance(extension, dict) else None
+    found = ward_of(given)
+    return found if isinstance(found, str) else ""
 
 
 def _encounter(context: dict[str, Any]) -> str | None:

@@ -28,12 +28,9 @@ from flo.clients.comparison.terms import Comparison
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.opt_outs import FILE as OPT_OUTS
 from flo.clients.patients.opt_outs import OptOuts
-from flo.clients.records.compared_answers import (
-    ComparedAnswer,
-    ComparedAnswers,
-    Reported,
-    report,
-)
+from flo.clients.records.answer_rows import Reported
+from flo.clients.records.compared_answers import ComparedAnswer, ComparedAnswers
+from flo.clients.records.outcome_reports import report
 from flo.clients.serving.several import Compared
 from flo.errors import FloError, UsageError
 from flo.privacy.patients.split import keyed_hash

@@ -24,6 +24,7 @@ from flo.clients.serving.settings import ServedModel
 from flo.clients.sources.config import FhirPlace, OmopPlace
 from flo.clients.sources.fhir_prefetch import PrefetchReader
 from flo.clients.sources.mapping import StudyMapping, problems
+from flo.clients.watching.kept import Watched
 from flo.errors import FloError, RefusedError
 from flo.published.model_card import PublishedModel
 from flo.published.model_states import ModelVersion
@@ -35,11 +36,12 @@ FoundT = TypeVar("FoundT")
 
 @dataclass(frozen=True)
 class Found:
-    """A version that may answer, with its study and title."""
+    """A version that may answer, with its study and title. ``watched``: what monitors need."""
 
     version: ServedVersion
     study: Study
     title: str
+    watched: Watched
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ class Deciding:
             table=None if table is None else table.columns,
             compared_with=compared_with,
         )
-        return Found(self._with_onnx(version, study), study, opened.title)
+        published = opened.model if isinstance(opened, FinishedAtHome) else opened
+        watched = Watched.of(published, finished=finished is not None)
+        return Found(self._with_onnx(version, study), study, opened.title, watched)
 
     def _with_onnx(self, version: ServedVersion, study: Study) -> ServedVersion:
         """Return the same with the network's export."""

@@ -1,7 +1,8 @@
 """Frames between the front and a worker, on a socket of their own.
 
     to a worker    length (4), number (8), kind (1), body       length: of all that follows it
-    from a worker  length (4), number (8), status (2), outcome (1), size (2), compared (size), body
+    from a worker  length (4), number (8), status (2), outcome (1), sizes of compared (2) and of
+                   watched (4), compared, watched, body
 
 Numbers are big-endian. A question's body is its versions (``flo.clients.serving.several``), the
 answer's id (36, ASCII) and the request's body.
@@ -20,7 +21,7 @@ LOAD, FORGET, HOOK, PLAIN = range(4)
 REFUSED = 409  # status of the answer to a version whose check failed
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 ID_LENGTH, DIGEST_LENGTH = 36, 32
-_ASKED, _ANSWERED = struct.Struct("!IQB"), struct.Struct("!IQHBH")
+_ASKED, _ANSWERED = struct.Struct("!IQB"), struct.Struct("!IQHBHI")
 _LENGTH = 4
 
 
@@ -32,10 +33,10 @@ def asked(number: int, kind: int, *body: bytes) -> bytes:
 
 def answered(number: int, answer: Answer) -> bytes:
     """Return a frame from a worker."""
-    more = len(answer.compared)
-    size = _ANSWERED.size - _LENGTH + more + len(answer.body)
-    head = _ANSWERED.pack(size, number, answer.status, OUTCOMES.index(answer.outcome), more)
-    return head + answer.compared + answer.body
+    more = len(answer.compared), len(answer.watched)
+    size = _ANSWERED.size - _LENGTH + sum(more) + len(answer.body)
+    head = _ANSWERED.pack(size, number, answer.status, OUTCOMES.index(answer.outcome), *more)
+    return head + answer.compared + answer.watched + answer.body
 
 
 class Buffer:
@@ -71,7 +72,8 @@ class Buffer:
     def answers(self) -> Iterator[tuple[int, Answer]]:
         """Yield number and answer of each whole frame from a worker."""
         for frame in self._whole():
-            _, number, status, outcome, more = _ANSWERED.unpack_from(frame)
-            body = _ANSWERED.size + more
-            compared = frame[_ANSWERED.size : body]
-            yield number, Answer(status, OUTCOMES[outcome], frame[body:], compared)
+            _, number, status, outcome, more, seen = _ANSWERED.unpack_from(frame)
+            watched = _ANSWERED.size + more
+            compared, body = frame[_ANSWERED.size : watched], watched + seen
+            answer = Answer(status, OUTCOMES[outcome], frame[body:], compared, frame[watched:body])
+            yield number, answer

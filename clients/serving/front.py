@@ -118,6 +118,7 @@ async def _run(
             asyncio.create_task(pool.watch()),
             asyncio.create_task(models.keep_fresh()),
             asyncio.create_task(models.keep_judging()),
+            asyncio.create_task(models.watching.keep_counting()),
             asyncio.create_task(_keep_current(home.directory, config, serving, listeners[0])),
         ]
         for task in tasks:
@@ -129,6 +130,7 @@ async def _run(
             task.cancel()
         pool.close()
         await asyncio.to_thread(models.comparing.close)
+        await asyncio.to_thread(models.watching.close)
         await asyncio.to_thread(recorder.stop)
 
 

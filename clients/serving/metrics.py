@@ -13,6 +13,7 @@ from flo.clients.serving.pool import Pool
 from flo.clients.serving.recorder import Recorder
 from flo.host.metrics import Metric, as_prometheus
 
+_HEALTH = "# HELP flo_serve_health Health of a model at work, 0 to 100; below 85 is an alarm."
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds
 
 
@@ -49,6 +50,7 @@ class Served:
                 continue
             labels = f'model="{name}",version="{version}",outcome="{outcome}"'
             lines.append(f"flo_serve_answers{{{labels}}} {count}")
+        lines += _of_health(models, finished)
         lines += ["# HELP flo_serve_refused Requests refused.", "# TYPE flo_serve_refused counter"]
         for why, count in sorted(self.refused.items()):
             lines.append(f'flo_serve_refused{{why="{why}"}} {count}')
@@ -62,3 +64,15 @@ class Served:
         lines += [f"flo_serve_seconds_sum {self._seconds:.6g}"]
         lines += [f"flo_serve_seconds_count {self._count}"]
         return "\n".join(lines) + "\n"
+
+
+def _of_health(models: AnsweringModels, finished: set[str]) -> list[str]:
+    health = models.watching.health
+    return [
+        *(_HEALTH, "# TYPE flo_serve_health gauge"),
+        *(
+            f'flo_serve_health{{model="{name}"}} {value:.1f}'
+            for name, value in sorted(health.items())
+            if name not in finished
+        ),
+    ]

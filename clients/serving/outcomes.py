@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from flo.clients.records.compared_answers import Reported
+from flo.clients.records.answer_rows import Reported
 from flo.clients.serving.service import Answer, invalid, parsed, refuse_other_fields
 
 _MOST = 1000  # of a request

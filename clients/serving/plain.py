@@ -3,16 +3,20 @@
 POST /models/NAME/score  {"record": {column: cell}}        the study's names, units and codes
                          {"row": {field: cell}}            this site's own, by mapping.toml
                          "explain": true                   also reasons
-                         "patient": "..."                  an id, if versions are compared: each
-                                                           patient gets the answers of one version
+                         "patient": "..."                  an id: monitors count a patient once, and
+                                                           of versions that are compared, each
+                                                           patient gets the answers of one
+                         "ward": "..."                     where the patient is, for monitors
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from flo.clients.prediction.scorer import Scored
+from flo.clients.serving.seen import unfit
 from flo.clients.serving.service import (
     Answer,
     Question,
@@ -20,9 +24,10 @@ from flo.clients.serving.service import (
     broken_rules,
     invalid,
     refuse_other_fields,
+    ward_of,
 )
 
-_FIELDS = {"record", "row", "explain", "patient"}
+_FIELDS = {"record", "row", "explain", "patient", "ward"}
 _LONGEST_ID = 64
 
 
@@ -39,14 +44,20 @@ def ask(service: Service, answer_id: str, found: dict[str, Any]) -> Question | A
     patient = found.get("patient", "")
     if not isinstance(patient, str) or len(patient) > _LONGEST_ID:
         return invalid(400, f"`patient` is an id of at most {_LONGEST_ID} characters")
+    ward = ward_of(found.get("ward"))
+    if isinstance(ward, Answer):
+        return ward
     encoder = service.encoder if given[0] == "record" else service.row_encoder
     if encoder is None:
         return invalid(400, "no mapping of this site's table fits the study: send `record`")
     encoded = encoder.encode(record)
     if encoded.inputs is None:
-        return _unfit(broken_rules(service, encoded))
+        answer = _unfit(broken_rules(service, encoded))
+        seen = unfit(service.cells, patient, ward, encoded.broken)
+        return replace(answer, watched=seen)
     return Question(
         patient,
+        ward,
         encoded.inputs,
         bool(explain),
         lambda scored: _answer(service, answer_id, scored, explain),

@@ -26,6 +26,7 @@ from flo.clients.records.finished_model import FinishedModel
 from flo.clients.serving.settings import Hook
 from flo.clients.sources.fhir_prefetch import PrefetchReader
 from flo.clients.sources.mapping import MappedColumn, StudyMapping, record_fields
+from flo.clients.watching.cells import StudyCells
 from flo.documents import canonical
 from flo.documents.document import Document
 from flo.errors import TrustError
@@ -35,6 +36,7 @@ from flo.scoring.record import Encoded, RecordEncoder
 from flo.study.schema import ColumnName
 from flo.study.wording import titles
 
+LONGEST_WARD = 60  # characters
 Outcome = Literal["scored", "rank only", "unfit", "invalid"]
 
 
@@ -76,23 +78,27 @@ class ServedVersion(Document):
 
 @dataclass(frozen=True)
 class Answer:
-    """``status``: of HTTP. ``body``: JSON. ``compared``: what versions that are compared said of
-    the patient (``flo.clients.serving.several``), for the front; b"" if none are."""
+    """``status``: of HTTP. ``body``: JSON. For the front, b"" if there is none: ``compared``: what
+    versions that are compared said of the patient (``flo.clients.serving.several``); ``watched``:
+    what monitors count of the record (``flo.clients.serving.seen``)."""
 
     status: int
     outcome: Outcome
     body: bytes
     compared: bytes = b""
+    watched: bytes = b""
 
 
 @dataclass(frozen=True)
 class Question:
     """A patient's inputs (d,), and how the score becomes an answer.
 
-    ``patient``: the record system's id of the patient; "" if the request names none.
+    ``patient``: the record system's id of the patient, ``ward``: where they are; "" if the request
+    does not say.
     """
 
     patient: str
+    ward: str
     inputs: list[float] | Floats
     explain: bool
     finish: Callable[[Scored], Answer]
@@ -119,7 +125,7 @@ class Service:
         )
         columns, read = self.study.data.columns, self.reader.mapping if self.reader else {}
         self.fhir_encoder = RecordEncoder(columns, record_fields(read))
-        self.encoder = RecordEncoder(columns)
+        self.encoder, self.cells = RecordEncoder(columns), StudyCells(self.study.data)
         self.row_encoder = (
             None if version.table is None else RecordEncoder(columns, record_fields(version.table))
         )
@@ -153,6 +159,15 @@ def invalid(status: int, error: str, **more: Any) -> Answer:
 def broken_rules(service: Service, encoded: Encoded) -> list[tuple[str, str]]:
     """Return column in words and rule, for each rule that a record breaks."""
     return [(service.words.get(name, name), rule) for name, rule in encoded.broken]
+
+
+def ward_of(given: object) -> str | Answer:
+    """Return the ward that a request names, "" for none, or the answer that refuses it."""
+    if given is None:
+        return ""
+    if isinstance(given, str) and len(given) <= LONGEST_WARD and given.isprintable():
+        return given.strip()
+    return invalid(400, f"`ward` is a name of at most {LONGEST_WARD} printable characters")
 
 
 def refuse_other_fields(given: set[str], known: set[str], what: str) -> Answer | None:

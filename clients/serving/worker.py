@@ -18,8 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
 
+import numpy as np
+
 from flo.clients.prediction.scorer import Scored
-from flo.clients.serving import cds_hooks, plain
+from flo.clients.serving import cds_hooks, plain, seen
 from flo.clients.serving.frames import (
     DIGEST_LENGTH,
     FORGET,
@@ -39,6 +41,7 @@ from flo.clients.serving.service import (
     parsed,
 )
 from flo.clients.serving.several import Several, compared, patient_of, place_of
+from flo.clients.watching.cells import Cells
 from flo.documents import canonical
 from flo.documents.document import parse
 from flo.errors import FloError
@@ -93,6 +96,7 @@ class _Open:
     one that is not loaded.
 
     ``place``: of the version that answers; ``patient``: their id, if several versions score them.
+    ``cells``: of the record (columns,), as the version in use reads it.
     """
 
     number: int
@@ -101,6 +105,7 @@ class _Open:
     place: int = 0
     patient: str = ""
     scored: dict[int, Scored] = field(default_factory=dict)
+    cells: Cells | None = None
 
 
 def _replies(frames: list[tuple[int, int, bytes]], services: dict[bytes, Service]) -> list[bytes]:
@@ -157,6 +162,15 @@ def _score(opened: list[_Open]) -> None:
                 one.found[place] = scored
             else:
                 one.scored[place] = scored[number]
+        _see(service, [(one, question) for one, place, question in several if not place])
+
+
+def _see(service: Service, several: list[tuple[_Open, Question]]) -> None:
+    """Note in which cells the values of scored records are."""
+    if several:
+        found = service.cells.of_inputs(np.stack([question.inputs for _, question in several]))
+        for (one, _), cells in zip(several, found, strict=True):
+            one.cells = cells
 
 
 def _answer(one: _Open) -> Answer:
@@ -164,10 +178,19 @@ def _answer(one: _Open) -> Answer:
     found = one.found[place]
     assert found is not None
     answer = found.finish(one.scored[place]) if isinstance(found, Question) else found
+    answer = replace(answer, watched=_watched(one))
     if not one.patient:
         return answer
     scored = [one.scored.get(each) for each in range(len(one.services))]
     return replace(answer, compared=compared(place, one.patient, scored))
+
+
+def _watched(one: _Open) -> bytes:
+    """Return what monitors count of the record, as the version in use reads it."""
+    first = one.found[0]
+    if isinstance(first, Question) and one.cells is not None and 0 in one.scored:
+        return seen.scored(first.patient, first.ward, one.scored[0].risk, one.cells)
+    return first.watched if isinstance(first, Answer) else b""
 
 
 def _changed(kind: int, body: bytes, services: dict[bytes, Service]) -> Answer:

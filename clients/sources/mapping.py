@@ -170,7 +170,7 @@ def same_unit(one: str, other: str) -> bool:
 _ALIASES = {"beatsperminute": "/min", "bpm": "/min", "1/min": "/min", "beats/min": "/min"} | {
     "countsperminute": "/min",
     **{"a": "years", "yr": "years", "year": "years", "d": "days", "day": "days"},
-    **{"degc": "°c", "cel": "°c", "degf": "°f", "percent": "%"},
+    **{"degc": "°c", "cel": "°c", "degreescelsius": "°c", "degf": "°f", "percent": "%"},
     **dict.fromkeys(("10*9/l", "10*3/ul", "10^3/ul", "k/ul", "thousand/ul"), "10^9/l"),
 }
 

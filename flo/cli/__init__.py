@@ -30,6 +30,7 @@ from flo.cli import (
     model_serve,
     model_trace,
     model_versions,
+    model_watch,
     site,
     study,
     study_draft,
@@ -95,6 +96,7 @@ _add_group(
     model_flag.app,
     model_serve.app,
     model_versions.app,
+    model_watch.app,
     model_registry.app,
 )
 _add_group("aws", "Deploy a coordinator into an AWS account, and watch it.", aws.app)

@@ -123,7 +123,8 @@ def outcomes(
     from flo.cli.terminal.output import say
     from flo.clients.comparison.outcomes_file import read_outcomes
     from flo.clients.home.site_home import SiteHome
-    from flo.clients.records.compared_answers import comparisons, report
+    from flo.clients.records.compared_answers import comparisons
+    from flo.clients.records.outcome_reports import report
 
     site = SiteHome.open(home)
     found = report(site, comparisons(site), read_outcomes(file), time.time())

@@ -415,6 +415,64 @@ class ComparedResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class AlarmLine:
+    """An alarm of a monitor. ``since``: the day on which it is estimated to have begun; ``found``:
+    the day of the alarm."""
+
+    number: int
+    cause: str
+    words: str
+    advice: str
+    since: str
+    found: str
+
+
+@dataclass(frozen=True)
+class WatchedGroup:
+    """``known``: patients whose outcome is known, ``had``: who came to have it, ``stated``: sum of
+    their risks, ``score``: of the group's monitors, 0 to 100."""
+
+    group: str
+    known: int
+    had: int
+    stated: float
+    score: float
+
+
+@dataclass(frozen=True)
+class WatchResult(CommandResult):
+    """``health``: 0 to 100, below 85 with an alarm. ``learning``: what is missing until answers are
+    watched; empty if they are. ``version``: 0 if all was deleted."""
+
+    name: str
+    version: int
+    health: float
+    learning: str
+    patients: int
+    alarms: list[AlarmLine]
+    groups: list[WatchedGroup]
+
+
+@dataclass(frozen=True)
+class SettledResult(CommandResult):
+    """An alarm that was ended; ``about``: its kind, ``of``: column or group."""
+
+    name: str
+    alarm: int
+    about: str
+    of: str
+
+
+@dataclass(frozen=True)
+class PlanResult(CommandResult):
+    """``responses``: to alarms about outcomes, columns, risks and service."""
+
+    name: str
+    follow_up_days: int
+    responses: dict[str, str]
+
+
+@dataclass(frozen=True)
 class VersionStateResult(CommandResult):
     """``state`` of a version after a decision: approved, current or withdrawn."""
 

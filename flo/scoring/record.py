@@ -57,6 +57,19 @@ class Field(NamedTuple):
     missing: tuple[str, ...] = ()
 
 
+class Beyond(str):
+    """The rule that a number beyond its column's bounds breaks. ``value``: in the study's unit."""
+
+    value: float
+
+    @classmethod
+    def of(cls, rule: str, value: float) -> Beyond:
+        """Return the rule with this value."""
+        found = cls(rule)
+        found.value = value
+        return found
+
+
 class Encoded(NamedTuple):
     """``inputs`` (d,), or None and in ``broken`` each column's rule that does not hold.
 
@@ -144,7 +157,7 @@ def _number(column: NumberColumn, own: Field) -> _Read:
         if multiply is not None:
             value = value * multiply + add
         if not low <= value <= high:
-            return outside
+            return Beyond.of(outside, value)
         if not hinges:
             return [2 * ((value - low) / width) - 1, *indicator]
         return [*scaled(value), *indicator]

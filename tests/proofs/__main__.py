@@ -18,6 +18,7 @@ from tests.proofs import (
     statistics,
     truth,
     versions_compared,
+    watched,
     years,
 )
 from tests.proofs.rows import Row
@@ -38,6 +39,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "statistics": statistics.rows,
     "gate": _gate,
     "versions": versions_compared.rows,
+    "watch": watched.rows,
 }
 _LINE = "{:7} {:58} {:>9} {:>14} {:>5} {:>6} {:>7}"
 

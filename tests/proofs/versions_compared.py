@@ -149,22 +149,22 @@ def _found(world: World, generator: np.random.Generator, runs: int) -> list[int 
     """After how many outcomes a version with wrong odds is called worse."""
     found = []
     for run in range(runs):
-        old = _right_on_average(world, run)
-        own = _times_odds(old, _ODDS)
+        old = right_on_average(world, run)
+        own = times_odds(old, _ODDS)
         drawn = generator.integers(0, len(old), _LONGEST)
         gains = _gains(old[drawn], own[drawn], world.labels[drawn])
         found.append(first_known(-gains, ALPHA / 2))
     return found
 
 
-def _right_on_average(world: World, run: int) -> Floats:
+def right_on_average(world: World, run: int) -> Floats:
     """A model's risks, with the factor on its odds that makes their mean the outcomes' mean."""
     risks, wanted = world.risks[run % len(world.risks)], world.labels.mean()
-    factor = brentq(lambda f: float(_times_odds(risks, f).mean() - wanted), 0.02, 50.0)
-    return _times_odds(risks, factor)
+    factor = brentq(lambda f: float(times_odds(risks, f).mean() - wanted), 0.02, 50.0)
+    return times_odds(risks, factor)
 
 
-def _times_odds(risks: Floats, factor: float) -> Floats:
+def times_odds(risks: Floats, factor: Floats | float) -> Floats:
     odds: Floats = expit(logit(np.clip(risks, 1e-6, 1 - 1e-6)) + np.log(factor))
     return odds
 
@@ -173,11 +173,11 @@ def _bandits(world: World, generator: np.random.Generator, runs: int) -> dict[st
     """What Thompson sampling does with two versions that are the same, and with a worse one."""
     same, wrong, biased = [], [], []
     for run in range(runs):
-        old = _right_on_average(world, run)
+        old = right_on_average(world, run)
         share, difference = _thompson(world, old, old, generator)
         same.append(share)
         biased.append(difference)
-        share, _ = _thompson(world, old, _times_odds(old, _ODDS), generator)
+        share, _ = _thompson(world, old, times_odds(old, _ODDS), generator)
         wrong.append(share)
     shares = np.array(same)
     return {

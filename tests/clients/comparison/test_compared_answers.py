@@ -13,7 +13,9 @@ import pytest
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.opt_outs import hashed_id, opt_out
 from flo.clients.records import compared_answers
-from flo.clients.records.compared_answers import ComparedAnswer, ComparedAnswers, report
+from flo.clients.records.answer_rows import Reported
+from flo.clients.records.compared_answers import ComparedAnswer, ComparedAnswers
+from flo.clients.records.outcome_reports import report
 from flo.errors import TrustError
 from tests.builders import make_site
 
@@ -38,7 +40,7 @@ def answer(number: int, patient: str = "f" * 64) -> ComparedAnswer:
 
 def test_rows_come_back_with_their_outcomes_the_earliest_first(rows: ComparedAnswers) -> None:
     rows.add([answer(3), answer(1), answer(2)])
-    told = rows.report({answer(2).id: True, "9" * 36: False}, 5000.0)
+    told = Reported.of(rows.report({answer(2).id: True, "9" * 36: False}, 5000.0))
     assert (told.new, told.known, told.contradicting, told.elsewhere) == (1, 0, (), ("9" * 36,))
     known = replace(answer(2), outcome=True, reported=5000.0)
     assert list(rows.rows()) == [answer(1), known, answer(3)]
@@ -47,8 +49,8 @@ def test_rows_come_back_with_their_outcomes_the_earliest_first(rows: ComparedAns
 def test_what_was_reported_first_stays(rows: ComparedAnswers) -> None:
     rows.add([answer(1)])
     rows.report({answer(1).id: True}, 1.0)
-    assert rows.report({answer(1).id: True}, 2.0).known == 1
-    assert rows.report({answer(1).id: False}, 3.0).contradicting == (answer(1).id,)
+    assert rows.report({answer(1).id: True}, 2.0) == {answer(1).id: "known"}
+    assert rows.report({answer(1).id: False}, 3.0) == {answer(1).id: "contradicting"}
     assert [one.outcome for one in rows.rows()] == [True]
 
 
@@ -91,7 +93,7 @@ def test_an_opt_out_deletes_the_patients_rows_and_outcomes(
     rows.report({answer(1).id: True, answer(2).id: False}, 1.0)
     opt_out(site, "p1")
     assert [one.id for one in rows.rows()] == [answer(2).id]
-    assert rows.report({answer(1).id: True}, 2.0).elsewhere == (answer(1).id,)
+    assert rows.report({answer(1).id: True}, 2.0) == {answer(1).id: "elsewhere"}
     rows.add([answer(3, hashed_id(site, "p1"))])
     kept = rows.rows(without=[hashed_id(site, "p1")])
     assert [one.id for one in kept] == [answer(2).id], "later answers of the patient go, too"
@@ -124,7 +126,7 @@ def test_a_caller_reports_on_answers_of_its_own_only(rows: ComparedAnswers) -> N
     rows.add([answer(1)])
     rows.report({answer(1).id: True}, 1.0, "ehr")
     for outcome in (True, False):
-        found = rows.report({answer(1).id: outcome}, 2.0, "another")
+        found = Reported.of(rows.report({answer(1).id: outcome}, 2.0, "another"))
         assert (found.new, found.known, found.contradicting) == (0, 0, ())
         assert found.elsewhere == (answer(1).id,)
 

@@ -238,6 +238,7 @@ async def at_work(home: SiteHome, **changes: Any) -> AsyncIterator[AtWork]:
     recorder.start()
     await pool.connect(0, work.another_worker(0))
     await models.begin()
+    counting = asyncio.create_task(models.watching.keep_counting())
     kinds: tuple[Literal["public", "local", "metrics"], ...] = ("public", "local", "metrics")
     for kind in kinds:
         transport = httpx.ASGITransport(App(serving, kind))
@@ -247,9 +248,11 @@ async def at_work(home: SiteHome, **changes: Any) -> AsyncIterator[AtWork]:
     finally:
         for client in work.clients.values():
             await client.aclose()
+        counting.cancel()
         pool.close()
         await asyncio.sleep(0)  # transports close in the next turn
         await asyncio.to_thread(models.comparing.close)
+        await asyncio.to_thread(models.watching.close)
         await asyncio.to_thread(recorder.stop)
         memory.close()
 

@@ -1,0 +1,156 @@
+"""The monitors of the models that answer: what is counted of each answer, and what is done about
+alarms.
+
+    1. what was seen of a record is kept after the answer was sent, in batches, by a thread of its
+       own. Answers never wait for it. A batch that cannot be counted is lost, and that is logged;
+    2. every few seconds all monitors are looked at (``flo.clients.watching.watch``);
+    3. the hospital's plan says what is done about a new alarm (``flo.clients.watching.plan``). What
+       is done is a decision on the version like any other: the front obeys it within a second.
+
+No error of a monitor reaches those who answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from flo.clients.home.site_home import SiteHome
+from flo.clients.patients.opt_outs import FILE as OPT_OUTS
+from flo.clients.patients.opt_outs import OptOuts
+from flo.clients.serving import seen
+from flo.clients.watching import plan_decisions
+from flo.clients.watching.kept import Arrived, KeptWatch, Watched
+from flo.clients.watching.plan import USUAL_FOLLOW_UP
+from flo.clients.watching.responses import respond
+from flo.errors import FloError, MessageError
+from flo.privacy.patients.split import keyed_hash
+
+log = logging.getLogger("flo.clients.serving.watching")
+
+_MOST_WAITING = 20_000  # answers that are to be counted
+_GATHER_SECONDS, _LOOK_SECONDS = 1.0, 5.0
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    id: str
+    caller: str
+    seconds: float
+    seen: bytes
+
+
+class Watching:
+    """Used on the event loop; all files are read and written by one thread of its own."""
+
+    def __init__(self, home: SiteHome) -> None:
+        self._home, self._patients_key = home, home.open_patients_key()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="watching")
+        self._watched = dict[str, Watched]()  # by model
+        self._waiting = dict[str, deque[_Waiting]]()
+        self._open = dict[str, KeptWatch]()  # by watch; of that thread
+        self._lost, self._looked = 0, 0.0
+        self.health = dict[str, float]()  # by model
+
+    def watch_only(self, several: Mapping[str, Watched]) -> None:
+        """Watch these versions, by model, from now on."""
+        for name, watched in several.items():
+            if self._watched.get(name) != watched:
+                self._thread.submit(self._guarded, name, watched)
+        self._watched = dict(several)
+        self._waiting = {name: self._waiting.get(name, deque()) for name in several}
+
+    def keep(self, name: str, answer_id: str, caller: str, seconds: float, seen: bytes) -> None:
+        """Keep what was seen of a record whose answer was sent. [1]"""
+        waiting = self._waiting.get(name)
+        if waiting is None:
+            return
+        if len(waiting) >= _MOST_WAITING:
+            self._lost += 1
+            return
+        waiting.append(_Waiting(answer_id, caller, seconds, seen))
+
+    async def keep_counting(self) -> None:
+        """Count what waits, every second, and look every few seconds. [1], [2]"""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_GATHER_SECONDS)
+            if any(self._waiting.values()) or time.monotonic() - self._looked > _LOOK_SECONDS:
+                await loop.run_in_executor(self._thread, self._count_all)
+
+    def close(self) -> None:
+        """Count what waits, and close all files."""
+        self._thread.submit(self._count_all)
+        self._thread.submit(self._close_all)
+        self._thread.shutdown()
+
+    # -- in the thread -------------------------------------------------------------------------
+
+    def _count_all(self) -> None:
+        is_time = time.monotonic() - self._looked > _LOOK_SECONDS
+        if is_time:
+            self._looked = time.monotonic()
+        for name, watched in self._watched.items():
+            if is_time or self._waiting[name]:
+                self._guarded(name, watched)
+        for watch in set(self._open) - {one.id for one in self._watched.values()}:
+            self._open.pop(watch).close()
+        if self._lost:
+            log.warning(f"{self._lost} answers were too many to be counted by monitors")
+            self._lost = 0
+
+    def _guarded(self, name: str, watched: Watched) -> None:
+        try:
+            self._count(name, watched)
+        except Exception as error:  # noqa: BLE001 - a monitor must not end the answers
+            log.warning(f"the monitors of {name} cannot count: {_words(error)}")
+            opened = self._open.pop(watched.id, None)
+            if opened is not None:
+                opened.close()
+
+    def _count(self, name: str, watched: Watched) -> None:
+        waiting, several = self._waiting.get(name, deque()), list[_Waiting]()
+        while waiting:
+            several.append(waiting.popleft())
+        if watched.id not in self._open:
+            self._open[watched.id] = KeptWatch(self._home, watched)
+        opened = self._open[watched.id]
+        columns = [one.count for one in opened.watch.layout.study.columns]
+        arrived = [self._arrived(one, columns) for one in several]
+        plan = plan_decisions.read(self._home, name)
+        follow_up = plan.follow_up_days if plan else USUAL_FOLLOW_UP
+        alarms = opened.take(arrived, follow_up, time.time(), self._opted_out())
+        for alarm in alarms:
+            log.warning(f"{name}: alarm {alarm.number}; flo model watch {name} says what it is")
+        if alarms:  # [3]
+            respond(self._home, name, watched, alarms, plan)
+        self.health[name] = opened.watch.health
+
+    def _arrived(self, one: _Waiting, columns: list[int]) -> Arrived:
+        read = seen.read(one.seen, columns)
+        patient = keyed_hash(self._patients_key, read.patient) if read.patient else ""
+        return Arrived(
+            *(one.id, one.caller, one.seconds, patient),
+            *(read.ward, read.cells, read.broken, read.risk),
+        )
+
+    def _close_all(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _opted_out(self) -> frozenset[str]:
+        path = self._home.directory / OPT_OUTS
+        listed = self._home.read_unchanged(lambda: OptOuts.load(self._home), path)
+        return frozenset(listed.patients)
+
+
+def _words(error: Exception) -> str:
+    """Return an error for the log: FLO's and SQLite's name no patient; of others, the type only."""
+    known = FloError | sqlite3.Error | MessageError
+    return str(error) if isinstance(error, known) else type(error).__name__

@@ -1,0 +1,237 @@
+"""The monitors of one version of a model, with their file.
+
+    1. answers arrive in batches. One transaction counts them and keeps what outcomes are waited
+       for, so that a batch is there whole or not at all;
+    2. once a minute outcomes that are due are counted;
+    3. whoever settles an alarm writes to the same file. A change by another process is noticed at
+       the next transaction, and all is read again.
+
+A patient who opted out is not counted any more, and their rows are deleted; counts stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+from flo.clients.home.site_home import SiteHome
+from flo.clients.records.watched_answers import WatchedAnswer, WatchedAnswers, day_of
+from flo.clients.watching.calibration import Kept
+from flo.clients.watching.cells import Cells
+from flo.clients.watching.series import KEPT_DAYS, sparse
+from flo.clients.watching.watch import AGAIN_DAYS, Alarm, Answered, Watch
+from flo.documents import canonical
+from flo.documents.document import Document, parse
+from flo.errors import TrustError
+from flo.published.model_card import PublishedModel
+from flo.published.model_states import Why
+from flo.study.document import Study
+
+_OUTCOMES_SECONDS = 60.0
+_USUAL_CUTS = (0.1, 0.3)  # risks, of a model whose card states none
+
+
+class _Said(Document):
+    why: Why
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A version that is watched. ``finished``: whether it is one that was finished here."""
+
+    study: Study
+    cuts: tuple[float, float]
+    finished: bool = False
+
+    @classmethod
+    def of(cls, model: PublishedModel, *, finished: bool) -> Watched:
+        """Return what is watched of a model that answers."""
+        curve = model.card.calibration
+        if curve is None:
+            return cls(model.study, _USUAL_CUTS, finished)
+        third = len(curve.risk) // 3
+        low, high = curve.risk[third], curve.risk[-third - 1]
+        return cls(model.study, (low, high) if low < high else _USUAL_CUTS, finished)
+
+    @cached_property
+    def id(self) -> str:
+        """Name of its file."""
+        return canonical.digest(canonical.encode([self.study.digest, self.finished]))[:32]
+
+    @property
+    def subgroups(self) -> list[str]:
+        """Groups that the study's evaluation states, as ``column=code``."""
+        names = self.study.evaluation.subgroups if self.study.evaluation else ()
+        columns = [one for one in self.study.data.columns if one.name in names]
+        return [
+            f"{one.name}={code}" for one in columns if one.kind == "category" for code in one.codes
+        ]
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """An answer that was sent, after so many ``seconds``. ``patient``: keyed hash; "" if the
+    request named none. ``cells``, ``broken``, ``risk``: as in ``Answered``."""
+
+    id: str
+    caller: str
+    seconds: float
+    patient: str
+    ward: str
+    cells: Cells | None
+    broken: tuple[tuple[int, int | None], ...]
+    risk: float | None
+
+
+class KeptWatch:
+    """For one thread at a time, and several processes."""
+
+    def __init__(self, home: SiteHome, watched: Watched) -> None:
+        """Open or create its file. Raises TrustError, UsageError: it cannot be used."""
+        self._home, self.watched, self._rows = home, watched, WatchedAnswers(home, watched.id)
+        self._revision, self._outcomes_at = -1, 0.0
+        self._columns = {
+            one.column.name: place for place, one in enumerate(self._new().layout.study.columns)
+        }
+        self.watch = self._new()
+        with self._changing():  # reads all of it
+            pass
+
+    def take(
+        self, several: Sequence[Arrived], follow_up: int, now: float, without: Collection[str] = ()
+    ) -> list[Alarm]:
+        """Count a batch, look, and return the alarms that are new. [1]
+
+        ``follow_up``: days after which an outcome is known. ``without``: keyed hashes of patients
+        who opted out. Raises TrustError, sqlite3.Error: it cannot be kept.
+        """
+        today = day_of(now)
+        self._rows.forget(without)
+        with self._changing():
+            before = self._stamp()
+            if several:
+                self._count([one for one in several if one.patient not in without], today)
+            if now - self._outcomes_at >= _OUTCOMES_SECONDS or before[0] != today:
+                self._outcomes_at = now
+                self.watch.count_outcomes(today, follow_up, self._of_day)
+            alarms = self.watch.look(today)
+            self._write(before, today)
+        return alarms
+
+    def settle(self, name: str, number: int, why: str, *, as_usual: bool) -> Alarm:
+        """End an alarm [3], with an entry in the audit log; ``name``: of the model here.
+
+        Raises as ``Watch.settle``. UsageError: a text is not allowed.
+        """
+        said = parse(_Said, {"why": why}, "the decision")
+        with self._changing():
+            alarm = self.watch.settle(number, as_usual=as_usual)
+            self._write_state()
+            self._write_days()
+        study, key = self.watched.study, alarm.key
+        if self.watched.finished:  # no audit log may say that there is one
+            return alarm
+        facts = {"name": name, "version": study.version, "alarm": number, "as_usual": as_usual}
+        about = {"about": key.kind, "of": key.name, "why": said.why}
+        self._home.record("watch-settled", study.digest, **facts, **about)
+        return alarm
+
+    def close(self) -> None:
+        """Close the file."""
+        self._rows.close()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Run a transaction on what is in the file now; after an error all is read again."""
+        try:
+            with self._rows.changing():
+                self._load_if_changed()
+                yield
+        except BaseException:
+            self._revision = -1
+            raise
+
+    def _new(self) -> Watch:
+        watched = self.watched
+        return Watch(watched.study.data, watched.subgroups, watched.cuts)
+
+    def _load_if_changed(self) -> None:
+        revision = self._rows.revision()
+        if revision == self._revision:
+            return
+        self._revision, watch = revision, self._new()
+        state = self._rows.state()
+        if state is not None:
+            if state.get("schema_version") != 1:
+                raise TrustError(
+                    f"monitors of {self.watched.study.name} have schema "
+                    f"{state.get('schema_version')}; this version reads 1"
+                )
+            watch.take_state(state)
+            for ward, day, counts in self._rows.days():
+                series = watch.wards.get(ward) if ward else watch.hospital
+                if series is not None:
+                    series.take_day(day, counts)
+        self.watch = watch
+
+    def _count(self, several: Sequence[Arrived], today: int) -> None:
+        """Count answers of today, and keep those whose outcome is waited for."""
+        answered, kept = list[Answered](), list[WatchedAnswer]()
+        for one in several:
+            fits = one.cells is not None
+            is_new = not one.patient or self._rows.counts_now(
+                one.patient, today, AGAIN_DAYS, fits=fits
+            )
+            answered.append(
+                Answered(one.ward, one.seconds, one.cells, one.broken, one.risk, is_new)
+            )
+            if is_new and one.risk is not None and one.cells is not None:
+                groups = self.watch.groups_of(one.ward, one.risk, self._subgroups(one.cells))
+                patient = one.patient or one.id
+                kept.append(
+                    WatchedAnswer(one.id, patient, one.caller, today, one.risk, tuple(groups))
+                )
+        self.watch.count(today, answered)
+        self._rows.add(kept)
+
+    def _subgroups(self, cells: Cells) -> list[str]:
+        """Return the groups of the study's evaluation that a patient is in."""
+        found = []
+        for column in self.watch.layout.study.columns:
+            names = self.watched.study.evaluation.subgroups if self.watched.study.evaluation else ()
+            if column.column.name in names and column.column.kind == "category":
+                cell = int(cells[self._columns[column.column.name]])
+                if cell != column.missing:
+                    found.append(f"{column.column.name}={column.column.codes[cell]}")
+        return found
+
+    def _of_day(self, day: int) -> list[Kept]:
+        return [
+            Kept(one.groups, one.risk, one.outcome, one.reported) for one in self._rows.of_day(day)
+        ]
+
+    def _stamp(self) -> tuple[object, ...]:
+        """Return what, if it changes, must be written beside the day's counts."""
+        watch = self.watch
+        numbers = [one.number for one in watch.alarms]
+        outcomes = watch.outcomes.day, watch.outcomes.next_day, watch.outcomes.next_late
+        return watch.hospital.day, *outcomes, *numbers, *watch.wards
+
+    def _write(self, before: tuple[object, ...], today: int) -> None:
+        self._write_days()
+        if self._stamp() != before:
+            self._write_state()
+            self._rows.drop_days(today - KEPT_DAYS)
+            waiting = min(self.watch.outcomes.next_day, self.watch.outcomes.next_late)
+            self._rows.drop(waiting, today - AGAIN_DAYS)
+
+    def _write_state(self) -> None:
+        self._rows.write_state(self.watch.to_state())
+        self._revision = self._rows.revision()
+
+    def _write_days(self) -> None:
+        for one in (self.watch.hospital, *self.watch.wards.values()):
+            if one.began and one.today.any():
+                self._rows.write_day(one.name, one.day, sparse(one.all_today()))

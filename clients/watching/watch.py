@@ -1,0 +1,274 @@
+"""All monitors of one model at this hospital: what they have counted, and their alarms.
+
+    1. answers are counted by day, for the whole hospital and for each ward; a patient counts once
+       in ``AGAIN_DAYS``, because the next answer about the same patient is no news;
+    2. outcomes are counted by groups (``flo.clients.watching.calibration``);
+    3. a monitor raises an alarm when its weighted evidence reaches ``FALSE_ALARM_DAYS``. As the
+       weights' sum is at most 1, the mean time to a false alarm of all monitors together is at
+       least that many days (``flo.scores.change_detector``);
+    4. an alarm stays until somebody settles it. Meanwhile its monitors raise no other one, and if
+       it is of the whole hospital, neither do those of wards and groups.
+
+Nothing is read or written here, and no clock is asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from flo.arrays import Floats
+from flo.clients.watching.calibration import ALL, Kept, OutcomeWatch, bands
+from flo.clients.watching.cells import Cells, StudyCells
+from flo.clients.watching.counts import ANSWERED, SLOW, SLOW_SECONDS, Counts, Layout
+from flo.clients.watching.series import Detectors, Series
+from flo.errors import UsageError
+from flo.study.schema import Schema
+
+FALSE_ALARM_DAYS = 5 * 365
+AGAIN_DAYS, MOST_WARDS = 90, 40
+_LOG_ALARM = math.log(FALSE_ALARM_DAYS)
+# Weights: answers of the hospital, of all wards together, outcomes; their sum is 1.
+_HOSPITAL, _WARDS, _OUTCOMES = 0.35, 0.35, 0.3
+_OF_ALL, _OF_BANDS, _OF_SUBGROUPS, _OF_WARDS, _OF_LATE = 0.4, 0.2, 0.2, 0.15, 0.05
+_WARD = "ward "
+
+
+@dataclass(frozen=True)
+class Key:
+    """What an alarm is about. ``kind``: "column", "risk", "slow", "outcomes" or "late".
+
+    ``name``: of the column or the group of patients; "" of the others. ``ward``: "" of the whole
+    hospital.
+    """
+
+    kind: str
+    name: str = ""
+    ward: str = ""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """``number``: for whoever settles it. ``since``: the day (an ordinal) on which it is estimated
+    to have begun; ``found``: the day of the alarm."""
+
+    number: int
+    key: Key
+    since: int
+    found: int
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One answer that was sent. ``cells``: (columns,); None of a record that did not fit, and then
+    ``broken`` has each column's number, and the cell of a number beyond its bounds. ``risk``: None
+    if none was stated. ``is_new``: whether the patient counts."""
+
+    ward: str
+    seconds: float
+    cells: Cells | None
+    broken: tuple[tuple[int, int | None], ...]
+    risk: float | None
+    is_new: bool
+
+
+class Watch:
+    """The monitors of a model. ``subgroups``: the groups whose fairness the study states, as
+    ``column=code``. ``cuts``: two risks between which the middle third of them is, about."""
+
+    def __init__(self, schema: Schema, subgroups: Sequence[str], cuts: tuple[float, float]) -> None:
+        self.layout, self.cuts = Layout(StudyCells(schema)), cuts
+        self.hospital = Series(self.layout, "", math.log(_HOSPITAL))
+        self.wards = dict[str, Series]()
+        weights = {ALL: _OF_ALL}
+        weights |= dict.fromkeys(bands(cuts), _OF_BANDS / 3)
+        weights |= {group: _OF_SUBGROUPS / len(subgroups) for group in subgroups}
+        logs = {group: math.log(_OUTCOMES * weight) for group, weight in weights.items()}
+        self.outcomes = OutcomeWatch(logs, math.log(_OUTCOMES * _OF_LATE))
+        self.alarms, self._last, self.first_day = list[Alarm](), 0, 0
+        self.health = 100.0  # by the monitor with the most evidence, at the last look
+
+    def count(self, day: int, several: Sequence[Answered]) -> None:
+        """Count answers of one day, which is not before one that was counted. [1]"""
+        if not self.first_day:
+            self.first_day = self.outcomes.next_day = self.outcomes.next_late = day
+        by_ward = dict[str, list[Answered]]()
+        for one in several:
+            ward = self._ward(one.ward)
+            if ward:
+                by_ward.setdefault(ward, []).append(one)
+        self._count(self.hospital.counts_of(day), several)
+        for ward, ones in by_ward.items():
+            self._count(self.wards[ward].counts_of(day), ones)
+
+    def count_outcomes(
+        self, today: int, follow_up: int, of_day: Callable[[int], Sequence[Kept]]
+    ) -> None:
+        """Count the outcomes that are due. [2] Arguments as ``OutcomeWatch.take``."""
+        if self.first_day:
+            self.outcomes.take(today, follow_up, of_day)
+
+    def _ward(self, name: str) -> str:
+        """Return the ward, which is watched from now on; "" beyond ``MOST_WARDS``."""
+        if not name or name in self.wards or len(self.wards) >= MOST_WARDS:
+            return name if name in self.wards else ""
+        place = len(self.wards) + 1
+        share = 1 / (place * (place + 1))  # their sum is at most 1, however many there will be
+        self.wards[name] = Series(self.layout, name, math.log(_WARDS * share))
+        self.outcomes.add_group(_WARD + name, math.log(_OUTCOMES * _OF_WARDS * share))
+        return name
+
+    def _count(self, counts: Counts, several: Sequence[Answered]) -> None:
+        counts[ANSWERED] += len(several)
+        counts[SLOW] += sum(one.seconds > SLOW_SECONDS for one in several)
+        new = [one for one in several if one.is_new]
+        scored = [one for one in new if one.cells is not None]
+        if scored:
+            risks = [math.nan if one.risk is None else one.risk for one in scored]
+            cells = np.stack([one.cells for one in scored if one.cells is not None])
+            self.layout.add_scored(counts, cells, np.array(risks))
+        for one in new:
+            if one.cells is None and one.broken:
+                self.layout.add_refused(counts, one.broken)
+
+    def groups_of(self, ward: str, risk: float, subgroups: Sequence[str]) -> list[str]:
+        """Return the groups whose outcomes a patient's outcome counts for."""
+        band = bands(self.cuts)[int(np.searchsorted(self.cuts, risk, side="right"))]
+        wards = [_WARD + ward] if ward in self.wards else []
+        return [ALL, band, *(one for one in subgroups if one in self.outcomes.log_weights), *wards]
+
+    def look(self, day: int) -> list[Alarm]:
+        """Return the alarms that are new. [3]"""
+        known, new = {one.key for one in self.alarms}, list[Alarm]()
+        self.health = 100.0
+        for key, seen, detectors, place in self.seen(day):
+            self.health = min(self.health, score_of(seen))
+            if seen >= _LOG_ALARM and not {key, _whole(key)} & known:
+                self._last += 1
+                known.add(key)
+                new.append(Alarm(self._last, key, detectors.changed_on(place), day))
+        self.alarms += new
+        return new
+
+    def seen(self, day: int) -> Iterator[tuple[Key, float, Detectors, int]]:
+        """Yield for each key its most evidence, weighted, and the detector that has it."""
+        for series in (self.hospital, *self.wards.values()):
+            yield from self._of_series(series, day)
+        self.outcomes.begin(day)
+        for group, detectors in self.outcomes.now().items():
+            weighted = detectors.evidence() - math.log(2) + self.outcomes.log_weights[group]
+            place = int(np.argmax(weighted))
+            yield Key("outcomes", group), float(weighted[place]), detectors, place
+        late = self.outcomes.late()
+        if late is not None:
+            weighted = late.evidence() + self.outcomes.late_log_weight
+            yield Key("late"), float(weighted[0]), late, 0
+
+    def _of_series(self, series: Series, day: int) -> Iterator[tuple[Key, float, Detectors, int]]:
+        if series.began:
+            series.counts_of(day)
+        detectors, rates = series.now(), series.rates
+        if detectors is None or rates is None:
+            return
+        weighted: Floats = detectors.evidence() + rates.log_weights + series.log_weight
+        best = dict[Key, int]()
+        for place, rate in enumerate(rates.all):
+            if rate.column < 0:
+                key = Key(rate.kind, "", series.name)
+            else:
+                name = self.layout.columns[rate.column].of.column.name
+                key = Key("column", name, series.name)
+            if key not in best or weighted[place] > weighted[best[key]]:
+                best[key] = place
+        for key, place in best.items():
+            yield key, float(weighted[place]), detectors, place
+
+    def settle(self, number: int, *, as_usual: bool) -> Alarm:
+        """End an alarm, and let its monitors begin anew.
+
+        ``as_usual``: what was found is what is to be expected from now on, so that a new baseline
+        is counted; else the cause is mended, and the baseline stays.
+
+        Raises UsageError: there is no such alarm; or outcomes cannot become usual.
+        """
+        alarm = next((one for one in self.alarms if one.number == number), None)
+        if alarm is None:
+            numbers = ", ".join(str(one.number) for one in self.alarms) or "none"
+            raise UsageError(f"there is no alarm {number}", hint=f"open alarms: {numbers}")
+        key = alarm.key
+        if key.kind == "outcomes" and as_usual:
+            raise UsageError(
+                f"alarm {number} is about outcomes, which are compared with the card's risks",
+                hint="finish the model at home (flo model finish), or use another version",
+            )
+        if key.kind == "outcomes":
+            whole = key == _whole(key)
+            for group in list(self.outcomes.log_weights) if whole else [key.name]:
+                self.outcomes.restart(group)
+        elif key.kind == "late":
+            self.outcomes.restart_late()
+        else:
+            several = [self.wards[key.ward]] if key.ward else [self.hospital, *self.wards.values()]
+            for series in several:
+                self._restart(series, key, as_usual=as_usual)
+        self.alarms.remove(alarm)
+        return alarm
+
+    def _restart(self, series: Series, key: Key, *, as_usual: bool) -> None:
+        if as_usual:
+            series.begin_anew()
+            return
+        if series.rates is None or series.detectors is None:
+            return
+        names = [one.of.column.name for one in self.layout.columns]
+        about = [
+            names[rate.column] == key.name
+            if key.kind == "column" and rate.column >= 0
+            else rate.kind == key.kind
+            for rate in series.rates.all
+        ]
+        series.restart(np.array(about))
+
+    def to_state(self) -> dict[str, Any]:
+        """Return all of it as JSON."""
+        return {
+            "schema_version": 1,
+            "hospital": self.hospital.to_state(),
+            "wards": [one.to_state() for one in self.wards.values()],
+            "outcomes": self.outcomes.to_state(),
+            "alarms": [
+                [one.number, [one.key.kind, one.key.name, one.key.ward], one.since, one.found]
+                for one in self.alarms
+            ],
+            "last": self._last,
+            "first_day": self.first_day,
+        }
+
+    def take_state(self, state: Mapping[str, Any]) -> None:
+        """Become what ``to_state`` returned of a watch of the same study."""
+        self.hospital.take_state(state["hospital"])
+        for one in state["wards"]:
+            self.wards[self._ward(one["name"])].take_state(one)
+        self.outcomes.take_state(state["outcomes"])
+        self.alarms = [
+            Alarm(number, Key(*key), since, found) for number, key, since, found in state["alarms"]
+        ]
+        self._last, self.first_day = int(state["last"]), int(state["first_day"])
+
+
+def _whole(key: Key) -> Key:
+    """Return what of the whole hospital an alarm of a ward or of a group is about."""
+    return replace(key, ward="", name=ALL if key.kind == "outcomes" else key.name)
+
+
+def score_of(seen: float) -> float:
+    """Return the health score of a monitor's weighted evidence, log(w M): 100 without evidence, 85
+    where it raises an alarm, and 0 at evidence that is hardly ever seen.
+
+    So "below 85" happens by chance as seldom as an alarm does.
+    """
+    return 100 - 15 * min(max(seen / _LOG_ALARM, 0.0), 100 / 15)
