@@ -33,6 +33,7 @@ exclude_patterns = ["reference/api/modules.rst"]
 html_theme, html_title = "furo", f"FLO {release}"
 html_static_path, html_css_files = ["_static"], ["flo.css"]
 html_copy_source = html_show_copyright = False
+toc_object_entries = False  # each page would copy all names of the API into its navigation
 myst_heading_anchors = 4
 # Names that several rooms have are links to none of them.
 suppress_warnings = ["config.cache", "ref.python"]

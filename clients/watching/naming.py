@@ -22,12 +22,12 @@ from flo.clients.watching.cells import ColumnCells
 from flo.clients.watching.counts import ASKED, SCORED, ColumnPlaces, Counts
 from flo.study.schema import CategoryColumn, NumberColumn
 
-Cause = Literal["units", "codes", "constant", "missing", "refused", "values"]
+Cause = Literal["units", "factor", "codes", "constant", "missing", "refused", "values"]
+Rated = Literal["values", "missing", "refused"]
 _SHARES = np.linspace(0.05, 1.0, 20)  # of the patients to whom an explanation applies
 _LEFT, _SURE = 0.35, 0.25  # of the difference that is left unexplained; largest distance then
 _LESS = 0.02  # distance by which the best explanation must be nearer than the next one's
 _MOST_CODES = 12  # of a category whose codes are exchanged in trial
-_NEAR = 1.5  # a factor that is so near to a conversion's is not tried beside it
 _ALIKE, _CHANCE = 0.1, 1.4  # distance of values that are as before, and more of n by chance / √n
 _ALWAYS = 0.98  # of the patients have one code
 _NOTABLE = 2.0  # times the odds of being missing or refused
@@ -41,25 +41,23 @@ class Named:
     words: str
 
 
-def named(places: ColumnPlaces, before: Counts, since: Counts) -> Named:
-    """Return what changed in a column, by the counts of the baseline and those since the change."""
+def named(places: ColumnPlaces, before: Counts, since: Counts, rate: Rated) -> Named:
+    """Return what changed in a column, by the counts of the baseline and those since the change.
+
+    ``rate``: which of the column's rates raised the alarm.
+    """
     column = places.of
     old, new = _values(places, before), _values(places, since)
     if old.sum() and new.sum() and _are_others(column, old, new):
         found = _explained(column, old / old.sum(), new / new.sum())
         if found is not None:
             return found
-    for cause, place, of, said in (
-        ("refused", places.refused, ASKED, "does not fit the study's rules in"),
-        ("missing", places.missing, SCORED, "is missing in"),
-    ):
-        shares = [counts[place] / max(counts[of], 1) for counts in (before, since)]
-        if _odds(shares[1]) > _NOTABLE * _odds(shares[0]) or (
-            cause == "missing" and _NOTABLE * _odds(shares[1]) < _odds(shares[0])
-        ):
-            words = f"{said} {percent(shares[1])} of patients, before in {percent(shares[0])}"
-            return Named("refused" if cause == "refused" else "missing", words)
-    return Named("values", _described(column, old, new))
+    if rate == "values":
+        return Named("values", _described(column, old, new))
+    place, of = (places.refused, ASKED) if rate == "refused" else (places.missing, SCORED)
+    was, now = (percent(counts[place] / max(counts[of], 1)) for counts in (before, since))
+    what = "does not fit the study's rules in" if rate == "refused" else "is missing in"
+    return Named(rate, f"{what} {now} of patients, before in {was}")
 
 
 def typical(places: ColumnPlaces, counts: Counts) -> str:
@@ -103,7 +101,11 @@ def _explained(column: ColumnCells, old: Floats, new: Floats) -> Named | None:
     apart = _distance(column, old, new)
     tried = sorted(
         (
-            (_distance(column, (1 - share) * old + share * changed, new), -share, cause, words)
+            (
+                _distance(column, (1 - share) * old + share * changed, new)
+                + (_LESS if cause == "factor" else 0.0),
+                *(-share, cause, words),
+            )
             for cause, words, changed in _explanations(column, old, new)
             for share in _SHARES
         ),
@@ -111,11 +113,17 @@ def _explained(column: ColumnCells, old: Floats, new: Floats) -> Named | None:
     )
     if not tried or not apart:
         return None
+    numbers = {"units", "factor"}  # of these the nearest is said, units first
     left, minus, cause, words = tried[0]
-    others = [one for one in tried if one[3] != words]
+    whom = "" if minus < -0.9 else f" for about {percent(-minus)} of patients"
+    unit, factor = (
+        next((one for one in tried if one[2] == number), None) for number in ("units", "factor")
+    )
+    if cause in numbers and unit and factor and max(unit[0], factor[0]) - left < 2 * _LESS:
+        cause, words = unit[2], f"{unit[3]}, or {factor[3]}{',' if whom else ''}"
+    others = [one for one in tried if one[2] != cause and not {one[2], cause} <= numbers]
     if left > _LEFT * apart or left > _SURE or (others and others[0][0] - left < _LESS):
         return None
-    whom = "" if minus < -0.9 else f" for about {percent(-minus)} of patients"
     return Named(cause, words + whom)
 
 
@@ -143,9 +151,8 @@ def _explanations(
         yield "units", words, _converted(column, old, conversion)
     for factor in (10.0, 100.0, 1000.0):
         for words, times in ((f"is {factor:g} times", factor), (f"is 1/{factor:g} of", 1 / factor)):
-            if not any(_NEAR > one.factor * times > 1 / _NEAR for one in _conversions(of)):
-                conversion = Conversion("", "", 1 / times)
-                yield "units", f"{words} what it was before", _converted(column, old, conversion)
+            conversion = Conversion("", "", 1 / times)
+            yield "factor", f"{words} what it was before", _converted(column, old, conversion)
 
 
 def _conversions(column: NumberColumn) -> list[Conversion]:

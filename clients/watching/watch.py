@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from flo.arrays import Floats
 from flo.clients.watching.calibration import ALL, Kept, OutcomeWatch, bands
 from flo.clients.watching.cells import Cells, StudyCells
 from flo.clients.watching.counts import ANSWERED, SLOW, SLOW_SECONDS, Counts, Layout
+from flo.clients.watching.naming import Rated
 from flo.clients.watching.series import Detectors, Series
 from flo.errors import UsageError
 from flo.study.schema import Schema
@@ -54,12 +55,13 @@ class Key:
 @dataclass(frozen=True)
 class Alarm:
     """``number``: for whoever settles it. ``since``: the day (an ordinal) on which it is estimated
-    to have begun; ``found``: the day of the alarm."""
+    to have begun; ``found``: the day of the alarm. ``rate``: of a column's rates, which one."""
 
     number: int
     key: Key
     since: int
     found: int
+    rate: Rated = "values"
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ class Watch:
             if seen >= _LOG_ALARM and not {key, _whole(key)} & known:
                 self._last += 1
                 known.add(key)
-                new.append(Alarm(self._last, key, detectors.changed_on(place), day))
+                rate = self._rate(key, place)
+                new.append(Alarm(self._last, key, detectors.changed_on(place), day, rate))
         self.alarms += new
         return new
 
@@ -167,6 +170,14 @@ class Watch:
         if late is not None:
             weighted = late.evidence() + self.outcomes.late_log_weight
             yield Key("late"), float(weighted[0]), late, 0
+
+    def _rate(self, key: Key, place: int) -> Rated:
+        """Return which of a column's rates a detector watches."""
+        series = self.wards[key.ward] if key.ward else self.hospital
+        if key.kind != "column" or series.rates is None:
+            return "values"
+        kind = series.rates.all[place].kind
+        return kind if kind in ("missing", "refused") else "values"
 
     def _of_series(self, series: Series, day: int) -> Iterator[tuple[Key, float, Detectors, int]]:
         if series.began:
@@ -241,7 +252,7 @@ class Watch:
             "wards": [one.to_state() for one in self.wards.values()],
             "outcomes": self.outcomes.to_state(),
             "alarms": [
-                [one.number, [one.key.kind, one.key.name, one.key.ward], one.since, one.found]
+                [one.number, [*astuple(one.key)], one.since, one.found, one.rate]
                 for one in self.alarms
             ],
             "last": self._last,
@@ -255,7 +266,8 @@ class Watch:
             self.wards[self._ward(one["name"])].take_state(one)
         self.outcomes.take_state(state["outcomes"])
         self.alarms = [
-            Alarm(number, Key(*key), since, found) for number, key, since, found in state["alarms"]
+            Alarm(number, Key(*key), since, found, rate)
+            for number, key, since, found, rate in state["alarms"]
         ]
         self._last, self.first_day = int(state["last"]), int(state["first_day"])
 

@@ -27,6 +27,7 @@ class Said:
 
 _ADVICE = {
     "units": "ask who sends the column, and correct the unit at its source or in the mapping",
+    "factor": "ask who sends the column: a unit or a decimal point may have changed",
     "codes": "compare the codebook of the source with the study's, and correct the mapping",
     "constant": "ask who sends the column: a device or an interface may be stuck",
     "missing": "ask who sends the column what changed on that day",
@@ -70,7 +71,7 @@ def in_words(watch: Watch, alarm: Alarm) -> Said:
         return _said("risk", words + where, began)
     place = watch.layout.column(key.name)
     where = where or _only_in(watch, alarm)
-    what = named(place, before, now)
+    what = named(place, before, now, alarm.rate)
     return _said(what.cause, f"{place.of.title} {what.words}{where}", began)
 
 

@@ -31,6 +31,7 @@ from tests.proofs.versions_compared import right_on_average, times_odds
 _RUNS, _QUICK_RUNS = 200, 3
 _A_DAY, _FOLLOW_UP = 80, 5
 _BEGINS, _LONGEST = 40, 120  # days: when something changes, and until when it must be found
+_READ = 3  # days after an alarm somebody reads what it says
 _YEARS = 2  # of a stream without a change
 _POOL, _VERSIONS = 6000, 3  # patients of a set; versions of each after a change
 _WARDS = np.array(["ward 1", "ward 2", "ward 3"])
@@ -44,7 +45,7 @@ Changed = Callable[[Record, np.random.Generator], Record]
 class Change:
     """What changes, and what a hospital must then be told.
 
-    ``about``: column or kind of the alarm. ``words``: that must be in what is said. ``records``:
+    ``about``: column or kind of the alarm. ``words``: one of which must be in what is said. ``records``:
     from a record to what arrives; ``ward``: where; "" everywhere. ``odds``: factor on the odds of
     the outcome, of patients for ``whom`` it holds. ``late``: days by which outcomes are late.
     ``weight``: how often a patient comes. ``slow``: share of slow answers.
@@ -115,7 +116,12 @@ CHANGES: dict[str, tuple[Change, ...]] = {
     ),
     "fars": (
         Change("age in months", "age", "months", _times("age", 12)),
-        Change("a fifth of ages is ten times", "age", "10 times", _times("age", 10, 0, 0.2)),
+        Change(
+            "a fifth of ages is ten times",
+            "age",
+            "10 times|does not fit",
+            _times("age", 10, 0, 0.2),
+        ),
         Change("codes exchanged", "sex", "exchanged", _exchanged("sex", "Female", "Male")),
         Change("a code nobody knows", "ejection", "does not fit", _to("ejection", "5", 0.3)),
         Change(
@@ -127,8 +133,29 @@ CHANGES: dict[str, tuple[Change, ...]] = {
         Change("women: odds x 2.5", "outcomes", "sex=Female", odds=2.5, whom=_are("sex", "Female")),
         *_OF_ANY,
     ),
+    "nass": (
+        Change("age in months", "ageOFocc", "months", _times("ageOFocc", 12)),
+        Change(
+            "a fifth of ages is a tenth",
+            "ageOFocc",
+            "1/10|does not fit",
+            _times("ageOFocc", 0.1, 0, 0.2),
+        ),
+        Change("codes exchanged", "seatbelt", "exchanged", _exchanged("seatbelt", "no", "belted")),
+        Change("a code nobody knows", "dvcat", "does not fit", _to("dvcat", "10 to 24", 0.3)),
+        Change("airbags are missing", "airbag", "is missing", _to("airbag", None, 0.6)),
+        Change("one ward: stuck", "dvcat", "always", _to("dvcat", "1-9"), "ward 2"),
+        Change("one device: x 1.3", "ageOFocc", "median", _clipped("ageOFocc", 1.3, 100), "ward 1"),
+        Change("older people", "ageOFocc", "median", weight=_often("ageOFocc", 50, 4.0)),
+        Change("women: odds x 2.5", "outcomes", "sex=f", odds=2.5, whom=_are("sex", "f")),
+        *_OF_ANY,
+    ),
 }
-_SEASON = {"support2": _often("age", 65, 1.3), "fars": _often("age", 50, 1.3)}
+_SEASON = {
+    "support2": _often("age", 65, 1.3),
+    "fars": _often("age", 50, 1.3),
+    "nass": _often("ageOFocc", 50, 1.3),
+}
 
 
 @dataclass(frozen=True)
@@ -312,15 +339,18 @@ def _of_set(name: str, quick: bool) -> Iterator[Row]:
 
 
 def _is_right(change: Change, words: str) -> bool:
-    return change.words in words and change.ward in words
+    return any(one in words for one in change.words.split("|")) and change.ward in words
 
 
 def _found(stream: Stream) -> tuple[int, str] | None:
-    """Return after how many days the change was found, and what was said; None if it was not."""
+    """Return after how many days the change was found, and what was said some days later; None if
+    it was not."""
     change = stream.change
     assert change is not None
     for day in range(1, _BEGINS + _LONGEST + 1):
         for alarm in stream.day():
             if day > _BEGINS and change.about in (alarm.key.name, alarm.key.kind):
+                for _ in range(_READ):
+                    stream.day()
                 return day - _BEGINS, in_words(stream.watch, alarm).words
     return None

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from flo.clients.watching.naming import named, typical
+from flo.clients.watching.counts import SCORED
+from flo.clients.watching.naming import Rated, named, typical
 from tests.clients.watching.builders import FIRST, Record, Ward, new_watch
 
 
@@ -19,7 +20,11 @@ def said(
     ward.day(1, round(count * share), change)
     ward.day(1, count - round(count * share))
     before = ward.watch.hospital.days[FIRST]
-    found = named(ward.watch.layout.column(column), before, ward.watch.hospital.today)
+    place, now = ward.watch.layout.column(column), ward.watch.hospital.today
+    rate: Rated = "refused" if now[place.refused] else "values"
+    if column == "crea" and now[place.missing] == now[SCORED]:
+        rate = "missing"
+    found = named(place, before, now, rate)
     return found.cause, found.words
 
 
@@ -31,8 +36,8 @@ def times(factor: float) -> Callable[[Record], Record]:
     ("column", "change", "cause", "words"),
     [
         ("crea", times(88.42), "units", "arrives in µmol/L instead of mg/dL"),
-        ("crea", times(10), "units", "is 10 times what it was before"),
-        ("crea", times(0.01), "units", "is 1/100 of what it was before"),
+        ("crea", times(10), "factor", "is 10 times what it was before"),
+        ("crea", times(0.01), "factor", "is 1/100 of what it was before"),
         ("crea", lambda one: one | {"crea": 7.3}, "constant", "is always about 7"),
         ("crea", lambda one: one | {"crea": None}, "missing", "is missing in 100 % of patients"),
         ("crea", times(2), "values", "has a median of 1.9"),
