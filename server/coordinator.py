@@ -117,7 +117,8 @@ class Coordinator:
             grown = self._audit_log.last_source
             self._copies = AuditCopies(audit_store, self._export_audit_log, grown)
         self._traffic = Traffic()
-        self._meter = Meter(self._metrics, home.directory / "log" / "metrics.jsonl")
+        logs = home.directory / "log"
+        self._meter = Meter(self._metrics, logs / "metrics.jsonl", logs / "metrics.prom")
         self._jobs = Jobs(home, self._store, self._superlink, aggregators)
         self._runs = Runs(home, self._store, self._superlink, self._jobs)
         self._signer = StudySigner(home, self._store)
@@ -302,7 +303,8 @@ class Coordinator:
 
     def _metrics(self) -> list[Metric]:
         uncopied = self._copies.failed if self._copies is not None else 0
-        return measured(self._store, self._traffic, uncopied)
+        folder = self._home.directory
+        return measured(self._store, self._traffic, self._last_seen, folder, uncopied)
 
     def _shred(self, offer: Offer, person: str) -> int:
         with self._studies:

@@ -18,6 +18,7 @@ from datetime import datetime
 from types import FrameType
 
 from flo.clients.agent.handler import Handler
+from flo.clients.agent.metrics import Counted, measured
 from flo.clients.agent.run_keys import RunKeys
 from flo.clients.approvals import roster
 from flo.clients.connection.coordinator_api import CoordinatorApi
@@ -47,6 +48,7 @@ from flo.errors import (
     UsageError,
 )
 from flo.host.memory import keep_freed_memory
+from flo.host.metrics import Meter
 from flo.host.proxy import keep_direct
 from flo.privacy.ledger.ledger import Ledger
 from flo.protocol.messages import decode_reply
@@ -71,15 +73,22 @@ class Agent:
             home.directory / "snapshots",
             home.directory / "identity.key",
             lambda: home.read_policy().confinement,
-            lambda code: home.record(
-                "process-restarted", program="flo.clients.data_process.child", code=code
-            ),
+            self._child_restarted,
             processes=home.read_config().processes,
         )
         self._run_keys = RunKeys(home.open_identity())
         self._clock = CoordinatorClock()
         self._stopping = threading.Event()
         self._closed = ""
+        logs = home.directory / "log"
+        self._counted = Counted()
+        self._meter = Meter(
+            lambda: measured(home, self._counted), logs / "metrics.jsonl", logs / "metrics.prom"
+        )
+
+    def _child_restarted(self, code: int) -> None:
+        self._counted.restarts += 1
+        self._home.record("process-restarted", program="flo.clients.data_process.child", code=code)
 
     def stop(self, *_: int | FrameType | None) -> None:
         """Stop now; the ledger's write order makes this safe at any point."""
@@ -129,6 +138,7 @@ class Agent:
         """Refuse to start with a child that is not confined as the policy asks."""
         held = [name for name, holds in self._worker.layers.items() if holds]
         missing = self._worker.missing
+        self._counted.unconfined = sum(not holds for holds in self._worker.layers.values())
         self._home.record("agent-started", confinement=sorted(held))
         log.info("the data process is confined", extra={"fields": {"layers": sorted(held)}})
         if missing:
@@ -155,6 +165,7 @@ class Agent:
         wait = 0.0
         while not self._stopping.wait(wait):
             try:
+                self._meter.write_if_due()
                 wait = self._follow_once()
             except Exception:  # a full disk, a locked file or a bug: asked again soon
                 log.exception("the decisions on models could not be asked for")
@@ -201,9 +212,11 @@ class Agent:
                         "connected", extra={"fields": {"url": self._home.read_coordinator().url}}
                     )
                     backoff = Backoff()
-                    self._answer_forever(link, handler)
+                    with self._counted.connection():
+                        self._answer_forever(link, handler)
             except (NetworkError, MessageError, UsageError, RefusedError) as error:
                 log.info(f"{error}; trying again")
+                self._counted.failed += 1
                 self._stopping.wait(backoff.next())
 
     def _answer_forever(self, link: FleetLink, handler: Handler) -> None:
@@ -219,6 +232,7 @@ class Agent:
                 incoming = link.pull()
             except MessageError as error:
                 log.warning(f"ignored: {error}")
+                self._counted.ignored += 1
                 self._stopping.wait(_IGNORED_SECONDS)
                 incoming = None
             look = incoming is None  # no request came for a while
@@ -226,6 +240,7 @@ class Agent:
                 reply = handler.answer(incoming.data)
                 if reply is not None:
                     kind = decode_reply(reply).header.kind
+                    self._counted.answer(kind)
                     look = kind == "refused"
                     if kind in ("release", "joined", "signed", "revealed"):
                         link.reply(incoming, reply, lambda: refuse_halted(self._home))
@@ -245,6 +260,7 @@ class Agent:
         if why != self._closed:
             log.warning(f"disconnected: {why}" if why else "connecting again")
             self._closed = why
+        self._counted.closed = bool(why)
         return bool(why)
 
     def _why_closed(self) -> str:

@@ -19,6 +19,7 @@ import os
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from flo.clients.comparison.terms import Comparison
@@ -167,6 +168,11 @@ class AnsweringModels:
         """Return whether an answer of this version may be sent, as far as is known now. [3]"""
         asked = self.states[name].asked
         return asked is not None and asked.shows(ready) and self._stamped() == self._seen
+
+    @property
+    def folder(self) -> Path:
+        """The site's folder."""
+        return self._home.directory
 
     @property
     def finished(self) -> set[str]:

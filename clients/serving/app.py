@@ -178,7 +178,9 @@ class App:
                 if caller == LOCAL and kind == HOOK:  # a made-up patient, on the desk
                     return
                 if answer.watched:
-                    serving.models.watching.keep(name, answer_id, caller, seconds, answer.watched)
+                    serving.models.watching.keep(
+                        asked.ready[0].watched, answer_id, caller, seconds, answer.watched
+                    )
                 if said and asked.comparison:
                     versions = [one.study.version for one in asked.ready]
                     serving.models.comparing.keep(
@@ -255,7 +257,8 @@ class App:
             body = json.dumps({"status": "ok" if well else "no model answers"}).encode()
             await _send(send, 200 if well else 503, body)
         elif path == "/metrics":
-            text = serving.served.text(serving.models, serving.pool, serving.recorder)
+            several = serving.models, serving.pool, serving.recorder, serving.models.folder
+            text = serving.served.text(*several)
             await _send(send, 200, text.encode(), PROMETHEUS)
         else:
             await _send(send, 200, json.dumps(self._status()).encode())
@@ -275,7 +278,7 @@ class App:
                     "version": state.ready.study.version if state.ready else 0,
                     "since": state.ready.since if state.ready else "",
                     "why": state.why,
-                    "health": serving.models.watching.health.get(state.name),
+                    "health": serving.models.watching.health(state.name),
                     "no_reasons": state.ready.no_reasons if state.ready else "",
                     "compared": self._compared(state),
                     "try": _example(state.ready) if state.ready else None,

@@ -73,6 +73,11 @@ class Pool:
         """Number of connected workers."""
         return len(self._workers)
 
+    @property
+    def open(self) -> int:
+        """Number of questions that wait for their answer."""
+        return self._open
+
     async def connect(self, number: int, connection: socket.socket) -> None:
         """Take a worker into use. [1]"""
         connection.setblocking(False)

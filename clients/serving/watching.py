@@ -27,7 +27,7 @@ from flo.clients.patients.opt_outs import OptOuts
 from flo.clients.serving import seen
 from flo.clients.watching import plan_decisions
 from flo.clients.watching.kept import Arrived, KeptWatch, Watched
-from flo.clients.watching.plan import USUAL_FOLLOW_UP
+from flo.clients.watching.plan import USUAL_FOLLOW_UP, WatchPlan
 from flo.clients.watching.responses import respond
 from flo.errors import FloError, MessageError
 from flo.privacy.patients.split import keyed_hash
@@ -39,6 +39,16 @@ _GATHER_SECONDS, _LOOK_SECONDS = 1.0, 5.0
 
 
 @dataclass(frozen=True)
+class Standing:
+    """``alarms``: that nobody has settled. ``is_learning``: whether what is usual is still being
+    counted."""
+
+    health: float
+    alarms: int
+    is_learning: bool
+
+
+@dataclass(frozen=True)
 class _Waiting:
     id: str
     caller: str
@@ -47,32 +57,47 @@ class _Waiting:
 
 
 class Watching:
-    """Used on the event loop; all files are read and written by one thread of its own."""
+    """Used on the event loop; all files are read and written by one thread of its own.
+
+    ``standing``: of each model that is watched, by its name. ``lost``: answers that were not
+    counted.
+    """
 
     def __init__(self, home: SiteHome) -> None:
         self._home, self._patients_key = home, home.open_patients_key()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="watching")
         self._watched = dict[str, Watched]()  # by model
-        self._waiting = dict[str, deque[_Waiting]]()
+        self._waiting = dict[str, deque[_Waiting]]()  # by watch
         self._open = dict[str, KeptWatch]()  # by watch; of that thread
-        self._lost, self._looked = 0, 0.0
-        self.health = dict[str, float]()  # by model
+        self._plans = dict[str, WatchPlan | None]()  # by model; read again at each look
+        self._looked, self.lost, self._lost_before = 0.0, 0, 0
+        self.standing = dict[str, Standing]()
+
+    def health(self, name: str) -> float | None:
+        """Return the health of a model; None if it is not watched."""
+        standing = self.standing.get(name)
+        return None if standing is None else standing.health
 
     def watch_only(self, several: Mapping[str, Watched]) -> None:
         """Watch these versions, by model, from now on."""
-        for name, watched in several.items():
-            if self._watched.get(name) != watched:
-                self._thread.submit(self._guarded, name, watched)
+        if self._watched == several:
+            return
+        for name in [one for one in self.standing if self._watched[one] != several.get(one)]:
+            del self.standing[name]
         self._watched = dict(several)
-        self._waiting = {name: self._waiting.get(name, deque()) for name in several}
+        known = {watched.id for watched in several.values()}
+        self._waiting = {id_: self._waiting.get(id_, deque()) for id_ in known}
+        self._thread.submit(self._count_all)
 
-    def keep(self, name: str, answer_id: str, caller: str, seconds: float, seen: bytes) -> None:
+    def keep(
+        self, watched: Watched, answer_id: str, caller: str, seconds: float, seen: bytes
+    ) -> None:
         """Keep what was seen of a record whose answer was sent. [1]"""
-        waiting = self._waiting.get(name)
-        if waiting is None:
+        waiting = self._waiting.get(watched.id)
+        if waiting is None:  # another version answers by now
             return
         if len(waiting) >= _MOST_WAITING:
-            self._lost += 1
+            self.lost += 1
             return
         waiting.append(_Waiting(answer_id, caller, seconds, seen))
 
@@ -96,44 +121,64 @@ class Watching:
         is_time = time.monotonic() - self._looked > _LOOK_SECONDS
         if is_time:
             self._looked = time.monotonic()
+            self._plans.clear()
         for name, watched in self._watched.items():
-            if is_time or self._waiting[name]:
-                self._guarded(name, watched)
+            waiting = self._waiting.get(watched.id, deque())
+            if is_time or waiting or name not in self.standing:
+                self._guarded(name, watched, waiting)
         for watch in set(self._open) - {one.id for one in self._watched.values()}:
             self._open.pop(watch).close()
-        if self._lost:
-            log.warning(f"{self._lost} answers were too many to be counted by monitors")
-            self._lost = 0
+        if self.lost > self._lost_before:
+            log.warning(f"{self.lost} answers were too many to be counted by monitors")
+            self._lost_before = self.lost
 
-    def _guarded(self, name: str, watched: Watched) -> None:
+    def _guarded(self, name: str, watched: Watched, waiting: deque[_Waiting]) -> None:
         try:
-            self._count(name, watched)
+            self._count(name, watched, waiting)
         except Exception as error:  # noqa: BLE001 - a monitor must not end the answers
             log.warning(f"the monitors of {name} cannot count: {_words(error)}")
             opened = self._open.pop(watched.id, None)
             if opened is not None:
                 opened.close()
 
-    def _count(self, name: str, watched: Watched) -> None:
-        waiting, several = self._waiting.get(name, deque()), list[_Waiting]()
-        while waiting:
-            several.append(waiting.popleft())
+    def _count(self, name: str, watched: Watched, waiting: deque[_Waiting]) -> None:
         if watched.id not in self._open:
             self._open[watched.id] = KeptWatch(self._home, watched)
-        opened = self._open[watched.id]
+        opened, several = self._open[watched.id], list[_Waiting]()
+        while waiting:
+            several.append(waiting.popleft())
         columns = [one.count for one in opened.watch.layout.study.columns]
-        arrived = [self._arrived(one, columns) for one in several]
-        plan = plan_decisions.read(self._home, name)
+        arrived = [found for one in several if (found := self._arrived(one, columns))]
+        if name not in self._plans:
+            self._plans[name] = self._plan(name)
+        plan = self._plans[name]
         follow_up = plan.follow_up_days if plan else USUAL_FOLLOW_UP
-        alarms = opened.take(arrived, follow_up, time.time(), self._opted_out())
-        for alarm in alarms:
-            log.warning(f"{name}: alarm {alarm.number}; flo model watch {name} says what it is")
-        if alarms:  # [3]
-            respond(self._home, name, watched, alarms, plan)
-        self.health[name] = opened.watch.health
+        pending = opened.take(arrived, follow_up, time.time(), self._opted_out())
+        watch = opened.watch
+        is_learning = watch.hospital.rates is None
+        self.standing[name] = Standing(watch.health, len(watch.alarms), is_learning)
+        if pending:  # [3]
+            numbers = [one.number for one in pending]
+            log.warning(f"{name}: alarm {numbers}; flo model watch {name} says what it is")
+            respond(self._home, name, watched, pending, plan)
+            opened.answered(numbers)
 
-    def _arrived(self, one: _Waiting, columns: list[int]) -> Arrived:
-        read = seen.read(one.seen, columns)
+    def _plan(self, name: str) -> WatchPlan | None:
+        """Return the plan in force. One that cannot be read is none: alarms tell, and so does the
+        log."""
+        try:
+            return plan_decisions.read(self._home, name)
+        except FloError as error:
+            log.error(f"the plan for alarms of {name} has no effect: {error}")
+            return None
+
+    def _arrived(self, one: _Waiting, columns: list[int]) -> Arrived | None:
+        """Return what arrived; None if a worker cannot have seen it."""
+        try:
+            read = seen.read(one.seen, columns)
+        except MessageError as error:
+            log.error(str(error))
+            return None
         patient = keyed_hash(self._patients_key, read.patient) if read.patient else ""
         return Arrived(
             *(one.id, one.caller, one.seconds, patient),
@@ -152,5 +197,4 @@ class Watching:
 
 def _words(error: Exception) -> str:
     """Return an error for the log: FLO's and SQLite's name no patient; of others, the type only."""
-    known = FloError | sqlite3.Error | MessageError
-    return str(error) if isinstance(error, known) else type(error).__name__
+    return str(error) if isinstance(error, FloError | sqlite3.Error) else type(error).__name__

@@ -91,7 +91,7 @@ class KeptWatch:
     def __init__(self, home: SiteHome, watched: Watched) -> None:
         """Open or create its file. Raises TrustError, UsageError: it cannot be used."""
         self._home, self.watched, self._rows = home, watched, WatchedAnswers(home, watched.id)
-        self._revision, self._outcomes_at = -1, 0.0
+        self._revision, self._outcomes_at, self._without = -1, 0.0, frozenset[str]()
         self._columns = {
             one.column.name: place for place, one in enumerate(self._new().layout.study.columns)
         }
@@ -100,15 +100,21 @@ class KeptWatch:
             pass
 
     def take(
-        self, several: Sequence[Arrived], follow_up: int, now: float, without: Collection[str] = ()
+        self,
+        several: Sequence[Arrived],
+        follow_up: int,
+        now: float,
+        without: frozenset[str] = frozenset(),
     ) -> list[Alarm]:
-        """Count a batch, look, and return the alarms that are new. [1]
+        """Count a batch, look, and return the alarms about which nothing was done yet. [1]
 
         ``follow_up``: days after which an outcome is known. ``without``: keyed hashes of patients
         who opted out. Raises TrustError, sqlite3.Error: it cannot be kept.
         """
         today = day_of(now)
-        self._rows.forget(without)
+        if without != self._without:  # a batch may have come between an opt-out and its deletion
+            self._rows.forget(without)
+            self._without = without
         with self._changing():
             before = self._stamp()
             if several:
@@ -116,9 +122,15 @@ class KeptWatch:
             if now - self._outcomes_at >= _OUTCOMES_SECONDS or before[0] != today:
                 self._outcomes_at = now
                 self.watch.count_outcomes(today, follow_up, self._of_day)
-            alarms = self.watch.look(today)
+            self.watch.look(today)
             self._write(before, today)
-        return alarms
+        return [one for one in self.watch.alarms if not one.is_answered]
+
+    def answered(self, numbers: Collection[int]) -> None:
+        """Keep that what the plan says was done about these alarms."""
+        with self._changing():
+            self.watch.answered(numbers)
+            self._write_state()
 
     def settle(self, name: str, number: int, why: str, *, as_usual: bool) -> Alarm:
         """End an alarm [3], with an entry in the audit log; ``name``: of the model here.

@@ -15,7 +15,7 @@ Nothing is read or written here, and no clock is asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -55,13 +55,15 @@ class Key:
 @dataclass(frozen=True)
 class Alarm:
     """``number``: for whoever settles it. ``since``: the day (an ordinal) on which it is estimated
-    to have begun; ``found``: the day of the alarm. ``rate``: of a column's rates, which one."""
+    to have begun; ``found``: the day of the alarm. ``rate``: of a column's rates, which one.
+    ``is_answered``: whether what the hospital's plan says was done."""
 
     number: int
     key: Key
     since: int
     found: int
     rate: Rated = "values"
+    is_answered: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,13 @@ class Watch:
                 new.append(Alarm(self._last, key, detectors.changed_on(place), day, rate))
         self.alarms += new
         return new
+
+    def answered(self, numbers: Collection[int]) -> None:
+        """Note that what the plan says was done about these alarms."""
+        self.alarms = [
+            replace(one, is_answered=one.is_answered or one.number in numbers)
+            for one in self.alarms
+        ]
 
     def seen(self, day: int) -> Iterator[tuple[Key, float, Detectors, int]]:
         """Yield for each key its most evidence, weighted, and the detector that has it."""
@@ -252,7 +261,7 @@ class Watch:
             "wards": [one.to_state() for one in self.wards.values()],
             "outcomes": self.outcomes.to_state(),
             "alarms": [
-                [one.number, [*astuple(one.key)], one.since, one.found, one.rate]
+                [one.number, [*astuple(one.key)], one.since, one.found, one.rate, one.is_answered]
                 for one in self.alarms
             ],
             "last": self._last,
@@ -265,10 +274,7 @@ class Watch:
         for one in state["wards"]:
             self.wards[self._ward(one["name"])].take_state(one)
         self.outcomes.take_state(state["outcomes"])
-        self.alarms = [
-            Alarm(number, Key(*key), since, found, rate)
-            for number, key, since, found, rate in state["alarms"]
-        ]
+        self.alarms = [Alarm(number, Key(*key), *facts) for number, key, *facts in state["alarms"]]
         self._last, self.first_day = int(state["last"]), int(state["first_day"])
 
 

@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from flo.documents import canonical
@@ -172,6 +173,11 @@ class Store(MemberTables, RunTables, DraftTables, ModelTables):
             kind,
         )
         return json.loads(row[0]) if row else None
+
+    def last_time(self, study: str, kind: str) -> datetime | None:
+        """Return when the latest event of a kind was; None if there was none."""
+        row = self._one("SELECT max(time) FROM events WHERE study = ? AND kind = ?", study, kind)
+        return datetime.fromisoformat(row[0]) if row and row[0] else None
 
     def latest_events(self, study: str, most: int) -> list[dict[str, Any]]:
         """Return up to ``most`` events of a study, the latest first."""

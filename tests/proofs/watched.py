@@ -45,10 +45,10 @@ Changed = Callable[[Record, np.random.Generator], Record]
 class Change:
     """What changes, and what a hospital must then be told.
 
-    ``about``: column or kind of the alarm. ``words``: one of which must be in what is said. ``records``:
-    from a record to what arrives; ``ward``: where; "" everywhere. ``odds``: factor on the odds of
-    the outcome, of patients for ``whom`` it holds. ``late``: days by which outcomes are late.
-    ``weight``: how often a patient comes. ``slow``: share of slow answers.
+    ``about``: column or kind of the alarm. ``words``: one of which must be in what is said.
+    ``records``: from a record to what arrives; ``ward``: where; "" everywhere. ``odds``: factor on
+    the odds of the outcome, of patients for ``whom`` it holds. ``late``: days by which outcomes are
+    late. ``weight``: how often a patient comes. ``slow``: share of slow answers.
     """
 
     name: str

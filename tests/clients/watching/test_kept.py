@@ -135,7 +135,7 @@ def test_an_opt_out_deletes_the_patients_rows_and_counts_them_no_more(
     opt_out(site, "p1")
     with closing(WatchedAnswers(site, WATCHED.id)) as rows:
         assert [one.id for one in rows.of_day(day_of(NOW))] == [arrived(2).id]
-    kept.take([arrived(3, who)], 30, NOW + 100 * DAY, {who})
+    kept.take([arrived(3, who)], 30, NOW + 100 * DAY, frozenset({who}))
     assert counted(kept) == [2, 2, 2], "counts that were made before stay"
     data = watched_answers.path_of(site, WATCHED.id).read_bytes()
     assert who.encode() not in data

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from flo.host.metrics import Meter, Metric, as_embedded, as_prometheus
+from flo.host.metrics import Kind, Meter, as_embedded, as_prometheus
 from flo.privacy.accounting.accounting import epsilon_of
 from flo.privacy.accounting.plan import Plan
-from flo.server.http.metrics import REFUSALS, Traffic, measured
+from flo.server.http.last_seen import LastSeen
+from flo.server.http.metrics import KINDS, REFUSALS, Traffic, measured
 from flo.server.http.tokens import issue
 from flo.server.store.store import Store
 from tests.builders import small_study
@@ -32,31 +33,56 @@ def after_rounds(store: Store, count: int) -> dict[str, float]:
     for number in range(1, count + 1):
         facts = {"phase": "training", "round": number, "cohort": ["north", "south"], "seconds": 0.5}
         store.add_event(STUDY.digest, "round", **facts)
-    return {metric.name: metric.value for metric in measured(store, Traffic())}
+    return found(store)
+
+
+def found(store: Store, seen: LastSeen | None = None) -> dict[str, float]:
+    """The values without a label but that of the study, by name."""
+    return {
+        metric.name: metric.value
+        for metric in measured(store, Traffic(), seen or LastSeen(), Path("/"))
+        if {name for name, _ in metric.labels} <= {"study"}
+    }
 
 
 def test_a_study_without_a_round_has_no_numbers_of_its_own(store: Store) -> None:
-    assert {metric.study for metric in measured(store, Traffic())} == {""}
+    assert "rounds" not in found(store)
+    assert found(store)["rounds_planned"] > 0
 
 
 def test_rounds_cohort_seconds_and_epsilon_are_what_the_events_and_the_plan_say(
     store: Store,
 ) -> None:
-    found, part = after_rounds(store, 3), Plan.of(STUDY).purposes["training"]
-    assert (found["rounds"], found["cohort"], found["round_seconds"]) == (3, 2, 0.5)
-    assert found["epsilon_spent"] == epsilon_of(part.mechanism, 3, part.delta)
+    now, part = after_rounds(store, 3), Plan.of(STUDY).purposes["training"]
+    assert (now["rounds"], now["cohort"], now["round_seconds"]) == (3, 2, 0.5)
+    assert now["epsilon_spent"] == epsilon_of(part.mechanism, 3, part.delta)
+    planned = epsilon_of(part.mechanism, part.planned, part.delta)
+    assert now["epsilon_planned"] == planned >= now["epsilon_spent"]
+    assert 0 <= now["round_age_seconds"] < 60
+    assert (now["study_hospitals"], now["study_approvals"]) == (len(STUDY.hospitals), 0)
+    assert now["study_expires_seconds"] > 0
 
 
 def test_refusals_of_every_kind_count(store: Store) -> None:
     for kind in (*REFUSALS, "approved", "job-over"):
         store.add_event(None, kind)
-    found = {metric.name: metric.value for metric in measured(store, Traffic())}
-    assert (found["refusals"], found["jobs_over"]) == (4, 1)
+    assert (found(store)["refusals"], found(store)["jobs_over"]) == (4, 1)
+    assert found(store)["events"] == 6
+
+
+def test_every_metric_is_of_a_known_kind_and_every_label_is_named(store: Store) -> None:
+    after_rounds(store, 1)
+    seen = LastSeen()
+    for metric in measured(store, Traffic(), seen, Path("/")):
+        assert metric.kind in KINDS
+        assert tuple(name for name, _ in metric.labels) == metric.kind.labels
+    names = [kind.name for kind in KINDS]
+    assert len(names) == len(set(names))
 
 
 def test_prometheus_reads_it(store: Store) -> None:
     after_rounds(store, 1)
-    text = as_prometheus(measured(store, Traffic()))
+    text = as_prometheus(measured(store, Traffic(), LastSeen(), Path("/")))
     assert "# TYPE flo_rounds counter\n" in text
     assert f'flo_rounds{{study="{STUDY.name} v{STUDY.version}"}} 1\n' in text
     for line in text.splitlines():
@@ -67,8 +93,8 @@ def test_prometheus_reads_it(store: Store) -> None:
 
 def test_cloudwatch_reads_it() -> None:
     given = [
-        Metric("refusals", "counter", "Count", "", 2),
-        Metric("rounds", "counter", "Count", "", 7, "heart v1"),
+        Kind("refusals", "counter", "Count", "").of(2),
+        Kind("rounds", "counter", "Count", "", ("study",)).of(7, "heart v1"),
     ]
     whole, study = as_embedded(given, 1_700_000_000.5)
     assert whole["refusals"] == 2
@@ -86,7 +112,8 @@ def test_the_log_has_what_came_since_the_line_before(
 ) -> None:
     values = iter([5.0, 8.0, 8.0])
     path = tmp_path / "log" / "metrics.jsonl"
-    meter = Meter(lambda: [Metric("refusals", "counter", "Count", "", next(values))], path)
+    kind = Kind("refusals", "counter", "Count", "")
+    meter = Meter(lambda: [kind.of(next(values))], path, path.with_suffix(".prom"))
     for _ in range(3):
         monkeypatch.setattr(meter, "_due", 0.0)
         meter.write_if_due()
