@@ -32,7 +32,8 @@ def watch_router(context: DeskContext) -> APIRouter:
         plan = plan_decisions.read(context.home, name)
         with opened_watch(context.home, name) as (title, opened):
             found = shown(opened.watch, datetime.now(UTC).date().toordinal())
-        facts = {"name": name, "title": title, "found": found, "plan": plan}
+            id_ = opened.watched.id
+        facts = {"name": name, "title": title, "found": found, "plan": plan, "watch": id_}
         return context.page(request, "watch.html.j2", plot=_plot(found), **facts)
 
     @router.post(f"{context.base}/models/{{name}}/watch/settle")
@@ -45,6 +46,10 @@ def watch_router(context: DeskContext) -> APIRouter:
 
         def settled() -> None:
             with opened_watch(context.home, name) as (_, opened):
+                if fields.get("watch") != opened.watched.id:
+                    raise UsageError(
+                        "another version is watched by now", hint="open the page again"
+                    )
                 opened.settle(name, int(number), why, as_usual=as_usual)
 
         await asyncio.to_thread(settled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 
 from flo.clients.home.site_home import SiteHome
@@ -9,6 +10,9 @@ from flo.clients.records import compared_answers, watched_answers
 from flo.clients.records.answer_rows import Fate, Reported, merged, report_to
 from flo.clients.records.compared_answers import ComparedAnswers
 from flo.clients.records.watched_answers import WatchedAnswers
+from flo.errors import FloError
+
+log = logging.getLogger("flo.clients.records.outcome_reports")
 
 
 def report(
@@ -34,6 +38,9 @@ def report(
                 yield report_to(ComparedAnswers(home, one), path, *given)
         for one in watched_answers.watches(home):
             path = watched_answers.path_of(home, one)
-            yield report_to(WatchedAnswers(home, one), path, *given)
+            try:
+                yield report_to(WatchedAnswers(home, one), path, *given)
+            except FloError as error:  # one damaged file must not keep outcomes from the others
+                log.warning(f"outcomes are not kept for the monitors {one[:8]}: {error}")
 
     return Reported.of(merged(fates()))

@@ -62,7 +62,9 @@ class WatchedAnswers(AnswerRows):
 
         Raises TrustError, UsageError: the file is damaged or cannot be used.
         """
-        super().__init__(home, path_of(home, watch), f"watched {watch}", _TABLES, _LOST)
+        self._path = path_of(home, watch)
+        super().__init__(home, self._path, f"watched {watch}", _TABLES, _LOST)
+        self._inode = self._path.stat().st_ino
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -100,18 +102,14 @@ class WatchedAnswers(AnswerRows):
         """Delete the counts of earlier days."""
         self._db.execute("DELETE FROM days WHERE day < ?", (before,))
 
-    def counts_now(self, patient: str, day: int, again: int, *, fits: bool) -> bool:
-        """Return whether a patient counts today, and keep that they did.
+    def counted_since(self, patient: str, day: int) -> set[bool]:
+        """Return whether records of a patient that counted after a day could be scored."""
+        query = "SELECT fits FROM counted WHERE patient = ? AND day > ?"
+        return {bool(fits) for (fits,) in self._db.execute(query, (patient, day))}
 
-        ``again``: days after which a patient counts again. ``fits``: whether the record could be
-        scored; a patient counts once with one that could, and once with one that could not.
-        """
-        query = "SELECT day FROM counted WHERE patient = ? AND fits = ?"
-        found = self._db.execute(query, (patient, fits)).fetchone()
-        if found is not None and day - found[0] < again:
-            return False
+    def count_patient(self, patient: str, day: int, *, fits: bool) -> None:
+        """Keep that a patient counted, with a record that could be scored or not."""
         self._db.execute("INSERT OR REPLACE INTO counted VALUES (?, ?, ?)", (patient, fits, day))
-        return True
 
     def add(self, rows: Sequence[WatchedAnswer]) -> None:
         """Keep answers; none beyond ``MOST_ANSWERS``."""
@@ -135,6 +133,21 @@ class WatchedAnswers(AnswerRows):
             "LEFT JOIN outcomes o ON o.name = a.name WHERE a.day = ?"
         )
         return [self._row(*one) for one in self._db.execute(query, (day,))]
+
+    def unknown(self, day: int) -> int:
+        """Return of how many answers of a day the outcome is not known."""
+        query = (
+            "SELECT count(*) FROM answers a LEFT JOIN outcomes o ON o.name = a.name "
+            "WHERE a.day = ? AND o.name IS NULL"
+        )
+        return int(self._db.execute(query, (day,)).fetchone()[0])
+
+    def is_there(self) -> bool:
+        """Return whether the file that is open is still that of the folder."""
+        try:
+            return self._path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
 
     def drop(self, before: int, counted: int) -> None:
         """Delete answers of earlier days, whose outcomes were counted; and who last counted before

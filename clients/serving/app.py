@@ -278,7 +278,7 @@ class App:
                     "version": state.ready.study.version if state.ready else 0,
                     "since": state.ready.since if state.ready else "",
                     "why": state.why,
-                    "health": serving.models.watching.health(state.name),
+                    "health": _health(serving.models, state.name),
                     "no_reasons": state.ready.no_reasons if state.ready else "",
                     "compared": self._compared(state),
                     "try": _example(state.ready) if state.ready else None,
@@ -308,6 +308,11 @@ class App:
             }
             for one in state.comparison.versions
         ]
+
+
+def _health(models: AnsweringModels, name: str) -> float | None:
+    standing = models.watching.standing(name)
+    return None if standing is None else standing.health
 
 
 def _example(ready: Ready) -> dict[str, Any] | None:

@@ -137,7 +137,7 @@ class Deciding:
             compared_with=compared_with,
         )
         published = opened.model if isinstance(opened, FinishedAtHome) else opened
-        watched = Watched.of(published, finished=finished is not None)
+        watched = Watched.of(published, finished.made if finished else "")
         return Found(self._with_onnx(version, study), study, opened.title, watched)
 
     def _with_onnx(self, version: ServedVersion, study: Study) -> ServedVersion:

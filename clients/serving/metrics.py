@@ -58,7 +58,7 @@ class Served:
         self.answers = Counter[tuple[str, int, str]]()  # model, version, outcome
         self.refused = Counter[str]()
         self._buckets, self._seconds, self._count = [0] * (len(BUCKETS) + 1), 0.0, 0
-        self._began = time.monotonic()
+        self._began, self._finished = time.monotonic(), set[str]()  # names, since then
 
     def answered(self, name: str, version: int, outcome: str, seconds: float) -> None:
         """Count an answer that was sent, and how long it took from the request's first byte."""
@@ -84,7 +84,8 @@ class Served:
         return as_prometheus(found) + self._histogram()
 
     def _of_models(self, models: AnsweringModels) -> Iterator[Metric]:
-        finished = models.finished
+        self._finished |= models.finished
+        finished = self._finished
         for (name, version, outcome), count in sorted(self.answers.items()):
             if name not in finished:
                 yield ANSWERS.of(count, name, str(version), outcome)
@@ -93,7 +94,7 @@ class Served:
                 continue
             if state.comparison is not None:
                 yield COMPARED.of(len(state.comparison.versions), name)
-            standing = models.watching.standing.get(name)
+            standing = models.watching.standing(name)
             if standing is not None:
                 yield HEALTH.of(standing.health, name)
                 yield ALARMS.of(standing.alarms, name)

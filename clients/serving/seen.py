@@ -20,11 +20,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flo.clients.serving.service import LONGEST_WARD
 from flo.clients.watching.cells import Cells, StudyCells
 from flo.errors import MessageError
 
 _HEAD = struct.Struct("!dHHH")
 _UNFIT = 0xFFFF
+LONGEST_ID = 64  # characters
 _NOT_ITS_FORM = "what a worker saw of a record is not in its form"
 
 
@@ -59,21 +61,34 @@ def read(data: bytes, columns: list[int]) -> Seen:
     Raises MessageError: a worker cannot have said that.
     """
     try:
-        risk, patient, ward, count = _HEAD.unpack_from(data)
-        start = _HEAD.size + patient
-        end = start + ward
-        who, where = data[_HEAD.size : start].decode(), data[start:end].decode()
-        if count == _UNFIT:
-            broken = tuple((int(one), cell) for one, cell in json.loads(data[end:]))
-            for one, cell in broken:
-                if not 0 <= one < len(columns) or not (cell is None or 0 <= cell < columns[one]):
-                    raise MessageError(_NOT_ITS_FORM)
-            return Seen(who, where, None, None, broken)
-        cells = np.frombuffer(data, dtype=">u2", offset=end).astype(np.uint16)
-    except (ValueError, TypeError, struct.error, RecursionError) as error:
+        found = _read(data, columns)
+    except Exception as error:  # whatever a worker that was taken over sends
         raise MessageError(_NOT_ITS_FORM) from error
-    if len(cells) != count or count != len(columns) or (cells >= columns).any():
+    if found is None:
         raise MessageError(_NOT_ITS_FORM)
+    return found
+
+
+def _read(data: bytes, columns: list[int]) -> Seen | None:
+    risk, patient, ward, count = _HEAD.unpack_from(data)
+    start = _HEAD.size + patient
+    end = start + ward
+    who, where = data[_HEAD.size : start].decode(), data[start:end].decode()
+    if len(who) > LONGEST_ID or len(where) > LONGEST_WARD or not where.isprintable():
+        return None
     if not (math.isnan(risk) or 0 <= risk <= 1):
-        raise MessageError(_NOT_ITS_FORM)
+        return None
+    if count == _UNFIT:
+        broken = tuple((one, cell) for one, cell in json.loads(data[end:]))
+        right = all(
+            type(one) is int
+            and 0 <= one < len(columns)
+            and (cell is None or (type(cell) is int and 0 <= cell < columns[one]))
+            for one, cell in broken
+        )
+        is_once = len({one for one, _ in broken}) == len(broken)
+        return Seen(who, where, None, None, broken) if right and is_once else None
+    cells = np.frombuffer(data, dtype=">u2", offset=end).astype(np.uint16)
+    if len(cells) != count or count != len(columns) or (cells >= columns).any():
+        return None
     return Seen(who, where, None if math.isnan(risk) else risk, cells, ())

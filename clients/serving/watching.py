@@ -20,13 +20,16 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.opt_outs import FILE as OPT_OUTS
 from flo.clients.patients.opt_outs import OptOuts
+from flo.clients.prediction import versions
 from flo.clients.serving import seen
 from flo.clients.watching import plan_decisions
 from flo.clients.watching.kept import Arrived, KeptWatch, Watched
+from flo.clients.watching.models import sweep
 from flo.clients.watching.plan import USUAL_FOLLOW_UP, WatchPlan
 from flo.clients.watching.responses import respond
 from flo.errors import FloError, MessageError
@@ -35,7 +38,8 @@ from flo.privacy.patients.split import keyed_hash
 log = logging.getLogger("flo.clients.serving.watching")
 
 _MOST_WAITING = 20_000  # answers that are to be counted
-_GATHER_SECONDS, _LOOK_SECONDS = 1.0, 5.0
+_LONGEST = 1 << 18  # bytes that were seen of a record
+_GATHER_SECONDS, _LOOK_SECONDS, _SWEEP_SECONDS = 1.0, 5.0, 3600.0
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,7 @@ class _Waiting:
 class Watching:
     """Used on the event loop; all files are read and written by one thread of its own.
 
-    ``standing``: of each model that is watched, by its name. ``lost``: answers that were not
-    counted.
+    ``lost``: answers that were not counted.
     """
 
     def __init__(self, home: SiteHome) -> None:
@@ -68,22 +71,20 @@ class Watching:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="watching")
         self._watched = dict[str, Watched]()  # by model
         self._waiting = dict[str, deque[_Waiting]]()  # by watch
+        self._standing = dict[str, tuple[Watched, Standing]]()  # by model; the thread replaces it
         self._open = dict[str, KeptWatch]()  # by watch; of that thread
-        self._plans = dict[str, WatchPlan | None]()  # by model; read again at each look
-        self._looked, self.lost, self._lost_before = 0.0, 0, 0
-        self.standing = dict[str, Standing]()
+        self._begun = dict[str, Watched]()  # by model; of that thread: what was counted last
+        self._looked, self._swept, self.lost, self._lost_before = 0.0, 0.0, 0, 0
 
-    def health(self, name: str) -> float | None:
-        """Return the health of a model; None if it is not watched."""
-        standing = self.standing.get(name)
-        return None if standing is None else standing.health
+    def standing(self, name: str) -> Standing | None:
+        """Return how a model stands; None if that is not known."""
+        watched, found = self._standing.get(name, (None, None))
+        return found if watched is not None and watched is self._watched.get(name) else None
 
     def watch_only(self, several: Mapping[str, Watched]) -> None:
         """Watch these versions, by model, from now on."""
         if self._watched == several:
             return
-        for name in [one for one in self.standing if self._watched[one] != several.get(one)]:
-            del self.standing[name]
         self._watched = dict(several)
         known = {watched.id for watched in several.values()}
         self._waiting = {id_: self._waiting.get(id_, deque()) for id_ in known}
@@ -96,7 +97,7 @@ class Watching:
         waiting = self._waiting.get(watched.id)
         if waiting is None:  # another version answers by now
             return
-        if len(waiting) >= _MOST_WAITING:
+        if len(waiting) >= _MOST_WAITING or len(seen) > _LONGEST:
             self.lost += 1
             return
         waiting.append(_Waiting(answer_id, caller, seconds, seen))
@@ -118,59 +119,84 @@ class Watching:
     # -- in the thread -------------------------------------------------------------------------
 
     def _count_all(self) -> None:
-        is_time = time.monotonic() - self._looked > _LOOK_SECONDS
-        if is_time:
-            self._looked = time.monotonic()
-            self._plans.clear()
-        for name, watched in self._watched.items():
-            waiting = self._waiting.get(watched.id, deque())
-            if is_time or waiting or name not in self.standing:
-                self._guarded(name, watched, waiting)
-        for watch in set(self._open) - {one.id for one in self._watched.values()}:
-            self._open.pop(watch).close()
-        if self.lost > self._lost_before:
-            log.warning(f"{self.lost} answers were too many to be counted by monitors")
-            self._lost_before = self.lost
-
-    def _guarded(self, name: str, watched: Watched, waiting: deque[_Waiting]) -> None:
         try:
-            self._count(name, watched, waiting)
+            is_time = time.monotonic() - self._looked > _LOOK_SECONDS
+            if is_time:
+                self._looked = time.monotonic()
+            watched_now = dict(self._watched)
+            for name, watched in watched_now.items():
+                waiting = self._waiting.get(watched.id, deque())
+                if is_time or waiting or name not in self._standing:
+                    self._guarded(name, watched, waiting, is_time=is_time)
+            known = {one.id for one in watched_now.values()}
+            for watch in set(self._open) - known:
+                self._open.pop(watch).close()
+            if time.monotonic() - self._swept > _SWEEP_SECONDS or not self._swept:
+                self._swept = time.monotonic()
+                sweep(self._home, known)
+            if self.lost > self._lost_before:
+                log.warning(f"{self.lost} answers were too many to be counted by monitors")
+                self._lost_before = self.lost
         except Exception as error:  # noqa: BLE001 - a monitor must not end the answers
+            log.warning(f"monitors cannot count: {_words(error)}")
+
+    def _guarded(
+        self, name: str, watched: Watched, waiting: deque[_Waiting], *, is_time: bool
+    ) -> None:
+        try:
+            standing = self._counted(name, watched, waiting, is_time=is_time)
+            self._standing = self._standing | {name: (watched, standing)}
+        except Exception as error:  # noqa: BLE001 - as above
             log.warning(f"the monitors of {name} cannot count: {_words(error)}")
+            self._standing = {one: s for one, s in self._standing.items() if one != name}
             opened = self._open.pop(watched.id, None)
             if opened is not None:
                 opened.close()
 
-    def _count(self, name: str, watched: Watched, waiting: deque[_Waiting]) -> None:
-        if watched.id not in self._open:
-            self._open[watched.id] = KeptWatch(self._home, watched)
-        opened, several = self._open[watched.id], list[_Waiting]()
+    def _counted(
+        self, name: str, watched: Watched, waiting: deque[_Waiting], *, is_time: bool
+    ) -> Standing:
+        """Count what waits, look if it is time, and do what the plan says about alarms."""
+        opened, several = self._opened(name, watched), list[_Waiting]()
         while waiting:
             several.append(waiting.popleft())
         columns = [one.count for one in opened.watch.layout.study.columns]
         arrived = [found for one in several if (found := self._arrived(one, columns))]
-        if name not in self._plans:
-            self._plans[name] = self._plan(name)
-        plan = self._plans[name]
+        plan, is_readable = self._plan(name)
         follow_up = plan.follow_up_days if plan else USUAL_FOLLOW_UP
-        pending = opened.take(arrived, follow_up, time.time(), self._opted_out())
-        watch = opened.watch
-        is_learning = watch.hospital.rates is None
-        self.standing[name] = Standing(watch.health, len(watch.alarms), is_learning)
-        if pending:  # [3]
+        given = follow_up, time.time(), self._opted_out()
+        pending = opened.take(arrived, *given, is_time_to_look=is_time)
+        if pending and is_time:  # [3]
             numbers = [one.number for one in pending]
-            log.warning(f"{name}: alarm {numbers}; flo model watch {name} says what it is")
-            respond(self._home, name, watched, pending, plan)
-            opened.answered(numbers)
+            log.warning(f"{name}: alarm {numbers[:9]}; flo model watch {name} says what it is")
+            if is_readable:
+                respond(self._home, name, watched, pending, plan)
+                opened.answered(numbers)
+        watch = opened.watch
+        return Standing(watch.health, len(watch.alarms), watch.hospital.rates is None)
 
-    def _plan(self, name: str) -> WatchPlan | None:
-        """Return the plan in force. One that cannot be read is none: alarms tell, and so does the
-        log."""
+    def _opened(self, name: str, watched: Watched) -> KeptWatch:
+        """Return a watch's file. Alarms of before a person put the version into use are settled."""
+        if watched.id not in self._open:
+            self._open[watched.id] = KeptWatch(self._home, watched)
+            self._begun.pop(name, None)
+        if self._begun.get(name) is not watched:
+            own = versions.called(versions.read(self._home).own, name)
+            last = own.last_on(watched.study.digest)
+            if last is not None and last.state == "current":
+                since = datetime.fromisoformat(last.time).timestamp()
+                self._open[watched.id].settle_before(since)
+            self._begun[name] = watched
+        return self._open[watched.id]
+
+    def _plan(self, name: str) -> tuple[WatchPlan | None, bool]:
+        """Return the plan in force, and whether it could be read. While it cannot, alarms wait for
+        what it says."""
         try:
-            return plan_decisions.read(self._home, name)
+            return plan_decisions.read(self._home, name), True
         except FloError as error:
-            log.error(f"the plan for alarms of {name} has no effect: {error}")
-            return None
+            log.error(f"the plan for alarms of {name} cannot be read: {error}")
+            return None, False
 
     def _arrived(self, one: _Waiting, columns: list[int]) -> Arrived | None:
         """Return what arrived; None if a worker cannot have seen it."""

@@ -162,7 +162,7 @@ def _score(opened: list[_Open]) -> None:
                 one.found[place] = scored
             else:
                 one.scored[place] = scored[number]
-        _see(service, [(one, question) for one, place, question in several if not place])
+        _guarded(_see, service, [(one, asked) for one, place, asked in several if not place])
 
 
 def _see(service: Service, several: list[tuple[_Open, Question]]) -> None:
@@ -178,7 +178,8 @@ def _answer(one: _Open) -> Answer:
     found = one.found[place]
     assert found is not None
     answer = found.finish(one.scored[place]) if isinstance(found, Question) else found
-    answer = replace(answer, watched=_watched(one))
+    watched = _guarded(_watched, one)
+    answer = replace(answer, watched=watched if isinstance(watched, bytes) else b"")
     if not one.patient:
         return answer
     scored = [one.scored.get(each) for each in range(len(one.services))]

@@ -6,15 +6,15 @@ all before. So a monitor needs no baseline from this hospital. The factor of a p
 is that of ``flo.scores.change_detector``, with the limit that the patient's own risk gives: for
 "more outcomes than stated", p with ``TOLERATED`` times its odds; for "fewer", 1 - p.
 
-    1. patients count by the day of their answer: on the day when the follow-up of all of that day
-       is over and each outcome is known, or ``GRACE_DAYS`` later without those that are not;
-    2. a day of which more than ``MOST_UNKNOWN`` is unknown then is left out as a whole, for
-       outcomes that are known early are others than those that are late;
+    1. patients count by the day of their answer, on the day when the follow-up of all of that day
+       is over and each outcome is known, or ``GRACE_DAYS`` later;
+    2. an outcome that is unknown then counts as none against "more", and as one against "fewer". So
+       the factors are never above those of the true outcomes, whoever is not reported;
     3. groups: all patients; a third of the stated risks; each group whose fairness the study
        states; each ward.
 
-``late``: the share of patients whose outcome is not known ``LATE_DAYS`` after the follow-up. Its
-baseline is the first ``_BASELINE`` patients.
+``late``: the share of days of answers of which more than half is not known ``LATE_DAYS`` after the
+follow-up. Its baseline is the first ``_BASELINE`` such days.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from flo.scores.change_detector import log_factors, log_period, times_odds, uppe
 TOLERATED = 1.25  # times the odds
 FACTORS = np.array([1.2, 1.6, 2.5, 8.0])  # alternatives, beyond what is tolerated
 GRACE_DAYS, LATE_DAYS = 30, 7
-MOST_UNKNOWN = 0.1
 ALL = "all patients"
-_BASELINE = 300
+_BASELINE = 60  # days
 _LATE_TOLERATED, _LATE_MISSED = 1.5, 0.001
 _LEAST = 1e-6
 
 
-def log_outcomes(risks: Floats, outcomes: Floats) -> Floats:
-    """Return log L of patients with stated risks (n,) and outcomes 0 or 1 (n,).
+def log_outcomes(risks: Floats, had: Floats, had_not: Floats) -> Floats:
+    """Return log L of patients with stated risks (n,), who had the outcome or had it not, 0 or 1
+    (n,); both are 0 if it is not known.
 
     Shape (2, alternatives): more outcomes than stated, and fewer.
     """
     found = []
     p = np.clip(risks, _LEAST, 1 - _LEAST)
-    for rate, hits in ((p, outcomes), (1 - p, 1 - outcomes)):
+    for rate, hits in ((p, had), (1 - p, had_not)):
         of_hit, of_miss = log_factors(times_odds(rate, TOLERATED), FACTORS)
         found.append((hits[:, None] * of_hit + (1 - hits)[:, None] * of_miss).sum(axis=0))
     return np.stack(found)
@@ -103,7 +103,7 @@ class OutcomeWatch:
 
     def __init__(self, groups: Mapping[str, float], late_log_weight: float) -> None:
         self.log_weights, self.late_log_weight = dict(groups), late_log_weight
-        self.day = self.next_day = self.next_late = 0
+        self.day = self.next_day = self.next_late = self.follow_up = 0
         self._detectors = {group: Detectors.of(2, len(FACTORS)) for group in groups}
         self._today = dict[str, Floats]()  # log L
         self.days = dict[int, dict[str, Outcomes]]()
@@ -115,48 +115,59 @@ class OutcomeWatch:
         self.log_weights[group] = log_weight
         self._detectors[group] = Detectors.of(2, len(FACTORS))
 
-    def take(self, today: int, follow_up: int, of_day: Callable[[int], Sequence[Kept]]) -> None:
+    def take(
+        self,
+        today: int,
+        follow_up: int,
+        of_day: Callable[[int], Sequence[Kept]],
+        unknown: Callable[[int], int],
+    ) -> None:
         """Count the outcomes of all days of answers that are due. [1], [2]
 
         ``next_day``, ``next_late``: days of answers that are counted next. ``of_day``: returns what
-        is kept of a day.
+        is kept of a day; ``unknown``: of how many of them the outcome is not known.
         """
         self.begin(today)
+        if follow_up != self.follow_up:
+            self.follow_up = follow_up
+            self.restart_late(anew=True)
         while self.next_day + follow_up < today:
+            is_over = today > self.next_day + follow_up + GRACE_DAYS
+            if not is_over and unknown(self.next_day):
+                break
             rows = of_day(self.next_day)
-            known = [one for one in rows if one.outcome is not None]
-            if len(known) < len(rows):
-                if today <= self.next_day + follow_up + GRACE_DAYS:
-                    break
-                if len(known) < (1 - MOST_UNKNOWN) * len(rows):
-                    known = []
             for group in self._detectors:
-                of = [one for one in known if group in one.groups]
-                if of:
-                    outcomes = np.array([one.outcome for one in of], dtype=float)
-                    self.count(today, group, np.array([one.risk for one in of]), outcomes)
+                self.count(today, group, [one for one in rows if group in one.groups])
             self.next_day += 1
         while self.next_late + follow_up + LATE_DAYS < today:
             last = self.next_late + follow_up + LATE_DAYS
             rows = of_day(self.next_late)
             in_time = sum(one.outcome is not None and one.reported <= last for one in rows)
-            self.count_late(today, len(rows), len(rows) - in_time)
+            self._due_today += bool(rows)
+            self._late_today += 2 * in_time < len(rows)
             self.next_late += 1
 
-    def count(self, day: int, group: str, risks: Floats, outcomes: Floats) -> None:
+    def forget_group(self, group: str) -> None:
+        """Watch a group no more."""
+        for of in (self.log_weights, self._detectors, self._today):
+            of.pop(group, None)
+
+    def count(self, day: int, group: str, several: Sequence[Kept]) -> None:
         """Count outcomes of a group's patients, of which none was counted before."""
+        if not several:
+            return
         self.begin(day)
+        risks = np.array([one.risk for one in several])
+        had, had_not = (
+            np.array([one.outcome is what for one in several], dtype=float)
+            for what in (True, False)
+        )
         before = self._today.get(group, np.zeros((2, len(FACTORS))))
-        self._today[group] = before + log_outcomes(risks, outcomes)
-        added = Outcomes(len(risks), int(outcomes.sum()), float(risks.sum()))
+        self._today[group] = before + log_outcomes(risks, had, had_not)
+        known = had + had_not
+        added = Outcomes(int(known.sum()), int(had.sum()), float(known @ risks))
         of_day = self.days.setdefault(day, {})
         of_day[group] = of_day.get(group, Outcomes()).plus(added)
-
-    def count_late(self, day: int, due: int, late: int) -> None:
-        """Count patients whose outcome was due a week ago, and of how many it is not known."""
-        self.begin(day)
-        self._due_today += due
-        self._late_today += late
 
     def begin(self, day: int) -> None:
         """Close all days before this one."""
@@ -195,24 +206,28 @@ class OutcomeWatch:
         self._detectors[group] = Detectors.of(2, len(FACTORS))
         self._today.pop(group, None)
 
-    def restart_late(self) -> None:
-        """Let the monitor of late outcomes learn its baseline anew."""
-        self._late, self._late_baseline = Detectors.of(1), [0, 0]
+    def restart_late(self, *, anew: bool) -> None:
+        """Let the monitor of late outcomes begin anew; ``anew``: its baseline, too."""
+        self._late, self._due_today, self._late_today = Detectors.of(1), 0, 0
+        if anew:
+            self._late_baseline = [0, 0]
 
     def _of(self, group: str) -> Detectors:
-        log_l = self._today.get(group, np.zeros((2, len(FACTORS))))
-        return self._detectors[group].with_day(self.day, log_l)
+        log_l = self._today.get(group)
+        if log_l is None:
+            return self._detectors[group]
+        return self._detectors[group].with_day(self.day, log_l, np.ones(2, dtype=bool))
 
     def _late_now(self) -> Detectors:
         late, due = (np.array([float(one)]) for one in self._late_baseline)
         limit = upper_limit(late, due, _LATE_MISSED, _LATE_TOLERATED)
         hits, trials = np.array([self._late_today]), np.array([self._due_today])
-        return self._late.with_day(self.day, log_period(hits, trials, limit))
+        return self._late.with_day(self.day, log_period(hits, trials, limit), trials > 0)
 
     def to_state(self) -> dict[str, Any]:
         """Return all of it as JSON."""
         return {
-            "days_of": [self.day, self.next_day, self.next_late],
+            "days_of": [self.day, self.next_day, self.next_late, self.follow_up],
             "groups": [
                 [group, log_weight, self._detectors[group].to_state()]
                 for group, log_weight in self.log_weights.items()
@@ -228,7 +243,7 @@ class OutcomeWatch:
 
     def take_state(self, state: Mapping[str, Any]) -> None:
         """Become what ``to_state`` returned."""
-        self.day, self.next_day, self.next_late = state["days_of"]
+        self.day, self.next_day, self.next_late, self.follow_up = state["days_of"]
         for group, log_weight, detectors in state["groups"]:
             self.log_weights[group] = float(log_weight)
             self._detectors[group] = Detectors.from_state(detectors)

@@ -1,11 +1,12 @@
 """What is counted of a day's answers: one vector of whole numbers, with no patient's data.
 
-asked      patients whose record was scored or did not fit, each of them once
-scored     those who were scored
-answered   answers, and slow: those that took longer than ``SLOW_SECONDS``
+asked      patients, by their first record, whether it was scored or did not fit
+scored     patients, by their first record that was scored
+answered   answers; slow: those that took longer than ``SLOW_SECONDS``
+hours      hours with answers; slow hours: with more than ``SLOW_SHARE`` of them slow
 risk       scored patients by stated risk
-a column   scored patients by cell; patients whose record did not fit because of it; and of
-           these, by cell, those whose number was beyond its bounds
+a column   scored patients by cell; patients whose first record did not fit because of it; and
+           of these, by cell, those whose number was beyond its bounds
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from flo.arrays import Floats
 from flo.clients.watching.cells import ColumnCells, StudyCells
 
 Counts = npt.NDArray[np.int64]
-SLOW_SECONDS = 1.0
-ASKED, SCORED, ANSWERED, SLOW, _FIRST = range(5)
+SLOW_SECONDS, SLOW_SHARE = 1.0, 0.1
+ASKED, SCORED, ANSWERED, SLOW, HOURS, SLOW_HOURS, _FIRST = range(7)
 RISK_EDGES = np.concatenate([[0.001, 0.003], np.linspace(0.0, 1.0, 41)[1:-1]])
 RISK_EDGES.sort()
 
@@ -70,16 +71,14 @@ class Layout:
         stated = risks[np.isfinite(risks)]
         of_risk = self.risk.start + np.searchsorted(RISK_EDGES, stated, side="right")
         np.add.at(counts, np.concatenate([places, of_risk]), 1)
-        counts[ASKED] += len(cells)
         counts[SCORED] += len(cells)
 
     def add_refused(self, counts: Counts, broken: Sequence[tuple[int, int | None]]) -> None:
-        """Count a patient whose record did not fit.
+        """Count a patient whose first record did not fit.
 
         ``broken``: number of each column that was the cause, and the cell of a number that was
         beyond its bounds.
         """
-        counts[ASKED] += 1
         for number, cell in broken:
             places = self.columns[number]
             counts[places.refused] += 1

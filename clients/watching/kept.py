@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 
 from flo.clients.home.site_home import SiteHome
@@ -24,12 +25,14 @@ from flo.clients.watching.series import KEPT_DAYS, sparse
 from flo.clients.watching.watch import AGAIN_DAYS, Alarm, Answered, Watch
 from flo.documents import canonical
 from flo.documents.document import Document, parse
-from flo.errors import TrustError
+from flo.errors import TrustError, UsageError
 from flo.published.model_card import PublishedModel
 from flo.published.model_states import Why
 from flo.study.document import Study
 
+FINISHED = "finished-"  # the beginning of such a watch's id
 _OUTCOMES_SECONDS = 60.0
+_LONGEST_GAP = 400  # days without a server, after which monitors must begin anew
 _USUAL_CUTS = (0.1, 0.3)  # risks, of a model whose card states none
 
 
@@ -39,15 +42,15 @@ class _Said(Document):
 
 @dataclass(frozen=True)
 class Watched:
-    """A version that is watched. ``finished``: whether it is one that was finished here."""
+    """A version that is watched. ``finished``: when it was finished here; "" of a published one."""
 
     study: Study
     cuts: tuple[float, float]
-    finished: bool = False
+    finished: str = ""
 
     @classmethod
-    def of(cls, model: PublishedModel, *, finished: bool) -> Watched:
-        """Return what is watched of a model that answers."""
+    def of(cls, model: PublishedModel, finished: str = "") -> Watched:
+        """Return what is watched of a model that answers. ``finished``: as above."""
         curve = model.card.calibration
         if curve is None:
             return cls(model.study, _USUAL_CUTS, finished)
@@ -58,7 +61,8 @@ class Watched:
     @cached_property
     def id(self) -> str:
         """Name of its file."""
-        return canonical.digest(canonical.encode([self.study.digest, self.finished]))[:32]
+        digest = canonical.digest(canonical.encode([self.study.digest, self.finished]))
+        return f"{FINISHED if self.finished else ''}{digest[:32]}"
 
     @property
     def subgroups(self) -> list[str]:
@@ -105,25 +109,29 @@ class KeptWatch:
         follow_up: int,
         now: float,
         without: frozenset[str] = frozenset(),
+        *,
+        is_time_to_look: bool = True,
     ) -> list[Alarm]:
         """Count a batch, look, and return the alarms about which nothing was done yet. [1]
 
         ``follow_up``: days after which an outcome is known. ``without``: keyed hashes of patients
-        who opted out. Raises TrustError, sqlite3.Error: it cannot be kept.
+        who opted out. Raises TrustError, sqlite3.Error: it cannot be kept. UsageError: its file
+        was erased, or the clock is wrong.
         """
-        today = day_of(now)
+        today = self._checked_day(now)
         if without != self._without:  # a batch may have come between an opt-out and its deletion
             self._rows.forget(without)
             self._without = without
         with self._changing():
             before = self._stamp()
             if several:
-                self._count([one for one in several if one.patient not in without], today)
-            if now - self._outcomes_at >= _OUTCOMES_SECONDS or before[0] != today:
+                self._count([one for one in several if one.patient not in without], today, now)
+            if abs(now - self._outcomes_at) >= _OUTCOMES_SECONDS or before[0] != today:
                 self._outcomes_at = now
-                self.watch.count_outcomes(today, follow_up, self._of_day)
-            self.watch.look(today)
-            self._write(before, today)
+                self.watch.count_outcomes(today, follow_up, self._of_day, self._rows.unknown)
+            if is_time_to_look:
+                self.watch.look(today, now)
+            self._write(before, today, {one.ward for one in several})
         return [one for one in self.watch.alarms if not one.is_answered]
 
     def answered(self, numbers: Collection[int]) -> None:
@@ -138,17 +146,25 @@ class KeptWatch:
         Raises as ``Watch.settle``. UsageError: a text is not allowed.
         """
         said = parse(_Said, {"why": why}, "the decision")
+        study = self.watched.study
         with self._changing():
             alarm = self.watch.settle(number, as_usual=as_usual)
             self._write_state()
             self._write_days()
-        study, key = self.watched.study, alarm.key
-        if self.watched.finished:  # no audit log may say that there is one
-            return alarm
-        facts = {"name": name, "version": study.version, "alarm": number, "as_usual": as_usual}
-        about = {"about": key.kind, "of": key.name, "why": said.why}
-        self._home.record("watch-settled", study.digest, **facts, **about)
+            if not self.watched.finished:  # no audit log may say that there is one
+                facts = {"version": study.version, "alarm": number, "as_usual": as_usual}
+                more = alarm.key.public | {"why": said.why}
+                self._home.record("watch-settled", study.digest, name=name, **facts, **more)
         return alarm
+
+    def settle_before(self, time: float) -> None:
+        """End all alarms of before a time (seconds since 1970), when a person put the version into
+        use again, and knew of them."""
+        with self._changing():
+            for number in [one.number for one in self.watch.alarms if one.time < time]:
+                self.watch.settle(number, as_usual=False)
+            self._write_state()
+            self._write_days()
 
     def close(self) -> None:
         """Close the file."""
@@ -164,6 +180,19 @@ class KeptWatch:
         except BaseException:
             self._revision = -1
             raise
+
+    def _checked_day(self, now: float) -> int:
+        """Return today. Raises UsageError: the file was erased, or the clock is wrong."""
+        if not self._rows.is_there():
+            raise UsageError("its file was erased", hint="the monitors begin anew")
+        today, last = day_of(now), self.watch.hospital.day
+        if last and not last <= today <= last + _LONGEST_GAP:
+            raise UsageError(
+                f"it is {date.fromordinal(today)} now, and was {date.fromordinal(last)} when the "
+                "monitors counted last",
+                hint="correct the clock; or let them begin anew: flo model watch NAME --erase",
+            )
+        return today
 
     def _new(self) -> Watch:
         watched = self.watched
@@ -188,24 +217,23 @@ class KeptWatch:
                     series.take_day(day, counts)
         self.watch = watch
 
-    def _count(self, several: Sequence[Arrived], today: int) -> None:
+    def _count(self, several: Sequence[Arrived], today: int, now: float) -> None:
         """Count answers of today, and keep those whose outcome is waited for."""
         answered, kept = list[Answered](), list[WatchedAnswer]()
         for one in several:
-            fits = one.cells is not None
-            is_new = not one.patient or self._rows.counts_now(
-                one.patient, today, AGAIN_DAYS, fits=fits
-            )
-            answered.append(
-                Answered(one.ward, one.seconds, one.cells, one.broken, one.risk, is_new)
-            )
+            fits, is_first, is_new = one.cells is not None, False, False
+            if one.patient:  # else nobody knows whether it is the same patient again
+                counted = self._rows.counted_since(one.patient, today - AGAIN_DAYS)
+                is_first, is_new = not counted, fits and True not in counted
+                if is_first or is_new:
+                    self._rows.count_patient(one.patient, today, fits=fits)
+            facts = one.ward, one.seconds, one.cells, one.broken, one.risk
+            answered.append(Answered(*facts, is_first, is_new))
             if is_new and one.risk is not None and one.cells is not None:
                 groups = self.watch.groups_of(one.ward, one.risk, self._subgroups(one.cells))
-                patient = one.patient or one.id
-                kept.append(
-                    WatchedAnswer(one.id, patient, one.caller, today, one.risk, tuple(groups))
-                )
-        self.watch.count(today, answered)
+                facts_kept = one.id, one.patient, one.caller, today, one.risk, tuple(groups)
+                kept.append(WatchedAnswer(*facts_kept))
+        self.watch.count(today, answered, int(now // 3600))
         self._rows.add(kept)
 
     def _subgroups(self, cells: Cells) -> list[str]:
@@ -231,8 +259,8 @@ class KeptWatch:
         outcomes = watch.outcomes.day, watch.outcomes.next_day, watch.outcomes.next_late
         return watch.hospital.day, *outcomes, *numbers, *watch.wards
 
-    def _write(self, before: tuple[object, ...], today: int) -> None:
-        self._write_days()
+    def _write(self, before: tuple[object, ...], today: int, wards: set[str]) -> None:
+        self._write_days(wards)
         if self._stamp() != before:
             self._write_state()
             self._rows.drop_days(today - KEPT_DAYS)
@@ -243,7 +271,9 @@ class KeptWatch:
         self._rows.write_state(self.watch.to_state())
         self._revision = self._rows.revision()
 
-    def _write_days(self) -> None:
-        for one in (self.watch.hospital, *self.watch.wards.values()):
-            if one.began and one.today.any():
+    def _write_days(self, wards: Collection[str] | None = None) -> None:
+        """Write today's counts: of the hospital, and of these wards; None: of all."""
+        several = self.watch.wards.values()
+        for one in (self.watch.hospital, *several):
+            if one.day and (not one.name or wards is None or one.name in wards):
                 self._rows.write_day(one.name, one.day, sparse(one.all_today()))

@@ -1,37 +1,53 @@
-"""Which monitors belong to a model's name at this hospital."""
+"""Which monitors belong to a model's name at this hospital, and which belong to none any more."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import allowed, versions
-from flo.clients.prediction.finish import FinishedAtHome, open_finished
+from flo.clients.prediction.finish import open_finished
+from flo.clients.prediction.version_decisions import find
 from flo.clients.records import watched_answers
-from flo.clients.watching.kept import KeptWatch, Watched
-from flo.errors import UsageError
-from flo.published.model_card import PublishedModel
+from flo.clients.records.finished_model import finished_names
+from flo.clients.watching.kept import FINISHED, KeptWatch, Watched
+from flo.clients.watching.series import KEPT_DAYS
+from flo.errors import FloError, UsageError
+
+log = logging.getLogger("flo.clients.watching.models")
+_SECONDS_OF_A_DAY = 86_400
 
 
-def watched_of(home: SiteHome, name: str) -> tuple[str, Watched]:
+def watched_of(home: SiteHome, wanted: str) -> tuple[str, Watched]:
     """Return title and watched version of a model that is in use, or finished, here.
+
+    ``wanted``: its name; or NAME:VERSION, also of a version that is in use no more. Without a
+    version in use, the one that this hospital decided on last is meant.
 
     Raises UsageError: there is none. And as ``open_in_use``, ``open_finished``.
     """
-    opened: PublishedModel | FinishedAtHome
-    if name in versions.read(home).names:
-        opened = allowed.open_in_use(home, name).model
-    else:
-        opened = open_finished(home, name)
-    published = opened.model if isinstance(opened, FinishedAtHome) else opened
-    return opened.title, Watched.of(published, finished=opened is not published)
+    known = versions.read(home)
+    if ":" in wanted or (wanted in known.names and known.current(wanted) is None):
+        own = versions.called(known.own, wanted).decisions
+        last = own[-1].model if own else None
+        model = find(known, wanted)[1] if ":" in wanted else last
+        if model is not None:
+            published = allowed.opened(home, versions.refuse_missing(home, model))
+            return published.title, Watched.of(published)
+    if wanted in known.names:
+        published = allowed.open_in_use(home, wanted).model
+        return published.title, Watched.of(published)
+    finished = open_finished(home, wanted)
+    return finished.title, Watched.of(finished.model, finished.finished.made)
 
 
 @contextmanager
-def opened_watch(home: SiteHome, name: str) -> Iterator[tuple[str, KeptWatch]]:
+def opened_watch(home: SiteHome, wanted: str) -> Iterator[tuple[str, KeptWatch]]:
     """Open the monitors of a model. Raises UsageError: nothing was counted of it yet."""
-    title, watched = watched_of(home, name)
+    title, watched = watched_of(home, wanted)
     if not watched_answers.path_of(home, watched.id).exists():
         raise UsageError(
             f"nothing was counted of {title} yet", hint="flo model serve counts what it answers"
@@ -40,10 +56,39 @@ def opened_watch(home: SiteHome, name: str) -> Iterator[tuple[str, KeptWatch]]:
         yield title, opened
 
 
-def erase(home: SiteHome, name: str) -> str:
-    """Delete what the monitors of a model counted; return its title. Raises as ``watched_of``."""
-    title, watched = watched_of(home, name)
+def erase(home: SiteHome, wanted: str) -> str:
+    """Delete what the monitors of a model counted; return its title. Raises as ``watched_of``.
+
+    A server that runs notices it at the next batch, and begins anew.
+    """
+    title, watched = watched_of(home, wanted)
     watched_answers.erase(home, watched.id)
     if not watched.finished:  # no audit log may say that there is one
-        home.record("watch-erased", watched.study.digest, name=name)
+        home.record("watch-erased", watched.study.digest, name=watched.study.name)
     return title
+
+
+def sweep(home: SiteHome, in_use: Collection[str]) -> None:
+    """Delete the monitors of versions that have not answered for ``KEPT_DAYS``, and those of models
+    that were finished here and are gone.
+
+    ``in_use``: ids of watches that count now.
+    """
+    finished, latest = _finished_ids(home), time.time() - KEPT_DAYS * _SECONDS_OF_A_DAY
+    for watch in watched_answers.watches(home):
+        path = watched_answers.path_of(home, watch)
+        is_gone = watch.startswith(FINISHED) and watch not in finished
+        if watch not in in_use and (is_gone or path.stat().st_mtime < latest):
+            watched_answers.erase(home, watch)
+            log.info("monitors of a version that answers no more are deleted")
+
+
+def _finished_ids(home: SiteHome) -> set[str]:
+    found = set[str]()
+    for name in finished_names(home):
+        try:
+            opened = open_finished(home, name)
+        except FloError:  # withdrawn by an opt-out, or unreadable: nobody may use it
+            continue
+        found.add(Watched.of(opened.model, opened.finished.made).id)
+    return found

@@ -8,6 +8,7 @@ explains most of the difference. A change that none explains is described: what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -30,7 +31,6 @@ _LESS = 0.02  # distance by which the best explanation must be nearer than the n
 _MOST_CODES = 12  # of a category whose codes are exchanged in trial
 _ALIKE, _CHANCE = 0.1, 1.4  # distance of values that are as before, and more of n by chance / √n
 _ALWAYS = 0.98  # of the patients have one code
-_NOTABLE = 2.0  # times the odds of being missing or refused
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ def is_as_before(places: ColumnPlaces, before: Counts, since: Counts) -> bool:
     if not old.sum() or not new.sum() or _are_others(places.of, old, new):
         return False
     for place, of in ((places.refused, ASKED), (places.missing, SCORED)):
-        shares = [_odds(counts[place] / max(counts[of], 1)) for counts in (before, since)]
-        if shares[1] > _NOTABLE * shares[0]:
+        was, now = (counts[place] / max(counts[of], 1) for counts in (before, since))
+        by_chance = 3 * math.sqrt(was * (1 - was) / max(since[of], 1))
+        if now > was + by_chance + _LESS:
             return False
     return True
 
@@ -206,11 +207,6 @@ def _value(column: ColumnCells, cell: int) -> str:
         return column.column.codes[cell]
     low, high = column.edges[max(cell - 1, 0)], column.edges[min(cell, len(column.edges) - 1)]
     return f"about {(low + high) / 2:.3g} {column.column.unit}"
-
-
-def _odds(share: float) -> float:
-    bounded = min(max(share, 0.005), 0.995)
-    return float(bounded / (1 - bounded))
 
 
 def percent(share: float) -> str:

@@ -21,7 +21,7 @@ from flo.storage.files import make_private_directory, write_private
 
 _KIND = "watch-plan"
 _LIMIT, _ENTRIES = 1 << 18, 1000
-_AGAIN = "flo model watch NAME --plan decides again"
+_AGAIN = "flo model plan NAME decides again"
 
 
 def refuse_finished(watched: Watched) -> None:

@@ -3,15 +3,17 @@ has changed.
 
 A *series* is all answers of a model here, or those of one ward. Its first weeks are the baseline.
 After them every rate has a limit: the upper end of the baseline's exact interval, with
-``TOLERATED`` times its odds (``flo.scores.change_detector.upper_limit``). Of all limits of a series
-together, one is too low with a probability of at most ``MISSED``.
+``TOLERATED`` times its odds (``flo.scores.change_detector.upper_limit``), and with more where the
+rate was higher on some day of the week than by chance. Of all limits of all series together, one is
+too low with a probability of at most ``MISSED``, as far as the groups of rare codes, which are
+chosen by the same baseline, do not make it more.
 
     values    share of patients with a code; share of those whose number is below each of the values
               that cut the baseline in eighths: none rises, none falls
     missing   share of patients without a value: neither rises nor falls
     refused   share of patients whose record does not fit because of the column: does not rise
     risk      stated risks, as values
-    slow      answers that took more than a second: do not rise
+    slow      hours in which more than a tenth of the answers took more than a second: do not rise
 """
 
 from __future__ import annotations
@@ -23,20 +25,21 @@ from typing import Literal
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.stats import binom
 
-from flo.arrays import Floats
+from flo.arrays import Floats, Mask
 from flo.clients.watching.counts import (
-    ANSWERED,
     ASKED,
+    HOURS,
     SCORED,
-    SLOW,
+    SLOW_HOURS,
     Counts,
     Layout,
 )
-from flo.scores.change_detector import log_period, upper_limit
+from flo.scores.change_detector import log_period, times_odds, upper_limit
 
 TOLERATED = 1.5  # times the odds
-MISSED = 0.01
+MISSED, _BY_CHANCE = 0.01, 1e-3
 _PARTS, _RARE = 8, 50  # of a number's values; of patients, one of whom has a rare code
 Kind = Literal["values", "missing", "refused", "risk", "slow"]
 # Of the weight of all rates of a series; those of a kind share it.
@@ -63,10 +66,19 @@ class Rate:
 
 @dataclass(frozen=True)
 class Rates:
-    """All rates of a series, by its baseline's counts."""
+    """All rates of a series, by its baseline's counts on each day of the week (7, counts).
+
+    ``log_weight``: of the series among all.
+    """
 
     layout: Layout
-    baseline: Counts
+    weekdays: Counts
+    log_weight: float = 0.0
+
+    @cached_property
+    def baseline(self) -> Counts:
+        """The baseline's counts."""
+        return np.asarray(self.weekdays.sum(axis=0))
 
     @cached_property
     def all(self) -> tuple[Rate, ...]:
@@ -83,7 +95,7 @@ class Rates:
         risks = tuple(range(self.layout.risk.start, self.layout.risk.stop))
         for group in self._groups(risks, is_ordered=True):
             found += _both("risk", -1, group, risks)
-        found.append(Rate("slow", -1, (SLOW,), (ANSWERED,), True))
+        found.append(Rate("slow", -1, (SLOW_HOURS,), (HOURS,), True))
         return tuple(found)
 
     @cached_property
@@ -100,8 +112,25 @@ class Rates:
         1, which cannot be left, without any trial in the baseline.
         """
         hits, trials = self.counted(self.baseline)
-        limits = upper_limit(hits, trials, MISSED * np.exp(self.log_weights), TOLERATED)
+        missed = MISSED * np.exp(self.log_weights + self.log_weight)
+        limits = times_odds(upper_limit(hits, trials, missed, TOLERATED), self._cycle(hits, trials))
         return np.where(trials > 0, limits, 1.0)
+
+    def _cycle(self, hits: Floats, trials: Floats) -> Floats:
+        """Return by what factor the odds of a rate are higher on its highest day of the week (k,).
+
+        1 if no day has more hits than by chance.
+        """
+        factor = np.ones(len(hits))
+        for counts in self.weekdays:
+            of_day, there = self.counted(counts)
+            expected = hits / np.maximum(trials, 1)
+            by_chance = binom.sf(of_day - 1, there, expected) > _BY_CHANCE
+            rate = np.clip((of_day + 0.5) / (there + 1), 1e-4, 1 - 1e-4)
+            usual = np.clip((hits + 0.5) / (trials + 1), 1e-4, 1 - 1e-4)
+            odds = rate / (1 - rate) / (usual / (1 - usual))
+            factor = np.maximum(factor, np.where(by_chance, 1.0, odds))
+        return factor
 
     def counted(self, counts: Counts) -> tuple[Floats, Floats]:
         """Return hits (or misses of what must not fall) and trials, each (k,)."""
@@ -109,10 +138,10 @@ class Rates:
         hits, trials = of_hits @ counts, of_trials @ counts
         return np.where(rises, hits, trials - hits), trials
 
-    def log_day(self, counts: Counts) -> Floats:
-        """Return log L of a day's counts, (k, alternatives)."""
+    def log_day(self, counts: Counts) -> tuple[Floats, Mask]:
+        """Return log L of a day's counts, (k, alternatives), and which rates had a trial (k,)."""
         hits, trials = self.counted(counts)
-        return log_period(hits, trials, self.limits)
+        return log_period(hits, trials, self.limits), trials > 0
 
     @cached_property
     def _sums(self) -> tuple[csr_array, csr_array, Floats]:

@@ -17,30 +17,37 @@ _ALARM = "watch-alarm"
 def respond(
     home: SiteHome, name: str, watched: Watched, alarms: Sequence[Alarm], plan: WatchPlan | None
 ) -> Action:
-    """Enter alarms in the audit log, and do what the plan says; return what was done.
+    """Do what the plan says, and enter the alarms with it in the audit log; return what was done.
 
-    An entry names what an alarm is about, and no count. Of a finished model nothing is entered,
-    because no audit log may say that there is one, and its alarms only tell.
+    An entry names what an alarm is about, and neither a count nor a ward. Of a finished model
+    nothing is entered, because no audit log may say that there is one, and its alarms only tell.
     """
     if watched.finished:
         return "tell"
-    action: Action = "tell" if plan is None else plan.action([one.key for one in alarms])
+    action: Action = "tell"
+    if plan is not None:
+        action = _done(home, watched, alarms, plan)
     study = watched.study
     for alarm in alarms:
         facts = {"name": name, "version": study.version, "alarm": alarm.number}
-        about = {"about": alarm.key.kind, "of": alarm.key.name}
-        home.record(_ALARM, study.digest, **facts, **about, action=action)
-    if plan is None or action in ("tell", "finish"):
+        home.record(_ALARM, study.digest, **facts, **alarm.key.public, action=action)
+    return action
+
+
+def _done(home: SiteHome, watched: Watched, alarms: Sequence[Alarm], plan: WatchPlan) -> Action:
+    """Do what the plan says about these alarms, unless the version is out of use already."""
+    action, study = plan.action([one.key for one in alarms]), watched.study
+    if action in ("tell", "finish"):
         return action
-    wanted = f"{study.name}:{study.version}"
-    numbers = ", ".join(str(one.number) for one in alarms)
-    why = f"health below 85, alarm {numbers}; as planned by {plan.by} on {plan.time[:10]}"
+    more = f" and {len(alarms) - 1} more" if len(alarms) > 1 else ""
+    why = f"health below 85, alarm {alarms[0].number}{more}; as planned on {plan.time[:10]}"
+    if versions.read(home).withdrawal(study.name, study.digest) is not None:
+        return action
     if action == "fall back":
         try:
-            version_decisions.rollback(home, wanted, why)
+            version_decisions.rollback(home, study.digest, why)
             return action
         except (StudyError, UsageError):  # no version was before it, or its files are gone
             action = "stop"
-    if versions.read(home).withdrawal(study.name, study.digest) is None:
-        version_decisions.withdraw(home, wanted, why)
+    version_decisions.withdraw(home, study.digest, why)
     return action

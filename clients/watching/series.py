@@ -1,7 +1,9 @@
 """A series of answers, day by day: its baseline, its detectors, and the days that are kept.
 
-    1. until ``BASELINE_DAYS`` have passed and ``BASELINE_PATIENTS`` were scored, days are summed as
-       the baseline;
+    1. the first week is left out, for whoever is here already is counted in it. Then days are
+       summed as the baseline, by the day of the week, until ``BASELINE_DAYS`` have passed, with
+       patients on ``_BUSY_DAYS`` of them and ``BASELINE_PATIENTS`` in all. After a week without any
+       patient it begins anew;
     2. then each rate has a detector. At the end of a day it takes that day's counts; a look within
        the day takes those so far;
     3. beside each detector runs a cumulative sum (Page 1954), whose last beginning is the day since
@@ -24,6 +26,7 @@ from flo.clients.watching.rates import Rates
 from flo.scores.change_detector import FACTORS, NOTHING, after, evidence
 
 BASELINE_DAYS, BASELINE_PATIENTS = 28, 500
+FIRST_DAYS, _BUSY_DAYS, _LONGEST_GAP = 7, 20, 7
 KEPT_DAYS = 120
 Days = npt.NDArray[np.int64]
 Sparse = list[list[int]]
@@ -44,10 +47,16 @@ class Detectors:
         shape = count, alternatives
         return cls(np.full(shape, NOTHING), np.zeros(shape), np.zeros(shape, dtype=np.int64))
 
-    def with_day(self, day: int, log_l: Floats) -> Detectors:
-        """Return the detectors after a day with these factors (k, alternatives)."""
-        since = np.where(self.sums <= 0, day, self.since)
-        return Detectors(after(self.log_m, log_l), np.maximum(self.sums, 0.0) + log_l, since)
+    def with_day(self, day: int, log_l: Floats, had: Mask) -> Detectors:
+        """Return the detectors after a day with these factors (k, alternatives).
+
+        ``had``: which of them had a trial (k,); for the others the day is none.
+        """
+        has = had[:, None]
+        log_m = np.where(has, after(self.log_m, log_l), self.log_m)
+        since = np.where(has & (self.sums <= 0), day, self.since)
+        sums = np.where(has, np.maximum(self.sums, 0.0) + log_l, self.sums)
+        return Detectors(log_m, sums, since)
 
     def evidence(self) -> Floats:
         """Return log M of each (k,)."""
@@ -75,33 +84,44 @@ class Detectors:
 class Series:
     """``name``: of a ward; "" of all answers. ``log_weight``: of all its rates together.
 
-    ``began``: its first day, 0 before the first answer. ``day``: of ``today``, which has the counts
-    that are in no detector yet; ``taken``: those of the same day that are, or that are left out.
-    ``days``: counts of the days before. ``rates``, ``detectors``: None while the baseline is
-    counted.
+    ``day``: of ``today``, which has the counts that are in no detector yet; 0 before the first
+    answer. ``taken``: counts of the same day that are, or that are left out. ``days``: counts of
+    the days before. ``place``: of a ward among all. ``rates``, ``detectors``: None while the
+    baseline is counted; ``began``: its first day, 0 before it.
     """
 
-    def __init__(self, layout: Layout, name: str, log_weight: float) -> None:
-        self.layout, self.name, self.log_weight = layout, name, log_weight
-        self.began = self.day = 0
-        self.baseline, self.today, self.taken = layout.empty(), layout.empty(), layout.empty()
-        self.days = dict[int, Counts]()
+    def __init__(self, layout: Layout, name: str, log_weight: float, place: int = 0) -> None:
+        self.layout, self.name, self.log_weight, self.place = layout, name, log_weight, place
+        self.day = 0
+        self.today, self.taken = layout.empty(), layout.empty()
+        self.days = dict[int, Sparse]()
         self.rates: Rates | None = None
         self.detectors: Detectors | None = None
+        self._begin_baseline()
+
+    def _begin_baseline(self) -> None:
+        self.began = self.busy = self.last = 0
+        self.weekdays = np.zeros((7, self.layout.length), dtype=np.int64)
+        self.rates = self.detectors = None
+
+    @property
+    def baseline(self) -> Counts:
+        """Counts of the baseline so far."""
+        return np.asarray(self.weekdays.sum(axis=0))
 
     def counts_of(self, day: int) -> Counts:
         """Return the counts of a day, to be added to, after days before it were closed."""
-        if not self.began:
-            self.began = self.day = day
+        self.day = self.day or day
         while self.day < day:
             self._close()
+        self.began = self.began or day
         return self.today
 
     def now(self) -> Detectors | None:
         """Return the detectors with today's counts; None while the baseline is counted."""
         if self.rates is None or self.detectors is None:
             return None
-        return self.detectors.with_day(self.day, self.rates.log_day(self.today))
+        return self.detectors.with_day(self.day, *self.rates.log_day(self.today))
 
     def all_today(self) -> Counts:
         """Return all counts of the day."""
@@ -109,8 +129,11 @@ class Series:
 
     def since(self, day: int) -> Counts:
         """Return the sum of the counts from a day on."""
-        several = [counts for one, counts in self.days.items() if one >= day]
-        return np.asarray(np.sum([self.all_today(), *several], axis=0))
+        found = self.all_today()
+        for one, (places, counts) in self.days.items():
+            if one >= day:
+                found[places] += counts
+        return found
 
     def restart(self, places: Mask) -> None:
         """Let the detectors of some rates (k,) begin anew. Today is over for all, and begins again,
@@ -124,45 +147,65 @@ class Series:
     def begin_anew(self) -> None:
         """Let a new baseline begin with the next answer."""
         self._take_today()
-        self.baseline, self.began = self.layout.empty(), 0
-        self.rates = self.detectors = None
+        self._begin_baseline()
 
     def _take_today(self) -> None:
         self.taken, self.today = self.all_today(), self.layout.empty()
 
     def _close(self) -> None:
         """End the day: [1], [2], [3]."""
-        if self.rates is None or self.detectors is None:
-            self.baseline += self.today
-            is_long = self.day + 1 - self.began >= BASELINE_DAYS
-            if is_long and self.baseline[SCORED] >= BASELINE_PATIENTS:
-                self.rates = Rates(self.layout, self.baseline)
-                self.detectors = Detectors.of(len(self.rates.all))
-        else:
-            log_l = self.rates.log_day(self.today)
-            self.detectors = self.detectors.with_day(self.day, log_l)
+        if self.rates is not None and self.detectors is not None:
+            log_l, had = self.rates.log_day(self.today)
+            self.detectors = self.detectors.with_day(self.day, log_l, had)
+        elif self.began:
+            self._learn()
         self._take_today()
         if self.taken.any():
-            self.days[self.day] = self.taken
+            self.days[self.day] = sparse(self.taken)
             self.taken = self.layout.empty()
         self.day += 1
         for old in [one for one in self.days if one < self.day - KEPT_DAYS]:
             del self.days[old]
 
+    def _learn(self) -> None:
+        """Add the day to the baseline, which may be whole then. [1]"""
+        scored = int(self.today[SCORED])
+        if scored:
+            self.last = self.day
+        elif self.last and self.day - self.last > _LONGEST_GAP:
+            self._begin_baseline()
+            return
+        if self.day - self.began < FIRST_DAYS:
+            return
+        self.weekdays[self.day % 7] += self.today
+        self.busy += scored > 0
+        is_long = self.day + 1 - self.began >= FIRST_DAYS + BASELINE_DAYS
+        is_full = self.busy >= _BUSY_DAYS and self.baseline[SCORED] >= BASELINE_PATIENTS
+        if is_long and is_full:
+            self.rates = Rates(self.layout, self.weekdays, self.log_weight)
+            self.detectors = Detectors.of(len(self.rates.all))
+
     def to_state(self) -> dict[str, Any]:
         """Return as JSON all but the days' counts."""
         return {
-            **{"name": self.name, "began": self.began, "day": self.day},
-            **{"baseline": sparse(self.baseline), "taken": sparse(self.taken)},
+            **{
+                "name": self.name,
+                "place": self.place,
+                "day": self.day,
+                "taken": sparse(self.taken),
+            },
+            "baseline": [self.began, self.busy, self.last],
+            "weekdays": [sparse(one) for one in self.weekdays],
             "detectors": None if self.detectors is None else self.detectors.to_state(),
         }
 
     def take_state(self, state: dict[str, Any]) -> None:
         """Become what ``to_state`` returned of a series of the same study."""
-        self.began, self.day = int(state["began"]), int(state["day"])
-        self.baseline, self.taken = self._dense(state["baseline"]), self._dense(state["taken"])
+        self.day, self.taken = int(state["day"]), self._dense(state["taken"])
+        self.began, self.busy, self.last = state["baseline"]
+        self.weekdays = np.stack([self._dense(one) for one in state["weekdays"]])
         if state["detectors"] is not None:
-            self.rates = Rates(self.layout, self.baseline)
+            self.rates = Rates(self.layout, self.weekdays, self.log_weight)
             self.detectors = Detectors.from_state(state["detectors"])
 
     def take_day(self, day: int, counts: Sparse) -> None:
@@ -170,7 +213,7 @@ class Series:
         if day == self.day:
             self.today = self._dense(counts) - self.taken
         else:
-            self.days[day] = self._dense(counts)
+            self.days[day] = counts
 
     def _dense(self, counts: Sparse) -> Counts:
         found = self.layout.empty()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flo.clients.watching.calibration import ALL, Outcomes
 from flo.clients.watching.counts import ASKED, SCORED, Counts
 from flo.clients.watching.naming import typical
-from flo.clients.watching.series import BASELINE_DAYS, BASELINE_PATIENTS, Series
+from flo.clients.watching.series import BASELINE_DAYS, BASELINE_PATIENTS, FIRST_DAYS, Series
 from flo.clients.watching.watch import Alarm, Watch, score_of
 from flo.clients.watching.words import Said, in_words
 
@@ -46,7 +46,6 @@ class ShownWatch:
 
 def shown(watch: Watch, today: int) -> ShownWatch:
     """Return what is shown on a day (an ordinal)."""
-    watch.look(today)
     seen = {key: score_of(one) for key, one, _, _ in watch.seen(today)}
     series = watch.hospital
     scores = {
@@ -59,7 +58,7 @@ def shown(watch: Watch, today: int) -> ShownWatch:
         if key.kind == "outcomes"
     ]
     return ShownWatch(
-        health=watch.health,
+        health=min(seen.values(), default=100.0),
         learning=_learning(series, today),
         patients=int(series.since(0)[SCORED]),
         alarms=[(alarm, in_words(watch, alarm)) for alarm in watch.alarms],
@@ -73,10 +72,10 @@ def shown(watch: Watch, today: int) -> ShownWatch:
 def _learning(series: Series, today: int) -> str:
     if series.rates is not None:
         return ""
-    if not series.began:
-        return "no patient was scored yet"
-    scored = int((series.baseline + series.today)[SCORED])
-    days = max(BASELINE_DAYS - (today - series.began), 0)
+    if not series.since(0)[ASKED]:
+        return "requests that name their patient"
+    scored = int(series.baseline[SCORED])
+    days = max(FIRST_DAYS + BASELINE_DAYS - (today - series.began), 0)
     patients = max(BASELINE_PATIENTS - scored, 0)
     waits = [f"{days} more days"] * (days > 0) + [f"{patients} more patients"] * (patients > 0)
     return " and ".join(waits) or "the end of the day"
@@ -84,7 +83,7 @@ def _learning(series: Series, today: int) -> str:
 
 def _columns(watch: Watch, scores: dict[str, float], today: int) -> Iterator[ShownColumn]:
     series = watch.hospital
-    before = series.baseline if series.rates else series.baseline + series.today
+    before = series.baseline if series.rates else series.since(0)
     recent = series.since(today - _RECENT)
     for places in watch.layout.columns:
         yield ShownColumn(

@@ -4,8 +4,10 @@
        in ``AGAIN_DAYS``, because the next answer about the same patient is no news;
     2. outcomes are counted by groups (``flo.clients.watching.calibration``);
     3. a monitor raises an alarm when its weighted evidence reaches ``FALSE_ALARM_DAYS``. As the
-       weights' sum is at most 1, the mean time to a false alarm of all monitors together is at
-       least that many days (``flo.scores.change_detector``);
+       weights' sum is at most 1, a false alarm of any monitor within n days has a probability of at
+       most n / ``FALSE_ALARM_DAYS``, and the mean time to one is at least half of that many days
+       (``flo.scores.change_detector``). Within a day an alarm needs ``_WITHIN_A_DAY`` times the
+       evidence, because patients of a night are others than those of a day;
     4. an alarm stays until somebody settles it. Meanwhile its monitors raise no other one, and if
        it is of the whole hospital, neither do those of wards and groups.
 
@@ -24,15 +26,26 @@ import numpy as np
 from flo.arrays import Floats
 from flo.clients.watching.calibration import ALL, Kept, OutcomeWatch, bands
 from flo.clients.watching.cells import Cells, StudyCells
-from flo.clients.watching.counts import ANSWERED, SLOW, SLOW_SECONDS, Counts, Layout
+from flo.clients.watching.counts import (
+    ANSWERED,
+    ASKED,
+    HOURS,
+    SLOW,
+    SLOW_HOURS,
+    SLOW_SECONDS,
+    SLOW_SHARE,
+    Counts,
+    Layout,
+)
 from flo.clients.watching.naming import Rated
 from flo.clients.watching.series import Detectors, Series
 from flo.errors import UsageError
 from flo.study.schema import Schema
 
-FALSE_ALARM_DAYS = 5 * 365
-AGAIN_DAYS, MOST_WARDS = 90, 40
+FALSE_ALARM_DAYS = 10 * 365
+AGAIN_DAYS, MOST_WARDS = 28, 40
 _LOG_ALARM = math.log(FALSE_ALARM_DAYS)
+_WITHIN_A_DAY = 100
 # Weights: answers of the hospital, of all wards together, outcomes; their sum is 1.
 _HOSPITAL, _WARDS, _OUTCOMES = 0.35, 0.35, 0.3
 _OF_ALL, _OF_BANDS, _OF_SUBGROUPS, _OF_WARDS, _OF_LATE = 0.4, 0.2, 0.2, 0.15, 0.05
@@ -51,18 +64,27 @@ class Key:
     name: str = ""
     ward: str = ""
 
+    @property
+    def public(self) -> dict[str, str]:
+        """What an audit log says of it: a ward's name is free text of a record system."""
+        is_ward = bool(self.ward) or (self.kind == "outcomes" and self.name.startswith(_WARD))
+        name = "" if self.kind == "outcomes" and is_ward else self.name
+        return {"about": self.kind, "of": name} | ({"where": "a ward"} if is_ward else {})
+
 
 @dataclass(frozen=True)
 class Alarm:
     """``number``: for whoever settles it. ``since``: the day (an ordinal) on which it is estimated
     to have begun; ``found``: the day of the alarm. ``rate``: of a column's rates, which one.
-    ``is_answered``: whether what the hospital's plan says was done."""
+    ``time``: seconds since 1970. ``is_answered``: whether what the hospital's plan says was done.
+    """
 
     number: int
     key: Key
     since: int
     found: int
     rate: Rated = "values"
+    time: float = 0.0
     is_answered: bool = False
 
 
@@ -70,13 +92,15 @@ class Alarm:
 class Answered:
     """One answer that was sent. ``cells``: (columns,); None of a record that did not fit, and then
     ``broken`` has each column's number, and the cell of a number beyond its bounds. ``risk``: None
-    if none was stated. ``is_new``: whether the patient counts."""
+    if none was stated. ``is_first``: whether it is the patient's first record; ``is_new``: their
+    first one that was scored."""
 
     ward: str
     seconds: float
     cells: Cells | None
     broken: tuple[tuple[int, int | None], ...]
     risk: float | None
+    is_first: bool
     is_new: bool
 
 
@@ -94,49 +118,94 @@ class Watch:
         logs = {group: math.log(_OUTCOMES * weight) for group, weight in weights.items()}
         self.outcomes = OutcomeWatch(logs, math.log(_OUTCOMES * _OF_LATE))
         self.alarms, self._last, self.first_day = list[Alarm](), 0, 0
+        self._hour = 0, 0, 0  # hour, answers and slow answers in it; not kept in the file
         self.health = 100.0  # by the monitor with the most evidence, at the last look
 
-    def count(self, day: int, several: Sequence[Answered]) -> None:
-        """Count answers of one day, which is not before one that was counted. [1]"""
+    def count(self, day: int, several: Sequence[Answered], hour: int = 0) -> None:
+        """Count answers of one day, which is not before one that was counted. [1]
+
+        ``hour``: in which they were given, since any moment.
+        """
         if not self.first_day:
             self.first_day = self.outcomes.next_day = self.outcomes.next_late = day
+        for series in self.wards.values():
+            if series.day:
+                series.counts_of(day)  # so that days of long ago are forgotten
         by_ward = dict[str, list[Answered]]()
+        here = {one.ward for one in several}
         for one in several:
-            ward = self._ward(one.ward)
+            ward = self._ward(one.ward, here)
             if ward:
                 by_ward.setdefault(ward, []).append(one)
         self._count(self.hospital.counts_of(day), several)
+        self._count_hour(hour, several)
         for ward, ones in by_ward.items():
             self._count(self.wards[ward].counts_of(day), ones)
 
     def count_outcomes(
-        self, today: int, follow_up: int, of_day: Callable[[int], Sequence[Kept]]
+        self,
+        today: int,
+        follow_up: int,
+        of_day: Callable[[int], Sequence[Kept]],
+        unknown: Callable[[int], int],
     ) -> None:
         """Count the outcomes that are due. [2] Arguments as ``OutcomeWatch.take``."""
         if self.first_day:
-            self.outcomes.take(today, follow_up, of_day)
+            self.outcomes.take(today, follow_up, of_day, unknown)
 
-    def _ward(self, name: str) -> str:
+    def _ward(self, name: str, here: Collection[str]) -> str:
         """Return the ward, which is watched from now on; "" beyond ``MOST_WARDS``."""
-        if not name or name in self.wards or len(self.wards) >= MOST_WARDS:
-            return name if name in self.wards else ""
-        place = len(self.wards) + 1
-        share = 1 / (place * (place + 1))  # their sum is at most 1, however many there will be
-        self.wards[name] = Series(self.layout, name, math.log(_WARDS * share))
+        if not name or name in self.wards:
+            return name
+        if len(self.wards) >= MOST_WARDS and not self._forget_silent_ward(here):
+            return ""
+        place = min(set(range(1, MOST_WARDS + 1)) - {one.place for one in self.wards.values()})
+        share = 1 / (place * (place + 1))  # their sum is below 1
+        self.wards[name] = Series(self.layout, name, math.log(_WARDS * share), place)
         self.outcomes.add_group(_WARD + name, math.log(_OUTCOMES * _OF_WARDS * share))
         return name
+
+    def _count_hour(self, hour: int, several: Sequence[Answered]) -> None:
+        """Count the hour before, once another one begins, as slow or not."""
+        before, answers, slow = self._hour
+        if hour != before:
+            self.hospital.today[HOURS] += answers > 0
+            self.hospital.today[SLOW_HOURS] += slow > SLOW_SHARE * answers
+            answers = slow = 0
+        slow += sum(one.seconds > SLOW_SECONDS for one in several)
+        self._hour = hour, answers + len(several), slow
+
+    def _forget_silent_ward(self, but: Collection[str]) -> bool:
+        """Forget a ward whose days are all forgotten; return False if there is none."""
+        silent = [
+            name
+            for name, ward in self.wards.items()
+            if ward.day
+            and name not in but
+            and not ward.days
+            and not ward.all_today().any()
+            and not self._is_alarmed(name)
+        ]
+        if not silent:
+            return False
+        del self.wards[silent[0]]
+        self.outcomes.forget_group(_WARD + silent[0])
+        return True
+
+    def _is_alarmed(self, ward: str) -> bool:
+        return any(ward == one.key.ward or one.key.name == _WARD + ward for one in self.alarms)
 
     def _count(self, counts: Counts, several: Sequence[Answered]) -> None:
         counts[ANSWERED] += len(several)
         counts[SLOW] += sum(one.seconds > SLOW_SECONDS for one in several)
-        new = [one for one in several if one.is_new]
-        scored = [one for one in new if one.cells is not None]
+        counts[ASKED] += sum(one.is_first for one in several)
+        scored = [one for one in several if one.is_new and one.cells is not None]
         if scored:
             risks = [math.nan if one.risk is None else one.risk for one in scored]
             cells = np.stack([one.cells for one in scored if one.cells is not None])
             self.layout.add_scored(counts, cells, np.array(risks))
-        for one in new:
-            if one.cells is None and one.broken:
+        for one in several:
+            if one.is_first and one.cells is None:
                 self.layout.add_refused(counts, one.broken)
 
     def groups_of(self, ward: str, risk: float, subgroups: Sequence[str]) -> list[str]:
@@ -145,8 +214,11 @@ class Watch:
         wards = [_WARD + ward] if ward in self.wards else []
         return [ALL, band, *(one for one in subgroups if one in self.outcomes.log_weights), *wards]
 
-    def look(self, day: int) -> list[Alarm]:
-        """Return the alarms that are new. [3]"""
+    def look(self, day: int, now: float = 0.0) -> list[Alarm]:
+        """Return the alarms that are new. [3]
+
+        ``now``: seconds since 1970, kept with them.
+        """
         known, new = {one.key for one in self.alarms}, list[Alarm]()
         self.health = 100.0
         for key, seen, detectors, place in self.seen(day):
@@ -155,7 +227,8 @@ class Watch:
                 self._last += 1
                 known.add(key)
                 rate = self._rate(key, place)
-                new.append(Alarm(self._last, key, detectors.changed_on(place), day, rate))
+                since = detectors.changed_on(place)
+                new.append(Alarm(self._last, key, since, day, rate, now))
         self.alarms += new
         return new
 
@@ -192,9 +265,11 @@ class Watch:
         if series.began:
             series.counts_of(day)
         detectors, rates = series.now(), series.rates
-        if detectors is None or rates is None:
+        if detectors is None or rates is None or series.detectors is None:
             return
-        weighted: Floats = detectors.evidence() + rates.log_weights + series.log_weight
+        within = detectors.evidence() - math.log(_WITHIN_A_DAY)
+        seen = np.maximum(within, series.detectors.evidence())
+        weighted: Floats = seen + rates.log_weights + series.log_weight
         best = dict[Key, int]()
         for place, rate in enumerate(rates.all):
             if rate.column < 0:
@@ -230,12 +305,20 @@ class Watch:
             for group in list(self.outcomes.log_weights) if whole else [key.name]:
                 self.outcomes.restart(group)
         elif key.kind == "late":
-            self.outcomes.restart_late()
+            self.outcomes.restart_late(anew=as_usual)
         else:
             several = [self.wards[key.ward]] if key.ward else [self.hospital, *self.wards.values()]
             for series in several:
                 self._restart(series, key, as_usual=as_usual)
-        self.alarms.remove(alarm)
+            if as_usual:  # nothing is left by which others of these series could be judged
+                gone = {series.name for series in several}
+                data = ("column", "risk", "slow")
+                self.alarms = [
+                    one
+                    for one in self.alarms
+                    if one.key.kind not in data or one.key.ward not in gone
+                ]
+        self.alarms = [one for one in self.alarms if one.number != number]
         return alarm
 
     def _restart(self, series: Series, key: Key, *, as_usual: bool) -> None:
@@ -260,10 +343,7 @@ class Watch:
             "hospital": self.hospital.to_state(),
             "wards": [one.to_state() for one in self.wards.values()],
             "outcomes": self.outcomes.to_state(),
-            "alarms": [
-                [one.number, [*astuple(one.key)], one.since, one.found, one.rate, one.is_answered]
-                for one in self.alarms
-            ],
+            "alarms": [[one.number, [*astuple(one.key)], *astuple(one)[2:]] for one in self.alarms],
             "last": self._last,
             "first_day": self.first_day,
         }
@@ -272,7 +352,10 @@ class Watch:
         """Become what ``to_state`` returned of a watch of the same study."""
         self.hospital.take_state(state["hospital"])
         for one in state["wards"]:
-            self.wards[self._ward(one["name"])].take_state(one)
+            share = 1 / (one["place"] * (one["place"] + 1))
+            ward = Series(self.layout, one["name"], math.log(_WARDS * share), one["place"])
+            ward.take_state(one)
+            self.wards[ward.name] = ward
         self.outcomes.take_state(state["outcomes"])
         self.alarms = [Alarm(number, Key(*key), *facts) for number, key, *facts in state["alarms"]]
         self._last, self.first_day = int(state["last"]), int(state["first_day"])

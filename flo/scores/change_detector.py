@@ -12,12 +12,14 @@ and is 1 at q. With L_t, the product over the trials of a period,
 
     M_0 = 0,   M_t = (M_{t-1} + 1) L_t
 
-is an e-detector (Shin, Ramdas and Rinaldo, "E-detectors", 2024, definition 2.2, of the
-Shiryaev-Roberts kind): M_t - t is a supermartingale, also at looks within a period, so that
-E M_τ <= E τ at every stopping time τ. The same holds for a mean of several with weights that sum to
-1. Whoever raises an alarm as soon as w_k M_k >= T for any detector k of weight w_k, Σ w_k <= 1, has
-at that time Σ w_k M_k >= T: the mean time to a false alarm of all together is at least T periods,
-however the detectors depend on each other.
+is an e-detector of the Shiryaev-Roberts kind (Shin, Ramdas and Rinaldo, "E-detectors: a
+nonparametric framework for sequential change detection", 2024): M_t - t is a supermartingale, also
+at looks within a period, so that E M_τ <= E τ at every stopping time τ. A period without a trial
+changes nothing and is not counted. Whoever raises an alarm as soon as w_k M_k >= T for any detector
+k of weight w_k, Σ w_k <= 1, raises a false one within n periods with a probability of at most
+Σ w_k n / T <= n / T: by Ville's inequality for each, and the sum over all, however they depend on
+each other. So the mean time to a false alarm is at least Σ_n (1 - n / T) >= T / 2. (It is at least
+T where each trial's probability is within its limit given all that *any* detector saw before.)
 
 A rate that must not fall is one whose misses must not rise.
 """
@@ -31,7 +33,7 @@ from scipy.stats import beta
 from flo.arrays import Floats
 
 # Alternatives of a rate, from small changes to a value that was hardly seen and now always is.
-FACTORS = np.array([1.5, 3.0, 10.0, 100.0])
+FACTORS = np.array([1.2, 2.0, 6.0, 100.0])
 NOTHING = -1e9  # log M_0: so small that adding 1 gives 1, and JSON can state it
 _LEAST = 1e-4  # a limit below it is taken for it
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -27,13 +28,14 @@ from tests.clients.serving.served_site import (
     AtWork,
     at_work,
     hook,
+    put_into_use,
     served_site,
     version_of,
 )
 from tests.clients.watching.builders import a_dull_month
 
 SCORE, HOOK, OUTCOMES = "/models/tiny/score", "/cds-services/tiny", "/models/tiny/outcomes"
-WATCHED = Watched.of(V9.open(), finished=False)
+WATCHED = Watched.of(V9.open())
 
 
 @pytest.fixture
@@ -52,8 +54,13 @@ def during(home: SiteHome, work: Callable[[AtWork], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
+_PATIENTS = itertools.count()
+
+
 def record(age: float = 50, ward: str = "b", **more: Any) -> dict[str, Any]:
-    return {"record": {"age": age, "ward": ward}} | more
+    """A request about a patient of its own, if no other is named."""
+    who = {"patient": f"somebody {next(_PATIENTS)}"}
+    return {"record": {"age": age, "ward": ward}} | who | more
 
 
 async def asked(at: AtWork, body: dict[str, Any]) -> str:
@@ -94,10 +101,17 @@ def test_a_record_systems_hook_is_counted_with_its_ward(home: SiteHome) -> None:
         assert response.status_code == 200
         wrong = await at.ask(HOOK, hook("unheard of", extension={"com.flo.ward": ["x"]}))
         assert wrong.status_code == 200
-        kept = await counts(home, [2, 2, 1])
+        kept = await counts(home, [2, 1, 1])
         assert list(kept.watch.wards) == ["ward 3"]
-        column = kept.watch.layout.column("ward")
-        assert kept.watch.hospital.since(0)[column.refused] == 1
+
+    during(home, work)
+
+
+def test_requests_that_name_no_patient_are_only_timed(home: SiteHome) -> None:
+    async def work(at: AtWork) -> None:
+        for _ in range(3):
+            assert await asked(at, record(patient="")) == "9"
+        await counts(home, [3, 0, 0])
 
     during(home, work)
 
@@ -171,13 +185,53 @@ def test_an_alarm_does_what_the_plan_says_within_a_second(
     assert (withdrawn is not None) == (action in ("fall back", "stop"))
     if withdrawn is not None:
         assert withdrawn.why.startswith("health below 85, alarm ")
-        assert "; as planned by Ada on " in withdrawn.why
+        assert "; as planned on " in withdrawn.why
 
 
 def _alarms(home: SiteHome) -> list[dict[str, Any]]:
     with closing(home.open_audit_log()) as log:
         alarms = [one.facts for one in log.entries() if one.kind == "watch-alarm"]
-    return [one for one in alarms if one["about"] == "column"]
+    return [one for one in alarms if one["of"] == "age"]
+
+
+def test_an_alarm_waits_for_a_plan_that_cannot_be_read(home: SiteHome) -> None:
+    a_dull_month(home, WATCHED)
+    plan_decisions.decide(home, "tiny", 30, {"columns": "fall back"}, "Ada", "plan")
+    (path,) = (home.directory / "models").glob("*.watch.json")
+    plan = path.read_bytes()
+    path.unlink()
+
+    async def work(at: AtWork) -> None:
+        for _ in range(60):
+            await asked(at, record(20))
+        standing = at.serving.models.watching.standing
+        while (found := standing("tiny")) is None or not found.alarms:
+            await asyncio.sleep(0.02)
+        assert await asked(at, record(50)) == "9"
+        path.write_bytes(plan)
+        while await asked(at, record(50)) != "1":
+            await asyncio.sleep(0.02)
+
+    during(home, work)
+    assert len(_alarms(home)) == 1
+
+
+def test_whoever_puts_a_version_into_use_again_has_settled_its_alarms(home: SiteHome) -> None:
+    a_dull_month(home, WATCHED)
+    plan_decisions.decide(home, "tiny", 30, {"columns": "fall back"}, "Ada", "plan")
+
+    async def work(at: AtWork) -> None:
+        for _ in range(2):
+            for _ in range(60):
+                await asked(at, record(20))
+            while await asked(at, record(50)) != "1":
+                await asyncio.sleep(0.02)
+            put_into_use(home, V9)
+            while await asked(at, record(50)) != "9":
+                await asyncio.sleep(0.02)
+
+    during(home, work)
+    assert len(_alarms(home)) == 2, "and they can be raised again"
 
 
 def test_without_an_earlier_version_to_fall_back_to_none_answers(
@@ -224,7 +278,7 @@ def test_another_version_has_monitors_of_its_own(home: SiteHome) -> None:
             await asyncio.sleep(0.02)
 
     during(home, work)
-    assert Watched.of(V1.open(), finished=False).id in watched_answers.watches(home)
+    assert Watched.of(V1.open()).id in watched_answers.watches(home)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,12 +55,13 @@ class Ward:
     def answered(self, record: Record, ward: str = "", **more: Any) -> Answered:
         """As a worker and the front make it of a record."""
         encoded, study = self.encoder.encode(record), self.watch.layout.study
-        facts = {"seconds": 0.01, "risk": 0.2, "is_new": True} | more
         if encoded.inputs is None:
             broken = tuple(study.of_rules(encoded.broken))
-            return Answered(ward, facts["seconds"], None, broken, None, facts["is_new"])
-        cells = study.of_inputs(np.array([encoded.inputs]))[0]
-        return Answered(ward, facts["seconds"], cells, (), facts["risk"], facts["is_new"])
+            usual = Answered(ward, 0.01, None, broken, None, True, False)
+        else:
+            cells = study.of_inputs(np.array([encoded.inputs]))[0]
+            usual = Answered(ward, 0.01, cells, (), 0.2, True, True)
+        return replace(usual, **more)
 
     def day(
         self,
@@ -73,11 +75,11 @@ class Ward:
         several = [
             self.answered(change(self.record()), ward(number), **more) for number in range(count)
         ]
-        self.watch.count(FIRST + day, several)
+        self.watch.count(FIRST + day, several, 24 * day)
 
     def month(self, **more: Any) -> None:
-        """The days whose counts become what is usual."""
-        for day in range(29):
+        """A first week, and the days whose counts become what is usual."""
+        for day in range(-7, 29):
             self.day(day, **more)
 
 
@@ -90,16 +92,16 @@ def kept(outcomes: Sequence[bool | None], *, risk: float = 0.2, day: int = 0) ->
 
 
 def a_dull_month(home: SiteHome, watched: Watched, changed_days: int = 0) -> None:
-    """Thirty days of patients of ``tiny`` around 50, until yesterday; then some around 20."""
+    """Days of patients of ``tiny`` around 50, until yesterday, or until some around 20 came."""
     generator = np.random.default_rng(2)
     with closing(KeptWatch(home, watched)) as kept:
         columns = kept.watch.layout.study.columns
-        for day in range(30 + changed_days, 0, -1):
+        for day in range(37 + changed_days, 0, -1):
             ages = generator.normal(20 if day <= changed_days else 50, 5, 40)
             wards = generator.integers(0, 2, 40)
             several = [
                 Arrived(
-                    *(f"{day:018}{n:018}", "ehr", 0.01, "", ""),
+                    *(f"{day:018}{n:018}", "ehr", 0.01, f"{day:032}{n:032}", ""),
                     np.array([columns[0].of_values(ages[n : n + 1])[0], wards[n]], dtype=np.uint16),
                     (),
                     0.2,

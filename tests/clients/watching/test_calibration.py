@@ -39,7 +39,10 @@ def take(watch: OutcomeWatch, days: dict[int, list[Kept]], today: int) -> int:
             for one in days.get(day - FIRST, [])
         ]
 
-    watch.take(FIRST + today, FOLLOW_UP, of_day)
+    def unknown(day: int) -> int:
+        return sum(one.outcome is None for one in of_day(day))
+
+    watch.take(FIRST + today, FOLLOW_UP, of_day, unknown)
     return watch.since(0, "all patients").known
 
 
@@ -51,8 +54,11 @@ def test_no_factor_rises_on_average_while_odds_are_within_what_is_tolerated(
     risk: float, odds: float
 ) -> None:
     rate = float(times_odds(np.array(risk), odds))
-    of = [np.exp(log_outcomes(np.array([risk]), np.array([float(had)]))) for had in (0, 1)]
+    one, none = np.ones(1), np.zeros(1)
+    of = [np.exp(log_outcomes(np.array([risk]), *had)) for had in ((none, one), (one, none))]
     assert ((1 - rate) * of[0] + rate * of[1] <= 1 + 1e-9).all()
+    unknown = np.exp(log_outcomes(np.array([risk]), none, none))
+    assert (unknown <= np.minimum(of[0], of[1]) + 1e-12).all(), "never above the true one"
 
 
 def test_a_death_that_is_known_early_counts_with_the_others_of_its_day() -> None:
@@ -68,13 +74,17 @@ def test_a_day_waits_for_its_outcomes_and_holds_up_later_days() -> None:
     watch, days = watch_of({0: kept([True] * 9 + [None]), 1: kept([False] * 10)})
     assert take(watch, days, 35) == 0
     assert take(watch, days, FOLLOW_UP + GRACE_DAYS) == 0
-    assert take(watch, days, FOLLOW_UP + GRACE_DAYS + 1) == 19, "one in ten may stay unknown"
+    assert take(watch, days, FOLLOW_UP + GRACE_DAYS + 1) == 19
 
 
-def test_a_day_of_which_too_much_is_unknown_is_left_out() -> None:
-    watch, days = watch_of({0: kept([True] * 8 + [None] * 2), 1: kept([False] * 10)})
-    assert take(watch, days, FOLLOW_UP + GRACE_DAYS + 1) == 10
-    assert watch.since(0, "all patients").had == 0
+def test_who_is_never_reported_raises_no_alarm() -> None:
+    """A fifth dies as stated; of those who live, nobody ever hears."""
+    days = {day: kept([True] * 20 + [None] * 80, day=day + 5) for day in range(60)}
+    watch, _ = watch_of(days)
+    for today in range(60 + FOLLOW_UP + GRACE_DAYS + 2):
+        take(watch, days, today)
+    assert (watch.now()["all patients"].evidence() < 1).all()
+    assert watch.since(0, "all patients").known == 1200
 
 
 def test_an_outcome_that_is_reported_after_its_day_was_counted_changes_nothing() -> None:
@@ -84,22 +94,33 @@ def test_an_outcome_that_is_reported_after_its_day_was_counted_changes_nothing()
     assert take(watch, days, 70) == before == 9
 
 
-def test_late_outcomes_are_found_against_the_first_300() -> None:
-    usual = {day: kept([False] * 20, day=day + FOLLOW_UP) for day in range(20)}
-    late = {day: kept([False] * 20, day=day + FOLLOW_UP + 12) for day in range(20, 40)}
+def test_late_outcomes_are_found_against_the_first_60_days() -> None:
+    usual = {day: kept([False] * 20, day=day + FOLLOW_UP) for day in range(60)}
+    late = {day: kept([False] * 20, day=day + FOLLOW_UP + 12) for day in range(60, 80)}
     watch, days = watch_of(usual | late)
-    for today in range(20 + FOLLOW_UP + LATE_DAYS + 1):
+    for today in range(60 + FOLLOW_UP + LATE_DAYS + 2):
         take(watch, days, today)
     found = watch.late()
     assert found is not None
-    assert found.evidence()[0] < 1
-    for today in range(58, 62):
+    assert found.evidence()[0] < 3
+    for today in range(99, 110):
         take(watch, days, today)
     found = watch.late()
     assert found is not None
     assert found.evidence()[0] > 10
-    watch.restart_late()
+    watch.restart_late(anew=False)
+    assert watch.late() is not None, "the cause is mended, and the baseline stays"
+    watch.restart_late(anew=True)
     assert watch.late() is None
+
+
+def test_a_file_of_outcomes_once_a_month_is_no_change() -> None:
+    months = {day: kept([False] * 20, day=30 * -(-(day + FOLLOW_UP) // 30)) for day in range(240)}
+    watch, days = watch_of(months)
+    for today in range(240 + FOLLOW_UP):
+        take(watch, days, today)
+        found = watch.late()
+        assert found is None or found.evidence()[0] < 8, "12 is an alarm"
 
 
 def test_odds_that_doubled_are_found_in_the_right_direction() -> None:
@@ -107,7 +128,7 @@ def test_odds_that_doubled_are_found_in_the_right_direction() -> None:
     for odds, wanted in ((2.0, 0), (0.5, 1)):
         had = generator.random(400) < times_odds(risks, odds)
         watch, _ = watch_of({})
-        watch.count(FIRST, "all patients", risks, had.astype(float))
+        watch.count(FIRST, "all patients", kept(had.tolist()))
         evidence = watch.now()["all patients"].evidence()
         assert int(np.argmax(evidence)) == wanted
         assert evidence[wanted] > 5

@@ -19,13 +19,13 @@ from flo.clients.records.outcome_reports import report
 from flo.clients.records.watched_answers import WatchedAnswers, day_of
 from flo.clients.watching.counts import ANSWERED, ASKED, SCORED
 from flo.clients.watching.kept import Arrived, KeptWatch, Watched
-from flo.clients.watching.watch import AGAIN_DAYS
-from flo.errors import TrustError
+from flo.clients.watching.watch import AGAIN_DAYS, Alarm, Key
+from flo.errors import TrustError, UsageError
 from tests.builders import make_site
 from tests.flo.published_models import made
 
 DAY, NOW = 86_400.0, 1_800_000_000.0
-WATCHED = Watched.of(made("logistic").open(), finished=False)
+WATCHED = Watched.of(made("logistic").open())
 
 
 @pytest.fixture
@@ -39,7 +39,9 @@ def kept(site: SiteHome) -> Iterator[KeptWatch]:
         yield opened
 
 
-def arrived(number: int, patient: str = "", **more: Any) -> Arrived:
+def arrived(number: int, patient: str | None = None, **more: Any) -> Arrived:
+    """An answer about a patient of its own, if no other is named."""
+    patient = f"{number:064x}" if patient is None else patient
     cells = np.array([20, 1], dtype=np.uint16)
     usual = Arrived(f"{number:036}", "ehr", 0.01, patient, "", cells, (), 0.25)
     return replace(usual, **more)
@@ -78,20 +80,24 @@ def test_a_batch_that_cannot_be_written_is_not_counted(
         assert counted(again) == [2, 2, 2]
 
 
-def test_a_patient_counts_once_in_three_months(kept: KeptWatch) -> None:
+def test_a_patient_counts_once_in_four_weeks(kept: KeptWatch) -> None:
     for number in range(3):
         kept.take([arrived(number, "a" * 64)], 30, NOW + number * DAY)
     assert counted(kept) == [3, 1, 1]
     kept.take([arrived(4, "a" * 64)], 30, NOW + AGAIN_DAYS * DAY)
     assert counted(kept) == [4, 2, 2]
-    kept.take([arrived(5), arrived(6)], 30, NOW + AGAIN_DAYS * DAY)
-    assert counted(kept) == [6, 4, 4], "of a request that names nobody, nobody knows who it was"
+    kept.take([arrived(5, ""), arrived(6, "")], 30, NOW + AGAIN_DAYS * DAY)
+    assert counted(kept) == [6, 2, 2], "of a request that names nobody, nobody knows who it was"
 
 
 def test_a_record_that_did_not_fit_does_not_hide_the_patients_values(kept: KeptWatch) -> None:
-    kept.take([arrived(1, "a" * 64, cells=None, broken=((0, None),), risk=None)], 30, NOW)
+    wrong = {"cells": None, "broken": ((0, None),), "risk": None}
+    kept.take([arrived(1, "a" * 64, **wrong)], 30, NOW)
     kept.take([arrived(2, "a" * 64)], 30, NOW)
-    assert counted(kept) == [2, 2, 1]
+    kept.take([arrived(3, "a" * 64, **wrong)], 30, NOW)
+    assert counted(kept) == [3, 1, 1], "refused or not by the first record"
+    refused = kept.watch.layout.column("age").refused
+    assert kept.watch.hospital.since(0)[refused] == 1
 
 
 def test_outcomes_that_are_reported_are_counted_when_they_are_due(
@@ -165,7 +171,61 @@ def test_two_versions_have_two_files_and_a_finished_model_its_own() -> None:
     other = made("gated", run="run-2").open()
     several = {
         WATCHED.id,
-        Watched.of(other, finished=False).id,
-        Watched.of(other, finished=True).id,
+        Watched.of(other).id,
+        Watched.of(other, "2026-11-30").id,
+        Watched.of(other, "2026-12-01").id,
     }
-    assert len(several) == 3
+    assert len(several) == 4, "a model that is finished again begins anew"
+
+
+def test_monitors_that_are_erased_while_a_server_runs_begin_anew(
+    site: SiteHome, kept: KeptWatch
+) -> None:
+    kept.take([arrived(1)], 30, NOW)
+    watched_answers.erase(site, WATCHED.id)
+    with pytest.raises(UsageError, match="was erased"):
+        kept.take([arrived(2)], 30, NOW)
+    with closing(KeptWatch(site, WATCHED)) as again:
+        again.take([arrived(3)], 30, NOW)
+        assert counted(again) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("days", [-1, 500])
+def test_a_wrong_clock_counts_nothing(kept: KeptWatch, days: int) -> None:
+    kept.take([arrived(1)], 30, NOW)
+    with pytest.raises(UsageError, match="and was") as refused:
+        kept.take([arrived(2)], 30, NOW + days * DAY)
+    assert "correct the clock" in refused.value.hint
+    kept.take([arrived(3)], 30, NOW)
+    assert counted(kept) == [2, 2, 2]
+
+
+def test_an_alarm_is_pending_until_something_was_done_about_it(kept: KeptWatch) -> None:
+    kept.take([arrived(1)], 30, NOW)
+    alarm = Alarm(1, Key("column", "age"), day_of(NOW), day_of(NOW), time=NOW)
+    kept.watch.alarms.append(alarm)
+    assert [one.number for one in kept.take([], 30, NOW)] == [1]
+    assert [one.number for one in kept.take([], 30, NOW)] == [1]
+    kept.answered([1])
+    assert kept.take([], 30, NOW) == []
+    kept.settle_before(NOW)
+    assert len(kept.watch.alarms) == 1
+    kept.settle_before(NOW + 1)
+    assert kept.watch.alarms == []
+
+
+def test_an_alarm_whose_end_cannot_be_entered_stays(
+    kept: KeptWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.take([arrived(1)], 30, NOW)
+    kept.watch.alarms.append(Alarm(1, Key("column", "age"), 1, 1))
+    kept.answered([1])
+
+    def full(*given: Any, **more: Any) -> None:
+        raise UsageError("the audit log cannot be used: the disk is full")
+
+    monkeypatch.setattr(SiteHome, "record", full)
+    with pytest.raises(UsageError):
+        kept.settle("tiny", 1, "mended", as_usual=False)
+    monkeypatch.undo()
+    assert kept.settle("tiny", 1, "mended", as_usual=False).number == 1

@@ -19,7 +19,7 @@ def said(
     ward.day(0, 1000)
     ward.day(1, round(count * share), change)
     ward.day(1, count - round(count * share))
-    before = ward.watch.hospital.days[FIRST]
+    before = ward.watch.hospital.since(FIRST) - ward.watch.hospital.all_today()
     place, now = ward.watch.layout.column(column), ward.watch.hospital.today
     rate: Rated = "refused" if now[place.refused] else "values"
     if column == "crea" and now[place.missing] == now[SCORED]:

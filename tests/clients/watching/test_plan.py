@@ -66,6 +66,6 @@ def test_a_reason_that_is_none_is_refused_and_nothing_is_entered(
 
 
 def test_a_finished_model_has_no_plan() -> None:
-    finished = Watched.of(made("logistic").open(), finished=True)
+    finished = Watched.of(made("logistic").open(), "2026-11-30")
     with pytest.raises(RefusedError, match="alarms of finished models only tell"):
         plan_decisions.refuse_finished(finished)
