@@ -16,13 +16,14 @@ import numpy.typing as npt
 
 from flo.arrays import Floats
 from flo.scoring.record import Beyond
-from flo.study.features import is_missing, names_of
+from flo.study.features import names_of
 from flo.study.schema import CategoryColumn, NumberColumn, Schema
 from flo.study.wording import titles
 
 Cells = npt.NDArray[np.uint16]
 _WITHIN, _OCTAVES = 40, 11
 _STEPS_WITHIN, _STEPS_BEYOND = 4, 16  # of an octave
+_APART, _ROUNDING = 8.0, 1e-9  # of scaled numbers
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,6 @@ class ColumnCells:
         """The cell of missing values."""
         return self.count - 1
 
-    def of_inputs(self, part: Floats) -> Cells:
-        """Return the cells (n,) of records from the column's inputs (n, inputs)."""
-        column = self.column
-        if column.kind == "category":
-            two = len(column.codes) == 2
-            found = part[:, 0] == 1 if two else np.argmax(part[:, : len(column.codes)], axis=1)
-        else:
-            width = column.maximum - column.minimum
-            found = self.of_values((part[:, 0] + 1) / 2 * width + column.minimum)
-        return np.where(is_missing(column, part), self.missing, found).astype(np.uint16)
-
     def of_values(self, values: Floats) -> Cells:
         """Return the cells (n,) of a number's values, which may be beyond its bounds."""
         return np.searchsorted(self.edges, values, side="right").astype(np.uint16)
@@ -65,37 +55,73 @@ class StudyCells:
     """The cells of all columns of a study but images, in the study's order."""
 
     def __init__(self, schema: Schema) -> None:
-        self.columns, self._parts, start = list[ColumnCells](), list[slice](), 0
+        self.columns, start = list[ColumnCells](), 0
         words = titles(schema)
+        numbers, edges, gone = list[list[int]](), list[Floats](), list[list[int]]()
+        self._codes = list[tuple[int, slice]]()  # of categories with more than two codes
+        two = list[list[int]]()
         for column in schema.columns:
-            width = len(names_of(column))
-            if column.kind != "image":
-                edges = _edges(column) if column.kind == "number" else np.array([])
-                self.columns.append(ColumnCells(column, words.get(column.name, column.name), edges))
-                self._parts.append(slice(start, start + width))
+            width, place = len(names_of(column)), len(self.columns)
+            if column.kind == "number":
+                cells = ColumnCells(column, words.get(column.name, column.name), _edges(column))
+                self.columns.append(cells)
+                numbers.append([place, start])
+                edges.append(_scaled(column, cells.edges))
+            elif column.kind == "category":
+                cells = ColumnCells(column, words.get(column.name, column.name), np.array([]))
+                self.columns.append(cells)
+                if len(column.codes) == 2:
+                    two.append([place, start])
+                else:
+                    self._codes.append((place, slice(start, start + len(column.codes))))
+            if column.kind != "image" and column.missing == "indicator":
+                gone.append([place, start + width - 1, cells.missing])
             start += width
-        self._numbers = {one.column.name: number for number, one in enumerate(self.columns)}
+        self._numbers = np.array(numbers, dtype=np.int64).reshape(-1, 2)
+        self._lines = np.concatenate([_APART * n + one for n, one in enumerate(edges)] or [[]])
+        self._before = np.cumsum([0, *map(len, edges)])[:-1]
+        self._two = np.array(two, dtype=np.int64).reshape(-1, 2)
+        self._gone = np.array(gone, dtype=np.int64).reshape(-1, 3)
+        self._by_name = {one.column.name: number for number, one in enumerate(self.columns)}
 
     def of_inputs(self, inputs: Floats) -> Cells:
-        """Return the cells (n, columns) of records from a model's inputs (n, d)."""
-        found = [
-            cells.of_inputs(inputs[:, part])
-            for cells, part in zip(self.columns, self._parts, strict=True)
-        ]
-        return np.stack(found, axis=1) if found else np.zeros((len(inputs), 0), dtype=np.uint16)
+        """Return the cells (n, columns) of records from a model's inputs (n, d).
+
+        All numbers are looked up at once: those of the n-th number column lie around n ``_APART``.
+        """
+        found = np.zeros((len(inputs), len(self.columns)), dtype=np.int64)
+        places, of = self._numbers.T
+        values = inputs[:, of] + _APART * np.arange(len(of))
+        found[:, places] = np.searchsorted(self._lines, values, side="right") - self._before
+        places, of = self._two.T
+        found[:, places] = inputs[:, of] == 1
+        for place, part in self._codes:
+            found[:, place] = inputs[:, part].argmax(axis=1)
+        places, of, missing = self._gone.T
+        found[:, places] = np.where(inputs[:, of] == 1, missing, found[:, places])
+        return found.astype(np.uint16)
 
     def of_rules(self, broken: Iterable[tuple[str, str]]) -> list[tuple[int, int | None]]:
         """Return the number of each column whose rule is broken, and the cell of a number that is
         beyond its bounds. Rules of no column, such as of the patient, are left out."""
         found = dict[int, int | None]()
         for name, rule in broken:
-            number = self._numbers.get(name)
+            number = self._by_name.get(name)
             if number is not None:
                 cell = None
                 if isinstance(rule, Beyond):
                     cell = int(self.columns[number].of_values(np.array([rule.value]))[0])
                 found[number] = cell
         return list(found.items())
+
+
+def _scaled(column: NumberColumn, edges: Floats) -> Floats:
+    """Return edges as the inputs have them, the bounds at -1 and 1; those far beyond are not met.
+
+    An edge is a little below its value, so that rounding puts no value on the other side.
+    """
+    scaled = 2 * (edges - column.minimum) / (column.maximum - column.minimum) - 1
+    return np.asarray(np.clip(scaled - _ROUNDING, -_APART / 3, _APART / 3))
 
 
 def _edges(column: NumberColumn) -> Floats:

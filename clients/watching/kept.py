@@ -96,9 +96,12 @@ class KeptWatch:
         """Open or create its file. Raises TrustError, UsageError: it cannot be used."""
         self._home, self.watched, self._rows = home, watched, WatchedAnswers(home, watched.id)
         self._revision, self._outcomes_at, self._without = -1, 0.0, frozenset[str]()
-        self._columns = {
-            one.column.name: place for place, one in enumerate(self._new().layout.study.columns)
-        }
+        names = watched.study.evaluation.subgroups if watched.study.evaluation else ()
+        self._grouped = [
+            (place, {n: f"{one.column.name}={code}" for n, code in enumerate(one.column.codes)})
+            for place, one in enumerate(self._new().layout.study.columns)
+            if one.column.kind == "category" and one.column.name in names
+        ]
         self.watch = self._new()
         with self._changing():  # reads all of it
             pass
@@ -238,14 +241,7 @@ class KeptWatch:
 
     def _subgroups(self, cells: Cells) -> list[str]:
         """Return the groups of the study's evaluation that a patient is in."""
-        found = []
-        for column in self.watch.layout.study.columns:
-            names = self.watched.study.evaluation.subgroups if self.watched.study.evaluation else ()
-            if column.column.name in names and column.column.kind == "category":
-                cell = int(cells[self._columns[column.column.name]])
-                if cell != column.missing:
-                    found.append(f"{column.column.name}={column.column.codes[cell]}")
-        return found
+        return [groups[cell] for place, groups in self._grouped if (cell := cells[place]) in groups]
 
     def _of_day(self, day: int) -> list[Kept]:
         return [

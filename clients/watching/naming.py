@@ -30,7 +30,9 @@ _LEFT, _SURE = 0.35, 0.25  # of the difference that is left unexplained; largest
 _LESS = 0.02  # distance by which the best explanation must be nearer than the next one's
 _MOST_CODES = 12  # of a category whose codes are exchanged in trial
 _ALIKE, _CHANCE = 0.1, 1.4  # distance of values that are as before, and more of n by chance / √n
-_ALWAYS = 0.98  # of the patients have one code
+# Of two causes that explain a change alike, the other one is said.
+_LESS_LIKELY = {"number": ("factor",), "category": ("constant",)}
+_ALIKE_CAUSES = ({"units", "factor"}, {"codes", "constant"})
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _explained(column: ColumnCells, old: Floats, new: Floats) -> Named | None:
         (
             (
                 _distance(column, (1 - share) * old + share * changed, new)
-                + (_LESS if cause == "factor" else 0.0),
+                + (_LESS if cause in _LESS_LIKELY[column.column.kind] else 0.0),
                 *(-share, cause, words),
             )
             for cause, words, changed in _explanations(column, old, new)
@@ -114,15 +116,19 @@ def _explained(column: ColumnCells, old: Floats, new: Floats) -> Named | None:
     )
     if not tried or not apart:
         return None
-    numbers = {"units", "factor"}  # of these the nearest is said, units first
     left, minus, cause, words = tried[0]
     whom = "" if minus < -0.9 else f" for about {percent(-minus)} of patients"
     unit, factor = (
         next((one for one in tried if one[2] == number), None) for number in ("units", "factor")
     )
-    if cause in numbers and unit and factor and max(unit[0], factor[0]) - left < 2 * _LESS:
+    if (
+        cause in ("units", "factor")
+        and unit
+        and factor
+        and max(unit[0], factor[0]) - left < 2 * _LESS
+    ):
         cause, words = unit[2], f"{unit[3]}, or {factor[3]}{',' if whom else ''}"
-    others = [one for one in tried if one[2] != cause and not {one[2], cause} <= numbers]
+    others = [one for one in tried if one[2] != cause and {one[2], cause} not in _ALIKE_CAUSES]
     if left > _LEFT * apart or left > _SURE or (others and others[0][0] - left < _LESS):
         return None
     return Named(cause, words + whom)
@@ -136,8 +142,7 @@ def _explanations(
     top = int(np.argmax(new))
     same = np.zeros(len(old))
     same[top] = 1.0
-    if of.kind == "number" or new[top] >= _ALWAYS:
-        yield "constant", f"is always {_value(column, top)}", same
+    yield "constant", f"is always {_value(column, top)}", same
     if of.kind == "category":
         if len(of.codes) > _MOST_CODES:
             return

@@ -17,6 +17,7 @@ Nothing is read or written here, and no clock is asked.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
@@ -110,10 +111,11 @@ class Watch:
 
     def __init__(self, schema: Schema, subgroups: Sequence[str], cuts: tuple[float, float]) -> None:
         self.layout, self.cuts = Layout(StudyCells(schema)), cuts
+        self._bands = bands(cuts)
         self.hospital = Series(self.layout, "", math.log(_HOSPITAL))
         self.wards = dict[str, Series]()
         weights = {ALL: _OF_ALL}
-        weights |= dict.fromkeys(bands(cuts), _OF_BANDS / 3)
+        weights |= dict.fromkeys(self._bands, _OF_BANDS / 3)
         weights |= {group: _OF_SUBGROUPS / len(subgroups) for group in subgroups}
         logs = {group: math.log(_OUTCOMES * weight) for group, weight in weights.items()}
         self.outcomes = OutcomeWatch(logs, math.log(_OUTCOMES * _OF_LATE))
@@ -210,7 +212,7 @@ class Watch:
 
     def groups_of(self, ward: str, risk: float, subgroups: Sequence[str]) -> list[str]:
         """Return the groups whose outcomes a patient's outcome counts for."""
-        band = bands(self.cuts)[int(np.searchsorted(self.cuts, risk, side="right"))]
+        band = self._bands[bisect_right(self.cuts, risk)]
         wards = [_WARD + ward] if ward in self.wards else []
         return [ALL, band, *(one for one in subgroups if one in self.outcomes.log_weights), *wards]
 

@@ -8,8 +8,9 @@ from datetime import date
 import numpy as np
 
 from flo.clients.watching.calibration import ALL
-from flo.clients.watching.counts import ANSWERED, RISK_EDGES, SLOW, Counts
+from flo.clients.watching.counts import ANSWERED, RISK_EDGES, SCORED, SLOW, Counts
 from flo.clients.watching.naming import is_as_before, named, percent
+from flo.clients.watching.series import Series
 from flo.clients.watching.watch import Alarm, Watch
 
 _FAR, _NEAR = 3.0, 2.0  # standard deviations of outcomes from those that were stated
@@ -70,7 +71,10 @@ def in_words(watch: Watch, alarm: Alarm) -> Said:
         words = f"stated risks are others than before: {medians}"
         return _said("risk", words + where, began)
     place = watch.layout.column(key.name)
-    where = where or _only_in(watch, alarm)
+    only = None if key.ward else _only_in(watch, alarm)
+    if only is not None:
+        where = f", in {only.name} only"
+        before, now = only.baseline, only.since(alarm.since)
     what = named(place, before, now, alarm.rate)
     return _said(what.cause, f"{place.of.title} {what.words}{where}", began)
 
@@ -92,19 +96,22 @@ def _above_all(watch: Watch, alarm: Alarm) -> str:
     return f", only in {best[0]}" if best[0] else ""
 
 
-def _only_in(watch: Watch, alarm: Alarm) -> str:
-    """Return the ward in which alone a column changed, if that is so."""
+def _only_in(watch: Watch, alarm: Alarm) -> Series | None:
+    """Return the ward in which alone a column changed, if that is so.
+
+    The first weeks of a ward with few patients are those that it had so far.
+    """
     before, since = watch.hospital.baseline, watch.hospital.since(alarm.since)
     place = watch.layout.column(alarm.key.name)
     changed = [
-        name
-        for name, ward in watch.wards.items()
-        if ward.rates is None or not is_as_before(place, ward.baseline, ward.since(alarm.since))
+        ward
+        for ward in watch.wards.values()
+        if ward.baseline[SCORED] and not is_as_before(place, ward.baseline, ward.since(alarm.since))
     ]
     if len(changed) != 1 or len(watch.wards) < 2:
-        return ""
-    rest = since - watch.wards[changed[0]].since(alarm.since)
-    return f", in {changed[0]} only" if is_as_before(place, before, rest) else ""
+        return None
+    rest = since - changed[0].since(alarm.since)
+    return changed[0] if is_as_before(place, before, rest) else None
 
 
 def _median_risk(counts: Counts, watch: Watch) -> float:

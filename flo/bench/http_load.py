@@ -2,7 +2,8 @@
 
     python -m flo.bench.http_load PLAN
 
-``PLAN``: JSON file with ``port``, ``path``, ``body``, ``requests``, ``connections``, and optionally
+``PLAN``: JSON file with ``port``, ``path``, ``body`` (in which ``NUMBER`` becomes each request's
+own number of six digits), ``requests``, ``connections``, and optionally
 ``tokens`` (one for each request), ``ca`` (a certificate file: TLS) and ``a_second`` (an open loop:
 each request begins at its own time, whether or not the ones before were answered). Prints JSON:
 ``answered`` with status 200, ``seconds``, and percentiles of the time to an answer.
@@ -76,12 +77,13 @@ class _Load:
 
     async def _ask(self, connection: Connection, number: int) -> None:
         reader, writer = connection
+        body = self._body.replace(b"NUMBER", b"%06d" % number)
         head = f"POST {self._plan['path']} HTTP/1.1\r\nhost: localhost\r\n"
-        head += f"content-type: application/json\r\ncontent-length: {len(self._body)}\r\n"
+        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
         if tokens := self._plan.get("tokens"):
             head += f"authorization: Bearer {tokens[number]}\r\n"
         begun = time.perf_counter()
-        writer.write(f"{head}\r\n".encode() + self._body)
+        writer.write(f"{head}\r\n".encode() + body)
         answer = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(answer.split(b"content-length: ")[1].split(b"\r\n")[0])
         await reader.readexactly(length)

@@ -63,9 +63,12 @@ def test_the_page_says_what_changed_and_settles_it(home: SiteHome) -> None:
         assert "It is said here, and nothing else happens" in page
         numbers = {number for number in range(1, 9) if f"Settle alarm {number}<" in page}
         assert opened.post("/models/tiny/watch/settle", alarm="x", why=WHY)[0] == 400
-        assert opened.post("/models/tiny/watch/settle", alarm="99", why=WHY)[0] == 400
+        of = {"watch": WATCHED.id}
+        assert opened.post("/models/tiny/watch/settle", alarm="99", why=WHY, **of)[0] == 400
+        assert opened.post("/models/tiny/watch/settle", alarm="1", why=WHY)[0] == 400, "which one?"
         for number in numbers:
-            assert opened.post("/models/tiny/watch/settle", alarm=str(number), why=WHY)[0] == 303
+            given = {"alarm": str(number), "why": WHY} | of
+            assert opened.post("/models/tiny/watch/settle", **given)[0] == 303
         page = opened.get("/models/tiny/watch")
         assert "Settle alarm" not in page
         assert "No monitor sees a change" in page
