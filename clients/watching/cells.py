@@ -78,7 +78,8 @@ class StudyCells:
                 gone.append([place, start + width - 1, cells.missing])
             start += width
         self._numbers = np.array(numbers, dtype=np.int64).reshape(-1, 2)
-        self._lines = np.concatenate([_APART * n + one for n, one in enumerate(edges)] or [[]])
+        lines = [_APART * n + one for n, one in enumerate(edges)]
+        self._lines = np.concatenate([*lines, np.array([])])
         self._before = np.cumsum([0, *map(len, edges)])[:-1]
         self._two = np.array(two, dtype=np.int64).reshape(-1, 2)
         self._gone = np.array(gone, dtype=np.int64).reshape(-1, 3)

@@ -78,7 +78,9 @@ def test_a_number_beyond_its_bounds_has_a_cell_and_text_has_none() -> None:
     found = dict(CELLS.of_rules(ENCODER.encode(record).broken))
     assert set(found) == {0, 1, 2, 4}
     assert found[1] is found[2] is None
-    assert CELLS.columns[4].edges[found[4] - 1] <= 88.4 < CELLS.columns[4].edges[found[4]]
+    cell, edges = found[4], CELLS.columns[4].edges
+    assert cell is not None
+    assert edges[cell - 1] <= 88.4 < edges[cell]
 
 
 def test_rules_of_no_column_are_left_out() -> None:
