@@ -289,8 +289,13 @@ ROWS: tuple[Requirement, ...] = (
         "accuracy",
         "types, bounds, codes, missing codes, duplicates and the number of patients are checked at "
         "the site before approval; a model can be compared with the one in use on held-out "
-        "patients before it replaces it, and a wrong one is taken out of use everywhere",
+        "patients before it replaces it, a wrong one is taken out of use everywhere, and monitors "
+        "at the hospital compare outcomes with stated risks and notice data that changed",
         (
+            "tests/clients/serving/test_watched.py::"
+            "test_an_alarm_does_what_the_plan_says_within_a_second",
+            "tests/clients/watching/test_watch.py::"
+            "test_other_units_are_found_on_the_same_day_and_named",
             "tests/clients/prediction/test_gate_rule.py::"
             "test_a_model_is_used_only_if_its_own_gate_was_passed",
             "tests/clients/prediction/test_versions.py::"
@@ -307,8 +312,12 @@ ROWS: tuple[Requirement, ...] = (
     Requirement(
         "GDPR Art. 5(1)(e)",
         "storage limitation",
-        "frozen copies and kept replies are deleted when a study ends or is withdrawn",
-        ("tests/clients/agent/test_handler.py::test_the_end_of_a_run_deletes_the_frozen_patients",),
+        "frozen copies and kept replies are deleted when a study ends or is withdrawn, and answers "
+        "that monitors wait for once their outcomes were counted",
+        (
+            "tests/clients/watching/test_kept.py::test_rows_are_deleted_once_they_were_counted",
+            "tests/clients/agent/test_handler.py::test_the_end_of_a_run_deletes_the_frozen_patients",
+        ),
         _storage,
     ),
     Requirement(
