@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hmac
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from flo.clients.records.answer_rows import FOLDER, AnswerRows, erase_file
 from flo.errors import FloError
 from flo.storage.database import unusable, writing
 
+_AT_ONCE = 500  # patients of a query
 MOST_ANSWERS = 1_000_000  # that wait for their outcomes; later ones are counted, and not kept
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (name TEXT PRIMARY KEY, patient TEXT NOT NULL,
@@ -102,14 +104,23 @@ class WatchedAnswers(AnswerRows):
         """Delete the counts of earlier days."""
         self._db.execute("DELETE FROM days WHERE day < ?", (before,))
 
-    def counted_since(self, patient: str, day: int) -> set[bool]:
-        """Return whether records of a patient that counted after a day could be scored."""
-        query = "SELECT fits FROM counted WHERE patient = ? AND day > ?"
-        return {bool(fits) for (fits,) in self._db.execute(query, (patient, day))}
+    def counted_since(self, patients: Collection[str], day: int) -> dict[str, set[bool]]:
+        """Return of each patient whether the records that counted after a day could be scored."""
+        found: dict[str, set[bool]] = {one: set() for one in patients}
+        several = iter(found)
+        while part := list(islice(several, _AT_ONCE)):
+            marks = ",".join("?" * len(part))
+            query = f"SELECT patient, fits FROM counted WHERE day > ? AND patient IN ({marks})"  # noqa: S608 - marks only
+            for patient, fits in self._db.execute(query, (day, *part)):
+                found[patient].add(bool(fits))
+        return found
 
-    def count_patient(self, patient: str, day: int, *, fits: bool) -> None:
-        """Keep that a patient counted, with a record that could be scored or not."""
-        self._db.execute("INSERT OR REPLACE INTO counted VALUES (?, ?, ?)", (patient, fits, day))
+    def count_patients(self, several: Iterable[tuple[str, bool]], day: int) -> None:
+        """Keep that patients counted, each with a record that could be scored or not."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO counted VALUES (?, ?, ?)",
+            [(patient, fits, day) for patient, fits in several],
+        )
 
     def add(self, rows: Sequence[WatchedAnswer]) -> None:
         """Keep answers; none beyond ``MOST_ANSWERS``."""

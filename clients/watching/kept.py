@@ -222,20 +222,28 @@ class KeptWatch:
 
     def _count(self, several: Sequence[Arrived], today: int, now: float) -> None:
         """Count answers of today, and keep those whose outcome is waited for."""
-        answered, kept = list[Answered](), list[WatchedAnswer]()
+        answered, kept, now_counted = (
+            list[Answered](),
+            list[WatchedAnswer](),
+            set[tuple[str, bool]](),
+        )
+        patients = {one.patient for one in several if one.patient}
+        counted = self._rows.counted_since(patients, today - AGAIN_DAYS)
         for one in several:
             fits, is_first, is_new = one.cells is not None, False, False
             if one.patient:  # else nobody knows whether it is the same patient again
-                counted = self._rows.counted_since(one.patient, today - AGAIN_DAYS)
-                is_first, is_new = not counted, fits and True not in counted
+                before = counted[one.patient]
+                is_first, is_new = not before, fits and True not in before
                 if is_first or is_new:
-                    self._rows.count_patient(one.patient, today, fits=fits)
+                    before.add(fits)
+                    now_counted.add((one.patient, fits))
             facts = one.ward, one.seconds, one.cells, one.broken, one.risk
             answered.append(Answered(*facts, is_first, is_new))
             if is_new and one.risk is not None and one.cells is not None:
                 groups = self.watch.groups_of(one.ward, one.risk, self._subgroups(one.cells))
                 facts_kept = one.id, one.patient, one.caller, today, one.risk, tuple(groups)
                 kept.append(WatchedAnswer(*facts_kept))
+        self._rows.count_patients(now_counted, today)
         self.watch.count(today, answered, int(now // 3600))
         self._rows.add(kept)
 

@@ -119,7 +119,7 @@ def outcomes(
     ],
     home: SiteFolder = SITE_FOLDER,
 ) -> results.OutcomesResult:
-    """Report what became of patients, by the ids of answers, for versions that are compared."""
+    """Report what became of patients, by the ids of answers, for monitors and comparisons."""
     from flo.cli.terminal.output import say
     from flo.clients.comparison.outcomes_file import read_outcomes
     from flo.clients.home.site_home import SiteHome
@@ -130,7 +130,7 @@ def outcomes(
     found = report(site, comparisons(site), read_outcomes(file), time.time())
     say(f"{found.new} outcomes are kept; {found.known} were known")
     if found.elsewhere:
-        say(f"{len(found.elsewhere)} are about answers that are not compared; these are not kept")
+        say(f"{len(found.elsewhere)} are about answers of which nothing is kept, and are not kept")
     if found.contradicting:
         say(
             f"{len(found.contradicting)} contradict what was reported before, which stays; the "
