@@ -31,7 +31,7 @@ _LESS = 0.02  # distance by which the best explanation must be nearer than the n
 _MOST_CODES = 12  # of a category whose codes are exchanged in trial
 _ALIKE, _CHANCE = 0.1, 1.4  # distance of values that are as before, and more of n by chance / √n
 # Of two causes that explain a change alike, the other one is said.
-_LESS_LIKELY = {"number": ("factor",), "category": ("constant",)}
+_UNLIKELY = {("number", "factor"): 1, ("category", "constant"): 3}  # times ``_LESS``
 _ALIKE_CAUSES = ({"units", "factor"}, {"codes", "constant"})
 
 
@@ -106,7 +106,7 @@ def _explained(column: ColumnCells, old: Floats, new: Floats) -> Named | None:
         (
             (
                 _distance(column, (1 - share) * old + share * changed, new)
-                + (_LESS if cause in _LESS_LIKELY[column.column.kind] else 0.0),
+                + _LESS * _UNLIKELY.get((column.column.kind, cause), 0),
                 *(-share, cause, words),
             )
             for cause, words, changed in _explanations(column, old, new)
