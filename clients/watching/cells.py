@@ -117,15 +117,13 @@ class StudyCells:
 
 
 def _scaled(column: NumberColumn, edges: Floats) -> Floats:
-    """Return edges as the inputs have them, the bounds at -1 and 1; those far beyond are not met.
-
-    An edge is a little below its value, so that rounding puts no value on the other side.
-    """
+    """Return edges as the inputs have them, bounds at -1 and 1; those far beyond are not met."""
     scaled = 2 * (edges - column.minimum) / (column.maximum - column.minimum) - 1
-    return np.asarray(np.clip(scaled - _ROUNDING, -_APART / 3, _APART / 3))
+    return np.asarray(np.clip(scaled, -_APART / 3, _APART / 3))
 
 
 def _edges(column: NumberColumn) -> Floats:
+    """Return the edges, each a little below its value, so that rounding puts no value beside it."""
     low, high = column.minimum, column.maximum
     within = np.linspace(low, high, _WITHIN + 1)
     beyond = 2.0 ** (np.arange(1, _OCTAVES * _STEPS_BEYOND + 1) / _STEPS_BEYOND)
@@ -137,4 +135,4 @@ def _edges(column: NumberColumn) -> Floats:
         several += [low / beyond] if low > 0 else []
     edges: Floats = np.unique(np.concatenate(several))
     apart = np.diff(edges, prepend=-np.inf) > 1e-9 * max(abs(low), abs(high))
-    return edges[apart]
+    return edges[apart] - _ROUNDING * (high - low)
