@@ -116,7 +116,8 @@ class Agent:
                 signal.signal(number, self.stop)
             try:
                 self._refuse_unconfined()
-                for task in (self._reload_exchanged, self._follow_withdrawals):
+                tasks = self._reload_exchanged, self._follow_withdrawals, self._write_metrics
+                for task in tasks:
                     threading.Thread(target=task, daemon=True).start()
                 self._serve(ledger)
             except _Stop:
@@ -165,11 +166,20 @@ class Agent:
         wait = 0.0
         while not self._stopping.wait(wait):
             try:
-                self._meter.write_if_due()
                 wait = self._follow_once()
             except Exception:  # a full disk, a locked file or a bug: asked again soon
                 log.exception("the decisions on models could not be asked for")
                 wait = _DECISIONS_SECONDS
+
+    def _write_metrics(self) -> None:
+        """Write metrics every minute, for whoever watches this site."""
+        while True:
+            try:
+                self._meter.write_if_due()
+            except Exception:  # a full disk or a locked file: written again soon
+                log.exception("the metrics could not be written")
+            if self._stopping.wait(_LOOK_SECONDS):
+                return
 
     def _follow_once(self) -> float:
         """Ask once; return after how many seconds to ask again."""

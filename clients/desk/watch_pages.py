@@ -29,11 +29,12 @@ def watch_router(context: DeskContext) -> APIRouter:
 
     @router.get(f"{context.base}/models/{{name}}/watch")
     def watch(name: str, request: Request) -> Response:
-        plan = plan_decisions.read(context.home, name)
         with opened_watch(context.home, name) as (title, opened):
             found = shown(opened.watch, datetime.now(UTC).date().toordinal())
-            id_ = opened.watched.id
-        facts = {"name": name, "title": title, "found": found, "plan": plan, "watch": id_}
+            watched = opened.watched
+        plan, unreadable = plan_decisions.told(context.home, watched.study.name)
+        facts = {"name": name, "title": title, "found": found, "watch": watched.id}
+        facts |= {"plan": plan, "unreadable": unreadable}
         return context.page(request, "watch.html.j2", plot=_plot(found), **facts)
 
     @router.post(f"{context.base}/models/{{name}}/watch/settle")
@@ -50,7 +51,7 @@ def watch_router(context: DeskContext) -> APIRouter:
                     raise UsageError(
                         "another version is watched by now", hint="open the page again"
                     )
-                opened.settle(name, int(number), why, as_usual=as_usual)
+                opened.settle(int(number), why, as_usual=as_usual)
 
         await asyncio.to_thread(settled)
         return redirect(f"{context.base}/models/{name}/watch")
@@ -66,7 +67,7 @@ def _plot(found: ShownWatch) -> Intervals | None:
     rows = [(f"week of {date.fromordinal(day):%Y-%m-%d}", *_ratio(one)) for day, one in weeks]
     highest = max(high for *_, high in rows)
     most = min(max(2.0, math.ceil(2 * highest) / 2), 4.0)
-    cut = [(name, low, min(mid, most), min(high, most)) for name, low, mid, high in rows]
+    cut = [(name, min(low, most), min(mid, most), min(high, most)) for name, low, mid, high in rows]
     return intervals(cut, 0.0, most, step=0.5, limit=1.0)
 
 

@@ -30,7 +30,7 @@ from flo.clients.serving import seen
 from flo.clients.watching import plan_decisions
 from flo.clients.watching.kept import Arrived, KeptWatch, Watched
 from flo.clients.watching.models import sweep
-from flo.clients.watching.plan import USUAL_FOLLOW_UP, WatchPlan
+from flo.clients.watching.plan import USUAL_FOLLOW_UP
 from flo.clients.watching.responses import respond
 from flo.errors import FloError, MessageError
 from flo.privacy.patients.split import keyed_hash
@@ -162,14 +162,16 @@ class Watching:
             several.append(waiting.popleft())
         columns = [one.count for one in opened.watch.layout.study.columns]
         arrived = [found for one in several if (found := self._arrived(one, columns))]
-        plan, is_readable = self._plan(name)
+        plan, unreadable = plan_decisions.told(self._home, name)
         follow_up = plan.follow_up_days if plan else USUAL_FOLLOW_UP
         given = follow_up, time.time(), self._opted_out()
         pending = opened.take(arrived, *given, is_time_to_look=is_time)
         if pending and is_time:  # [3]
             numbers = [one.number for one in pending]
             log.warning(f"{name}: alarm {numbers[:9]}; flo model watch {name} says what it is")
-            if is_readable:
+            if unreadable:
+                log.error(f"the plan for alarms of {name} cannot be read: {unreadable}")
+            else:
                 respond(self._home, name, watched, pending, plan)
                 opened.answered(numbers)
         watch = opened.watch
@@ -188,15 +190,6 @@ class Watching:
                 self._open[watched.id].settle_before(since)
             self._begun[name] = watched
         return self._open[watched.id]
-
-    def _plan(self, name: str) -> tuple[WatchPlan | None, bool]:
-        """Return the plan in force, and whether it could be read. While it cannot, alarms wait for
-        what it says."""
-        try:
-            return plan_decisions.read(self._home, name), True
-        except FloError as error:
-            log.error(f"the plan for alarms of {name} cannot be read: {error}")
-            return None, False
 
     def _arrived(self, one: _Waiting, columns: list[int]) -> Arrived | None:
         """Return what arrived; None if a worker cannot have seen it."""

@@ -143,8 +143,8 @@ class KeptWatch:
             self.watch.answered(numbers)
             self._write_state()
 
-    def settle(self, name: str, number: int, why: str, *, as_usual: bool) -> Alarm:
-        """End an alarm [3], with an entry in the audit log; ``name``: of the model here.
+    def settle(self, number: int, why: str, *, as_usual: bool) -> Alarm:
+        """End an alarm [3], with an entry in the audit log.
 
         Raises as ``Watch.settle``. UsageError: a text is not allowed.
         """
@@ -157,7 +157,7 @@ class KeptWatch:
             if not self.watched.finished:  # no audit log may say that there is one
                 facts = {"version": study.version, "alarm": number, "as_usual": as_usual}
                 more = alarm.key.public | {"why": said.why}
-                self._home.record("watch-settled", study.digest, name=name, **facts, **more)
+                self._home.record("watch-settled", study.digest, name=study.name, **facts, **more)
         return alarm
 
     def settle_before(self, time: float) -> None:

@@ -30,13 +30,15 @@ def watched_of(home: SiteHome, wanted: str) -> tuple[str, Watched]:
     Raises UsageError: there is none. And as ``open_in_use``, ``open_finished``.
     """
     known = versions.read(home)
-    if ":" in wanted or (wanted in known.names and known.current(wanted) is None):
+    model = None
+    if ":" in wanted:
+        _, model = find(known, wanted)
+    elif wanted in known.names and known.current(wanted) is None:
         own = versions.called(known.own, wanted).decisions
-        last = own[-1].model if own else None
-        model = find(known, wanted)[1] if ":" in wanted else last
-        if model is not None:
-            published = allowed.opened(home, versions.refuse_missing(home, model))
-            return published.title, Watched.of(published)
+        model = own[-1].model if own else None
+    if model is not None:
+        published = allowed.opened(home, versions.refuse_missing(home, model))
+        return published.title, Watched.of(published)
     if wanted in known.names:
         published = allowed.open_in_use(home, wanted).model
         return published.title, Watched.of(published)
@@ -74,11 +76,14 @@ def sweep(home: SiteHome, in_use: Collection[str]) -> None:
 
     ``in_use``: ids of watches that count now.
     """
-    finished, latest = _finished_ids(home), time.time() - KEPT_DAYS * _SECONDS_OF_A_DAY
-    for watch in watched_answers.watches(home):
+    latest = time.time() - KEPT_DAYS * _SECONDS_OF_A_DAY
+    others = [one for one in watched_answers.watches(home) if one not in in_use]
+    is_any_finished = any(watch.startswith(FINISHED) for watch in others)
+    finished = _finished_ids(home) if is_any_finished else set[str]()
+    for watch in others:
         path = watched_answers.path_of(home, watch)
         is_gone = watch.startswith(FINISHED) and watch not in finished
-        if watch not in in_use and (is_gone or path.stat().st_mtime < latest):
+        if is_gone or path.stat().st_mtime < latest:
             watched_answers.erase(home, watch)
             log.info("monitors of a version that answers no more are deleted")
 

@@ -77,5 +77,16 @@ def read(home: SiteHome, name: str) -> WatchPlan | None:
     return plan
 
 
+def told(home: SiteHome, name: str) -> tuple[WatchPlan | None, str]:
+    """Return the plan in force, and why it cannot be read; "" if it can, or if there is none.
+
+    While it cannot be read, alarms wait for what it says.
+    """
+    try:
+        return read(home, name), ""
+    except FloError as error:
+        return None, f"{error} ({error.hint})" if error.hint else str(error)
+
+
 def _path(home: SiteHome, digest: str) -> Path:
     return home.directory / FOLDER / f"{digest}.watch.json"

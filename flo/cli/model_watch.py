@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 Name = Annotated[str, typer.Argument(help="Name of a model that answers here.")]
-_SHOWN_BELOW = 100.0  # score of a column that is listed
 
 
 class Action(StrEnum):
@@ -49,11 +48,11 @@ def watch(
     if erase:
         say(f"what the monitors of {models.erase(site, name)} counted is deleted")
         return results.WatchResult(name, 0, 100.0, "", 0, [], [])
-    plan = plan_decisions.read(site, name)
     with models.opened_watch(site, name) as (title, opened):
         found = shown(opened.watch, datetime.now(UTC).date().toordinal())
-        version = opened.watched.study.version
-    _show(title, name, found, plan)
+        version, model = opened.watched.study.version, opened.watched.study.name
+    _show(title, name, found)
+    _show_plan(model, *plan_decisions.told(site, model))
     alarms = [
         results.AlarmLine(
             *(one.number, said.cause, said.words, said.advice),
@@ -70,7 +69,7 @@ def watch(
     )
 
 
-def _show(title: str, name: str, found: ShownWatch, plan: WatchPlan | None) -> None:
+def _show(title: str, name: str, found: ShownWatch) -> None:
     from rich.table import Table
 
     from flo.cli.terminal.output import console, plain, say
@@ -102,7 +101,14 @@ def _show(title: str, name: str, found: ShownWatch, plan: WatchPlan | None) -> N
     console().print(table)
     for ward, learning in found.wards:
         say(plain(f"{ward}: {'watched' if not learning else f'needs {learning}'}"))
-    if plan is None:
+
+
+def _show_plan(name: str, plan: WatchPlan | None, why: str) -> None:
+    from flo.cli.terminal.output import plain, say
+
+    if why:
+        say(plain(f"alarms wait for a plan that can be read: {why}"))
+    elif plan is None:
         say(f"alarms are told, and nothing else happens; flo model plan {name} decides otherwise")
     else:
         done = ", ".join(f"{one.about}: {one.action}" for one in plan.responses) or "tell"
@@ -127,7 +133,7 @@ def settle(
 
     site = SiteHome.open(home)
     with opened_watch(site, name) as (title, opened):
-        alarm = opened.settle(name, number, why, as_usual=as_usual)
+        alarm = opened.settle(number, why, as_usual=as_usual)
     say(f"alarm {number} of {title} is settled; a server that runs knows it within seconds")
     if as_usual:
         say("what is usual is counted anew: nothing else of these answers is watched meanwhile")
@@ -168,10 +174,10 @@ def plan(
     given = {"outcomes": outcomes, "columns": columns, "risks": risks, "service": service}
     responses = {about: action.value.replace("-", " ") for about, action in given.items()}
     plan_decisions.refuse_finished(watched)
-    plan_decisions.decide(site, name, follow_up, responses, named, why)
+    plan_decisions.decide(site, watched.study.name, follow_up, responses, named, why)
     for about, action in responses.items():
         say(f"{about}: {action}")
-    say(f"this holds for {title} and every later version, until another plan is decided")
+    say(f"this holds for {title} and every other version, until another plan is decided")
     return results.PlanResult(name, follow_up, responses)
 
 

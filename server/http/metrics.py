@@ -57,7 +57,7 @@ MEMORY = _gauge("coordinator_memory_bytes", "Bytes", "Memory of the coordinator'
 DISK = _gauge("coordinator_disk_free_bytes", "Bytes", "Free on the disk of the coordinator.")
 
 ROUNDS = _counter("rounds", "Count", "Completed rounds.", "study")
-PLANNED = _gauge("rounds_planned", "Count", "Rounds that the study has.", "study")
+PLANNED = _gauge("rounds_planned", "Count", "Rounds that the study plans, of any kind.", "study")
 RETRIES = _counter("retries", "Count", "Discarded attempts.", "study")
 COHORT = _gauge("cohort", "Count", "Hospitals in its last round.", "study")
 INVITED = _gauge("study_hospitals", "Count", "Hospitals that the study names.", "study")
@@ -147,7 +147,7 @@ def _of_study(store: Store, offer: Offer) -> Iterator[Metric]:
     yield APPROVED.of(len(store.approvals(study.digest)), of)
     yield LEFT.of((end - datetime.now(UTC)).total_seconds(), of)
     yield DEADLINE.of(study.limits.deadline_seconds, of)
-    yield PLANNED.of(sum(planned.values()), of)
+    yield PLANNED.of(sum(plan.purpose(purpose).planned for purpose in plan.purposes), of)
     yield TOTAL.of(spent(plan.purposes, planned, plan.delta), of)
     yield RETRIES.of(counted["attempt-failed"], of)
     if last is None:

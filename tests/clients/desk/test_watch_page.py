@@ -121,9 +121,30 @@ def test_a_plan_is_signed_and_an_older_one_that_is_put_back_has_no_effect(home: 
     last.unlink()
     with pytest.raises(TrustError, match="is missing"):
         plan_decisions.read(home, "tiny")
+    said = commands(home, "watch", "tiny")
+    assert said.returncode == EXIT_OK, "monitors can be read without a plan"
+    assert "alarms wait for a plan that can be read" in " ".join(said.stdout.split())
+    with serving(home) as desk:
+        page = open_by_link(desk).get("/models/tiny/watch")
+        assert "The plan cannot be read, and alarms wait for it." in page
     nobody = commands(home, "plan", "tiny", "--why", "no name")
     assert nobody.returncode == EXIT_USAGE
     assert "--by NAME" in nobody.stderr
+
+
+def test_a_version_that_is_in_use_no_more_is_named_with_its_number(home: SiteHome) -> None:
+    from flo.clients.prediction import version_decisions
+
+    version_decisions.rollback(home, "tiny:9", "it was wrong")
+    assert "nothing was counted of tiny, version 1" in " ".join(
+        commands(home, "watch", "tiny").stderr.split()
+    )
+    assert "tiny, version 9: health 0" in commands(home, "watch", "tiny:9").stdout
+    assert commands(home, "settle", "tiny:9", 1, "--why", WHY).returncode == EXIT_OK
+    assert {one["name"] for one in entries(home, "watch-settled")} == {"tiny"}
+    version_decisions.withdraw(home, "tiny:1", "it was wrong, too")
+    last = commands(home, "watch", "tiny")
+    assert "nothing was counted of tiny, version 1" in " ".join(last.stderr.split())
 
 
 def test_before_the_first_answer_there_is_nothing_to_show(tmp_path: Path) -> None:

@@ -226,6 +226,6 @@ def test_an_alarm_whose_end_cannot_be_entered_stays(
 
     monkeypatch.setattr(SiteHome, "record", full)
     with pytest.raises(UsageError):
-        kept.settle("tiny", 1, "mended", as_usual=False)
+        kept.settle(1, "mended", as_usual=False)
     monkeypatch.undo()
-    assert kept.settle("tiny", 1, "mended", as_usual=False).number == 1
+    assert kept.settle(1, "mended", as_usual=False).number == 1

@@ -16,7 +16,7 @@ from flo.server.http.last_seen import LastSeen
 from flo.server.http.metrics import KINDS, REFUSALS, Traffic, measured
 from flo.server.http.tokens import issue
 from flo.server.store.store import Store
-from tests.builders import small_study
+from tests.builders import counting, small_study
 from tests.server.real_coordinator import serving
 
 STUDY = small_study()
@@ -61,6 +61,25 @@ def test_rounds_cohort_seconds_and_epsilon_are_what_the_events_and_the_plan_say(
     assert 0 <= now["round_age_seconds"] < 60
     assert (now["study_hospitals"], now["study_approvals"]) == (len(STUDY.hospitals), 0)
     assert now["study_expires_seconds"] > 0
+
+
+def test_rounds_of_every_kind_are_planned(store: Store) -> None:
+    plan = Plan.of(STUDY)
+    every = sum(plan.purpose(one).planned for one in plan.purposes)
+    assert "evaluation" in plan.purposes
+    assert after_rounds(store, every)["rounds"] == found(store)["rounds_planned"] == every
+
+
+def test_a_study_of_statistics_has_its_numbers_too(store: Store) -> None:
+    study = counting(STUDY, 0.5, [STUDY.data.columns[0].name])
+    store.add_study(study, "00")
+    facts = {"phase": "statistics", "round": 1, "cohort": ["north"], "seconds": 0.5}
+    store.add_event(study.digest, "round", **facts)
+    several = measured(store, Traffic(), LastSeen(), Path("/"))
+    of = (("study", f"{study.name} v{study.version}"),)
+    now = {one.name: one.value for one in several if one.labels == of}
+    assert (now["rounds"], now["rounds_planned"]) == (1, 1)
+    assert now["epsilon_spent"] == now["epsilon_planned"] == pytest.approx(0.5, rel=0.01)
 
 
 def test_refusals_of_every_kind_count(store: Store) -> None:
