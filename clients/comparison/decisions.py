@@ -16,17 +16,18 @@ from flo.clients.comparison.terms import Comparison, refuse_share, refuse_unlike
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import allowed, flag_decisions, versions
+from flo.clients.prediction.signed_decision import read_decided
 from flo.clients.prediction.version_decisions import fetch_approved, find
 from flo.clients.prediction.versions import FOLDER, said
 from flo.clients.records import compared_answers
-from flo.documents.document import parse, read_json
-from flo.errors import FloError, RefusedError, TrustError, UsageError
+from flo.documents.document import parse
+from flo.errors import RefusedError, UsageError
 from flo.published.model_card import PublishedModel
 from flo.published.model_states import ModelVersion, Said
 from flo.storage.files import make_private_directory, write_private
 
 _KIND = "versions-compared"
-_LIMIT, _ENTRIES = 1 << 18, 1000
+_ENTRIES = 1000
 USUAL_FOLLOW_UP = 30  # days
 _AGAIN = "flo model compare NAME --erase ends it; then flo model shadow or canary begins another"
 
@@ -198,17 +199,8 @@ def _last(home: SiteHome, name: str) -> dict[str, Any] | None:
 
 
 def _read(home: SiteHome, last: dict[str, Any]) -> Comparison:
-    path = _path(home, str(last["comparison"]))
-    try:
-        found = read_json(Comparison, path, limit=_LIMIT)
-    except FileNotFoundError as error:
-        raise TrustError(
-            f"the comparison of versions, {path.name}, is missing", hint=_AGAIN
-        ) from error
-    except FloError as error:
-        raise TrustError(f"the comparison cannot be read: {error}", hint=_AGAIN) from error
-    if found.digest != last["comparison"]:
-        raise TrustError(f"{path.name} is not the comparison that was decided", hint=_AGAIN)
+    digest = str(last["comparison"])
+    found = read_decided(Comparison, _path(home, digest), digest, "comparison", _AGAIN)
     found.check(home.open_identity().public)
     return found
 

@@ -18,11 +18,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from flo.clients.prediction.signed_decision import SignedDecision
 from flo.documents import canonical
 from flo.documents.document import Document
 from flo.errors import RefusedError, UsageError
-from flo.keys.claims import PublicKey, Signature
-from flo.keys.identity import Identity, verify
 from flo.published.model_card import PublishedModel
 from flo.published.model_states import ModelVersion, Why
 from flo.study.schema import Words
@@ -30,7 +29,6 @@ from flo.study.terms import Identifier
 
 MOST_VERSIONS = 9  # beside the baseline
 MOST_SHARE = 90  # percent of all others together
-_PURPOSE = "comparison"
 _Time = Annotated[str, StringConstraints(max_length=40)]
 Share = Annotated[int, Field(ge=0, le=MOST_SHARE)]
 
@@ -42,13 +40,14 @@ class ComparedVersion(Document):
     share: Share
 
 
-class Comparison(Document):
+class Comparison(SignedDecision):
     """``id``: random, names its file of rows and draws who gets which version.
 
     ``follow_up_days``: after an answer, before its outcome counts, so that outcomes that are known
     early (a death) and late (none) enter alike. ``by``, ``why``, ``time``: of the latest decision.
     """
 
+    PURPOSE = "comparison"
     schema_version: Literal[1] = 1
     name: Identifier
     id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -59,8 +58,6 @@ class Comparison(Document):
     by: Words
     why: Why
     time: _Time
-    public: PublicKey | Literal[""] = ""
-    signature: Signature | Literal[""] = ""
 
     @model_validator(mode="after")
     def _of_several(self) -> Comparison:
@@ -70,11 +67,6 @@ class Comparison(Document):
         if sum(one.share for one in self.versions) > MOST_SHARE:
             raise ValueError(f"versions: shares of more than {MOST_SHARE} % together")
         return self
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the signed document."""
-        return canonical.digest(self.to_bytes())
 
     def share_of(self, study: str) -> int | None:
         """Return the share of a study's model; None if it is not compared."""
@@ -99,18 +91,6 @@ class Comparison(Document):
         """Return the comparison without a study's model; None if no other is left."""
         rest = tuple(one for one in self.versions if one.model.study != study)
         return self.model_copy(update={"versions": rest}) if rest else None
-
-    def signed(self, site: Identity) -> Comparison:
-        """Return a copy that the hospital signed."""
-        unsigned = self.model_copy(update={"public": site.public.hex(), "signature": ""})
-        return unsigned.model_copy(update={"signature": site.sign(_PURPOSE, unsigned._statement())})
-
-    def check(self, site: bytes) -> None:
-        """Raise TrustError unless the hospital with the public key ``site`` signed it."""
-        verify(site, _PURPOSE, self._statement(), self.signature)
-
-    def _statement(self) -> bytes:
-        return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
 
 
 def refuse_share(total: int) -> None:

@@ -15,9 +15,10 @@ import numpy as np
 
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction.flag_rule import DECIDE_AGAIN, FlagRule
+from flo.clients.prediction.signed_decision import read_decided
 from flo.clients.prediction.versions import FOLDER, now
-from flo.documents.document import Document, parse, read_json
-from flo.errors import FloError, PolicyError, TrustError, UsageError
+from flo.documents.document import Document, parse
+from flo.errors import PolicyError, TrustError, UsageError
 from flo.keys.identity import Identity
 from flo.published.fairness import refuse_threshold
 from flo.published.model_card import PublishedModel
@@ -27,7 +28,7 @@ from flo.storage.files import make_private_directory, write_private
 from flo.study.schema import Words
 
 _KIND = "flag-rule"
-_LIMIT, _ENTRIES = 1 << 18, 1000
+_ENTRIES = 1000
 
 
 class _Said(Document):
@@ -135,20 +136,8 @@ def read(home: SiteHome, model: PublishedModel) -> FlagRule | None:
     last = _last(home, model)
     if last is None:
         return None
-    path = path_of(home, str(last.get("rule")))
-    try:
-        rule = read_json(FlagRule, path, limit=_LIMIT)
-    except FileNotFoundError as error:
-        raise TrustError(
-            f"the rule that flags patients, {path.name}, is missing; a backup has no rules",
-            hint=DECIDE_AGAIN,
-        ) from error
-    except FloError as error:
-        raise TrustError(
-            f"the rule that flags patients cannot be read: {error}", hint=DECIDE_AGAIN
-        ) from error
-    if rule.digest != last.get("rule"):
-        raise TrustError(f"{path.name} is not the rule that was decided", hint=DECIDE_AGAIN)
+    digest = str(last.get("rule"))
+    rule = read_decided(FlagRule, path_of(home, digest), digest, "rule", DECIDE_AGAIN)
     rule.check(home.open_identity().public)
     rule.refuse_unfit(model)
     people = home.read_policy().people

@@ -15,11 +15,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
+from flo.clients.prediction.signed_decision import SignedDecision
 from flo.clients.watching.watch import Key
-from flo.documents import canonical
 from flo.documents.document import Document
-from flo.keys.claims import PublicKey, Signature
-from flo.keys.identity import Identity, verify
 from flo.published.model_states import Why
 from flo.study.schema import Words
 from flo.study.terms import Identifier
@@ -35,7 +33,6 @@ _ABOUT: dict[str, About] = {
     "late": "service",
 }
 USUAL_FOLLOW_UP = 30  # days
-_PURPOSE = "watch-plan"
 _Time = Annotated[str, StringConstraints(max_length=40)]
 
 
@@ -46,10 +43,11 @@ class Response(Document):
     action: Action
 
 
-class WatchPlan(Document):
+class WatchPlan(SignedDecision):
     """``name``: of the model, for all its versions. ``follow_up_days``: after an answer, until its
     outcome is known of everybody. ``by``: the person who decided, ``why``: in their words."""
 
+    PURPOSE = "watch-plan"
     schema_version: Literal[1] = 1
     name: Identifier
     follow_up_days: Annotated[int, Field(ge=0, le=3650)] = USUAL_FOLLOW_UP
@@ -57,8 +55,6 @@ class WatchPlan(Document):
     by: Words
     why: Why
     time: _Time
-    public: PublicKey | Literal[""] = ""
-    signature: Signature | Literal[""] = ""
 
     @field_validator("responses")
     @classmethod
@@ -67,25 +63,8 @@ class WatchPlan(Document):
             raise ValueError("one kind of alarm has two responses")
         return responses
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the signed plan."""
-        return canonical.digest(self.to_bytes())
-
     def action(self, keys: list[Key]) -> Action:
         """Return the strictest action that alarms about these ask for."""
         by_about = {one.about: one.action for one in self.responses}
         asked = {by_about.get(_ABOUT[key.kind], "tell") for key in keys}
         return next((action for action in _STRICTEST if action in asked), "tell")
-
-    def signed(self, site: Identity) -> WatchPlan:
-        """Return a copy that the hospital signed."""
-        unsigned = self.model_copy(update={"public": site.public.hex(), "signature": ""})
-        return unsigned.model_copy(update={"signature": site.sign(_PURPOSE, unsigned._statement())})
-
-    def check(self, site: bytes) -> None:
-        """Raise TrustError unless the hospital with the public key ``site`` signed it."""
-        verify(site, _PURPOSE, self._statement(), self.signature)
-
-    def _statement(self) -> bytes:
-        return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from flo.clients.home.site_home import SiteHome
+from flo.clients.prediction.signed_decision import read_decided
 from flo.clients.prediction.versions import FOLDER, now
 from flo.clients.watching.kept import Watched
 from flo.clients.watching.plan import WatchPlan
-from flo.documents.document import parse, read_json
-from flo.errors import FloError, RefusedError, TrustError
+from flo.documents.document import parse
+from flo.errors import FloError, RefusedError
 from flo.storage.files import make_private_directory, write_private
 
 _KIND = "watch-plan"
-_LIMIT, _ENTRIES = 1 << 18, 1000
+_ENTRIES = 1000
 _AGAIN = "flo model plan NAME decides again"
 
 
@@ -61,18 +62,7 @@ def read(home: SiteHome, name: str) -> WatchPlan | None:
     digest = next((str(one.facts["plan"]) for one in entries if one.facts["name"] == name), None)
     if digest is None:
         return None
-    path = _path(home, digest)
-    try:
-        plan = read_json(WatchPlan, path, limit=_LIMIT)
-    except FileNotFoundError as error:
-        raise TrustError(
-            f"the plan for alarms of {name}, {path.name}, is missing; a backup has no plans",
-            hint=_AGAIN,
-        ) from error
-    except FloError as error:
-        raise TrustError(f"the plan for alarms cannot be read: {error}", hint=_AGAIN) from error
-    if plan.digest != digest:
-        raise TrustError(f"{path.name} is not the plan that was decided", hint=_AGAIN)
+    plan = read_decided(WatchPlan, _path(home, digest), digest, "plan", _AGAIN)
     plan.check(home.open_identity().public)
     return plan
 
