@@ -166,6 +166,10 @@ class Watching:
         follow_up = plan.follow_up_days if plan else USUAL_FOLLOW_UP
         given = follow_up, time.time(), self._opted_out()
         pending = opened.take(arrived, *given, is_time_to_look=is_time)
+        if pending:  # a person may have put the version into use since they were raised
+            since = self._put_into_use(name, watched)
+            opened.settle_before(since)
+            pending = [one for one in pending if one.time >= since]
         if pending and is_time:  # [3]
             numbers = [one.number for one in pending]
             log.warning(f"{name}: alarm {numbers[:9]}; flo model watch {name} says what it is")
@@ -183,13 +187,18 @@ class Watching:
             self._open[watched.id] = KeptWatch(self._home, watched)
             self._begun.pop(name, None)
         if self._begun.get(name) is not watched:
-            own = versions.called(versions.read(self._home).own, name)
-            last = own.last_on(watched.study.digest)
-            if last is not None and last.state == "current":
-                since = datetime.fromisoformat(last.time).timestamp()
-                self._open[watched.id].settle_before(since)
+            self._open[watched.id].settle_before(self._put_into_use(name, watched))
             self._begun[name] = watched
         return self._open[watched.id]
+
+    def _put_into_use(self, name: str, watched: Watched) -> float:
+        """Return when a person put a version into use here (seconds since 1970); 0 if it is not."""
+        if watched.finished:
+            return 0.0
+        last = versions.called(versions.read(self._home).own, name).last_on(watched.study.digest)
+        if last is None or last.state != "current":
+            return 0.0
+        return datetime.fromisoformat(last.time).timestamp()
 
     def _arrived(self, one: _Waiting, columns: list[int]) -> Arrived | None:
         """Return what arrived; None if a worker cannot have seen it."""
