@@ -162,12 +162,13 @@ class KeptWatch:
 
     def settle_before(self, time: float) -> None:
         """End all alarms of before a time (seconds since 1970), when a person put the version into
-        use again, and knew of them."""
+        use again, and knew of them. All monitors begin anew with their baselines then: what others
+        of them had seen by that time was known, too."""
         with self._changing():
-            for number in [one.number for one in self.watch.alarms if one.time < time]:
-                self.watch.settle(number, as_usual=False)
-            self._write_state()
-            self._write_days()
+            if any(one.time < time for one in self.watch.alarms):
+                self.watch.begin_again(time)
+                self._write_state()
+                self._write_days()
 
     def close(self) -> None:
         """Close the file."""

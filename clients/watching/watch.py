@@ -323,6 +323,16 @@ class Watch:
         self.alarms = [one for one in self.alarms if one.number != number]
         return alarm
 
+    def begin_again(self, time: float) -> None:
+        """End the alarms of before a time, and let all monitors begin anew with their baselines."""
+        self.alarms = [one for one in self.alarms if one.time >= time]
+        for series in (self.hospital, *self.wards.values()):
+            if series.rates is not None:
+                series.restart(np.ones(len(series.rates.all), dtype=bool))
+        for group in self.outcomes.log_weights:
+            self.outcomes.restart(group)
+        self.outcomes.restart_late(anew=False)
+
     def _restart(self, series: Series, key: Key, *, as_usual: bool) -> None:
         if as_usual:
             series.begin_anew()

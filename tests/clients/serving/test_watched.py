@@ -28,6 +28,7 @@ from tests.clients.serving.served_site import (
     AtWork,
     at_work,
     hook,
+    put_into_use,
     served_site,
     version_of,
 )
@@ -213,6 +214,24 @@ def test_an_alarm_waits_for_a_plan_that_cannot_be_read(home: SiteHome) -> None:
 
     during(home, work)
     assert len(_alarms(home)) == 1
+
+
+def test_whoever_puts_a_version_into_use_again_has_settled_its_alarms(home: SiteHome) -> None:
+    a_dull_month(home, WATCHED)
+    plan_decisions.decide(home, "tiny", 30, {"columns": "fall back"}, "Ada", "plan")
+
+    async def work(at: AtWork) -> None:
+        for _ in range(2):
+            for _ in range(60):
+                await asked(at, record(20))
+            while await asked(at, record(50)) != "1":
+                await asyncio.sleep(0.02)
+            put_into_use(home, V9)
+            while await asked(at, record(50)) != "9":
+                await asyncio.sleep(0.02)
+
+    during(home, work)
+    assert len(_alarms(home)) == 2, "and they can be raised again"
 
 
 def test_without_an_earlier_version_to_fall_back_to_none_answers(
