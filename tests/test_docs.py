@@ -15,7 +15,7 @@ import pytest
 from flo.clients.home.site_config import Population, SiteConfig
 from flo.server.home.coordinator_home import CoordinatorConfig
 from tests.paths import ROOT
-from tests.server.real_coordinator import free_ports
+from tests.ports import free_ports
 from tools import draw, links, rooms
 
 DOCS = ROOT / "docs"

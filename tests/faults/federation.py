@@ -35,7 +35,8 @@ from tests.faults.clocks import Clock
 from tests.faults.processes import TOKEN, processes
 from tests.faults.relay import Relay
 from tests.faults.schedule import COORDINATOR, Fault, clock_off
-from tests.server.real_coordinator import RealCoordinator, free_ports
+from tests.ports import free_ports
+from tests.server.real_coordinator import RealCoordinator
 
 SITES = ("east", "north", "south", "west")
 STEPS, RETRIES, DEADLINE_SECONDS = 12, 8, 3

@@ -22,7 +22,7 @@ import tomli_w
 from flo.clients.home.site_home import SiteHome
 from tests.builders import csv_text, study_document
 from tests.packaging.environments import KEPT, Installed, build, install
-from tests.server.real_coordinator import free_ports
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.slow
 SITES = ("north", "south", "west")

@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
-import itertools
 import json
 import os
-import random
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -31,6 +28,7 @@ from flo.server.keys.authority import Authority
 from flo.server.maintenance.invitations import invite
 from flo.storage.files import write_private
 from tests.builders import make_site
+from tests.ports import free_ports
 
 START_SECONDS = 120.0
 
@@ -230,24 +228,3 @@ def new_home(folder: Path) -> CoordinatorHome:
     """A coordinator's folder with two free ports."""
     port, private_port = free_ports(2)
     return CoordinatorHome.create(folder, CoordinatorConfig(port=port, private_port=private_port))
-
-
-def _ports() -> Iterator[int]:
-    """Below those that the kernel gives to connections, and of each worker's own: whoever comes
-    back to a port must find it as it was left."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    own = range(16_000 + worker * 4_000, 20_000 + worker * 4_000)
-    start = random.randrange(len(own))
-    yield from itertools.cycle([*own[start:], *own[:start]])
-
-
-_PORTS = _ports()
-
-
-def free_ports(count: int) -> list[int]:
-    found: list[int] = []
-    while len(found) < count:
-        port = next(_PORTS)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            found.append(port)
-    return found

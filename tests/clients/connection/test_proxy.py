@@ -17,7 +17,8 @@ from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from tests.clients.proxies import Proxy, proxy
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import SITES, launch, wait_for
-from tests.server.real_coordinator import RealCoordinator, free_ports, served
+from tests.ports import free_ports
+from tests.server.real_coordinator import RealCoordinator, served
 
 HOST = "flo.consortium.test"  # no resolver knows it; only the proxy does
 NAMES = {HOST: "127.0.0.1"}

@@ -98,11 +98,6 @@ def put_into_use(home: SiteHome, model: Made) -> ModelVersion:
     return version
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        return int(bound.getsockname()[1])
-
-
 def prepare(home: SiteHome, *, port: int = 8443, models: str = COLUMNS, workers: int = 2) -> None:
     """Write certificate, the record system's keys and ``serve.toml``."""
     certificate, key = _certificate()

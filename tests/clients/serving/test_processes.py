@@ -24,7 +24,6 @@ from flo.clients.serving.own_socket import SOCKET
 from flo.errors import EXIT_NETWORK, EXIT_TRUST, EXIT_USAGE
 from tests.clients.serving.served_site import (
     bearer,
-    free_port,
     hook,
     served_site,
     serving_process,
@@ -38,6 +37,7 @@ from tests.clients.serving.under_fire import (
     wait_until_ready,
 )
 from tests.commands import flo_process
+from tests.ports import free_port
 
 pytestmark = pytest.mark.processes
 HOOK = "/cds-services/tiny"

@@ -29,13 +29,13 @@ from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import version_decisions
 from tests.clients.serving.served_site import (
     V9,
-    free_port,
     hook,
     put_into_use,
     served_site,
     serving_process,
     token,
 )
+from tests.ports import free_port
 
 HOOK = "/cds-services/tiny"
 

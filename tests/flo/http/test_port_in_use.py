@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands import flo_process
-from tests.server.real_coordinator import free_ports, new_home
+from tests.ports import free_ports
+from tests.server.real_coordinator import new_home
 
 pytestmark = pytest.mark.processes
 

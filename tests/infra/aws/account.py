@@ -8,7 +8,7 @@ from pathlib import Path
 from flo.server.home.aws_config import AwsConfig
 from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from tests.infra.aws.emulated import REGION, Aws
-from tests.server.real_coordinator import free_ports
+from tests.ports import free_ports
 
 
 def account(aws: Aws) -> AwsConfig:

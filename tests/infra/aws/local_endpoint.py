@@ -14,7 +14,6 @@ import io
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -30,6 +29,7 @@ import httpx
 from flo.errors import FloError
 from flo.infra.aws.job_contract import ROOT_VARIABLE
 from flo.infra.aws.serving.contract import PORT_VARIABLE
+from tests.ports import free_port
 
 _START_SECONDS, _GRACE_SECONDS = 30.0, 30.0  # SageMaker kills thirty seconds after SIGTERM
 Alarmed = Callable[[], set[str]]  # names of the alarms that are on
@@ -186,7 +186,7 @@ class LocalEndpoint:
         data = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
             archive.extractall(Path(folder.name) / "model", filter="data")
-        port = _free_port()
+        port = free_port()
         with (Path(folder.name) / "log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "flo.infra.aws.serving.container", "serve"],
@@ -204,12 +204,6 @@ class LocalEndpoint:
         weight = float(recorded.get("InitialVariantWeight", 1.0))
         url = f"http://127.0.0.1:{port}"
         return _Variant(str(recorded["VariantName"]), weight, url, process, folder)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _wait(variant: _Variant) -> None:

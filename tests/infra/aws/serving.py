@@ -16,7 +16,7 @@ import httpx
 from packaging.requirements import Requirement
 
 from tests.paths import ROOT
-from tests.server.real_coordinator import free_ports
+from tests.ports import free_ports
 
 SERVING = ["python", "-m", "flo.infra.aws.serving.container"]
 

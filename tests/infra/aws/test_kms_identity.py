@@ -17,7 +17,8 @@ from tests.commands import flo_process
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import all_events, launch, wait_for
 from tests.infra.aws.emulated import Aws
-from tests.server.real_coordinator import RealCoordinator, free_ports, served
+from tests.ports import free_ports
+from tests.server.real_coordinator import RealCoordinator, served
 
 
 def signing_key(aws: Aws) -> str:

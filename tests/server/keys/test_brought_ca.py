@@ -31,7 +31,8 @@ from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from flo.server.keys.authority import Authority
 from flo.server.maintenance.invitations import invite
 from tests.commands import flo
-from tests.server.real_coordinator import RealCoordinator, free_ports, served
+from tests.ports import free_ports
+from tests.server.real_coordinator import RealCoordinator, served
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
