@@ -38,7 +38,7 @@ from flo.server.console.sign_in import ConsoleAuth
 from flo.server.console.view import ProgressCache, StudyViews
 from flo.server.flower.large_bodies import LargeBodyRelay
 from flo.server.flower.superexec import PROGRAM, Supervised, start_superexec
-from flo.server.flower.superlink import SuperLink
+from flo.server.flower.superlink import APP_HERE, SuperLink
 from flo.server.home.coordinator_home import (
     CHECKPOINT_KEY_VARIABLE,
     HOME_VARIABLE,
@@ -261,6 +261,7 @@ class Coordinator:
                     self._home.read_private_url(),
                     self._home.chain_path,
                     self._home.superexec_secret_path,
+                    app=APP_HERE,
                     home=self._home.directory,
                     environment={
                         HOME_VARIABLE: str(self._home.directory),
@@ -277,7 +278,7 @@ class Coordinator:
                 superexec.end()
 
     def _restarted(self, code: int) -> None:
-        log.error("flower-superexec ended and was started again", extra={"fields": {"code": code}})
+        log.error(f"{PROGRAM} ended and was started again", extra={"fields": {"code": code}})
         self._store.add_event(None, "process-restarted", program=PROGRAM, code=code)
         self._runs.lose_serverapps()
 

@@ -75,12 +75,17 @@ class Handlers:
     def acquire_task(self, request: AcquireTaskRequest, state: Any) -> AcquireTaskResponse:
         """Issue the oldest pending task of an allowed run; empty if there is none."""
         with self._giving:
-            for task in state.get_tasks(statuses=[Status.PENDING], order_by="pending_at"):
-                if task.type in request.supported_task_types and self._may(task.run_id):
+            for task in self.waiting(state):
+                if task.type in request.supported_task_types:
                     token = state.claim_task(task.task_id)
                     if token:
                         return AcquireTaskResponse(task=task, token=token)
         return AcquireTaskResponse()
+
+    def waiting(self, state: Any) -> list[Any]:
+        """Return the pending tasks of allowed runs, oldest first."""
+        pending = state.get_tasks(statuses=[Status.PENDING], order_by="pending_at")
+        return [task for task in pending if self._may(task.run_id)]
 
 
 class ScopedHandlers(Handlers):

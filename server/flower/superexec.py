@@ -1,4 +1,4 @@
-"""Flower's SuperExec, the process that launches ServerApps: here, and in a remote job.
+"""SuperExec, the process that launches ServerApps: here, and in a remote job.
 
 It and its ServerApps form one process group, which the process that started it must end. At the
 coordinator it is restarted whenever it ends, for any reason: no round can run without it.
@@ -16,37 +16,31 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flo import SILENT
 from flo.host.memory import KEEPING
 
-PROGRAM = "flower-superexec"  # in the interpreter's directory
+PROGRAM = "superexec"
+SERVERAPP = "flo-serverapp"  # the name of a process that it launched, for `ps`
+_MODULE = "flo.server.flower.superexec_process"
 _LONG_SECONDS, _LONGEST_WAIT = 600.0, 60.0  # one that ran this long is restarted at once
-QUIET = {**SILENT, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
 
 
 def start_superexec(
-    url: str, ca: Path, secret: Path, *, home: Path, environment: dict[str, str]
+    url: str, ca: Path, secret: Path, *, app: str, home: Path, environment: dict[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start ``flower-superexec`` against the private listener, as on SageMaker.
+    """Start SuperExec against the private listener. ``app``: name of the ServerApp.
 
     It and the ServerApps it launches form one process group; end it with ``os.killpg``.
     """
-    scripts = Path(sys.executable).parent
     with (home / "superexec.log").open("ab") as log:
         return subprocess.Popen(
             [
-                str(scripts / PROGRAM),
-                *("--runtime-api-address", url.removeprefix("https://")),
-                *("--root-certificates", str(ca)),
-                *("--superexec-auth-secret-file", str(secret)),
-                *("--parent-pid", str(os.getpid())),
+                *(sys.executable, "-P", "-m", _MODULE, url.removeprefix("https://"), str(ca)),
+                *(str(secret), str(os.getpid()), app.partition(":")[0]),
             ],
             env={
                 **os.environ,
-                **QUIET,
                 **KEEPING,
                 **environment,
-                "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",
                 "FLWR_HOME": str(home / "flower"),
             },
             stdin=subprocess.DEVNULL,

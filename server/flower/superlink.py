@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import os
 import secrets
 import threading
 from base64 import b64decode
@@ -53,7 +52,6 @@ from flo.server.flower.control import (
     part_of,
 )
 from flo.server.flower.scoped_runtime import Handlers, RuntimeScope, ScopedHandlers
-from flo.server.flower.superexec import QUIET
 
 FLEET_PATHS = frozenset(
     f"/v1/fleet/{call}"
@@ -88,7 +86,6 @@ class SuperLink:
     """
 
     def __init__(self, *, superexec_secret: bytes) -> None:
-        os.environ.update(QUIET)
         self._token = secrets.token_urlsafe(32)  # for this process's own calls
         self._registering = threading.Lock()
         config = SuperLinkLifespanConfig(
@@ -267,6 +264,10 @@ class SuperLink:
             if app != APP_HERE:
                 self._lent.add(flower_run)
         return flower_run
+
+    def has_task_for(self, runtime: Any) -> bool:
+        """Return whether a task waits for the SuperExec that asks this runtime application."""
+        return bool(runtime.state.runtime_handlers.waiting(self._state))
 
     def scoped_runtime(self, flower_run: int, secret: bytes, loan: RuntimeScope) -> Any:
         """Return an application for a remote SuperExec that knows ``secret``, for this run only.

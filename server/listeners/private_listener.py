@@ -11,7 +11,8 @@
                        (``flo.server.api.operator_api``)
 Without a credential: 401, before any routing (the console redirects to its sign-in page); with one
 that does not allow the call: 403. The runtime's ``pull-messages`` waits, in async code, until a
-reply is there or a short hold is over, so that a ServerApp need not poll.
+reply is there or a short hold is over, so that a ServerApp need not poll; so does ``acquire-task``
+until a run is to be launched.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ log = logging.getLogger("flo.server.private")
 _MAX_QUESTION = {ACQUIRE_PATH: 1 << 16, RUNTIME_PULL_PATH: 1 << 20}
 _PARCELS = frozenset({PUT_PATH, TAKE_PATH})
 _HOLD_SECONDS = 1.0  # then the ServerApp checks which hospitals are connected
+_TASK_HOLD_SECONDS = 1.0  # then SuperExec looks whether its parent is there
 _RECHECK_SECONDS = 0.25
 
 
@@ -224,6 +226,8 @@ class PrivateListener:
                 self._large_bodies.end_unawaited(run, self._superlink.awaited(body))
             body = await self._hold(body)
             scope = with_length(scope, len(body))
+        elif path == ACQUIRE_PATH:
+            await self._wait_for_task(flower)
         await flower(scope, replay(body, receive), send)
         self._notifier.notify_all()
 
@@ -235,4 +239,13 @@ class PrivateListener:
             left = end - asyncio.get_running_loop().time()
             if something or left <= 0:
                 return answerable
+            await self._notifier.wait(min(left, _RECHECK_SECONDS))
+
+    async def _wait_for_task(self, flower: ASGIApp) -> None:
+        """Wait until a run is to be launched by who asks, for a short hold."""
+        end = asyncio.get_running_loop().time() + _TASK_HOLD_SECONDS
+        while not self._superlink.has_task_for(flower):
+            left = end - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
             await self._notifier.wait(min(left, _RECHECK_SECONDS))

@@ -6,7 +6,6 @@ import ipaddress
 import resource
 import socket
 import ssl
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from flo.errors import FloError, TrustError
 from flo.host.diagnostics import Finding, clock_alone, kernel_clock_state, key_store, tried
 from flo.http.tls_server import bind
 from flo.keys.tls import read_certificate
-from flo.server.flower.superexec import PROGRAM
+from flo.server.flower.superexec import PROGRAM, SERVERAPP
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.keys.authority import days_left, names_in
 from flo.storage.database import refuse_damaged
@@ -51,7 +50,6 @@ def coordinator(home: CoordinatorHome) -> Iterator[Finding]:
     yield address(config.host, config.bind)
     yield from _ports(home)
     yield certificate(home.certificate_path, [config.host, config.private_host])
-    yield program(Path(sys.executable).parent / PROGRAM)
     if is_locked(home.directory / "serve.lock"):
         yield launcher(str(home.superexec_secret_path))
     yield open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -155,24 +153,13 @@ def certificate(path: Path, names: list[str]) -> Finding:
     return Finding("certificate", "ok", f"valid until {until}")
 
 
-def program(path: Path) -> Finding:
-    """Check that Flower's SuperExec, which carries out rounds, is installed."""
-    if path.is_file():
-        return Finding("rounds", "ok", f"{path.name} is installed")
-    return Finding(
-        "rounds",
-        "broken",
-        f"{path} is missing: no round can run without it",
-        f"{sys.executable} -m pip install --force-reinstall --no-deps 'flwr>=1.42,<1.43'",
-    )
-
-
 def launcher(secret: str, processes: Path = Path("/proc")) -> Finding:
     """Check that the SuperExec process with the argument ``secret`` (a path) runs."""
     found = [
         process
         for process in processes.glob("[0-9]*")
         if secret.encode() in _read(process / "cmdline").split(b"\0")
+        and _read(process / "comm").strip() != SERVERAPP.encode()  # it has the same arguments
     ]
     if not found:
         said = f"{PROGRAM} does not run, so no round can begin"

@@ -40,7 +40,7 @@ def sites(coordinator: RealCoordinator, tmp_path: Path) -> Iterator[list[SiteHom
 
 
 def superexec_of(coordinator: RealCoordinator) -> int:
-    said = f"flower-superexec.*{coordinator.home.directory}"
+    said = f"superexec_process.*{coordinator.home.directory}"
     found = subprocess.run(["pgrep", "-f", said], capture_output=True, text=True, check=True)
     return min(int(number) for number in found.stdout.split())
 
@@ -62,7 +62,7 @@ def test_a_killed_superexec_is_started_again_and_the_study_ends_well(
     assert superexec_of(coordinator) != before
     with closing(coordinator.home.open_store()) as store:
         told = [event for event in store.events_after(0) if event[2] == "process-restarted"]
-    assert [event[4] for event in told] == [{"program": "flower-superexec", "code": -9}]
+    assert [event[4] for event in told] == [{"program": "superexec", "code": -9}]
     text, _ = issue(coordinator.home.open_identity(), "prometheus", "viewer", 60)
     headers = {"authorization": f"Bearer {text}"}
     answer = coordinator.private("GET", "/v1/flo/metrics", headers=headers)

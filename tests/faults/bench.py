@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flo.server.flower.superexec import SERVERAPP
 from tests.end_to_end.running import all_events
 from tests.faults import clocks
 from tests.faults.federation import MODES, Federation
@@ -100,7 +101,7 @@ def _orphans(federation: Federation) -> list[str]:
     end = time.monotonic() + _ENDING_SECONDS
     while True:
         lines = processes(federation.folder).values()
-        left = [line for line in lines if "flwr-serverapp" in line]
+        left = [line for line in lines if line.startswith(SERVERAPP)]
         left += ["two of one" for count in _doubles(federation.folder).values() if count > 1]
         if not left or time.monotonic() > end:
             return [f"still running: {line[:120]}" for line in left]
@@ -110,7 +111,7 @@ def _orphans(federation: Federation) -> list[str]:
 def _doubles(folder: Path) -> Counter[str]:
     kinds = (
         "coordinator serve",
-        "flower-superexec",
+        "superexec_process",
         "faulty_agent",
         "flo.clients.data_process.child",
     )

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from flo.server.flower.superexec import SERVERAPP
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import SITES, all_events, launch, rounds
 from tests.faults.processes import processes
@@ -18,8 +19,8 @@ from tests.server.real_coordinator import RealCoordinator, new_home, served
 
 _FIRST, _EVERY = 100, 200
 _KINDS = {
-    "flower-superexec": "superexec",
-    "flwr-serverapp": "ServerApp",
+    SERVERAPP: "ServerApp",
+    "superexec_process": "superexec",
     "flo.clients.data_process.child": "data process",
     "flo.cli site run": "agent",
     '"coordinator", "serve"': "coordinator",

@@ -28,6 +28,7 @@ from flo.errors import FloError, RefusedError, UsageError
 from flo.host.logs import start_logging
 from flo.infra.aws.job_contract import (
     ACCESS_VARIABLE,
+    APP,
     GRACE_SECONDS,
     KEYS_VARIABLE,
     ContainerPaths,
@@ -88,7 +89,7 @@ def carry_out(place: ContainerPaths, stop: threading.Event) -> str | None:
             code = superexec.poll()
             if code is not None:
                 return (
-                    f"flower-superexec ended (code {code}) before the run did: the coordinator "
+                    f"superexec ended (code {code}) before the run did: the coordinator "
                     "refused its secret, or it could not start; see the job's log"
                 )
     return _STOPPED
@@ -147,6 +148,7 @@ def _superexec(access: JobAccess, keys: JobKeys) -> Iterator[subprocess.Popen[by
             f"{access.url}{PREFIX}{access.job}",
             ca,
             secret,
+            app=APP,
             home=Path(folder),
             environment={ACCESS_VARIABLE: where, KEYS_VARIABLE: what},
         )

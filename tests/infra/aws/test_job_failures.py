@@ -148,7 +148,7 @@ jobs.job_secret = lambda m, s, job: os.urandom(32) if job.endswith("-1") else ri
         first = next(iter(name for name, job in stage.sagemaker.jobs.items() if job.process))
         outcome = stage.sagemaker.outcome(first)
         assert outcome.status == "Failed"
-        assert "flower-superexec ended (code 0) before the run did" in outcome.reason
+        assert "superexec ended (code 3) before the run did" in outcome.reason
         assert rounds(all_events(stage.home, digest)) == [1, 2, 3]
 
 

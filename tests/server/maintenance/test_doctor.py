@@ -12,7 +12,7 @@ from flo.errors import EXIT_OK, EXIT_REFUSED
 from flo.keys.tls import read_certificate
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.keys.authority import names_in
-from flo.server.maintenance.doctor import address, open_files, program
+from flo.server.maintenance.doctor import address, open_files
 from tests.clients.maintenance.test_doctor import doctor
 from tests.server.real_coordinator import new_home, serving
 
@@ -89,11 +89,6 @@ def test_whether_hospitals_could_dial_it(host: str, listens: str, state: str, me
     found = address(host, listens)
     assert found.state == state
     assert mend in found.fix
-
-
-def test_what_carries_out_rounds_has_to_be_there(tmp_path: Path) -> None:
-    found = program(tmp_path / "flower-superexec")
-    assert (found.state, "pip install" in found.fix) == ("broken", True)
 
 
 def test_few_open_files_are_few_hospitals() -> None:
