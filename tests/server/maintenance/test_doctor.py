@@ -31,7 +31,7 @@ def test_a_coordinator_that_serves_is_said_to_be_ready(on_disk: Path) -> None:
     assert found["ports"].message.startswith("served: ")
     assert found["address"].state == "ok", "a consortium on one machine is no mistake"
     assert "only hospitals on this machine" in found["address"].message
-    assert {"rounds", "records", "certificate", "open files", "clock"} <= found.keys()
+    assert {"launcher", "records", "certificate", "open files", "clock"} <= found.keys()
 
 
 def test_a_port_that_another_program_holds_is_named(on_disk: Path) -> None:
