@@ -17,7 +17,9 @@ from flo.study.document import Study
 
 
 def gathered(study: Study, state: RunState, values: Mapping[str, Values]) -> StreamingSum:
-    made = StreamingSum(study, Plan.of(study).purpose(state.purpose), len(state.cohort or values))
+    made = StreamingSum(
+        study, Plan.of(study).purpose(state.purpose_in(study)), len(state.cohort or values)
+    )
     for hospital, release in values.items():
         made.add(hospital, release.copy())
     return made

@@ -13,7 +13,11 @@ from datetime import UTC, datetime
 from flo.clients.approvals import roster
 from flo.clients.approvals.approvers import refuse_missing_people
 from flo.clients.approvals.fingerprints import refuse_strangers
-from flo.clients.approvals.lineage import approved_before, refuse_false_lineage
+from flo.clients.approvals.lineage import (
+    approved_before,
+    refuse_false_lineage,
+    refuse_hidden_periods,
+)
 from flo.clients.approvals.reserve import check_fits, check_study, freeze, reserve
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.connection.offers import Offered, refuse_forged
@@ -148,6 +152,7 @@ def _allowed_terms(
     epsilon = charged_epsilon(study.canonical_bytes.decode(), broken)
     own = home.open_identity().fingerprint
     refuse_false_lineage(study, approved_before(home, study))
+    refuse_hidden_periods(home, study)
     check_study(study, home.read_config().hospital, own, policy, epsilon, unconfirmed)
     refuse_strangers(study, unconfirmed, if_broken=broken)
     return terms

@@ -1,4 +1,4 @@
-"""What a study says that its model learnt before, compared with what this hospital approved.
+"""What a study says of studies before it, compared with what this hospital approved.
 
 The coordinator states the lineage, and a hospital has no other hospital's documents. Of the studies
 that it approved itself it has the text, so nothing else can be said about these.
@@ -25,6 +25,27 @@ def approved_before(home: SiteHome, study: Study) -> dict[str, Study]:
         for digest, kept in (readable(home) if named else ())
         if digest in named and kept is not None
     }
+
+
+def refuse_hidden_periods(home: SiteHome, study: Study) -> None:
+    """Raise TrustError if a monitor leaves out a period of its model that was approved here.
+
+    Its patients would be counted twice.
+    """
+    if study.monitor is None:
+        return
+    for digest, kept in readable(home):
+        before = kept.read_study() if kept is not None else None
+        if before is None or before.monitor is None or digest == study.digest:
+            continue
+        if before.monitor.model == study.monitor.model and not (
+            digest in study.monitor.earlier or study.digest in before.monitor.earlier
+        ):
+            raise TrustError(
+                f"the study leaves out {before.name}, version {before.version}, which was approved "
+                "here and counts patients of the same model",
+                hint="ask the coordinator for a new version, signed by its own FLO",
+            )
 
 
 def refuse_false_lineage(study: Study, approved: Mapping[str, Study]) -> None:

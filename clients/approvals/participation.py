@@ -24,13 +24,14 @@ def known_lines(ledger: Ledger, study: Study, population: str) -> list[tuple[str
     if not study.by_generation:
         return []
     try:
-        return lines(ledger, ledger.check_reservation(study, population))
+        return lines(ledger, study, ledger.check_reservation(study, population))
     except FloError as error:
         return [("does not fit", str(error))]
 
 
 def lines(
     ledger: Ledger,
+    study: Study,
     participants: Participants,
     present: Collection[str] | None = None,
 ) -> list[tuple[str, str]]:
@@ -47,7 +48,11 @@ def lines(
     found = []
     for number in known:
         room = [s for s in SUB_LEDGERS if number in participants.charged[s]]
-        if len(room) == len(SUB_LEDGERS):
+        if study.monitor:
+            text = "those held out are counted"
+            if "evaluation" not in room:
+                text = "none is counted: they are of an earlier period, or their budget has no room"
+        elif len(room) == len(SUB_LEDGERS):
             text = "all take part"
         elif room:
             text = f"only those for {room[0]} take part; the other budget has no room"
@@ -57,5 +62,6 @@ def lines(
     text = "a generation of their own, with the whole budget"
     if present is not None:
         new = sum(count[number] for number in count if number not in known)
-        text = f"{band(new)} patients; all take part, in {text}"
+        part = "those held out are counted" if study.monitor else "all take part"
+        text = f"{band(new)} patients; {part}, in {text}"
     return [*found, (NEW, text)]

@@ -172,7 +172,7 @@ def check_fits(
         )
         if not study.by_generation:
             return []
-        return participation.lines(ledger, participants, frozen.hashes.values())
+        return participation.lines(ledger, study, participants, frozen.hashes.values())
 
 
 def reserve(

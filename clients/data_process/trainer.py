@@ -27,6 +27,7 @@ from flo.privacy.releases import (
     evaluation,
     gate,
     least_squares,
+    monitor,
     regressions,
     second_moments,
     statistics,
@@ -98,6 +99,8 @@ class Trainer:
                 exact = evaluation.sums(self._study, weights, self._snapshot.held_out)
             case "gate":
                 exact = gate.sums(self._study, weights, self._snapshot.held_out)
+            case "monitor":
+                exact = monitor.sums(self._study, weights, self._snapshot.held_out)
             case "statistics":
                 exact = statistics.exact(self._study, self._snapshot.training)
                 exact += statistics.exact(self._study, self._snapshot.held_out)

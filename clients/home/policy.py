@@ -173,7 +173,8 @@ def findings(
         f"largest_study_epsilon = {largest}",
         f"the study takes ε = {epsilon:g}",
     )
-    compared = [("compares", one.model) for one in study.gate.models] if study.gate else []
+    does = "watches" if study.monitor else "compares"
+    compared = [(does, one.model) for one in study.asked_models]
     trained = [("trains", study.model)] if study.trains or isinstance(study.model, Pack) else []
     for does, model in (*trained, *compared):
         if isinstance(model, Pack):
@@ -190,7 +191,7 @@ def findings(
                 f"the study {does} {model.kind}",
             )
     refuse(
-        not (study.trains or study.compares or policy.surveys_allowed),
+        not (study.trains or study.published_models or policy.surveys_allowed),
         "surveys_allowed = false",
         "the study asks for noisy counts",
     )

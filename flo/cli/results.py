@@ -216,6 +216,19 @@ class VerdictResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class DriftResult(CommandResult):
+    """A monitor's series. ``period``: the latest with a result, to which ``alarm`` and ``health``
+    belong. ``alarms``: periods with an alarm; ``missing``: those without a result."""
+
+    study: str
+    period: int
+    alarm: bool
+    health: float
+    alarms: list[int]
+    missing: list[int]
+
+
+@dataclass(frozen=True)
 class ScoringWay(CommandResult):
     """One way of scoring the golden cases. ``differ``: names of cases with another score."""
 

@@ -253,6 +253,8 @@ def _show_result(summary: dict[str, Any]) -> None:
         ended = from_canonical(summary["study"].encode())
         if ended.compares:
             say(f"its verdict: flo model verdict {ended.name}:{ended.version}")
+        if ended.monitor:
+            say(f"what it shows: flo model drift {ended.name}:{ended.version}")
         if ended.statistics:
             say(f"tables and curves: flo study results {ended.name}:{ended.version} --out results")
         say(f"next: flo study extracts {ended.name}:{ended.version} --out extracts")

@@ -16,7 +16,7 @@ from flo.privacy.gradients.augmentation import augmented, copies
 from flo.privacy.gradients.bookkeeping import binary_loss
 from flo.privacy.mechanisms.entropy import SystemStream
 from flo.privacy.patients.patients import Patients
-from flo.privacy.releases import gate
+from flo.privacy.releases import asked_model, gate
 from flo.study import models
 from flo.study.document import Study
 from flo.study.features import encode_category, encode_image, encode_number, input_names
@@ -50,8 +50,8 @@ def request_for(study: Study, purpose: Purpose, weights: Vector) -> Vector:
     """Return what a request for ``purpose`` carries with this model; W as in ``STRETCH``."""
     if purpose == "gate" and study.gate is not None and not study.gate.cards:
         average = gate.of_average(study, _AVERAGE)
-        return gate.request(gate.scorer(weights, None), average, _AVERAGE)
-    if purpose in ("statistics", "regression", "gate"):
+        return gate.request(asked_model.scorer(weights, None), average, _AVERAGE)
+    if purpose in ("statistics", "regression", "gate", "monitor"):
         return np.zeros(request_length(study, purpose))
     if purpose == "moments":
         return weights[:0]

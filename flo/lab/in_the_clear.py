@@ -44,10 +44,10 @@ def train_in_the_clear(study: Study, fold: Fold, earlier: EarlierModel | None = 
 def round_in_the_clear(study: Study, trainers: Mapping[str, Trainer], state: RunState) -> RunState:
     """Sum one release of each hospital, and return the state that it leads to."""
     everyone = tuple(sorted(trainers))
-    part = Plan.of(study).purpose(state.purpose)
+    part = Plan.of(study).purpose(state.purpose_in(study))
     gathered, ring = StreamingSum(study, part, len(everyone)), ring_of(study, part, len(everyone))
     for hospital in everyone:
-        noisy = trainers[hospital].release(state.purpose, state.asked, len(everyone))
+        noisy = trainers[hospital].release(state.purpose_in(study), state.asked, len(everyone))
         gathered.add(hospital, to_ring(noisy, ring) if ring else noisy)
     return advance(study, replace(state, cohort=everyone), gathered)
 

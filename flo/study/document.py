@@ -26,6 +26,7 @@ from flo.study import identifier_patterns, networks, versions
 from flo.study.features import input_names
 from flo.study.gate import ComparedModel, Gate
 from flo.study.lineage import Ancestor, Continues
+from flo.study.monitor import Monitor
 from flo.study.packs import Model, Pack
 from flo.study.schema import ImageColumn, Schema, Text, tells_who
 from flo.study.statistics import Statistics
@@ -46,6 +47,15 @@ SCHEMA_VERSION = 4
 _USUAL_VERSION: Literal[3] = 3  # of a study that does not state one
 MAX_STUDY_BYTES = 256 * 1024
 MOST_SQUARED_INPUTS = 1000
+_PARTS_OF_ONE_STUDY = (
+    "model",
+    "evaluation",
+    "survey",
+    "statistics",
+    "continues",
+    "gate",
+    "monitor",
+)
 PLACEHOLDER = "Write here"  # prefix of texts still to be written; never signed
 UNDER_WAY = ("offered", "running", "paused")  # statuses that may still spend budget
 
@@ -68,6 +78,7 @@ class Study(Document):
     statistics: Statistics | None = None
     continues: Continues | None = None
     gate: Gate | None = None
+    monitor: Monitor | None = None
     limits: Limits
 
     @model_validator(mode="before")
@@ -155,6 +166,17 @@ class Study(Document):
             self.gate.refuse_unfit(self.data)
             for one in self.gate.models:
                 self.in_form_of(one)._refuse_model_that_does_not_fit()
+        if self.monitor:
+            if self.schema_version < 4 or self.survey or self.statistics or self.gate:
+                raise ValueError(
+                    "monitor: only in a study of schema_version = 4, without [survey], "
+                    "[statistics] and [gate]"
+                )
+            if self.continues:
+                raise ValueError("monitor: a study that watches a model trains none to continue")
+            self.monitor.refuse_unfit(self.data)
+            for one in self.monitor.models:
+                self.in_form_of(one)._refuse_model_that_does_not_fit()
         return self
 
     def _refuse_sums_that_are_not_secure(self) -> None:
@@ -237,6 +259,8 @@ class Study(Document):
             return self.statistics.purposes
         if self.compares:
             return ("gate",)
+        if self.monitor:
+            return ("monitor",)
         trained: tuple[Purpose, ...] = ("training", "evaluation")
         if self.mechanism.algorithm == "whitened":
             trained = ("moments", *trained)
@@ -250,7 +274,7 @@ class Study(Document):
     @property
     def largest_epsilon(self) -> float:
         """The largest ε that the document states."""
-        if asked := self.survey or self.statistics:
+        if asked := self.survey or self.statistics or self.monitor:
             return asked.epsilon
         gate = self.gate.epsilon if self.gate else 0.0
         return max(self.mechanism.epsilon, self.evaluation.epsilon, gate)
@@ -298,13 +322,28 @@ class Study(Document):
 
     @property
     def trains(self) -> bool:
-        """Whether it trains a model: it neither counts nor compares models only."""
-        return self.survey is None and self.statistics is None and not self.compares
+        """Whether it trains a model: it does not only count, compare models or watch one."""
+        asks = self.survey or self.statistics or self.monitor
+        return asks is None and not self.compares
 
     @property
     def compares(self) -> bool:
         """Whether it compares two models that were published before, and does nothing else."""
         return self.gate is not None and self.gate.candidate is not None
+
+    @property
+    def published_models(self) -> tuple[str, ...]:
+        """Cards of the models, published before, that it compares or watches."""
+        if self.monitor:
+            return (self.monitor.model,)
+        return self.gate.cards if self.gate else ()
+
+    @property
+    def asked_models(self) -> tuple[ComparedModel, ...]:
+        """Descriptions of ``published_models``; none before the study is signed."""
+        if self.monitor:
+            return self.monitor.models
+        return self.gate.models if self.gate else ()
 
     @property
     def by_generation(self) -> bool:
@@ -404,14 +443,14 @@ class Study(Document):
         if self.mechanism.noise == "distributed" and not self.tolerance:  # of an older schema
             document["limits"]["minimum_cohort"] = len(self.hospitals)
             mechanism["dropouts"] = 0
-        for one in ("model", "evaluation", "survey", "statistics", "continues", "gate"):
+        for one in _PARTS_OF_ONE_STUDY:
             document.pop(one, None)
         title = f"{self.name[: 62 - len(name)]}-{name}"
         about = {"schema_version": SCHEMA_VERSION, "name": title, "mechanism": mechanism}
         return document | about
 
     def in_form_of(self, other: ComparedModel) -> Study:
-        """Return this study with the model and the columns of one that its gate compares.
+        """Return this study with the model and the columns of one that it compares or watches.
 
         It is for scoring only: nothing else of it was checked.
         """
@@ -425,6 +464,12 @@ class Study(Document):
         document["gate"]["models"] = [one.model_dump(mode="json") for one in models]
         return from_document(document)
 
+    def with_watched(self, model: ComparedModel, earlier: Sequence[str]) -> Study:
+        """Return a copy whose monitor describes its model and names the earlier periods."""
+        document = self.model_dump(mode="json")
+        filled = {"models": [model.model_dump(mode="json")], "earlier": list(earlier)}
+        return from_document(document | {"monitor": document["monitor"] | filled})
+
     def without_gate(self) -> Study:
         """Return a copy that trains and evaluates its model, and compares it with none."""
         return from_document(self.model_dump(mode="json") | {"gate": None})
@@ -432,7 +477,7 @@ class Study(Document):
     def with_epsilon(self, epsilon: float) -> Study:
         """Return a validated copy with another ε for every part of the study."""
         document = self.model_dump(mode="json")
-        for part in ("mechanism", "evaluation", "survey", "statistics", "gate"):
+        for part in ("mechanism", "evaluation", "survey", "statistics", "gate", "monitor"):
             if document[part]:
                 document[part]["epsilon"] = epsilon
         return from_document(document)

@@ -61,13 +61,15 @@ def request_length(study: Study, purpose: Purpose) -> int:
     """Return how many numbers a request for a release carries.
 
     The model, and for training on whitened inputs also W (``flo.privacy.releases.whitening``); the
-    coefficients of all regressions; both models of a gate and an average risk.
+    coefficients of all regressions; both models of a gate and an average risk; a monitor's model.
     """
     if purpose == "regression":
         assert study.statistics is not None
         return coefficient_count(study.statistics, study.data)
     if purpose == "gate":
         return sum(parameter_count(form) + 2 * CURVE_POINTS for form in compared(study)) + 1
+    if purpose == "monitor":
+        return parameter_count(watched(study)) + 2 * CURVE_POINTS
     if purpose in ("survey", "statistics", "moments"):
         return 0
     whitened = purpose == "training" and study.mechanism.algorithm == "whitened"
@@ -90,6 +92,20 @@ def compared(study: Study) -> tuple[Study, Study]:
         )
     forms = [study.in_form_of(one) for one in gate.models]
     return forms[0] if gate.candidate else study, forms[-1] if gate.current else study
+
+
+def watched(study: Study) -> Study:
+    """Return the study in the form of the model that it watches.
+
+    Raises StudyError before the model's form is filled in.
+    """
+    assert study.monitor is not None
+    if not study.monitor.models:
+        raise StudyError(
+            "the monitor's model is not known yet",
+            hint="the coordinator fills it in when it signs the study",
+        )
+    return study.in_form_of(study.monitor.models[0])
 
 
 def named(study: Study, weights: Vector) -> dict[str, Vector]:
@@ -126,8 +142,8 @@ def precision(study: Study) -> np.dtype[Any]:
 
 
 def request_precision(study: Study, purpose: Purpose) -> np.dtype[Any]:
-    """Return the number type of what a request carries; curves of a gate are float64."""
-    return np.dtype(np.float64) if purpose == "gate" else precision(study)
+    """Return the number type of what a request carries; curves of published models are float64."""
+    return np.dtype(np.float64) if purpose in ("gate", "monitor") else precision(study)
 
 
 def initial_weights(study: Study) -> Vector:

@@ -18,7 +18,7 @@ Identifier = Annotated[
     ),
 ]
 Purpose = Literal[  # of a release
-    "survey", "statistics", "regression", "moments", "training", "evaluation", "gate"
+    "survey", "statistics", "regression", "moments", "training", "evaluation", "gate", "monitor"
 ]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 

@@ -11,13 +11,14 @@ _SINCE_THEN = (("aggregation", "sum"), ("algorithm", "fedavgm"), ("augmentation"
 def with_usual_values(document: Any) -> Any:
     """Return a parsed study with the values that it implies where it states none.
 
-    A study of statistics or of two published models trains none, so it need not say how.
+    A study of statistics or of published models trains none, so it need not say how.
     """
     if not isinstance(document, dict):
         return document
-    statistics, gate = document.get("statistics"), document.get("gate")
-    if isinstance(statistics, dict):
-        return _without_training(document, statistics.get("epsilon"))
+    gate = document.get("gate")
+    for asked in (document.get("statistics"), document.get("monitor")):
+        if isinstance(asked, dict):
+            return _without_training(document, asked.get("epsilon"))
     if isinstance(gate, dict) and gate.get("candidate"):
         return _without_training(document, gate.get("epsilon"))
     if document.get("schema_version") not in (1, 2):
@@ -64,7 +65,7 @@ def in_its_form(document: dict[str, Any]) -> dict[str, Any]:
         ):
             if name in column and column[name] in (None, []):
                 del column[name]
-    for name in ("continues", "statistics", "gate"):
+    for name in ("continues", "statistics", "gate", "monitor"):
         if document[name] is None:
             del document[name]
     if document["schema_version"] >= 3:

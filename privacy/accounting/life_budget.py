@@ -22,6 +22,7 @@ CHARGES = {
     "training": ("training",),
     "evaluation": ("evaluation",),
     "gate": ("evaluation",),
+    "monitor": ("evaluation",),
     "survey": SUB_LEDGERS,
     "statistics": SUB_LEDGERS,
     "regression": SUB_LEDGERS,

@@ -26,6 +26,7 @@ from flo.privacy.releases import (
     evaluation,
     gate,
     least_squares,
+    monitor,
     regressions,
     second_moments,
     statistics,
@@ -195,6 +196,17 @@ def _plan(study: Study) -> Plan:
         )
     if study.statistics:
         return Plan(_statistics_parts(study))
+    if study.monitor:
+        return Plan(
+            {
+                "monitor": part(
+                    lambda sigma: FullBatchSum(monitor.LENGTH, sigma, monitor.NORM),
+                    study.monitor.epsilon,
+                    1,
+                    study.monitor.retry_allowance,
+                )
+            }
+        )
     compared = {}
     if study.gate:
         compared["gate"] = part(

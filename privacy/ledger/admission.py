@@ -10,7 +10,7 @@ A study of schema 4 or later is charged to the generations that have room for it
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,9 +68,16 @@ class Restored:
 
 
 def admitted(
-    balance: Balance, plan: Plan, study: Study, population: str, limit: OwnLimit | None
+    balance: Balance,
+    plan: Plan,
+    study: Study,
+    population: str,
+    limit: OwnLimit | None,
+    first: int = 0,
 ) -> Charged | None:
     """Return the generations that a new reservation is charged to; None: all, and none is opened.
+
+    ``first``: the earliest generation that it may be charged to (``first_generation``).
 
     Raises:
         BudgetError: the study's δ is larger than the ledger's, or its cost exceeds a life budget or
@@ -97,7 +104,8 @@ def admitted(
             _require_life(life.renyi, balance, plan, study, population, sub_ledger)
             if limit and not limit.has_room(balance, population, sub_ledger, None):
                 raise limit.refuse(balance, population, sub_ledger, None)
-        return {s: [one for one in generations if has_room(s, one)] for s in SUB_LEDGERS}
+        new = [one for one in generations if one >= first]
+        return {s: [one for one in new if has_room(s, one)] for s in SUB_LEDGERS}
     for sub_ledger in SUB_LEDGERS:
         remaining = balance.remaining(population, sub_ledger)
         _require_life(remaining, balance, plan, study, population, sub_ledger)
@@ -105,6 +113,27 @@ def admitted(
             if limit and not limit.has_room(balance, population, sub_ledger, one):
                 raise limit.refuse(balance, population, sub_ledger, one)
     return None
+
+
+def first_generation(balance: Balance, reserved: Mapping[int, str], study: Study) -> int:
+    """Return the earliest generation that a study may be charged to: 0, unless it is a monitor's.
+
+    A monitor counts whom no earlier period of its series counted: those whose generation was opened
+    after the last period that released here. If none did, it is the first period's own, or the one
+    that this reservation opens. ``reserved``: row -> digest of its study. All of it follows from
+    rows, and from none that states a count of patients.
+    """
+    if study.monitor is None:
+        return 0
+    periods = [row for row, digest in reserved.items() if digest in study.monitor.earlier]
+    counted = [
+        row
+        for row in periods
+        if not (held := balance.reservations[row]).settled or any(map(held.made, held.parts))
+    ]
+    if counted:
+        return max(counted) + 1
+    return min(periods, default=balance.last + 1)
 
 
 def _require_life(

@@ -172,7 +172,8 @@ class Ledger(PatientTable):
             raise UsageError(f"population {population!r} is not registered in this ledger")
         kept = self._reservation(study.digest)
         if kept is None:
-            charged = admission.admitted(self._balance, plan, study, population, limit)
+            first = admission.first_generation(self._balance, self._reserved, study)
+            charged = admission.admitted(self._balance, plan, study, population, limit, first)
             opens = charged is not None
             born = self._give_generations(population, patients, later, opens=opens)
             named = {"generations": charged} if opens else {}

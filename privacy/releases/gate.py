@@ -25,18 +25,16 @@ norm stays the same, and the noise of each part grows by 1/√share.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import logit
 
 from flo.arrays import Floats
 from flo.privacy.patients.patients import Patients
-from flo.privacy.releases.calibration import Calibration
+from flo.privacy.releases.asked_model import Risks, risks_of
 from flo.privacy.releases.histograms import record_weights
 from flo.study import models
 from flo.study.document import Study
-from flo.study.features import cell_of, cells, input_names
+from flo.study.features import cell_of, cells
 from flo.study.gate import CURVE_POINTS, Gate
 from flo.study.parameters import Vector
 
@@ -46,10 +44,6 @@ NORM = float(np.linalg.norm(SCALES)) * (1 + 1e-12)
 _OF_ALL = 0.6
 HELD_OUT = 0.3  # assumed share of the planned patients
 _AT_ONCE = 1 << 14  # records
-_FARTHEST = 40.0  # log odds, whose risk is 0 or 1
-_LARGEST = 1e6  # log odds of a curve
-
-Risks = Callable[[Floats], Floats]
 
 
 def groupings(study: Study) -> dict[str, list[str]]:
@@ -73,25 +67,8 @@ def length(study: Study) -> int:
 
 
 def request(candidate: Vector, current: Vector, average: float) -> Vector:
-    """Return what a request carries: two ``scorer`` vectors and the average risk."""
+    """Return what a request carries: two ``asked_model.scorer``s and the average risk."""
     return np.concatenate([candidate, current, [average]])
-
-
-def scorer(weights: Vector, calibration: Calibration | None) -> Vector:
-    """Return a model as a request carries it: its weights, then a curve of risk by log odds.
-
-    The curve has ``CURVE_POINTS`` points, log odds first, and then the log odds of the risks. A
-    model without a calibration means the risks of its log odds.
-    """
-    if calibration is None:
-        known = stated = np.linspace(-_FARTHEST, _FARTHEST, CURVE_POINTS)
-    else:
-        points = np.linspace(0, len(calibration.log_odds) - 1, CURVE_POINTS)
-        places = np.arange(len(calibration.log_odds))
-        known = np.interp(points, places, calibration.log_odds)
-        stated = np.interp(points, places, logit(calibration.risk))
-    curve = np.clip(np.concatenate([known, stated]), -_LARGEST, _LARGEST)
-    return np.concatenate([weights.astype(np.float64), curve])
 
 
 def of_average(study: Study, risk: float) -> Vector:
@@ -148,35 +125,10 @@ def scorers(study: Study, asked: Vector) -> tuple[Risks, Risks]:
     """
     forms = models.compared(study)
     divided = models.parameter_count(forms[0]) + 2 * CURVE_POINTS
-    return _risks(study, forms[0], asked[:divided]), _risks(study, forms[1], asked[divided:])
+    return risks_of(study, forms[0], asked[:divided]), risks_of(study, forms[1], asked[divided:])
 
 
 def gate_of(study: Study) -> Gate:
     """Return the study's gate, which it must have."""
     assert study.gate is not None
     return study.gate
-
-
-def _risks(study: Study, form: Study, asked: Vector) -> Risks:
-    weights = asked[: -2 * CURVE_POINTS]
-    curve = np.asarray(asked[-2 * CURVE_POINTS :], dtype=np.float64)
-    places_of = {name: place for place, name in enumerate(input_names(study.data))}
-    places = [places_of[name] for name in input_names(form.data)]
-    all_in_order = places == list(range(len(places_of)))
-    # In an array that does not rise, a search finds other places for other patients beside it.
-    known, stated = np.sort(curve[:CURVE_POINTS]), curve[CURVE_POINTS:]
-
-    def risks(inputs: Floats) -> Floats:
-        chosen = inputs if all_in_order else np.ascontiguousarray(inputs[:, places])
-        return np.asarray(expit(_between(models.log_odds(form, weights, chosen), known, stated)))
-
-    return risks
-
-
-def _between(scores: Floats, known: Floats, stated: Floats) -> Floats:
-    """Interpolate each score by itself; ``np.interp`` rounds by how many scores there are."""
-    right = np.clip(np.searchsorted(known, scores), 1, len(known) - 1)
-    width = known[right] - known[right - 1]
-    share = (scores - known[right - 1]) / np.where(width > 0, width, 1.0)
-    low, high = stated[right - 1], stated[right]
-    return np.asarray(low + np.clip(share, 0.0, 1.0) * (high - low))

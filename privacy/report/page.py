@@ -40,14 +40,14 @@ def render(
     )
 
 
-_NAMED = {"gate": "the gate"}
+_NAMED = {"gate": "the gate", "monitor": "the monitor"}
 
 
 def plot(facts: dict[str, Any]) -> dict[str, Any]:
     """Return coordinates of the plot of ε over releases: axes, line per hospital, study's ε."""
     budget = facts["guarantee"]["epsilon"]
     sigma = facts["hospitals"][0]["sigma"]
-    shown = ("training", "survey", "regression", "statistics", "gate")
+    shown = ("training", "survey", "regression", "statistics", "gate", "monitor")
     purpose = next(p for p in shown if p in sigma)
     with_moments = any("moments" in site["sigma"] for site in facts["hospitals"])
     most = max([1, *(n for site in facts["hospitals"] for n, _ in site["epsilon_by_release"])])

@@ -17,6 +17,7 @@ from flo.privacy.mechanisms.mechanisms import Mechanism
 from flo.privacy.releases import survey
 from flo.privacy.releases.score_waves import LENGTH, expected_half_width
 from flo.privacy.report.sheet_gate import gate_chances, gate_leaves
+from flo.privacy.report.sheet_monitor import monitor_leaves
 from flo.privacy.report.sheet_statistics import statistics_leaves
 from flo.privacy.report.wording import (
     ACCOUNTANT,
@@ -213,6 +214,8 @@ def _released(study: Study) -> dict[str, str]:
         return _survey_leaves(study)
     if study.compares:
         return gate_leaves(study) | {"model": "no model is trained"}
+    if study.monitor:
+        return monitor_leaves(study) | {"model": "no model is trained"}
     if study.statistics:
         return statistics_leaves(study)
     return _training_leaves(study) | (gate_leaves(study) if study.gate else {})
@@ -322,7 +325,7 @@ def _cost(study: Study, life: LifetimeBudget | None) -> Section:
         for purpose, part in plan.purposes.items()
     )
     touched = "training and evaluation use different patients"
-    if study.compares:
+    if study.compares or study.monitor:
         touched = "only held-out patients take part, on whom no model was trained"
     elif not study.trains:
         touched = "every patient is counted, so both halves of the budget are charged"

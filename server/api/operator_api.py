@@ -123,6 +123,11 @@ def operator_app(
     def gate(digest: str) -> Any:
         return Response(actions.gate(digest).read_bytes(), media_type="application/json")
 
+    @app.get("/v1/flo/studies/{digest}/monitor")
+    def monitor(digest: str) -> Any:
+        periods = [path.read_bytes() for path in actions.monitor(digest)]
+        return Response(b"[" + b",".join(periods) + b"]", media_type="application/json")
+
     @app.get("/v1/flo/models")
     def model_states() -> Any:
         return [one.model_dump(mode="json") for one in listed_models(store)]

@@ -15,6 +15,7 @@ from flo.errors import MessageError, PolicyError, UsageError
 from flo.http.asgi import ByteQuota, Refused, read_body
 from flo.privacy.releases import model_noise
 from flo.published.gate_result import GateSums
+from flo.published.monitor_result import MonitorSums
 from flo.published.statistics_result import LARGEST_VALUE, RoundSum, fits
 from flo.server.http.tokens import Token
 from flo.server.runs.job_access import JobKeys
@@ -139,6 +140,10 @@ def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: R
         _refuse_foreign_statistics(study, result["statistics"])
     if "gate" in result and not parse(GateSums, result["gate"], "a gate").follow_from(study):
         raise MessageError("the result's gate is not of this study")
+    if "monitor" in result and not parse(MonitorSums, result["monitor"], "a monitor").follow_from(
+        study
+    ):
+        raise MessageError("the result's monitor is not of this study")
     evaluated = end.result.evaluated
     if evaluated is not None and not (study.schema_version >= 4 and evaluated.follow_from(study)):
         raise MessageError("the result's evaluation is not of this study")

@@ -9,11 +9,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from flo.errors import StudyError
+from flo.keys.identity import fingerprint
 from flo.pages.forms import read_form
 from flo.pages.responses import redirect
 from flo.privacy.report.sheet import sections
 from flo.published.card_plots import quality_plot
 from flo.published.gate_result import GateSums, read_gate
+from flo.published.monitor_result import read_monitor
+from flo.published.monitor_series import series
+from flo.published.monitor_words import odds_plot, rows, table
 from flo.server.console.context import ConsoleContext
 from flo.server.console.draft_pages import read_drafts
 from flo.server.console.model_pages import gate_shown
@@ -99,6 +103,23 @@ def _gate_sums(views: StudyViews, offer: Offer) -> GateSums | None:
     return read_gate(path).sums if path else None
 
 
+def _monitor_shown(views: StudyViews, offer: Offer) -> dict[str, Any]:
+    """Return what the page says of a monitor's series up to this study; nothing before a result."""
+    monitor = offer.study.monitor
+    periods = (*monitor.earlier, offer.study.digest) if monitor else ()
+    paths = [path for one in periods if (path := published_result(views.store, one))]
+    if not paths:
+        return {"monitor_rows": [], "monitor_table": [], "monitor_plot": None}
+    results = [read_monitor(path) for path in paths]
+    keys = {fingerprint(bytes.fromhex(one.coordinator)) for one in results}  # own, older ones too
+    found = series(results, *keys)
+    return {
+        "monitor_rows": rows(found),
+        "monitor_table": table(found),
+        "monitor_plot": odds_plot(found),
+    }
+
+
 def _study_shown(offer: Offer, views: StudyViews) -> dict[str, Any]:
     story = views.progress_cache.of(offer.study)
     record = views.store.last_run(offer.study.digest)
@@ -122,6 +143,7 @@ def _study_shown(offer: Offer, views: StudyViews) -> dict[str, Any]:
             offer.study.statistics and published_result(views.store, offer.study.digest)
         ),
         **gate_shown(offer.study, _gate_sums(views, offer)),
+        **_monitor_shown(views, offer),
         "has_card": published(views.store, offer.study.digest) is not None,
         "events": views.store.latest_events(offer.study.digest, _LATEST),
         "absent": [seat.hospital for seat in seats if seat.agent == ABSENT],

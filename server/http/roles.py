@@ -27,6 +27,7 @@ ROUTES: dict[tuple[str, str], str] = {
     ("POST", "/v1/flo/studies/{digest}/shred"): "shred a study",
     ("GET", "/v1/flo/studies/{digest}/statistics"): "see studies",
     ("GET", "/v1/flo/studies/{digest}/gate"): "see studies",
+    ("GET", "/v1/flo/studies/{digest}/monitor"): "see studies",
     ("GET", "/v1/flo/models"): "see studies",
     ("POST", "/v1/flo/studies/{digest}/model/{step}"): "decide on a model",
     ("GET", "/v1/flo/metrics"): "see metrics",

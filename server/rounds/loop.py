@@ -263,7 +263,7 @@ class StudyRun:
 
     def _ask_cohort(self) -> RunState | None:
         """Gather the cohort's releases; return the state after the attempt, None if it failed."""
-        part = Plan.of(self.study).purpose(self.state.purpose)
+        part = Plan.of(self.study).purpose(self.state.purpose_in(self.study))
         gathered = StreamingSum(self.study, part, len(self.state.cohort))
         header = self._header("release", self.state.cohort)
         opening = Opening.of(self.study, header, self.state.deals)

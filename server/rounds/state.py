@@ -21,6 +21,7 @@ from flo.errors import MessageError, StudyError
 from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
 from flo.privacy.accounting.plan import Plan, PlannedPurpose, combined_variance, reach_of, ring_of
 from flo.privacy.releases import (
+    asked_model,
     calibration,
     evaluation,
     fisher_scoring,
@@ -54,7 +55,7 @@ _ANSWERS = {
     **{"join": "joined", "release": "release", "sign": "signed", "reveal": "revealed"},
     "finish": "settled",
 }
-Phase = Literal["statistics", "regression", "moments", "training", "evaluation", "gate", "done"]
+Phase = Purpose | Literal["done"]
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ class RunState:
     whitened inputs; ``weights`` and ``tail_sum`` are then of z = xW. ``earlier``: the model that
     the study continues, until it is part of ``weights``; ``earlier_worth``: what it counts for.
 
-    ``sums``: what a statistics study or a gate released, (length,); ``sums_of``: of which
+    ``sums``: what statistics, a gate or a monitor released, (length,); ``sums_of``: of which
     hospitals. ``regressed``, ``regressed_of``: the same of its rounds of regressions so far, in
     order, and ``regressed_at``: the coefficients at which they asked.
 
-    ``compared``: of the models that a gate compares, those that were published before; from the
-    evaluation on, what its request carries. After it, the digest of that is kept, and its release
-    is in ``sums``.
+    ``compared``: of the models that a gate compares or a monitor watches, those that were published
+    before; from the evaluation on, what the request carries. After it, the digest of that is kept,
+    and its release is in ``sums``.
 
     ``released``: what the noise of the trained model follows from, the first sum of its training
     (``flo.server.rounds.known_noise``). ``released_by``: the hospitals of all sums behind the
@@ -125,7 +126,7 @@ class RunState:
         """Return the initial state: the model's public initial weights, if it trains one.
 
         ``earlier``: what the study continues; where its rule says so, training starts from it.
-        ``compared``: the models of its gate that were published before.
+        ``compared``: the models of its gate or monitor that were published before.
         """
         weights = initial_weights(study) if study.trains else np.zeros(0)
         if "regression" in study.purposes:
@@ -153,22 +154,15 @@ class RunState:
         match self.phase:
             case "moments" | "statistics":
                 return NO_WEIGHTS
-            case "gate":
+            case "gate" | "monitor":
                 return self.compared
             case "training" if len(self.whitening):
                 return np.concatenate([self.weights, self.whitening])
         return self.weights
 
-    @property
-    def purpose(self) -> Purpose:
-        """Purpose of the next request; after the end of the run, of the last request."""
-        if self.phase == "done":
-            if self.regressed_of:
-                return "regression"
-            if self.compared_digest:
-                return "gate"
-            return "statistics" if len(self.sums) else "evaluation"
-        return self.phase
+    def purpose_in(self, study: Study) -> Purpose:
+        """Return the purpose of the next request; after the end of the run, of the last one."""
+        return study.purposes[-1] if self.phase == "done" else self.phase
 
 
 def request_header(
@@ -183,7 +177,7 @@ def request_header(
             "kind": kind,
             "study": study.digest,
             "run": run,
-            "purpose": state.purpose,
+            "purpose": state.purpose_in(study),
             "round": state.round,
             "attempt": state.attempt,
             "cohort": hospitals,
@@ -206,7 +200,7 @@ def retried(study: Study, state: RunState, *, drawn: bool) -> RunState | None:
     ``MAX_ATTEMPTS``. Distributed noise: an attempt in which noise was ``drawn`` also counts
     against the study's retry allowance for this purpose.
     """
-    allowance = Plan.of(study).purpose(state.purpose).allowance
+    allowance = Plan.of(study).purpose(state.purpose_in(study)).allowance
     retries = state.retries + (drawn and study.mechanism.noise == "distributed")
     if state.attempt >= MAX_ATTEMPTS or retries > allowance:
         return None
@@ -264,7 +258,7 @@ def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
     Raises:
         MessageError: the sum is larger than honest hospitals could make it: one of them lied.
     """
-    part, count = Plan.of(study).purpose(state.purpose), len(gathered.hospitals)
+    part, count = Plan.of(study).purpose(state.purpose_in(study)), len(gathered.hospitals)
     reach = reach_of(study, part, count)
     if study.masked and gathered.exceeds(reach):
         raise MessageError(f"the sum exceeds ±{reach} grid steps, the limit for honest hospitals")
@@ -283,7 +277,7 @@ def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
         return _evaluated(
             study, state, gathered.all_values(), combined_variance(study, part, count)
         )
-    if state.phase == "gate":
+    if state.phase in ("gate", "monitor"):
         of = tuple(sorted(gathered.hospitals))
         asked = model_digest(state.compared)
         state = replace(state, phase="done", compared=NO_WEIGHTS, compared_digest=asked)
@@ -311,7 +305,7 @@ def _evaluated(study: Study, state: RunState, noisy: Floats, variance: float) ->
         well, ill = score_waves.patients(evaluation.of_everyone(study, noisy, variance)[0])
         average = ill / (well + ill)
     current = state.compared if study.gate.current else gate.of_average(study, average)
-    compared = gate.request(gate.scorer(state.model, risks), current, average)
+    compared = gate.request(asked_model.scorer(state.model, risks), current, average)
     return replace(state, phase="gate", round=1, attempt=1, retries=0, compared=compared)
 
 

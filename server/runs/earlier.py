@@ -1,6 +1,7 @@
 """Models published before that a run needs, beside its saved states: put there before it starts.
 
-They are the model that its study continues, and those that its gate compares.
+They are the model that its study continues, and those that its gate compares or its monitor
+watches.
 
 Like a state's large vectors it is sealed with the study's key. A process that executes the run,
 here or elsewhere, needs neither the coordinator's models nor the keys that signed them.
@@ -31,7 +32,7 @@ Name = Literal["earlier", "compared"]
 def names(study: Study) -> list[Name]:
     """Return which of them a study needs."""
     found: list[Name] = ["earlier"] if study.continues else []
-    return [*found, "compared"] if study.gate and study.gate.cards else found
+    return [*found, "compared"] if study.published_models else found
 
 
 def key_of(run: str, prefix: str, name: Name) -> str:
@@ -84,10 +85,10 @@ def load_earlier(study: Study, vectors: KeptVectors, run: str, prefix: str) -> E
 
 
 def load_compared(study: Study, vectors: KeptVectors, run: str, prefix: str) -> Vector:
-    """Return what ``compared_models`` gives; nothing if a gate names no model. Raises as above."""
+    """Return what ``compared_models`` gives; nothing if no model is named. Raises as above."""
     if "compared" not in names(study):
         return np.zeros(0)
-    size = request_length(study, "gate")
+    size = request_length(study, "monitor" if study.monitor else "gate")
     if study.trains:
         size = parameter_count(compared(study)[1]) + 2 * CURVE_POINTS
     key = key_of(run, prefix, "compared")

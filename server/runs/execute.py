@@ -43,7 +43,7 @@ class RunBackend(RunStore, Protocol):
         """Return the model that the study continues, if any. Raises TrustError, StudyError."""
 
     def compared(self) -> Vector:
-        """Return the gate's models that were published before. Raises as ``earlier`` does."""
+        """Return the published models that are compared or watched. Raises as ``earlier`` does."""
 
     def nodes(self) -> dict[str, int]:
         """Return hospital id -> Flower's node id."""
@@ -131,7 +131,7 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
         "calibration": state.calibration and state.calibration.model_dump(mode="json"),
         "model": model,
         "model_digest": model_digest(state.model),
-        **({"gate": _gate(state)} if state.compared_digest else {}),
+        **({"gate": _asked(state)} if state.compared_digest else {}),
         **({"evaluated": _evaluated(state)} if state.evaluated_by else {}),
         **(_explained(study, state) if study.schema_version >= 4 else {}),
     }
@@ -160,7 +160,7 @@ def _evaluated(state: RunState) -> dict[str, Any]:
     return {"values": state.evaluated.tolist(), "hospitals": list(state.evaluated_by)}
 
 
-def _gate(state: RunState) -> dict[str, Any]:
+def _asked(state: RunState) -> dict[str, Any]:
     return _sum(state) | {"asked": state.compared_digest}
 
 
@@ -176,7 +176,9 @@ def _counted(study: Study, state: RunState) -> dict[str, Any]:
     if not released:
         return result
     if study.compares:
-        return result | {"gate": _gate(state)}
+        return result | {"gate": _asked(state)}
+    if study.monitor:
+        return result | {"monitor": _asked(state)}
     count = max(len(state.regressed_of), 1)
     rounds = zip(np.split(state.regressed, count), np.split(state.regressed_at, count), strict=True)
     return result | {

@@ -102,12 +102,12 @@ class _Statistics(_Sum):
     rounds: Annotated[tuple[_RegressionRound, ...], Field(max_length=ROUNDS)] = ()
 
 
-class _Gate(_Sum):
+class _AskedSum(_Sum):
     asked: Digest
 
 
 class RunResult(Document):
-    """Result of a run: statistics, a gate, or a model with what its card states of it."""
+    """Result of a run: a model with what its card states of it, or sums that it released."""
 
     rounds: _Count
     epsilon: Annotated[float, Field(gt=0)]
@@ -116,7 +116,8 @@ class RunResult(Document):
     subgroups: Annotated[dict[_Text, _Quality], Field(max_length=1000)] | None = None
     calibration: Calibration | None = None
     statistics: _Statistics | None = None
-    gate: _Gate | None = None
+    gate: _AskedSum | None = None
+    monitor: _AskedSum | None = None
     evaluated: EvaluatedSums | None = None
     golden: Golden | None = None
     noise: Annotated[tuple[Variance, ...], Field(max_length=MOST_NOISE)] | None = None
@@ -126,7 +127,10 @@ class RunResult(Document):
     model_digest: Digest | None = None
 
 
-_LONG = ("statistics", "gate", "evaluated", "golden", "noise", "average", "average_deviation")
+_LONG = (
+    *("statistics", "gate", "monitor"),
+    *("evaluated", "golden", "noise", "average", "average_deviation"),
+)
 
 
 def facts_of(result: dict[str, Any]) -> dict[str, Any]:

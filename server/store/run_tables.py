@@ -175,9 +175,10 @@ class RunTables(Tables):
         self._db.execute("INSERT OR IGNORE INTO salts VALUES (?, ?)", (study, fresh))
 
     def forget_result(self, run: str) -> None:
-        """Remove the noisy sums of statistics or of a gate from the run's result."""
+        """Remove the noisy sums of statistics, a gate or a monitor from the run's result."""
         self._write(
-            "UPDATE runs SET result = json_remove(result, '$.statistics', '$.gate') WHERE id = ?",
+            "UPDATE runs SET result = json_remove(result, '$.statistics', '$.gate', '$.monitor')"
+            " WHERE id = ?",
             run,
         )
 

@@ -60,6 +60,22 @@ class OperatorActions:
         )
         return self._result(digest, asked, "gate's result", otherwise)
 
+    def monitor(self, digest: str) -> list[Path]:
+        """Return the paths of the signed results of a monitor's periods, up to this one.
+
+        Raises StudyError: there is none.
+        """
+        found = self.find(digest).study.monitor
+        if found is None:
+            raise StudyError(
+                "only a study with [monitor] has one", hint="flo model monitor drafts it"
+            )
+        periods = (published_result(self.store, one) for one in (*found.earlier, digest))
+        paths = [path for path in periods if path is not None]
+        if not paths:
+            self._result(digest, True, "monitor's result", "")
+        return paths
+
     def _result(self, digest: str, asked: bool, what: str, otherwise: str) -> Path:
         """Return the path of a signed result; ``otherwise``: the hint if it was not ``asked``."""
         study = self.find(digest).study

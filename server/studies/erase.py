@@ -46,13 +46,11 @@ def shred(
                 hint=f"stop it first: flo study stop {other.study.name}:{other.study.version}",
             )
     for other in store.offers():
-        compared = (
-            {(m.name, m.version) for m in other.study.gate.models} if other.study.gate else ()
-        )
-        if other.status in UNDER_WAY and (study.name, study.version) in compared:
+        asked = {(one.name, one.version) for one in other.study.asked_models}
+        if other.status in UNDER_WAY and (study.name, study.version) in asked:
             raise StudyError(
                 f"study {other.study.name}, version {other.study.version}, is {other.status} and "
-                "compares this study's model",
+                "compares or watches this study's model",
                 hint=f"stop it first: flo study stop {other.study.name}:{other.study.version}",
             )
     current = states_of(store, study.name).current

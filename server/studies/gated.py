@@ -50,9 +50,12 @@ def described(digest: str, study: Study) -> ComparedModel:
     )
 
 
-def refuse_incomparable(study: Study, other: Study) -> None:
-    """Raise StudyError unless the study has the label and every column of the other model's."""
-    title = f"gate: the model of {other.name}, version {other.version},"
+def refuse_incomparable(study: Study, other: Study, part: str = "gate") -> None:
+    """Raise StudyError unless the study has the label and every column of the other model's.
+
+    ``part``: of the study that names the model.
+    """
+    title = f"{part}: the model of {other.name}, version {other.version},"
     if (study.data.label, study.data.records_per_patient) != (
         other.data.label,
         other.data.records_per_patient,
@@ -61,14 +64,14 @@ def refuse_incomparable(study: Study, other: Study) -> None:
             f"{title} has the label {other.data.label!r} and records_per_patient = "
             f"{other.data.records_per_patient!r}; this study has {study.data.label!r} and "
             f"{study.data.records_per_patient!r}",
-            hint="compare models of the same outcome",
+            hint="a study's models must have its outcome",
         )
     here = {column.name: column for column in study.data.columns}
     for column in other.data.columns:
         if column.name not in here:
             raise StudyError(
                 f"{title} has a column {column.name!r}, and this study has none of that name",
-                hint="add it to [data]: patients need it to be scored by both models",
+                hint="add it to [data]: patients need it to be scored by the model",
             )
         if not means_the_same(here[column.name], column):
             raise StudyError(

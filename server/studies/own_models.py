@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flo.documents import canonical
 from flo.errors import StudyError, TrustError
-from flo.privacy.releases import gate
+from flo.privacy.releases import asked_model, gate
 from flo.published.model_card import MAX_CARD_BYTES, ModelCard, PublishedModel, paths_of, read_card
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.rounds.continuing import EarlierModel, mean_of
@@ -75,19 +75,19 @@ def earlier_model(study: Study, models: OwnModels) -> EarlierModel | None:
 
 
 def compared_models(study: Study, models: OwnModels) -> Vector:
-    """Return what a gate's request carries of the models published before, from checked tensors.
+    """Return what a request carries of the models published before, from checked tensors.
 
-    The current model's scorer, or in a study that only compares the whole request.
+    The current model's scorer; in a study that only compares or watches, the whole request.
 
     Raises as ``flo.server.studies.gated.with_models`` does.
     """
-    assert study.gate is not None
     scorers = []
-    for digest in study.gate.cards:
+    for digest in study.published_models:
         model = models.open(digest)
         refuse_incomparable(study, model.study)
-        scorers.append(gate.scorer(model.weights, model.card.calibration))
+        scorers.append(asked_model.scorer(model.weights, model.card.calibration))
     if study.compares:
+        assert study.gate is not None
         assert study.gate.prevalence is not None
         return gate.request(scorers[0], scorers[1], study.gate.prevalence)
     return scorers[0]

@@ -82,7 +82,7 @@ class StudyProgress:
     @property
     def budget(self) -> float:
         """ε of the rounds before the evaluation, as the study states it."""
-        counted = self.study.survey or self.study.statistics
+        counted = self.study.survey or self.study.statistics or self.study.monitor
         if counted is not None:
             return counted.epsilon
         gate = self.study.gate if self.study.compares else None
@@ -186,6 +186,7 @@ class StudyProgress:
             "statistics": "counted",
             "regression": f"regression round {facts['round']}",
             "gate": "compared",
+            "monitor": "counted",
         }
         self._say(words.get(phase, "evaluated"), *cohort)
         self._count(phase, cohort)

@@ -1,8 +1,9 @@
 """Publishing a model: tensors when the run ends, the signed card after the hospitals' extracts.
 
-Statistics and gates are published in the same way, as one signed result. The card contains the
-digest of a privacy report, made here from the hospitals' signed extracts. It names the hospitals
-whose extract did not arrive in time; an auditor can make the report again when it arrives.
+Statistics, gates and monitors are published in the same way, as one signed result. The card
+contains the digest of a privacy report, made here from the hospitals' signed extracts. It names the
+hospitals whose extract did not arrive in time; an auditor can make the report again when it
+arrives.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from flo.privacy.report.wording import trust
 from flo.published.gate_passed import GATE
 from flo.published.gate_result import GateResult, GateSums
 from flo.published.model_card import ModelCard, PublishedModel, paths_of
+from flo.published.monitor_result import MONITOR, MonitorResult, MonitorSums
 from flo.published.signed_result import SignedResult
 from flo.published.statistics_result import RoundSum, StatisticsResult
 from flo.server.home.coordinator_home import CoordinatorHome
@@ -38,6 +40,7 @@ from flo.study.models import named
 log = logging.getLogger("flo.server.studies.publish")
 
 STATISTICS = ".statistics.json"  # ending of signed statistics
+_RESULTS = (STATISTICS, GATE, MONITOR)
 WAIT_SECONDS = 5.0  # for missing extracts
 _QUALITY = ("auc", "low", "high", "level")
 
@@ -124,22 +127,22 @@ def write_card(
 
 
 def result_path(home: CoordinatorHome, study: Study, run: str) -> Path:
-    """Return the path of a run's signed statistics or gate in the coordinator's folder."""
-    ending = GATE if study.compares else STATISTICS
+    """Return the path of a run's signed result in the coordinator's folder."""
+    ending = MONITOR if study.monitor else GATE if study.compares else STATISTICS
     return home.directory / "models" / f"{study.name}-{run}{ending}"
 
 
 def report_path(published: Path) -> Path:
     """Return the path of the report beside a card or a signed result."""
     stem = published.name
-    for ending in (".card.json", STATISTICS, GATE):
+    for ending in (".card.json", *_RESULTS):
         stem = stem.removesuffix(ending)
     return published.with_name(f"{stem}.report.json")
 
 
 def has_result(result: dict[str, Any]) -> bool:
     """Return whether a run ended with sums that are published as a signed result."""
-    return "model" not in result and ("statistics" in result or "gate" in result)
+    return "model" not in result and not result.keys().isdisjoint({"statistics", "gate", "monitor"})
 
 
 def write_result(
@@ -150,7 +153,7 @@ def write_result(
     extracts: dict[str, bytes],
     heads: dict[str, LedgerHead],
 ) -> Path:
-    """Make the report, sign the statistics or the gate with its digest, and store both."""
+    """Make the report, sign the result with its digest, and store both."""
     study, path = offer.study, result_path(home, offer.study, run)
     report, without = _write_report(report_path(path), study, extracts, heads)
     identity = home.open_identity()
@@ -166,6 +169,8 @@ def write_result(
     unsigned: SignedResult
     if study.compares:
         unsigned = GateResult(sums=GateSums(**result["gate"]), **about)
+    elif study.monitor:
+        unsigned = MonitorResult(sums=MonitorSums(**result["monitor"]), **about)
     else:
         rounds = tuple(RoundSum(**one) for one in result["statistics"].get("rounds", ()))
         unsigned = StatisticsResult(**result["statistics"] | {"rounds": rounds}, **about)
@@ -254,10 +259,10 @@ def published(store: Store, study: str) -> tuple[Path, Path] | None:
 
 
 def published_result(store: Store, study: str) -> Path | None:
-    """Return the path of a study's signed statistics or gate; None until it exists."""
+    """Return the path of a study's signed result; None until it exists."""
     told = store.last_event(study, "published") or {}
     path = Path(told.get("card", ""))
-    return path if path.name.endswith((STATISTICS, GATE)) and path.is_file() else None
+    return path if path.name.endswith(_RESULTS) and path.is_file() else None
 
 
 def _quality(estimate: dict[str, Any] | None) -> Any:

@@ -19,32 +19,37 @@ class StudySigner:
         self._home, self._store = home, store
 
     def filled_in(self, study: Study) -> Study:
-        """Return the study with what signing adds: keys, lineage, models of its gate.
+        """Return the study with what signing adds: keys, lineage, models it compares or watches.
 
         Raises:
             StudyError, TrustError: as ``flo.server.studies.validation.filled_in``.
         """
-        return filled_in(study, self._store.keys(), OwnModels(self._home).card)
+        return filled_in(study, self._store.keys(), self._signed(), OwnModels(self._home).card)
 
     def complete(self, study: Study) -> Study:
         """Return the study as it would be signed now.
 
         Raises:
             StudyError, TrustError: as ``flo.server.studies.validation.complete_for_signing``; or
-            the tensors of a model that it continues or compares were changed, or one that it
-            continues is withdrawn.
+            the tensors of a model that it continues, compares or watches were changed, or one that
+            it continues or watches is withdrawn.
         """
         models = OwnModels(self._home)
-        earlier = [(offer.study, offer.status) for offer in self._store.offers()]
-        today = datetime.now(UTC).date()
-        complete = complete_for_signing(study, self._store.keys(), earlier, today, models.card)
+        today, keys = datetime.now(UTC).date(), self._store.keys()
+        complete = complete_for_signing(study, keys, self._signed(), today, models.card)
         for one in complete.lineage:
             if complete.continues and one.card in complete.continues.models:
                 refuse_withdrawn([states_of(self._store, one.name)], one.study)
         continued = complete.continues.models if complete.continues else ()
-        for digest in (*continued, *(complete.gate.cards if complete.gate else ())):
+        for digest in (*continued, *complete.published_models):
             models.check_tensors(digest)
+        if complete.monitor:
+            _, watched = models.card(complete.monitor.model)
+            refuse_withdrawn([states_of(self._store, watched.name)], watched.digest)
         return complete
+
+    def _signed(self) -> list[tuple[Study, str]]:
+        return [(offer.study, offer.status) for offer in self._store.offers()]
 
     def offer(self, study: Study, person: str, place: RunPlace = "here") -> Offer:
         """Complete, sign and offer the study. Raises as ``complete`` does.

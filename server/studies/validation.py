@@ -13,6 +13,7 @@ from flo.privacy.accounting.readable import refuse_unreadable
 from flo.privacy.releases import survey
 from flo.server.studies.ancestors import CardOf, with_lineage
 from flo.server.studies.gated import refuse_more_attempts, with_models
+from flo.server.studies.watched import with_watched_model
 from flo.study.document import MAX_STUDY_BYTES, UNDER_WAY, Study
 
 
@@ -39,14 +40,21 @@ def with_fingerprints(study: Study, keys: Mapping[str, str]) -> Study:
     return complete
 
 
-def filled_in(study: Study, keys: Mapping[str, str], card_of: CardOf) -> Study:
-    """Return the study with what signing adds: keys, lineage, and the models of its gate.
+def filled_in(
+    study: Study,
+    keys: Mapping[str, str],
+    earlier: Collection[tuple[Study, str]],
+    card_of: CardOf,
+) -> Study:
+    """Return the study with what signing adds: keys, lineage, models it compares or watches.
 
-    ``card_of``: returns the checked card, and its study, that has a digest. Raises as
-    ``with_fingerprints``, ``flo.server.studies.ancestors.with_lineage`` and
-    ``flo.server.studies.gated.with_models`` do.
+    ``earlier``: all signed studies in the order of signing, each with its status. ``card_of``:
+    returns the checked card, and its study, that has a digest. Raises as ``with_fingerprints``,
+    ``flo.server.studies.ancestors.with_lineage``, ``flo.server.studies.gated.with_models`` and
+    ``flo.server.studies.watched.with_watched_model`` do.
     """
-    return with_models(with_lineage(with_fingerprints(study, keys), card_of), card_of)
+    complete = with_models(with_lineage(with_fingerprints(study, keys), card_of), card_of)
+    return with_watched_model(complete, earlier, card_of)
 
 
 def complete_for_signing(
@@ -56,7 +64,7 @@ def complete_for_signing(
     today: date,
     card_of: CardOf,
 ) -> Study:
-    """Return the study to be signed. ``earlier``: all signed studies, each with its status.
+    """Return the study to be signed. ``earlier``: as in ``filled_in``.
 
     Raises:
         StudyError, TrustError: as ``filled_in``; or a text of the scaffold is unchanged, a column
@@ -67,7 +75,7 @@ def complete_for_signing(
     study.refuse_identifying()
     survey.refuse(study)
     refuse_unreadable(study)
-    complete = filled_in(study, keys, card_of)
+    complete = filled_in(study, keys, earlier, card_of)
     refuse_more_attempts(complete, [one for one, _ in earlier])
     if (size := len(complete.canonical_bytes)) > MAX_STUDY_BYTES:
         raise StudyError(

@@ -78,7 +78,7 @@ class Sums:
     found: defaultdict[int, list[Floats]] = field(default_factory=lambda: defaultdict(list))
 
     def advance(self, study: Study, state: RunState, gathered: StreamingSum) -> RunState:
-        if state.purpose == "training":
+        if state.purpose_in(study) == "training":
             steps = [gathered.grid_values(block) for block in gathered.blocks]
             self.found[len(gathered.hospitals)].append(np.concatenate(steps).astype(np.float64))
         return advance(study, state, gathered)

@@ -18,6 +18,7 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.mechanisms.mechanisms import FullBatchSum
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import gate, gate_decision
+from flo.privacy.releases.asked_model import scorer
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.gate_decision import Comparison, Verdict
 from flo.published import gate_words
@@ -73,7 +74,7 @@ def asked_of(study: Study, seed: int = 0) -> Floats:
     generator = np.random.default_rng(seed)
     sizes = [n - 2 * CURVE_POINTS for n in lengths(study)]
     one, other = (generator.normal(size=size) for size in sizes)
-    return np.asarray(gate.request(gate.scorer(one, CURVE), gate.scorer(other, None), 0.3))
+    return np.asarray(gate.request(scorer(one, CURVE), scorer(other, None), 0.3))
 
 
 def lengths(study: Study) -> list[int]:
@@ -103,7 +104,7 @@ def test_a_calibrated_model_is_judged_by_the_risks_that_its_card_states() -> Non
     study = gated()
     weights = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5])
     risks, _ = gate.scorers(
-        study, gate.request(gate.scorer(weights, CURVE), asked_of(study)[264:-1], 0.3)[:-1]
+        study, gate.request(scorer(weights, CURVE), asked_of(study)[264:-1], 0.3)[:-1]
     )
     stated, _, _ = CURVE.of(np.array([0.5]))
     assert risks(np.zeros((1, 6))) == pytest.approx(stated, abs=1e-6)
@@ -112,7 +113,7 @@ def test_a_calibrated_model_is_judged_by_the_risks_that_its_card_states() -> Non
 def test_the_average_risk_is_stated_for_everybody() -> None:
     study = gated()
     average = gate.of_average(study, 0.3)
-    asked = gate.request(gate.scorer(np.zeros(7), None), average, 0.3)
+    asked = gate.request(scorer(np.zeros(7), None), average, 0.3)
     _, current = gate.scorers(study, asked[:-1])
     inputs = np.random.default_rng(1).normal(size=(5, 6))
     assert current(inputs) == pytest.approx(np.full(5, 0.3))
@@ -121,7 +122,7 @@ def test_the_average_risk_is_stated_for_everybody() -> None:
 def test_a_current_model_with_the_same_columns_in_another_order_sees_its_own_inputs() -> None:
     study = gated(**of_current("pressure", "ward", "age"))
     weights = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0])  # of the age only
-    asked = gate.request(asked_of(study)[: lengths(study)[0]], gate.scorer(weights, None), 0.3)
+    asked = gate.request(asked_of(study)[: lengths(study)[0]], scorer(weights, None), 0.3)
     _, current = gate.scorers(study, asked[:-1])
     patients = patients_of(study, [(75.0, 1, 40.0, 1.0, 0)])
     assert current(patients.inputs) == pytest.approx([1 / (1 + math.exp(-2.0 * 0.5))])
@@ -130,7 +131,7 @@ def test_a_current_model_with_the_same_columns_in_another_order_sees_its_own_inp
 def test_a_current_model_with_fewer_columns_in_another_order_sees_its_own_inputs() -> None:
     study = gated(**of_current("pressure", "age"))
     weights = np.array([2.0, -1.0, 0.25])
-    asked = gate.request(asked_of(study)[: lengths(study)[0]], gate.scorer(weights, None), 0.3)
+    asked = gate.request(asked_of(study)[: lengths(study)[0]], scorer(weights, None), 0.3)
     patients = patients_of(study, [(75.0, 1, 40.0, 1.0, 0)])
     _, current = gate.scorers(study, asked[:-1])
     odds = 2.0 * -0.5 - 1.0 * 0.5 + 0.25  # pressure 40 of 0 to 160, age 75 of 0 to 100

@@ -259,7 +259,7 @@ def shares(state: RunState, study: Study = STUDY, patients: int = 3000) -> dict[
     for number, hospital in enumerate(HOSPITALS):
         snapshot = Snapshot(made_up(patients, seed=number), NOBODY)
         trainer = Trainer(study, snapshot, noise=NoNoise())
-        found[hospital] = trainer.release(state.purpose, state.asked, len(HOSPITALS))
+        found[hospital] = trainer.release(state.purpose_in(study), state.asked, len(HOSPITALS))
     return found
 
 

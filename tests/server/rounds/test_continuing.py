@@ -39,7 +39,7 @@ def trained(study: Study, earlier: EarlierModel | None) -> RunState:
     """The state after training with releases that depend on nothing but the state."""
     state = RunState.start(study, earlier)
     while state.phase != "evaluation":
-        length = Plan.of(study).purpose(state.purpose).mechanism.length
+        length = Plan.of(study).purpose(state.purpose_in(study)).mechanism.length
         even = np.arange(length, dtype=np.int64) << 15
         state = advance(study, state, dict.fromkeys(HOSPITALS, even))
     return state

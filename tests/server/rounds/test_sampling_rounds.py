@@ -55,4 +55,4 @@ def test_a_checkpoint_keeps_subgroups() -> None:
     assert set(done.subgroups) == {f"ward={code}" for code in ("a", "b", "c", "missing")}
     again = checkpoint.from_bytes(checkpoint.to_bytes(done))
     assert (again.subgroups, again.estimate) == (done.subgroups, done.estimate)
-    assert again.purpose == "evaluation"
+    assert again.purpose_in(grouped) == "evaluation"

@@ -56,7 +56,7 @@ def round_after(study: Study, state: RunState, noise: bool = False) -> RunState:
     drawn = SystemNoise() if noise else NoNoise()
     values = {
         name: Trainer(study, snapshot, noise=drawn).release(
-            state.purpose, state.asked, len(HOSPITALS)
+            state.purpose_in(study), state.asked, len(HOSPITALS)
         )
         for name, snapshot in sites(study).items()
     }
@@ -79,8 +79,8 @@ def test_purposes_follow_each_other_and_the_last_is_that_of_the_end(
     study = asked(*parts, mechanism=UNMASKED)
     states = finished(study)
     expected = [p for p in study.purposes for _ in range(ROUNDS if p == "regression" else 1)]
-    assert [state.purpose for state in states[:-1]] == expected
-    assert states[-1].purpose == study.purposes[-1]
+    assert [state.purpose_in(study) for state in states[:-1]] == expected
+    assert states[-1].purpose_in(study) == study.purposes[-1]
     assert [state.round for state in states[:-1] if state.phase == "regression"] == list(
         range(1, 1 + ROUNDS if "regression" in study.purposes else 1)
     )

@@ -12,7 +12,7 @@ import pytest
 
 from flo.errors import RefusedError, StudyError, TrustError
 from flo.keys.keystore import AesKeyStore
-from flo.privacy.releases import gate
+from flo.privacy.releases import asked_model, gate
 from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from flo.server.keys.study_keys import study_key
 from flo.server.rounds import checkpoint
@@ -118,12 +118,12 @@ def test_a_run_finds_the_models_that_its_gate_compares(kept: Kept) -> None:
         salt = kept.store.salt(study.digest)
         key = AesKeyStore(study_key(kept.home.open_checkpoint_key(), salt, study.digest))
         here = LocalRunStore(kept.store, run, study, key, states)
-        current = gate.scorer(weights_of(FIRST), None)
+        current = asked_model.scorer(weights_of(FIRST), None)
         found = here.compared()
         assert here.earlier() is None
         expected = current
         if study.compares:
-            candidate = gate.scorer(weights_of(small_study()), None)
+            candidate = asked_model.scorer(weights_of(small_study()), None)
             expected = gate.request(candidate, current, 0.3)
             assert len(expected) == request_length(study, "gate")
         np.testing.assert_array_equal(found, expected)

@@ -1,0 +1,88 @@
+"""What a monitor's series says, in words and as a plot, for the command line and the pages."""
+
+from __future__ import annotations
+
+import math
+
+from flo.pages import plots
+from flo.published.monitor_series import Series, WatchedPeriod, monitor_of
+from flo.scores.drift import odds_factor
+
+_SHOWN = 24  # latest periods in a plot
+
+
+def rows(found: Series) -> list[tuple[str, str]]:
+    """Return a line for the verdict and for what it rests on: (label, text)."""
+    last, monitor = found.last, monitor_of(found.last.study)
+    terms = (
+        f"{monitor.tolerance:g} times the odds; a false alarm once in "
+        f"{monitor.false_alarm_periods} periods or more, on average"
+    )
+    said = [
+        ("verdict", _verdict(found)),
+        ("health", f"{last.health:.0f} of 100; 85 and less is an alarm"),
+        ("watched", f"{monitor.models[0].title}, card {monitor.model}"),
+        ("tolerated", terms),
+        ("this period", f"period {last.number}: {_of_period(last)}"),
+        ("hospitals", ", ".join(last.hospitals)),
+    ]
+    before = [one for one in found.alarms if one.number != last.number]
+    if before:
+        numbers = ", ".join(str(one.number) for one in before)
+        said.append(("alarms before", f"in periods {numbers}; evidence began anew after each"))
+    if found.missing:
+        said.append(
+            (
+                "without a result",
+                f"periods {', '.join(map(str, found.missing))}: they add no evidence",
+            )
+        )
+    return said
+
+
+def table(found: Series) -> list[tuple[str, str, str, str]]:
+    """Return a row for each period, latest first: number, day, odds, health."""
+    return [
+        (
+            str(one.number),
+            one.made[:10],
+            _of_period(one),
+            f"{one.health:.0f}{', alarm' if one.evidence.alarm else ''}",
+        )
+        for one in reversed(found.periods)
+    ]
+
+
+def odds_plot(found: Series) -> plots.Intervals | None:
+    """Plot by which factor odds differ from stated ones, on a log scale by powers of 2."""
+    known = [(one.number, odds_factor(one.sums)) for one in found.periods[-_SHOWN:]]
+    shown = [
+        (f"period {number}", math.log2(odds[0]), math.log2(odds[1]), math.log2(odds[2]))
+        for number, odds in known
+        if odds
+    ]
+    if not shown:
+        return None
+    reach = max([1.0, *(abs(end) for _, low, _, high in shown for end in (low, high))])
+    step = 0.5 if reach <= 2 else 1.0
+    reach = step * math.ceil(min(reach, 6.0) / step)
+    return plots.intervals(shown, -reach, reach, step=step, limit=0.0)
+
+
+def _verdict(found: Series) -> str:
+    last = found.last
+    if last.evidence.alarm:
+        which = "more" if last.evidence.direction > 0 else "less"
+        return (
+            f"alarm: patients have the outcome {which} often than the model states, by more than "
+            "is tolerated"
+        )
+    return "no alarm: nothing shows that outcomes are not as stated"
+
+
+def _of_period(one: WatchedPeriod) -> str:
+    found = odds_factor(one.sums)
+    if found is None:
+        return "too few patients for a figure"
+    low, middle, high = found
+    return f"{middle:.2f} times the stated odds, 90 % interval {low:.2f} to {high:.2f}"
