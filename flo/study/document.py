@@ -174,8 +174,8 @@ class Study(Document):
                 )
             if self.continues:
                 raise ValueError("monitor: a study that watches a model trains none to continue")
-            self.monitor.refuse_unfit(self.data)
             for one in self.monitor.models:
+                one.refuse_unfit(self.data)
                 self.in_form_of(one)._refuse_model_that_does_not_fit()
         return self
 

@@ -37,10 +37,22 @@ class ComparedModel(Document):
     model: Model
     columns: Annotated[tuple[ColumnName, ...], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _each_column_once(self) -> ComparedModel:
+        if len(set(self.columns)) != len(self.columns):
+            raise ValueError(f"a column of {self.title} appears twice")
+        return self
+
     @property
     def title(self) -> str:
         """Name and version, for people."""
         return f"{self.name}, version {self.version}"
+
+    def refuse_unfit(self, data: Schema) -> None:
+        """Raise ValueError if it needs a column that is not one of the study's."""
+        known = {column.name for column in data.columns}
+        if strange := [name for name in self.columns if name not in known]:
+            raise ValueError(f"the study has no column {strange[0]!r} of {self.title}")
 
 
 class Gate(Document):
@@ -126,9 +138,5 @@ class Gate(Document):
         cells = sum(1 + len(data.category(name).codes) for name in self.subgroups)
         if cells > MOST_CODES:
             raise ValueError(f"gate: subgroups of {cells} codes, limit {MOST_CODES}")
-        known = {column.name for column in data.columns}
         for model in self.models:
-            if strange := [name for name in model.columns if name not in known]:
-                raise ValueError(f"gate: the study has no column {strange[0]!r} of {model.title}")
-            if len(set(model.columns)) != len(model.columns):
-                raise ValueError(f"gate: a column of {model.title} appears twice")
+            model.refuse_unfit(data)

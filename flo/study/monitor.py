@@ -14,7 +14,6 @@ from pydantic import Field, StringConstraints, model_validator
 
 from flo.documents.document import Document
 from flo.study.gate import ComparedModel
-from flo.study.schema import Schema
 
 MOST_PERIODS = 240
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -50,13 +49,6 @@ class Monitor(Document):
     def period(self) -> int:
         """Number of the period in its series, from 1."""
         return len(self.earlier) + 1
-
-    def refuse_unfit(self, data: Schema) -> None:
-        """Raise ValueError if the model needs a column that is not one of the study's."""
-        known = {column.name for column in data.columns}
-        for model in self.models:
-            if strange := [name for name in model.columns if name not in known]:
-                raise ValueError(f"monitor: the study has no column {strange[0]!r} of its model")
 
     def refuse_other_terms(self, other: Monitor) -> None:
         """Raise ValueError unless ``other`` can be a period of the same series."""

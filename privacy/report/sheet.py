@@ -17,7 +17,7 @@ from flo.privacy.mechanisms.mechanisms import Mechanism
 from flo.privacy.releases import survey
 from flo.privacy.releases.score_waves import LENGTH, expected_half_width
 from flo.privacy.report.sheet_gate import gate_chances, gate_leaves
-from flo.privacy.report.sheet_monitor import monitor_leaves
+from flo.privacy.report.sheet_monitor import monitor_chances, monitor_leaves
 from flo.privacy.report.sheet_statistics import statistics_leaves
 from flo.privacy.report.wording import (
     ACCOUNTANT,
@@ -370,6 +370,8 @@ def _cost(study: Study, life: LifetimeBudget | None) -> Section:
         lines["expected result"] = _expected(study, plan, held_out)
     if study.gate:
         lines["expected of the gate"] = gate_chances(study, held_out)
+    if study.monitor:
+        lines["expected of the monitor"] = monitor_chances(study, held_out)
     not_covered = (("not covered", text) for text in NOT_COVERED)
     return Section("What it costs in privacy", (*lines.items(), *not_covered))
 

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from flo.privacy.accounting.plan import Plan
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from flo.privacy.accounting.plan import Plan, combined_variance
+from flo.privacy.releases.monitor import OF_VARIANCE
+from flo.scores.drift import Evidence, Period, follow
 from flo.study.document import Study
+
+# Share of patients with the outcome, and their mean p(1 - p) under a good model: SUPPORT2, NASS.
+_OFTEN, _SELDOM = (0.25, 0.137), (0.04, 0.035)
+_CHANGE = 1.5  # times the odds
+_TRIES, _LONGEST = 50, 60  # series; periods
 
 
 def monitor_leaves(study: Study) -> dict[str, str]:
     """Say what is summed, about whom, and what follows from it."""
     monitor, part = study.monitor, Plan.of(study).purpose("monitor")
     assert monitor is not None
-    known = {one.card: f"{one.title} (card {one.card[:16]})" for one in monitor.models}
-    model = known.get(monitor.model, f"the model with the card {monitor.model[:16]}")
+    known = {
+        one.card: f"{one.title} (card {one.card[:16]}), in period {monitor.period} of a series"
+        for one in monitor.models
+    }
+    draft = (
+        f"the model with the card {monitor.model[:16]}; the coordinator adds the earlier periods "
+        "of its series when it signs the study"
+    )
     return {
         "monitor": "1 noisy sum of 2 numbers about held-out patients: how many more had the "
         "outcome than the model states, and the variance that its risks give that; each patient's "
         f"vector is at most {part.mechanism.norm:.6g} long; noise of σ = "
         f"{part.mechanism.noise_multiplier:.4f} times that is added",
-        "watched is": f"{model}, in period {monitor.period} of a series",
-        "who is counted": _counted(monitor.period),
+        "watched is": known.get(monitor.model, draft),
+        "who is counted": "patients who are first in a hospital's data with this approval, or "
+        "since it last released for this series, and no others",
         "raises an alarm if": "the evidence of all periods together shows that outcomes are more "
         f"or less often than stated, by more than {monitor.tolerance:g} times the odds. If they "
         f"are not, an alarm comes once in {monitor.false_alarm_periods} periods or more, on "
@@ -28,10 +47,57 @@ def monitor_leaves(study: Study) -> dict[str, str]:
     }
 
 
-def _counted(period: int) -> str:
-    if period == 1:
-        return "patients who are first in this hospital's data with this approval, and no others"
-    return (
-        "patients who were first in this hospital's data since it last released for this series, "
-        "and no others"
+def monitor_chances(study: Study, held_out: float) -> str:
+    """Say how soon a change would be found if so many held-out patients are counted a period."""
+    often, seldom = (
+        _after(periods_until(study, round(held_out), _CHANGE, *outcome))
+        for outcome in (_OFTEN, _SELDOM)
     )
+    return (
+        f"if about {held_out:,.0f} held-out patients are counted in a period, odds of {_CHANGE:g} "
+        f"times what is tolerated raise an alarm after {often} if one patient in four has the "
+        f"outcome, and after {seldom} if one in twenty-five has it"
+    )
+
+
+def _after(periods: float) -> str:
+    if periods > _LONGEST / 2:
+        return f"more than {_LONGEST // 2} periods, which is too late"
+    return f"about {max(1.0, periods):.0f} periods"
+
+
+def periods_until(
+    study: Study, held_out: int, change: float, share: float, variance: float
+) -> float:
+    """Return how many periods an alarm takes if odds are ``change`` times what is tolerated.
+
+    ``share``: of patients who have the outcome. ``variance``: p(1 - p) of a patient, on average.
+    The mean of ``_TRIES`` made-up series, each of which ends after ``_LONGEST`` periods.
+    """
+    monitor = study.monitor
+    assert monitor is not None
+    noise = combined_variance(study, Plan.of(study).purpose("monitor"), len(study.hospitals))
+    expected, odds = variance * held_out, change * monitor.tolerance - 1
+    more = expected * odds / (1 + odds * share)
+    generator, of_w = np.random.default_rng(0), noise / OF_VARIANCE**2
+    shape = (_TRIES, _LONGEST)
+    s = generator.normal(more, math.sqrt(expected + noise), shape)
+    w = generator.normal(expected, math.sqrt(of_w), shape)
+    return float(
+        np.mean(
+            [
+                _first(
+                    follow(
+                        [Period(*pair, noise, of_w) for pair in zip(*one, strict=True)],
+                        monitor.tolerance,
+                        monitor.false_alarm_periods,
+                    )
+                )
+                for one in zip(s.tolist(), w.tolist(), strict=True)
+            ]
+        )
+    )
+
+
+def _first(series: Iterator[Evidence]) -> int:
+    return next((number for number, one in enumerate(series, 1) if one.alarm), _LONGEST)

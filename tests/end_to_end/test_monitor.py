@@ -16,7 +16,6 @@ from flo.published.model_card import PublishedModel
 from flo.published.monitor_result import read_monitor
 from flo.published.monitor_series import series
 from flo.study.document import Study
-from tests.builders import data_file
 from tests.commands import flo
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import SITES, launch, releases, wait_for
@@ -34,11 +33,12 @@ def test_three_periods_count_each_patient_once_and_each_pays_for_one(tmp_path: P
         for site in sites:
             stack.enter_context(agent(site))
         trusted = coordinator.home.open_identity().fingerprint
-        mode = {"schema": 4, "epsilon": 0.5}
-        card = published(coordinator, launch(coordinator, sites, "distributed noise", **mode))
+        digest = launch(coordinator, sites, "distributed noise", schema=4, epsilon=0.5)
+        card = published(coordinator, digest)
         arrived, studies = [[f"north{n:04}" for n in range(40)]], list[Study]()
         for period in (1, 2, 3):
-            arrived.append([arrive(site, period) for site in sites][0])
+            here, *_ = [arrive(site, period) for site in sites]
+            arrived.append(here)
             studies.append(watch(coordinator, sites, card, period, tmp_path / f"{period}.toml"))
 
         for study, theirs in zip(studies, arrived[1:], strict=True):

@@ -14,6 +14,7 @@ from tests.proofs import (
     fairness,
     gain,
     model_regressions,
+    monitored,
     release_gate,
     statistics,
     truth,
@@ -31,6 +32,11 @@ def _gate(quick: bool) -> Iterator[Row]:
     yield from fairness.rows(quick)
 
 
+def _watch(quick: bool) -> Iterator[Row]:
+    yield from watched.rows(quick)
+    yield from monitored.rows(quick)
+
+
 GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "truth": truth.rows,
     "gain": gain.rows,
@@ -39,7 +45,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "statistics": statistics.rows,
     "gate": _gate,
     "versions": versions_compared.rows,
-    "watch": watched.rows,
+    "watch": _watch,
 }
 _LINE = "{:7} {:58} {:>9} {:>14} {:>5} {:>6} {:>7}"
 
