@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.special import ndtri
 
+from flo.arrays import Floats
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.releases.monitor import OF_VARIANCE
 from flo.scores.drift import Evidence, Period, follow
@@ -79,10 +82,8 @@ def periods_until(
     noise = combined_variance(study, Plan.of(study).purpose("monitor"), len(study.hospitals))
     expected, odds = variance * held_out, change * monitor.tolerance - 1
     more = expected * odds / (1 + odds * share)
-    generator, of_w = np.random.default_rng(0), noise / OF_VARIANCE**2
-    shape = (_TRIES, _LONGEST)
-    s = generator.normal(more, math.sqrt(expected + noise), shape)
-    w = generator.normal(expected, math.sqrt(of_w), shape)
+    of_w, (of_s, other) = noise / OF_VARIANCE**2, _normal(2, _TRIES, _LONGEST)
+    s, w = more + math.sqrt(expected + noise) * of_s, expected + math.sqrt(of_w) * other
     return float(
         np.mean(
             [
@@ -97,6 +98,13 @@ def periods_until(
             ]
         )
     )
+
+
+def _normal(*shape: int) -> Floats:
+    """Return public normal numbers, the same for everybody: of the digits of SHAKE-256."""
+    digits = hashlib.shake_256(b"made-up periods of a monitor").digest(8 * math.prod(shape))
+    uniform = (np.frombuffer(digits, "<u8").reshape(shape) + 0.5) / 2.0**64
+    return np.asarray(ndtri(np.clip(uniform, 1e-16, 1 - 1e-16)))
 
 
 def _first(series: Iterator[Evidence]) -> int:

@@ -158,6 +158,7 @@ NEWER = {
     "continues",
     "statistics",
     "gate",
+    "monitor",  # tests/privacy/releases/test_monitor.py
     f"{AGE}.changeable_to",  # test_wording.py
     f"{AGE}.changeable_from",
     f"{WARD}.changeable_to",

@@ -378,6 +378,7 @@ def test_what_touches_everyone_is_charged_to_both_sub_ledgers() -> None:
         "training": ("training",),
         "evaluation": ("evaluation",),
         "gate": ("evaluation",),
+        "monitor": ("evaluation",),
         "survey": ("training", "evaluation"),
         "statistics": ("training", "evaluation"),
         "regression": ("training", "evaluation"),

@@ -103,7 +103,7 @@ def test_a_study_whose_model_is_being_compared_is_not_shredded(home: Coordinator
     with closing(home.open_store()) as store:
         offer = over(store, "done")
         store.add_study(gated, "00")
-        with pytest.raises(StudyError, match="is offered and compares this study's model"):
+        with pytest.raises(StudyError, match="is offered and compares or watches this"):
             shred(home, store, offer, "Ada", None)
         store.set_status(gated.digest, "stopped")
         shred(home, store, offer, "Ada", None)
