@@ -290,8 +290,10 @@ ROWS: tuple[Requirement, ...] = (
         "types, bounds, codes, missing codes, duplicates and the number of patients are checked at "
         "the site before approval; a model can be compared with the one in use on held-out "
         "patients before it replaces it, a wrong one is taken out of use everywhere, and monitors "
-        "at the hospital compare outcomes with stated risks and notice data that changed",
+        "at the hospital and across hospitals compare outcomes with stated risks",
         (
+            "tests/end_to_end/test_monitor.py::"
+            "test_three_periods_count_each_patient_once_and_each_pays_for_one",
             "tests/clients/serving/test_watched.py::"
             "test_an_alarm_does_what_the_plan_says_within_a_second",
             "tests/clients/watching/test_watch.py::"

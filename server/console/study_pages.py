@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from flo.errors import StudyError
+from flo.errors import FloError, StudyError
 from flo.keys.identity import fingerprint
 from flo.pages.forms import read_form
 from flo.pages.responses import redirect
@@ -110,9 +110,13 @@ def _monitor_shown(views: StudyViews, offer: Offer) -> dict[str, Any]:
     paths = [path for one in periods if (path := published_result(views.store, one))]
     if not paths:
         return {"monitor_rows": [], "monitor_table": [], "monitor_plot": None}
-    results = [read_monitor(path) for path in paths]
-    keys = {fingerprint(bytes.fromhex(one.coordinator)) for one in results}  # own, older ones too
-    found = series(results, *keys)
+    try:
+        results = [read_monitor(path) for path in paths]
+        keys = {fingerprint(bytes.fromhex(one.coordinator)) for one in results}  # also older ones
+        found = series(results, *keys)
+    except FloError as error:  # a damaged file of an earlier period must not hide this study
+        unread = [("cannot be read", str(error))]
+        return {"monitor_rows": unread, "monitor_table": [], "monitor_plot": None}
     return {
         "monitor_rows": rows(found),
         "monitor_table": table(found),

@@ -18,6 +18,7 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.mechanisms.mechanisms import GRID
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import evaluation, statistics
+from flo.privacy.releases.asked_model import scorer
 from flo.privacy.releases.statistics import Block
 from flo.study.document import Study
 from flo.study.models import initial_weights, log_odds, parameter_count
@@ -25,6 +26,7 @@ from flo.study.synthetic import made_up_inputs
 from flo.study.terms import Purpose
 from tests.builders import NoNoise, counting, small_study, study_document, surveyed
 from tests.flo.studies import PACK, SEQUENCE
+from tests.monitored import period
 
 WIDTH = parameter_count(small_study()) - 1
 IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 8, "minimum": 0, "maximum": 255}
@@ -169,10 +171,12 @@ def test_who_takes_part_in_a_sampled_round_is_drawn_anew_each_time() -> None:
     assert np.abs(sum(thirds) - whole).max() <= 2  # roundings
 
 
+ASKED = scorer(np.zeros(WIDTH + 1), None)  # a model of the study's own form
 ONE_ROUND = {"algorithm": "least-squares", "steps": 1, "learning_rate": 0.0, "momentum": 0.0}
 EVERY_WAY: dict[str, Study] = {
     **MODELS,
     "statistics": COUNTED,
+    "monitor": period(),
     "flips": MODELS["cnn"].with_mechanism(augmentation="flips"),
     "least squares": MODELS["logistic"].with_mechanism(**ONE_ROUND),
     "sampled": MODELS["logistic"].with_mechanism(sampling=0.5),
@@ -186,8 +190,10 @@ def test_a_site_without_patients_on_a_side_still_answers(way: str, there: tuple[
     trained, tested = (patients(made_up_inputs(study.data)[:count]) for count in there)
     trainer = Trainer(study, Snapshot(trained, tested), noise=NoNoise())
     for purpose in set(get_args(Purpose)) & set(study.purposes):
-        found = trainer.release(purpose, initial_weights(study), 3)
-        of = {"training": there[0], "evaluation": there[1], "statistics": sum(there)}
+        asked = ASKED if purpose == "monitor" else initial_weights(study)
+        found = trainer.release(purpose, asked, 3)
+        of = {"training": there[0], "statistics": sum(there)}
+        of |= dict.fromkeys(("evaluation", "monitor"), there[1])
         assert bool(found.any()) == bool(of[purpose])
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from flo.errors import TrustError
-from flo.keys.identity import Identity
+from flo.keys.identity import Signer
 from flo.published.monitor_result import MonitorResult, MonitorSums
 from flo.published.monitor_series import series
 from flo.published.monitor_words import odds_plot, rows, table
@@ -19,12 +19,12 @@ TRUSTED = COORDINATOR.fingerprint
 
 
 def result(
-    study: Study, more: float, variance: float = 333.0, identity: Identity = COORDINATOR
+    study: Study, more: float, variance: float = 333.0, identity: Signer = COORDINATOR
 ) -> MonitorResult:
     return MonitorResult(
         study=study.canonical_bytes.decode(),
         study_signature=identity.sign("study", study.canonical_bytes),
-        run="run-1",
+        run=f"run-{study.version}",
         made=datetime(2026, 1, len(study.monitor.earlier) + 1, tzinfo=UTC).isoformat()
         if study.monitor
         else "",
