@@ -6,7 +6,7 @@ Each plot has one message. A table or sentence next to it gives the same numbers
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 WIDTH, HEIGHT = 720.0, 260.0
@@ -137,11 +137,12 @@ def intervals(
     *,
     step: float | None = None,
     limit: float | None = None,
+    label: Callable[[float], str] | None = None,
 ) -> Intervals:
     """Lay out (name, low, middle, high) rows on one axis from at most ``low`` to ``high``.
 
     Ticks are at whole steps below ``high``; the axis begins at a tick. Long names are truncated.
-    ``limit``: where a line across all rows is drawn.
+    ``limit``: where a line across all rows is drawn. ``label``: of a tick; its value if left out.
     """
     left, right = _NAMES, WIDTH - 24.0
     step = step or (0.1 if high - low <= 0.6 else 0.2)
@@ -153,14 +154,14 @@ def intervals(
         share = (min(max(value, low), high) - low) / (high - low)
         return round(left + (right - left) * share, 1)
 
-    bottom = _ROW * len(rows) + 6
+    bottom, said = _ROW * len(rows) + 6, label or f"{{:.{digits}f}}".format
     return Intervals(
         WIDTH,
         bottom + 34,
         left,
         right,
         bottom,
-        [Tick(place(low + n * step), f"{low + n * step:.{digits}f}") for n in range(count + 1)],
+        [Tick(place(low + n * step), said(low + n * step)) for n in range(count + 1)],
         [
             Interval(cut(name), _ROW * (number + 0.5), place(below), place(middle), place(above))
             for number, (name, below, middle, above) in enumerate(rows)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from flo.pages import plots
 from flo.published.monitor_series import Series, WatchedPeriod, monitor_of
 from flo.scores.drift import odds_factor
 
-_SHOWN = 24  # latest periods in a plot
+_SHOWN, _FARTHEST = 24, 5  # latest periods in a plot; powers of 2
 
 
 def rows(found: Series) -> list[tuple[str, str]]:
@@ -28,13 +29,17 @@ def rows(found: Series) -> list[tuple[str, str]]:
     ]
     before = [one for one in found.alarms if one.number != last.number]
     if before:
-        numbers = ", ".join(str(one.number) for one in before)
-        said.append(("alarms before", f"in periods {numbers}; evidence began anew after each"))
+        said.append(
+            (
+                "alarms before",
+                f"{_periods(one.number for one in before)}; evidence began anew after each",
+            )
+        )
     if found.missing:
         said.append(
             (
                 "without a result",
-                f"periods {', '.join(map(str, found.missing))}: they add no evidence",
+                f"{_periods(found.missing)}: no evidence comes from there",
             )
         )
     return said
@@ -54,7 +59,7 @@ def table(found: Series) -> list[tuple[str, str, str, str]]:
 
 
 def odds_plot(found: Series) -> plots.Intervals | None:
-    """Plot by which factor odds differ from stated ones, on a log scale by powers of 2."""
+    """Plot by which factor odds differ from stated ones, on a log scale."""
     known = [(one.number, odds_factor(one.sums)) for one in found.periods[-_SHOWN:]]
     shown = [
         (f"period {number}", math.log2(odds[0]), math.log2(odds[1]), math.log2(odds[2]))
@@ -64,9 +69,13 @@ def odds_plot(found: Series) -> plots.Intervals | None:
     if not shown:
         return None
     reach = max([1.0, *(abs(end) for _, low, _, high in shown for end in (low, high))])
-    step = 0.5 if reach <= 2 else 1.0
-    reach = step * math.ceil(min(reach, 6.0) / step)
-    return plots.intervals(shown, -reach, reach, step=step, limit=0.0)
+    reach = math.ceil(min(reach, _FARTHEST))
+    return plots.intervals(shown, -reach, reach, step=1.0, limit=0.0, label=_times)
+
+
+def _periods(numbers: Iterable[int]) -> str:
+    several = [str(number) for number in numbers]
+    return f"period{'s' * (len(several) > 1)} {', '.join(several)}"
 
 
 def _verdict(found: Series) -> str:
@@ -86,3 +95,7 @@ def _of_period(one: WatchedPeriod) -> str:
         return "too few patients for a figure"
     low, middle, high = found
     return f"{middle:.2f} times the stated odds, 90 % interval {low:.2f} to {high:.2f}"
+
+
+def _times(power: float) -> str:
+    return f"{2**power:g} ×" if power >= 0 else f"1/{2**-power:g} ×"
