@@ -48,6 +48,7 @@ from flo.server.home.coordinator_home import (
 from flo.server.http.last_seen import LastSeen
 from flo.server.http.metrics import Traffic, measured
 from flo.server.http.notifier import Notifier
+from flo.server.http.otlp import Traces
 from flo.server.keys.authority import read_peer
 from flo.server.listeners.hospital_listener import Gateway
 from flo.server.listeners.private_listener import PrivateListener
@@ -119,6 +120,7 @@ class Coordinator:
         self._traffic = Traffic()
         logs = home.directory / "log"
         self._meter = Meter(self._metrics, logs / "metrics.jsonl", logs / "metrics.prom")
+        self._traces = self._opened_traces()
         self._jobs = Jobs(home, self._store, self._superlink, aggregators)
         self._runs = Runs(home, self._store, self._superlink, self._jobs)
         self._signer = StudySigner(home, self._store)
@@ -128,6 +130,8 @@ class Coordinator:
             *(self._runs.watch, self._audit.flush, self._sign, self._meter.write_if_due),
             partial(rotate, home.superexec_log_path),
         ]
+        if self._traces is not None:
+            self._steps.append(self._traces.send)
         if self._copies is not None:
             self._steps.append(self._copies.copy_if_due)
         if registry is not None:
@@ -239,6 +243,8 @@ class Coordinator:
                 self._sign()
             except FloError as error:  # pending events are signed at the next start
                 log.error(f"the last audit entries will be signed at the next start: {error}")
+            if self._traces is not None:
+                await asyncio.to_thread(self._traces.close)
             self._store.close()
             self._admission.close()
             self._audit_log.close()
@@ -301,6 +307,14 @@ class Coordinator:
     def _decide(self, offer: Offer, step: Step, why: str, person: str) -> ModelStates:
         with self._studies:
             return decide(self._home, self._store, offer, step, why, person)
+
+    def _opened_traces(self) -> Traces | None:
+        """Return what sends traces, if a collector is named. Raises UsageError: no ``otel``."""
+        traces = self._home.read_config().traces
+        if traces is None:
+            return None
+        after = self._store.last_event_number()
+        return Traces(traces.endpoint, after, self._store.events_after, self._store.events)
 
     def _metrics(self) -> list[Metric]:
         uncopied = self._copies.failed if self._copies is not None else 0

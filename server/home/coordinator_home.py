@@ -35,7 +35,7 @@ import tomli_w
 from pydantic import Field
 
 from flo.audit.log import AuditLog, existing
-from flo.documents.document import Document, read_settings
+from flo.documents.document import Document, read_settings, spelt
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.keys.identity import IDENTITY_PURPOSE, Identity, Signer, fingerprint
 from flo.keys.keystore import (
@@ -85,6 +85,15 @@ CHECKPOINT_KEY_VARIABLE = "FLO_CHECKPOINT_KEY"  # for ServerApps: the key's path
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
+class TracesConfig(Document):
+    """``endpoint``: address of a collector that takes OTLP over HTTP, without ``/v1/traces``."""
+
+    endpoint: Annotated[
+        str,
+        spelt(r"https?://[A-Za-z0-9._:/\[\]-]{1,500}", "an address like http://127.0.0.1:4318"),
+    ]
+
+
 class CoordinatorConfig(Document):
     """``coordinator.toml``."""
 
@@ -97,6 +106,7 @@ class CoordinatorConfig(Document):
     keystore: KeyStoreConfig = KeyStoreConfig()
     signing_key: KmsKey | None = None  # if set, identity.key is for TLS only
     aws: AwsConfig | None = None
+    traces: TracesConfig | None = None
 
 
 @dataclass(frozen=True)
