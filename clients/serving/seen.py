@@ -15,23 +15,20 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from flo.clients.serving.service import LONGEST_WARD
 from flo.clients.watching.cells import Cells, StudyCells
-from flo.errors import MessageError
 
 _HEAD = struct.Struct("!dHHH")
 _UNFIT = 0xFFFF
 LONGEST_ID = 64  # characters
-_NOT_ITS_FORM = "what a worker saw of a record is not in its form"
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """``cells``: None of a record that does not fit. ``broken``: column's number and cell."""
 
     patient: str
@@ -55,31 +52,44 @@ def unfit(study: StudyCells, patient: str, ward: str, broken: Iterable[tuple[str
     return _HEAD.pack(math.nan, len(who), len(where), _UNFIT) + who + where + said
 
 
-def read(data: bytes, columns: list[int]) -> Seen:
-    """Read it in the front. ``columns``: number of cells of each.
+def read(several: Sequence[bytes], columns: Sequence[int]) -> list[Seen | None]:
+    """Read what workers told of records, in the front; None of what no worker can have said.
 
-    Raises MessageError: a worker cannot have said that.
+    ``columns``: number of cells of each.
     """
-    try:
-        found = _read(data, columns)
-    except Exception as error:  # whatever a worker that was taken over sends
-        raise MessageError(_NOT_ITS_FORM) from error
-    if found is None:
-        raise MessageError(_NOT_ITS_FORM)
+    found, places, cells = list[Seen | None](), list[int](), list[bytes]()
+    for place, data in enumerate(several):
+        try:
+            one, rest = _read(data, columns)
+        except Exception:  # noqa: BLE001 - whatever a worker that was taken over sends
+            one, rest = None, b""
+        found.append(one)
+        if one is not None and rest:
+            places.append(place)
+            cells.append(rest)
+    # All at once: a numpy call for each record takes longer than all the rest.
+    shape = len(cells), len(columns)
+    whole = np.frombuffer(b"".join(cells), dtype=">u2").astype(np.uint16).reshape(shape)
+    wrong = (whole >= np.array(columns, dtype=np.int64)).any(axis=1).tolist()
+    for place, row, is_wrong in zip(places, whole, wrong, strict=True):
+        one = found[place]
+        found[place] = None if one is None or is_wrong else one._replace(cells=row)
     return found
 
 
-def _read(data: bytes, columns: list[int]) -> Seen | None:
+def _read(data: bytes, columns: Sequence[int]) -> tuple[Seen | None, bytes]:
+    """Return what was seen, without its cells, and the bytes of those; b"" of a record that does
+    not fit. None: it is not in its form."""
     risk, patient, ward, count = _HEAD.unpack_from(data)
     start = _HEAD.size + patient
     end = start + ward
-    who, where = data[_HEAD.size : start].decode(), data[start:end].decode()
+    who, where, rest = data[_HEAD.size : start].decode(), data[start:end].decode(), data[end:]
     if len(who) > LONGEST_ID or len(where) > LONGEST_WARD or not where.isprintable():
-        return None
+        return None, b""
     if not (math.isnan(risk) or 0 <= risk <= 1):
-        return None
+        return None, b""
     if count == _UNFIT:
-        broken = tuple((one, cell) for one, cell in json.loads(data[end:]))
+        broken = tuple((one, cell) for one, cell in json.loads(rest))
         right = all(
             type(one) is int
             and 0 <= one < len(columns)
@@ -87,8 +97,7 @@ def _read(data: bytes, columns: list[int]) -> Seen | None:
             for one, cell in broken
         )
         is_once = len({one for one, _ in broken}) == len(broken)
-        return Seen(who, where, None, None, broken) if right and is_once else None
-    cells = np.frombuffer(data, dtype=">u2", offset=end).astype(np.uint16)
-    if len(cells) != count or count != len(columns) or (cells >= columns).any():
-        return None
-    return Seen(who, where, None if math.isnan(risk) else risk, cells, ())
+        return (Seen(who, where, None, None, broken) if right and is_once else None), b""
+    if count != len(columns) or len(rest) != 2 * count:
+        return None, b""
+    return Seen(who, where, None if math.isnan(risk) else risk, None, ()), rest

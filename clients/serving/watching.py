@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.opt_outs import FILE as OPT_OUTS
@@ -32,7 +33,7 @@ from flo.clients.watching.kept import Arrived, KeptWatch, Watched
 from flo.clients.watching.models import sweep
 from flo.clients.watching.plan import USUAL_FOLLOW_UP
 from flo.clients.watching.responses import respond
-from flo.errors import FloError, MessageError
+from flo.errors import FloError
 from flo.privacy.patients.split import keyed_hash
 
 log = logging.getLogger("flo.clients.serving.watching")
@@ -52,8 +53,7 @@ class Standing:
     is_learning: bool
 
 
-@dataclass(frozen=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     id: str
     caller: str
     seconds: float
@@ -161,7 +161,7 @@ class Watching:
         while waiting:
             several.append(waiting.popleft())
         columns = [one.count for one in opened.watch.layout.study.columns]
-        arrived = [found for one in several if (found := self._arrived(one, columns))]
+        arrived = self._arrived(several, columns)
         plan, unreadable = plan_decisions.told(self._home, name)
         follow_up = plan.follow_up_days if plan else USUAL_FOLLOW_UP
         given = follow_up, time.time(), self._opted_out()
@@ -200,18 +200,18 @@ class Watching:
             return 0.0
         return datetime.fromisoformat(last.time).timestamp()
 
-    def _arrived(self, one: _Waiting, columns: list[int]) -> Arrived | None:
-        """Return what arrived; None if a worker cannot have seen it."""
-        try:
-            read = seen.read(one.seen, columns)
-        except MessageError as error:
-            log.error(str(error))
-            return None
-        patient = keyed_hash(self._patients_key, read.patient) if read.patient else ""
-        return Arrived(
-            *(one.id, one.caller, one.seconds, patient),
-            *(read.ward, read.cells, read.broken, read.risk),
-        )
+    def _arrived(self, several: list[_Waiting], columns: list[int]) -> list[Arrived]:
+        """Return what arrived, without what no worker can have seen."""
+        found = list[Arrived]()
+        read = seen.read([one.seen for one in several], columns)
+        for one, told in zip(several, read, strict=True):
+            if told is None:
+                log.error("what a worker saw of a record is not in its form")
+                continue
+            patient = keyed_hash(self._patients_key, told.patient) if told.patient else ""
+            facts = told.ward, told.cells, told.broken, told.risk
+            found.append(Arrived(one.id, one.caller, one.seconds, patient, *facts))
+        return found
 
     def _close_all(self) -> None:
         while self._open:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
+from typing import NamedTuple
 
 from flo.clients.home.site_home import SiteHome
 from flo.clients.records.watched_answers import WatchedAnswer, WatchedAnswers, day_of
@@ -74,8 +75,7 @@ class Watched:
         ]
 
 
-@dataclass(frozen=True)
-class Arrived:
+class Arrived(NamedTuple):
     """An answer that was sent, after so many ``seconds``. ``patient``: keyed hash; "" if the
     request named none. ``cells``, ``broken``, ``risk``: as in ``Answered``."""
 

@@ -20,7 +20,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,8 +89,7 @@ class Alarm:
     is_answered: bool = False
 
 
-@dataclass(frozen=True)
-class Answered:
+class Answered(NamedTuple):
     """One answer that was sent. ``cells``: (columns,); None of a record that did not fit, and then
     ``broken`` has each column's number, and the cell of a number beyond its bounds. ``risk``: None
     if none was stated. ``is_first``: whether it is the patient's first record; ``is_new``: their

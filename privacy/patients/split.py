@@ -7,7 +7,6 @@ other. So training and evaluation touch disjoint patients and their budgets comp
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 
 
@@ -26,7 +25,7 @@ def keyed_hash(key: bytes, patient_id: str) -> str:
 
     It reveals no id without the site's key.
     """
-    return hmac.new(key, normalise(patient_id).encode("utf-8"), hashlib.sha256).hexdigest()
+    return hmac.digest(key, normalise(patient_id).encode("utf-8"), "sha256").hex()
 
 
 def position(key: bytes, patient_id: str) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,7 @@ class Ward:
         else:
             cells = study.of_inputs(np.array([encoded.inputs]))[0]
             usual = Answered(ward, 0.01, cells, (), 0.2, True, True)
-        return replace(usual, **more)
+        return usual._replace(**more)
 
     def day(
         self,

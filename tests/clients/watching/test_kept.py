@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def arrived(number: int, patient: str | None = None, **more: Any) -> Arrived:
     patient = f"{number:064x}" if patient is None else patient
     cells = np.array([20, 1], dtype=np.uint16)
     usual = Arrived(f"{number:036}", "ehr", 0.01, patient, "", cells, (), 0.25)
-    return replace(usual, **more)
+    return usual._replace(**more)
 
 
 def counted(watch: KeptWatch) -> list[int]:
