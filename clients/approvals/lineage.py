@@ -30,7 +30,8 @@ def approved_before(home: SiteHome, study: Study) -> dict[str, Study]:
 def refuse_hidden_periods(home: SiteHome, study: Study) -> None:
     """Raise TrustError if a monitor leaves out a period of its model that was approved here.
 
-    Its patients would be counted twice.
+    Its evidence would be lost to whoever reads the series. (Nobody is counted twice: the ledger
+    looks to that.)
     """
     if study.monitor is None:
         return
@@ -44,7 +45,7 @@ def refuse_hidden_periods(home: SiteHome, study: Study) -> None:
             raise TrustError(
                 f"the study leaves out {before.name}, version {before.version}, which was approved "
                 "here and counts patients of the same model",
-                hint="ask the coordinator for a new version, signed by its own FLO",
+                hint=f"ask the coordinator for a new version, whose `earlier` has {digest}",
             )
 
 

@@ -51,7 +51,9 @@ def lines(
         if study.monitor:
             text = "those held out are counted"
             if "evaluation" not in room:
-                text = "none is counted: they are of an earlier period, or their budget has no room"
+                text = (
+                    "none is counted: they came before the series, or are counted, or out of budget"
+                )
         elif len(room) == len(SUB_LEDGERS):
             text = "all take part"
         elif room:

@@ -70,7 +70,7 @@ def read(several: Sequence[bytes], columns: Sequence[int]) -> list[Seen | None]:
     # All at once: a numpy call for each record takes longer than all the rest.
     shape = len(cells), len(columns)
     whole = np.frombuffer(b"".join(cells), dtype=">u2").astype(np.uint16).reshape(shape)
-    wrong = (whole >= np.array(columns, dtype=np.int64)).any(axis=1).tolist()
+    wrong = np.any(whole >= np.array(columns, dtype=np.int64), axis=1).tolist()
     for place, row, is_wrong in zip(places, whole, wrong, strict=True):
         one = found[place]
         found[place] = None if one is None or is_wrong else one._replace(cells=row)

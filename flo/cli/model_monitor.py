@@ -22,13 +22,17 @@ app = typer.Typer()
 @command(app)
 def monitor(
     model: ModelFile,
+    new_patients: Annotated[
+        int,
+        typer.Option(min=10, help="About how many patients are new in a period, at each hospital."),
+    ],
     period: Annotated[
         int, typer.Option(min=1, max=240, help="Which period of the model's series it is.")
     ] = 1,
     epsilon: Annotated[float, typer.Option(help="ε of a period, for each of its patients.")] = 0.5,
     tolerance: Annotated[
         float,
-        typer.Option(min=1, max=2, help="Outcomes may have so many times the stated odds."),
+        typer.Option(min=1.05, max=2, help="Outcomes may have so many times the stated odds."),
     ] = 1.25,
     false_alarm_periods: Annotated[
         int, typer.Option(min=12, max=1200, help="A false alarm once in so many periods, at most.")
@@ -52,6 +56,7 @@ def monitor(
         opened.card.digest,
         opened.study,
         epsilon=epsilon,
+        new_patients=new_patients,
         period=period,
         tolerance=tolerance,
         false_alarm_periods=false_alarm_periods,
@@ -81,7 +86,7 @@ def drift(
     from flo.privacy.report.sheet import Section
     from flo.published.monitor_result import MONITOR, read_monitor
     from flo.published.monitor_series import series
-    from flo.published.monitor_words import rows, table
+    from flo.published.monitor_words import rows, shown, table
     from flo.storage.files import write_public
 
     fetched = not Path(study).is_dir()
@@ -97,7 +102,6 @@ def drift(
         trusted = set(trusted_coordinators(home, coordinator))
     found = series(given, *trusted)
     last = found.last
-    newest = next(one for one in given if one.made == last.made)
     lines = tuple(
         (f"period {number}", f"{odds}; health {health} ({day})")
         for number, day, odds, health in table(found)
@@ -105,7 +109,7 @@ def drift(
     sheet = [
         Section("Outcomes across hospitals", tuple(rows(found))),
         Section("By period", lines),
-        Section("About the latest", tuple(newest.about(last.study))),
+        Section("About the latest", tuple(last.result.about(last.study))),
     ]
     show_sheet(sheet, console())
     if out:
@@ -118,8 +122,8 @@ def drift(
     return results.DriftResult(
         last.study.digest,
         last.number,
-        last.evidence.alarm,
-        round(last.health, 1),
+        bool(found.alarms),
+        shown(found.health),
         [one.number for one in found.alarms],
         list(found.missing),
     )
@@ -138,5 +142,5 @@ def _fetched(home: Path, study: str) -> list[MonitorResult]:
     with Operator(home) as operator:
         data = operator.fetch("GET", f"studies/{digest}/monitor").content
     limit = MOST_PERIODS * MAX_MONITOR_BYTES
-    found = canonical.decode(data, limit=limit, what="monitor", values=MOST_PERIODS * 2000)
+    found = canonical.decode(data, limit=limit, what="monitor", values=MOST_PERIODS * 5000)
     return [parse(MonitorResult, one, "monitor") for one in found]

@@ -217,13 +217,13 @@ class VerdictResult(CommandResult):
 
 @dataclass(frozen=True)
 class DriftResult(CommandResult):
-    """A monitor's series. ``period``: the latest with a result, to which ``alarm`` and ``health``
-    belong. ``alarms``: periods with an alarm; ``missing``: those without a result."""
+    """A monitor's series. ``period``: the latest with a result. ``alarm``: whether any raised one,
+    which stands; ``alarms``: which. ``missing``: periods without a result."""
 
     study: str
     period: int
     alarm: bool
-    health: float
+    health: int
     alarms: list[int]
     missing: list[int]
 

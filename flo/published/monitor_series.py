@@ -15,14 +15,23 @@ from flo.study.monitor import Monitor
 
 @dataclass(frozen=True)
 class WatchedPeriod:
-    """``number``: of the period, from 1. ``made``: when its result was signed."""
+    """``number``: of the period, from 1."""
 
     number: int
     study: Study
-    made: str
-    hospitals: tuple[str, ...]
+    result: MonitorResult
     sums: Period
     evidence: Evidence
+
+    @property
+    def made(self) -> str:
+        """When its result was signed."""
+        return self.result.made
+
+    @property
+    def hospitals(self) -> tuple[str, ...]:
+        """Whose releases were added."""
+        return self.result.sums.hospitals
 
     @property
     def health(self) -> float:
@@ -42,6 +51,11 @@ class Series:
     def last(self) -> WatchedPeriod:
         """The latest period."""
         return self.periods[-1]
+
+    @property
+    def health(self) -> float:
+        """That of the last period; at most 85 once an alarm was raised, which stands."""
+        return min(self.last.health, 85.0) if self.alarms else self.last.health
 
     @property
     def alarms(self) -> tuple[WatchedPeriod, ...]:
@@ -80,9 +94,7 @@ def series(results: Iterable[MonitorResult], *coordinators: str) -> Series:
     sums = [one.sums.period(study) for one, study in checked]
     evidence = drift.follow(sums, last.tolerance, last.false_alarm_periods)
     periods = tuple(
-        WatchedPeriod(
-            monitor_of(study).period, study, one.made, one.sums.hospitals, period, followed
-        )
+        WatchedPeriod(monitor_of(study).period, study, one, period, followed)
         for (one, study), period, followed in zip(checked, sums, evidence, strict=True)
     )
     known = {one.number for one in periods}

@@ -9,7 +9,8 @@ from flo.pages import plots
 from flo.published.monitor_series import Series, WatchedPeriod, monitor_of
 from flo.scores.drift import odds_factor
 
-_SHOWN, _FARTHEST = 24, 5  # latest periods in a plot; powers of 2
+_SHOWN, _FARTHEST = 24, 5.0  # latest periods in a plot; powers of 2
+_ALARM = 85.0
 
 
 def rows(found: Series) -> list[tuple[str, str]]:
@@ -21,11 +22,12 @@ def rows(found: Series) -> list[tuple[str, str]]:
     )
     said = [
         ("verdict", _verdict(found)),
-        ("health", f"{last.health:.0f} of 100; 85 and less is an alarm"),
+        ("health", f"{shown(found.health)} of 100; 85 and less is an alarm"),
         ("watched", f"{monitor.models[0].title}, card {monitor.model}"),
         ("tolerated", terms),
         ("this period", f"period {last.number}: {_of_period(last)}"),
         ("hospitals", ", ".join(last.hospitals)),
+        ("read", f"{len(found.periods)} signed results, up to period {last.number}"),
     ]
     before = [one for one in found.alarms if one.number != last.number]
     if before:
@@ -52,7 +54,7 @@ def table(found: Series) -> list[tuple[str, str, str, str]]:
             str(one.number),
             one.made[:10],
             _of_period(one),
-            f"{one.health:.0f}{', alarm' if one.evidence.alarm else ''}",
+            f"{shown(one.health)}{', alarm' if one.evidence.alarm else ''}",
         )
         for one in reversed(found.periods)
     ]
@@ -62,7 +64,7 @@ def odds_plot(found: Series) -> plots.Intervals | None:
     """Plot by which factor odds differ from stated ones, on a log scale."""
     known = [(one.number, odds_factor(one.sums)) for one in found.periods[-_SHOWN:]]
     shown = [
-        (f"period {number}", math.log2(odds[0]), math.log2(odds[1]), math.log2(odds[2]))
+        (f"period {number}", _power(odds[0]), _power(odds[1]), _power(odds[2]))
         for number, odds in known
         if odds
     ]
@@ -86,7 +88,12 @@ def _verdict(found: Series) -> str:
             f"alarm: patients have the outcome {which} often than the model states, by more than "
             "is tolerated"
         )
-    return "no alarm: nothing shows that outcomes are not as stated"
+    if found.alarms:
+        return (
+            f"alarm in {_periods(one.number for one in found.alarms)}; it stands. Evidence began "
+            "anew after it, and is not enough for another one yet"
+        )
+    return "no alarm: the evidence is not enough to say that outcomes are not as stated"
 
 
 def _of_period(one: WatchedPeriod) -> str:
@@ -94,7 +101,18 @@ def _of_period(one: WatchedPeriod) -> str:
     if found is None:
         return "too few patients for a figure"
     low, middle, high = found
-    return f"{middle:.2f} times the stated odds, 90 % interval {low:.2f} to {high:.2f}"
+    most = f"to {high:.2f}" if math.isfinite(high) else "or more"
+    about = f"about {middle:.2f}" if math.isfinite(middle) else "many"
+    return f"{about} times the stated odds, 90 % interval {low:.2f} {most}"
+
+
+def shown(health: float) -> int:
+    """Return health as a whole number, which is 85 or less in an alarm only."""
+    return math.floor(health) if health <= _ALARM else math.ceil(health)
+
+
+def _power(odds: float) -> float:
+    return max(-_FARTHEST, min(_FARTHEST, math.log2(max(odds, 2.0**-_FARTHEST))))
 
 
 def _times(power: float) -> str:

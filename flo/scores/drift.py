@@ -6,7 +6,10 @@ an outcome y, and the period's release gives
 
     S = Σ (y - p) + N_S,   W = Σ p(1 - p) + N_W,
 
-with independent noise of variances s² and v², drawn after the patients are known.
+with independent noise of variances s² and v², drawn after the patients are known. Records of one
+patient share a weight of 1, which by Jensen only makes what follows smaller. Not covered: a patient
+whom two hospitals count has one outcome, which is no chance any more at the second. If many are, a
+tolerance near 1 raises more false alarms than stated (``tests.proofs.monitored``).
 
 *Unchanged* is any probability q of each patient's outcome, given all that came before, whose odds
 are within a factor θ of those of p, in either direction and another for each patient. Then
@@ -42,6 +45,7 @@ are 0 again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -53,6 +57,7 @@ from flo.scores.change_detector import NOTHING
 
 _SIZES = np.array([0.1, 0.2, 0.4])  # of l: for few patients behind much noise, and for many
 LOADINGS = np.concatenate([_SIZES, -_SIZES])
+_USUAL_RISK, _LARGEST_RISK = 0.25, 0.6  # m: for the figure in the middle; for its interval
 
 
 @dataclass(frozen=True)
@@ -108,15 +113,22 @@ def health(log_e: float, alarm: float) -> float:
 
 
 def odds_factor(one: Period, level: float = 0.9) -> tuple[float, float, float] | None:
-    """Return by which factor the odds of outcomes differ from stated ones, with an interval.
+    """Return about which factor the odds of outcomes differ by from stated ones, with an interval.
 
-    About exp(S/W), for small differences; of noise and sampling. None where W is not three
-    deviations of its noise above 0: then nobody can tell.
+    If all odds are θ times the stated ones, S/W is about (θ - 1)/(1 + (θ - 1)m), where m is the
+    mean of stated risks, weighted by p(1 - p). The interval is for any m up to ``_LARGEST_RISK``,
+    and for noise and sampling; its upper end may be inf. None where W is not three deviations of
+    its noise above 0: then nobody can tell.
     """
     w = one.expected_variance
     if w <= 3 * np.sqrt(one.variance_noise) or w <= 0:
         return None
-    half = float(ndtri((1 + level) / 2)) * np.sqrt(w + one.noise) / w
-    center = one.more / w
-    low, middle, high = np.exp(np.clip([center - half, center, center + half], -20, 20))
-    return float(low), float(middle), float(high)
+    r = one.more / w
+    spread = w * max(1.0, 1 + r) + one.noise + r * r * one.variance_noise
+    half = float(ndtri((1 + level) / 2) * np.sqrt(spread)) / w
+    low = min(_odds(r - half, m) for m in (0.0, _LARGEST_RISK))
+    return low, _odds(r, _USUAL_RISK), max(_odds(r + half, m) for m in (0.0, _LARGEST_RISK))
+
+
+def _odds(r: float, m: float) -> float:
+    return max(0.0, 1 + r / (1 - r * m)) if r * m < 1 else math.inf

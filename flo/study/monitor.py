@@ -24,14 +24,15 @@ class Monitor(Document):
 
     ``model``: the card of the published model that is watched. ``tolerance``: a factor on odds:
     outcomes count as stated while the odds of each patient's are within it of the odds of the
-    stated risk. ``false_alarm_periods``: the mean number of periods until a false alarm, at least.
+    stated risk; above 1, for patients whom two hospitals count would raise more false alarms at 1.
+    ``false_alarm_periods``: the mean number of periods until a false alarm, at least.
     ``earlier``: digests of the studies of all earlier periods, in order, and ``models``: the model,
     as its card describes it; both are filled in when the study is signed.
     """
 
     epsilon: Annotated[float, Field(ge=0.01, le=1)]
     model: _Digest
-    tolerance: Annotated[float, Field(ge=1, le=2)] = 1.25
+    tolerance: Annotated[float, Field(ge=1.05, le=2)] = 1.25
     false_alarm_periods: Annotated[int, Field(ge=12, le=1200)] = 60
     retry_allowance: Annotated[int, Field(ge=0, le=100)] = 0
     earlier: Annotated[tuple[_Digest, ...], Field(max_length=MOST_PERIODS - 1)] = ()

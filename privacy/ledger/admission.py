@@ -10,7 +10,7 @@ A study of schema 4 or later is charged to the generations that have room for it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,11 +73,11 @@ def admitted(
     study: Study,
     population: str,
     limit: OwnLimit | None,
-    first: int = 0,
+    allowed: Collection[int],
 ) -> Charged | None:
     """Return the generations that a new reservation is charged to; None: all, and none is opened.
 
-    ``first``: the earliest generation that it may be charged to (``first_generation``).
+    ``allowed``: the generations that it may be charged to (``not_counted``).
 
     Raises:
         BudgetError: the study's δ is larger than the ledger's, or its cost exceeds a life budget or
@@ -104,8 +104,7 @@ def admitted(
             _require_life(life.renyi, balance, plan, study, population, sub_ledger)
             if limit and not limit.has_room(balance, population, sub_ledger, None):
                 raise limit.refuse(balance, population, sub_ledger, None)
-        new = [one for one in generations if one >= first]
-        return {s: [one for one in new if has_room(s, one)] for s in SUB_LEDGERS}
+        return {s: [one for one in allowed if has_room(s, one)] for s in SUB_LEDGERS}
     for sub_ledger in SUB_LEDGERS:
         remaining = balance.remaining(population, sub_ledger)
         _require_life(remaining, balance, plan, study, population, sub_ledger)
@@ -115,25 +114,28 @@ def admitted(
     return None
 
 
-def first_generation(balance: Balance, reserved: Mapping[int, str], study: Study) -> int:
-    """Return the earliest generation that a study may be charged to: 0, unless it is a monitor's.
+def not_counted(
+    balance: Balance, study: Study, population: str, watching: Collection[int]
+) -> Collection[int]:
+    """Return the generations that a study may be charged to: all, unless it is a monitor's.
 
-    A monitor counts whom no earlier period of its series counted: those whose generation was opened
-    after the last period that released here. If none did, it is the first period's own, or the one
-    that this reservation opens. ``reserved``: row -> digest of its study. All of it follows from
-    rows, and from none that states a count of patients.
+    A monitor counts whom no other period of its model counted: those of the generations that were
+    opened since the first one, without those that a period was charged to which released here or
+    is open. The first period is charged to the generation that it opens. ``watching``: rows of the
+    reservations of this ledger that watch the same model, whatever their studies say of each other.
+    All of it follows from rows, and from none that states a count of patients.
     """
+    known = balance.generations(population)
     if study.monitor is None:
-        return 0
-    periods = [row for row, digest in reserved.items() if digest in study.monitor.earlier]
-    counted = [
-        row
-        for row in periods
-        if not (held := balance.reservations[row]).settled or any(map(held.made, held.parts))
-    ]
-    if counted:
-        return max(counted) + 1
-    return min(periods, default=balance.last + 1)
+        return known
+    rows = [row for row in watching if balance.reservations[row].population == population]
+    counted = set[int]()
+    for row in rows:
+        held = balance.reservations[row]
+        if not held.settled or any(map(held.made, held.parts)):
+            counted |= held.generations["evaluation"]
+    first = min(rows, default=balance.last + 1)
+    return [one for one in known if one >= first and one not in counted]
 
 
 def _require_life(

@@ -172,8 +172,9 @@ class Ledger(PatientTable):
             raise UsageError(f"population {population!r} is not registered in this ledger")
         kept = self._reservation(study.digest)
         if kept is None:
-            first = admission.first_generation(self._balance, self._reserved, study)
-            charged = admission.admitted(self._balance, plan, study, population, limit, first)
+            watching = [n for n, card in self._watching.items() if _watches(study, card)]
+            allowed = admission.not_counted(self._balance, study, population, watching)
+            charged = admission.admitted(self._balance, plan, study, population, limit, allowed)
             opens = charged is not None
             born = self._give_generations(population, patients, later, opens=opens)
             named = {"generations": charged} if opens else {}
@@ -345,5 +346,10 @@ class Ledger(PatientTable):
         return None
 
 
+def _watches(study: Study, card: str) -> bool:
+    return study.monitor is not None and study.monitor.model == card
+
+
 def _of(study: Study) -> dict[str, Any]:
-    return {"study": study.digest, "name": study.name, "version": study.version}
+    watched = {"watches": study.monitor.model} if study.monitor else {}
+    return {"study": study.digest, "name": study.name, "version": study.version, **watched}

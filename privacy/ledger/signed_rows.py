@@ -37,6 +37,7 @@ class SignedRows:
         self._file = LedgerFile(path)
         self._balance = Balance()
         self._reserved: dict[int, str] = {}  # number of a reserve row -> digest of its study
+        self._watching: dict[int, str] = {}  # the same -> card of the model that it watches
         self._born: dict[int, str] = {}  # number of a row -> digest of those it gave a generation
         self._last: LedgerRow | None = None
         try:
@@ -135,6 +136,7 @@ class SignedRows:
         except BaseException:  # also on interrupt: the balance may hold undone rows
             self._balance, self._last = Balance(), None
             self._reserved.clear()
+            self._watching.clear()
             self._born.clear()
             self._catch_up()
             raise
@@ -178,7 +180,10 @@ class SignedRows:
             head.check(self._identity.fingerprint)
         self._balance.add(row)
         if row.public["kind"] == "reserve":
-            self._reserved[row.sequence] = (row.private or {})["study"]
+            private = row.private or {}
+            self._reserved[row.sequence] = private["study"]
+            if "watches" in private:
+                self._watching[row.sequence] = private["watches"]
             if "born" in row.public:
                 self._born[row.sequence] = row.public["born"]
         self._last = row

@@ -13,10 +13,11 @@ at most 1 if c² <= (2 - p)/(p(1 - p)²), whose least value in (0, 1) is φ⁵ =
 second sum costs nothing. A patient's records share a weight of 1, so by convexity a patient moves
 the release by no more than 1, whatever model is asked.
 
-Who takes part. A study of the series is charged to those generations only that were opened since
-the last period in which this site released (``flo.privacy.ledger.admission``). So each patient is
-counted in one period at most, the one in which they were first in the data, and each generation
-pays for one release of the series.
+Who takes part. A study of a series is charged to those generations only that no other period of
+the same model was charged to, unless that one ended without a release here
+(``flo.privacy.ledger.admission.not_counted``). The ledger decides by its own rows, whatever studies
+say of each other. So each patient is counted in one period at most, and each generation pays for
+one period of the series.
 """
 
 from __future__ import annotations

@@ -39,8 +39,10 @@ def monitor_leaves(study: Study) -> dict[str, str]:
         f"vector is at most {part.mechanism.norm:.6g} long; noise of σ = "
         f"{part.mechanism.noise_multiplier:.4f} times that is added",
         "watched is": known.get(monitor.model, draft),
-        "who is counted": "patients who are first in a hospital's data with this approval, or "
-        "since it last released for this series, and no others",
+        "who is counted": "held-out patients who came into a hospital's data with its approval of "
+        "the first period or later, each once; at a hospital whose first approval ever that was, "
+        "everybody in its data. A patient may be in the data only once their outcome is final: an "
+        "outcome that comes later is not counted, and would look like a change",
         "raises an alarm if": "the evidence of all periods together shows that outcomes are more "
         f"or less often than stated, by more than {monitor.tolerance:g} times the odds. If they "
         f"are not, an alarm comes once in {monitor.false_alarm_periods} periods or more, on "
@@ -52,27 +54,32 @@ def monitor_leaves(study: Study) -> dict[str, str]:
 
 def monitor_chances(study: Study, held_out: float) -> str:
     """Say how soon a change would be found if so many held-out patients are counted a period."""
-    often, seldom = (
-        _after(periods_until(study, round(held_out), _CHANGE, *outcome))
-        for outcome in (_OFTEN, _SELDOM)
-    )
+    monitor = study.monitor
+    assert monitor is not None
+    factor, said = _CHANGE * monitor.tolerance, list[str]()
+    for outcome in (_OFTEN, _SELDOM):
+        more, fewer = (
+            _after(periods_until(study, round(held_out), one, *outcome))
+            for one in (factor, 1 / factor)
+        )
+        said.append(f"after {more} if more often than stated, {fewer} if less often")
     return (
-        f"if about {held_out:,.0f} held-out patients are counted in a period, odds of {_CHANGE:g} "
-        f"times what is tolerated raise an alarm after {often} if one patient in four has the "
-        f"outcome, and after {seldom} if one in twenty-five has it"
+        f"if about {held_out:,.0f} held-out patients are counted in a period, odds {_CHANGE:g} "
+        f"times beyond what is tolerated raise an alarm {said[0]}, where one patient in four has "
+        f"the outcome; where one in twenty-five has it, {said[1]}"
     )
 
 
 def _after(periods: float) -> str:
     if periods > _LONGEST / 2:
-        return f"more than {_LONGEST // 2} periods, which is too late"
+        return f"more than {_LONGEST // 2} periods (too late)"
     return f"about {max(1.0, periods):.0f} periods"
 
 
 def periods_until(
-    study: Study, held_out: int, change: float, share: float, variance: float
+    study: Study, held_out: int, factor: float, share: float, variance: float
 ) -> float:
-    """Return how many periods an alarm takes if odds are ``change`` times what is tolerated.
+    """Return how many periods an alarm takes if all odds are ``factor`` times the stated ones.
 
     ``share``: of patients who have the outcome. ``variance``: p(1 - p) of a patient, on average.
     The mean of ``_TRIES`` made-up series, each of which ends after ``_LONGEST`` periods.
@@ -80,7 +87,7 @@ def periods_until(
     monitor = study.monitor
     assert monitor is not None
     noise = combined_variance(study, Plan.of(study).purpose("monitor"), len(study.hospitals))
-    expected, odds = variance * held_out, change * monitor.tolerance - 1
+    expected, odds = variance * held_out, factor - 1
     more = expected * odds / (1 + odds * share)
     of_w, (of_s, other) = noise / OF_VARIANCE**2, _normal(2, _TRIES, _LONGEST)
     s, w = more + math.sqrt(expected + noise) * of_s, expected + math.sqrt(of_w) * other

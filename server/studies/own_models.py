@@ -53,13 +53,13 @@ class OwnModels:
             if canonical.digest(path.read_bytes()) == digest:
                 if not paths_of(path)[1].is_file():
                     raise StudyError(
-                        f"continues: the tensors of the model with the card {digest[:12]} are not "
+                        f"the tensors of the model with the card {digest[:12]} are not "
                         f"in {self._folder}: they were erased, or moved away",
-                        hint=f"put {paths_of(path)[1].name} back, or continue another model",
+                        hint=f"put {paths_of(path)[1].name} back, or name another model",
                     )
                 return path
         raise StudyError(
-            f"continues: this coordinator has published no model whose card is {digest[:12]}",
+            f"this coordinator has published no model whose card is {digest[:12]}",
             hint="`flo model show` and the console's page of a model state the digest of its card",
         )
 

@@ -8,6 +8,7 @@ from flo.errors import StudyError
 from flo.server.studies.ancestors import CardOf
 from flo.server.studies.gated import described, refuse_incomparable
 from flo.study.document import UNDER_WAY, Study
+from flo.study.monitor import MOST_PERIODS
 
 
 def with_watched_model(
@@ -16,12 +17,13 @@ def with_watched_model(
     """Return the study with a description of the model that it watches, and its earlier periods.
 
     ``earlier``: all signed studies in the order of signing, each with its status. The series of a
-    model has all of its monitors.
+    model has all of its monitors, and those that the study adds: a coordinator that was restored
+    may have lost some.
 
     Raises:
         StudyError: the model is unknown, erased or of other columns, or states no calibrated risks;
-        an earlier period has other terms or is under way; or the study states other models or
-        periods. TrustError: the card is not signed.
+        an earlier period has other terms or is under way; there are too many; or the study states
+        another model, or leaves out a period. TrustError: the card is not signed.
     """
     monitor = study.monitor
     if monitor is None:
@@ -49,19 +51,25 @@ def with_watched_model(
             raise StudyError(
                 f"monitor: {error}", hint="use the terms of the first period"
             ) from None
-    complete = study.with_watched(
-        described(monitor.model, other), [one.digest for one, _ in before]
-    )
-    found = complete.monitor
-    assert found is not None
-    if (monitor.models and monitor.models != found.models) or (
-        monitor.earlier and monitor.earlier != found.earlier
-    ):
+    known = [one.digest for one, _ in before]
+    periods = list(monitor.earlier) or known
+    if monitor.models and monitor.models != (described(monitor.model, other),):
         raise StudyError(
-            "monitor: the study states another model or other earlier periods than there are",
-            hint="leave models and earlier out of [monitor]: they are filled in",
+            "monitor: the study describes another model than its card does",
+            hint="leave models out of [monitor]: they are filled in",
         )
-    return complete
+    if [one for one in periods if one in known] != known:
+        raise StudyError(
+            f"monitor: earlier leaves out periods that were signed here, or their order: {known}",
+            hint="leave earlier out of [monitor]: it is filled in. State it only to add periods "
+            "that hospitals name and this coordinator has lost",
+        )
+    if len(periods) >= MOST_PERIODS:
+        raise StudyError(
+            f"monitor: this would be period {len(periods) + 1} of the model, limit {MOST_PERIODS}",
+            hint="train a new version, and watch that",
+        )
+    return study.with_watched(described(monitor.model, other), periods)
 
 
 def _earlier_periods(

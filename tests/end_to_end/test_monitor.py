@@ -66,14 +66,14 @@ def watch(
     coordinator: RealCoordinator, sites: list[SiteHome], card: Path, period: int, file: Path
 ) -> Study:
     """One period, drafted, launched and approved as people do it."""
-    wish = ("--period", str(period), "--epsilon", "0.2", "--out", file)
+    wish = ("--period", str(period), "--epsilon", "0.2", "--new-patients", "40", "--out", file)
     said(flo("model", "monitor", card, *wish, *at(coordinator)))
     assert "raises an alarm if" in said(flo("study", "check", file))
     with offered(coordinator, "study", "launch", file) as launched:
         approved(sites)
         screen, errors = launched.communicate(timeout=120)
     assert launched.returncode == 0, errors
-    assert f"flo model drift tiny-monitor:{period}" in screen
+    assert f"flo model drift tiny-v1-monitor:{period}" in screen
     with closing(coordinator.home.open_store()) as store:
         study = store.offers()[-1].study
     wait_for(

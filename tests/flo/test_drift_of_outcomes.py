@@ -88,6 +88,16 @@ def test_the_odds_are_about_those_that_outcomes_have() -> None:
     assert middle == pytest.approx(1.3, abs=0.06)
 
 
+def test_an_interval_reaches_to_infinity_where_the_odds_may() -> None:
+    found = odds_factor(Period(200.0, 100.0, 80.0, 8.0))
+    assert found is not None
+    assert found[2] == math.inf
+    assert 2 < found[0] < found[1]
+    found = odds_factor(Period(-140.0, 100.0, 80.0, 8.0))
+    assert found is not None
+    assert found[0] == 0
+
+
 def test_with_hardly_any_patients_there_is_no_figure() -> None:
     assert odds_factor(Period(3.0, 5.0, 80.0, 8.0)) is None
     assert odds_factor(Period(3.0, -5.0, 80.0, 8.0)) is None

@@ -16,10 +16,10 @@ from tests.monitored import period
 
 MAPPING = """
 schema_version = 1
-[studies.watched-monitor]
-[studies.watched-monitor.accepted]
+[studies.watched-v1-monitor]
+[studies.watched-v1-monitor.accepted]
 "number of patients: patient_id" = "Few are new in a month."
-[studies.watched-monitor.columns]
+[studies.watched-v1-monitor.columns]
 age = { field = "age" }
 ward = { field = "ward" }
 ill = { field = "ill" }
@@ -55,8 +55,8 @@ def test_a_period_that_leaves_out_one_that_was_approved_here_is_refused(site: Si
     second = offer(site, first.study)
     site.approve(second)
     hidden = offer(site, first.study, epsilon=0.4)
-    site.refuses(hidden, TrustError, "leaves out watched-monitor, version 2")
-    site.refuses(offer(site, epsilon=0.2), TrustError, "leaves out watched-monitor, version")
+    site.refuses(hidden, TrustError, "leaves out watched-v1-monitor, version 2")
+    site.refuses(offer(site, epsilon=0.2), TrustError, "leaves out watched-v1-monitor, version")
 
 
 def test_another_models_series_counts_the_same_patients_and_is_paid_for(site: Site) -> None:
@@ -81,7 +81,7 @@ def test_the_steward_reads_who_is_counted_and_what_it_costs(site: Site) -> None:
     for words in (
         "watched, version 1 (card abababab",
         "in period 2 of a series",
-        "none is counted: they are of an earlier period",
+        "none is counted: they came before the series",
         "expected of the monitor: if about",
         "only held-out patients take part",
         "pays for one period of the series",

@@ -10,7 +10,7 @@ from flo.errors import TrustError
 from flo.keys.identity import Signer
 from flo.published.monitor_result import MonitorResult, MonitorSums
 from flo.published.monitor_series import series
-from flo.published.monitor_words import odds_plot, rows, table
+from flo.published.monitor_words import odds_plot, rows, shown, table
 from flo.study.document import Study
 from tests.flo.published_models import COORDINATOR, MALLORY
 from tests.monitored import period
@@ -106,3 +106,23 @@ def test_only_the_coordinators_results_count() -> None:
         series([moved], TRUSTED)
     with pytest.raises(TrustError, match="there is no result"):
         series([], TRUSTED)
+
+
+def test_an_alarm_stands_though_evidence_begins_anew() -> None:
+    """A reader of the next month must not take it for over."""
+    one, two, three = chain(3)
+    found = series([result(one, 300.0), result(two, 0.0), result(three, 0.0)], TRUSTED)
+    assert [period.number for period in found.alarms] == [1]
+    assert not found.last.evidence.alarm
+    assert found.last.health > 85 >= found.health
+    said = dict(rows(found))
+    assert said["verdict"].startswith("alarm in period 1; it stands")
+    assert said["health"].startswith("85 of 100")
+    assert said["read"] == "3 signed results, up to period 3"
+
+
+@pytest.mark.parametrize(
+    ("health", "said"), [(100.0, 100), (99.2, 100), (85.3, 86), (85.0, 85), (84.9, 84), (0.0, 0)]
+)
+def test_health_is_85_or_less_in_an_alarm_only(health: float, said: int) -> None:
+    assert shown(health) == said

@@ -102,3 +102,46 @@ def test_after_a_restore_nobody_is_counted_twice(ledger: Ledger) -> None:
     lost = next(n for n, digest in ledger._reserved.items() if digest == second.digest)
     assert all(number > lost for number in charged(ledger, three))
     assert who(ledger, three, FIRST_YEAR | {"p11"}) == set(), "p11 may be of the lost rows"
+
+
+def test_periods_that_are_approved_in_another_order_count_nobody_twice(ledger: Ledger) -> None:
+    """A coordinator can sign several at once, and say of each which are earlier."""
+    first = period()
+    released(ledger, first, FIRST_YEAR)
+    second = period(first)
+    third = period(first, second)
+    fourth = period(first, second, third)
+    counted = list[str]()
+    for study in (fourth, third, second):
+        number = released(ledger, study, FIRST_YEAR | {"p11", "p15"})
+        counted += who(ledger, number, FIRST_YEAR | {"p11", "p15"})
+    assert sorted(counted) == ["p11", "p15"]
+
+
+def test_a_period_that_names_no_earlier_one_counts_nobody_twice(ledger: Ledger) -> None:
+    first = period()
+    released(ledger, first, FIRST_YEAR)
+    hidden = period(epsilon=0.2)
+    two = released(ledger, hidden, FIRST_YEAR | {"p11"})
+    assert who(ledger, two, FIRST_YEAR | {"p11"}) == {"p11"}
+
+
+def test_whom_a_failed_period_between_two_others_had_are_counted_by_the_next(
+    ledger: Ledger,
+) -> None:
+    first = period()
+    released(ledger, first, FIRST_YEAR)
+    second = period(first)
+    two = ledger.reserve(second, "main", FIRST_YEAR | {"p11"})
+    third = period(first, second)
+    three = ledger.reserve(third, "main", FIRST_YEAR | {"p11", "p15"})
+    assert charged(ledger, three) == {three}, "the second is open, and may release yet"
+    ledger.settle(two, "its hospitals were away")
+    fourth = ledger.reserve(period(first, second, third), "main", FIRST_YEAR | {"p11", "p15"})
+    assert charged(ledger, fourth) == {two, fourth}
+
+
+def test_two_models_are_two_series(ledger: Ledger) -> None:
+    released(ledger, period(), FIRST_YEAR)
+    other = released(ledger, period(model="cd" * 32), FIRST_YEAR | {"p11"})
+    assert charged(ledger, other) == {other}

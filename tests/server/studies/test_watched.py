@@ -17,7 +17,7 @@ from tests.privacy.releases.test_gate import CURVE
 
 
 def drafted(version: int = 1, **terms: Any) -> Study:
-    document = draft(CARD, WATCHED, epsilon=0.3, period=version)
+    document = draft(CARD, WATCHED, epsilon=0.3, period=version, new_patients=20)
     document["monitor"] |= terms
     return from_document(document)
 
@@ -52,7 +52,9 @@ def test_a_period_of_another_model_is_of_another_series() -> None:
 
 
 def test_one_period_is_released_at_a_time() -> None:
-    with pytest.raises(StudyError, match="period 1 of this model, watched-monitor:1, is running"):
+    with pytest.raises(
+        StudyError, match="period 1 of this model, watched-v1-monitor:1, is running"
+    ):
         with_watched_model(drafted(2), [(period(), "running")], of(WATCHED))
 
 
@@ -61,11 +63,43 @@ def test_a_series_keeps_its_terms() -> None:
         with_watched_model(drafted(2, tolerance=1.5), signed(period()), of(WATCHED))
 
 
-def test_periods_that_the_study_states_are_those_that_there_are() -> None:
-    first = period()
-    short = period(first).with_watched(period(first).asked_models[0], ["ef" * 32])
-    with pytest.raises(StudyError, match="other earlier periods than there are"):
+def test_a_study_cannot_leave_out_a_period_but_add_those_that_were_lost() -> None:
+    """A coordinator that was restored from a backup lacks some, and hospitals name them."""
+    first, lost = period(), "ef" * 32
+    model = first.asked_models[0]
+    short = drafted(2).with_watched(model, [lost])
+    with pytest.raises(StudyError, match="leaves out periods that were signed here"):
         with_watched_model(short, signed(first), of(WATCHED))
+    more = drafted(2).with_watched(model, [first.digest, lost])
+    found = with_watched_model(more, signed(first), of(WATCHED))
+    assert found == more
+    assert found.monitor is not None
+    assert found.monitor.period == 3
+    following = with_watched_model(
+        drafted(3).with_watched(model, [first.digest, lost, found.digest]),
+        signed(first, found),
+        of(WATCHED),
+    )
+    assert following.monitor is not None
+    assert following.monitor.period == 4
+
+
+def test_a_series_has_an_end() -> None:
+    many = [f"{number:064x}" for number in range(239)]
+    full = drafted(300).with_watched(period().asked_models[0], many)
+    assert with_watched_model(full, [], of(WATCHED)) == full
+    with pytest.raises(StudyError, match="this would be period 241 of the model, limit 240"):
+        with_watched_model(drafted(301), signed(*[_numbered(n) for n in range(240)]), of(WATCHED))
+
+
+def _numbered(version: int) -> Study:
+    return drafted(version + 1)
+
+
+def test_another_model_than_the_cards_is_refused() -> None:
+    other = period().asked_models[0].model_copy(update={"name": "other"})
+    with pytest.raises(StudyError, match="describes another model than its card"):
+        with_watched_model(drafted().with_watched(other, []), [], of(WATCHED))
 
 
 def test_a_model_without_calibrated_risks_cannot_be_watched() -> None:
