@@ -11,12 +11,12 @@ import hmac
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -28,6 +28,8 @@ from flo.storage.files import make_private_directory
 
 FOLDER = "answers"
 _NONCE, _AT_ONCE = 12, 1000
+_CACHE_KIB, _PAGES = 64_000, 8000  # of SQLite; pages of 4 KiB
+_JSON = json.JSONEncoder(check_circular=False)
 # Whether an outcome is kept now, was known, contradicts what was reported before, or is about an
 # answer that is not here.
 Fate = Literal["new", "known", "contradicting", "elsewhere"]
@@ -60,9 +62,11 @@ class AnswerRows:
     """For one thread at a time, and several processes.
 
     ``tables``: has ``answers`` (name, patient, sealed) and ``outcomes`` (name, sealed), and may
-    have more. ``key``: words from which the file's key follows. ``lost``: what to do if a row was
-    changed.
+    have more; ``OF_PATIENTS``: those with rows of patients. ``key``: words from which the key of
+    the file follows. ``lost``: what to do if a row was changed.
     """
+
+    OF_PATIENTS: ClassVar[tuple[str, ...]] = ("answers",)
 
     def __init__(self, home: SiteHome, path: Path, key: str, tables: str, lost: str) -> None:
         """Open or create. Raises TrustError, UsageError: the file is damaged or cannot be used."""
@@ -73,6 +77,10 @@ class AnswerRows:
         self._db = open_database(path, tables, schema=1, what="answers")
         try:
             self._db.execute("PRAGMA secure_delete = ON")
+            # Names and patients are in the order of their hashes, so a batch writes to pages all
+            # over the file: they are kept in memory, and copied from the log seldom.
+            self._db.execute(f"PRAGMA cache_size = {-_CACHE_KIB}")
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {_PAGES}")
             (self.count,) = self._db.execute("SELECT count(*) FROM answers").fetchone()
         except sqlite3.Error as error:
             self._db.close()
@@ -109,18 +117,20 @@ class AnswerRows:
         if not several:
             return
         with writing(self._db):
-            self._db.executemany(
-                "DELETE FROM outcomes WHERE name IN (SELECT name FROM answers WHERE patient = ?)",
-                several,
+            self._db.execute("CREATE TEMP TABLE gone (patient TEXT PRIMARY KEY) STRICT")
+            self._db.executemany("INSERT OR IGNORE INTO gone VALUES (?)", several)
+            self._db.execute(
+                "DELETE FROM outcomes WHERE name IN"
+                " (SELECT name FROM answers WHERE patient IN (SELECT patient FROM gone))"
             )
-            gone = self._db.executemany("DELETE FROM answers WHERE patient = ?", several).rowcount
-            gone += self._forget_more(several)
+            ours = "WHERE patient IN (SELECT patient FROM gone)"
+            gone = sum(
+                self._db.execute(f"DELETE FROM {table} {ours}").rowcount  # noqa: S608 - our words
+                for table in self.OF_PATIENTS
+            )
+            self._db.execute("DROP TABLE gone")
         if gone:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def _forget_more(self, patients: Sequence[tuple[str]]) -> int:
-        """Delete what else is kept of patients; return how many rows."""
-        return 0
 
     def close(self) -> None:
         """Close the file."""
@@ -144,7 +154,7 @@ class AnswerRows:
 
     def _sealed(self, about: str, facts: Any) -> bytes:
         nonce = os.urandom(_NONCE)
-        return nonce + self._cipher.encrypt(nonce, json.dumps(facts).encode(), about.encode())
+        return nonce + self._cipher.encrypt(nonce, _JSON.encode(facts).encode(), about.encode())
 
     def _opened(self, about: str, sealed: bytes) -> Any:
         try:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hmac
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,11 @@ from flo.clients.records.answer_rows import FOLDER, AnswerRows, erase_file
 from flo.errors import FloError
 from flo.storage.database import unusable, writing
 
-_AT_ONCE = 500  # patients of a query
 MOST_ANSWERS = 1_000_000  # that wait for their outcomes; later ones are counted, and not kept
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (name TEXT PRIMARY KEY, patient TEXT NOT NULL,
     sealed BLOB NOT NULL, day INTEGER NOT NULL) STRICT;
-CREATE INDEX IF NOT EXISTS of_patient ON answers (patient);
+DROP INDEX IF EXISTS of_patient;  -- a page to write for each answer, for opt-outs, which are rare
 CREATE INDEX IF NOT EXISTS of_day ON answers (day);
 CREATE TABLE IF NOT EXISTS outcomes (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS counted (patient TEXT, fits INTEGER, day INTEGER NOT NULL,
@@ -59,6 +57,8 @@ class WatchedAnswer:
 class WatchedAnswers(AnswerRows):
     """The file of one watched version. All that is written belongs into ``changing``."""
 
+    OF_PATIENTS = ("answers", "counted")
+
     def __init__(self, home: SiteHome, watch: str) -> None:
         """Open or create. ``watch``: its id.
 
@@ -67,12 +67,17 @@ class WatchedAnswers(AnswerRows):
         self._path = path_of(home, watch)
         super().__init__(home, self._path, f"watched {watch}", _TABLES, _LOST)
         self._inode = self._path.stat().st_ino
+        self._counted: dict[str, dict[bool, int]] | None = None  # patient -> fits -> day
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Run a transaction; other processes wait."""
-        with writing(self._db):
-            yield
+        """Run a transaction; other processes wait. After an error, nothing is taken as known."""
+        try:
+            with writing(self._db):
+                yield
+        except BaseException:
+            self._counted = None
+            raise
 
     def revision(self) -> int:
         """Return how often the state was written."""
@@ -104,23 +109,23 @@ class WatchedAnswers(AnswerRows):
         """Delete the counts of earlier days."""
         self._db.execute("DELETE FROM days WHERE day < ?", (before,))
 
-    def counted_since(self, patients: Collection[str], day: int) -> dict[str, set[bool]]:
-        """Return of each patient whether the records that counted after a day could be scored."""
-        found: dict[str, set[bool]] = {one: set() for one in patients}
-        several = iter(found)
-        while part := list(islice(several, _AT_ONCE)):
-            marks = ",".join("?" * len(part))
-            query = f"SELECT patient, fits FROM counted WHERE day > ? AND patient IN ({marks})"  # noqa: S608 - marks only
-            for patient, fits in self._db.execute(query, (day, *part)):
-                found[patient].add(bool(fits))
-        return found
+    def counted(self, patient: str, day: int) -> set[bool]:
+        """Return whether the records of a patient that counted after a day could be scored."""
+        if self._counted is None:  # in memory: patients come in no order, and each is looked up
+            self._counted = {}
+            for who, fits, last in self._db.execute("SELECT patient, fits, day FROM counted"):
+                self._counted.setdefault(who, {})[bool(fits)] = last
+        return {fits for fits, last in self._counted.get(patient, {}).items() if last > day}
 
-    def count_patients(self, several: Iterable[tuple[str, bool]], day: int) -> None:
+    def count_patients(self, several: Collection[tuple[str, bool]], day: int) -> None:
         """Keep that patients counted, each with a record that could be scored or not."""
         self._db.executemany(
             "INSERT OR REPLACE INTO counted VALUES (?, ?, ?)",
             [(patient, fits, day) for patient, fits in several],
         )
+        if self._counted is not None:
+            for patient, fits in several:
+                self._counted.setdefault(patient, {})[fits] = day
 
     def add(self, rows: Sequence[WatchedAnswer]) -> None:
         """Keep answers; none beyond ``MOST_ANSWERS``."""
@@ -167,10 +172,8 @@ class WatchedAnswers(AnswerRows):
             "DELETE FROM outcomes WHERE name IN (SELECT name FROM answers WHERE day < ?)", (before,)
         )
         self.count -= self._db.execute("DELETE FROM answers WHERE day < ?", (before,)).rowcount
-        self._db.execute("DELETE FROM counted WHERE day < ?", (counted,))
-
-    def _forget_more(self, patients: Sequence[tuple[str]]) -> int:
-        return self._db.executemany("DELETE FROM counted WHERE patient = ?", patients).rowcount
+        if self._db.execute("DELETE FROM counted WHERE day < ?", (counted,)).rowcount:
+            self._counted = None
 
     def _series(self, name: str) -> str:
         return hmac.digest(self._key, f"series {name}".encode(), "sha256").hex()

@@ -38,11 +38,17 @@ class Seen(NamedTuple):
     broken: tuple[tuple[int, int | None], ...]
 
 
-def scored(patient: str, ward: str, risk: float | None, cells: Cells) -> bytes:
-    """Return what is told of a scored record with these cells (columns,)."""
+def as_bytes(cells: Cells) -> list[bytes]:
+    """Return the cells of several records (records, columns), each as it is told."""
+    told, size = cells.astype(">u2").tobytes(), 2 * cells.shape[1]
+    return [told[start : start + size] for start in range(0, len(told), size)]
+
+
+def scored(patient: str, ward: str, risk: float | None, cells: bytes) -> bytes:
+    """Return what is told of a scored record with these cells (``as_bytes``)."""
     who, where = patient.encode(), ward.encode()
-    head = _HEAD.pack(math.nan if risk is None else risk, len(who), len(where), len(cells))
-    return head + who + where + cells.astype(">u2").tobytes()
+    head = _HEAD.pack(math.nan if risk is None else risk, len(who), len(where), len(cells) // 2)
+    return head + who + where + cells
 
 
 def unfit(study: StudyCells, patient: str, ward: str, broken: Iterable[tuple[str, str]]) -> bytes:

@@ -41,7 +41,6 @@ from flo.clients.serving.service import (
     parsed,
 )
 from flo.clients.serving.several import Several, compared, patient_of, place_of
-from flo.clients.watching.cells import Cells
 from flo.documents import canonical
 from flo.documents.document import parse
 from flo.errors import FloError
@@ -96,7 +95,7 @@ class _Open:
     one that is not loaded.
 
     ``place``: of the version that answers; ``patient``: their id, if several versions score them.
-    ``cells``: of the record (columns,), as the version in use reads it.
+    ``cells``: of the record, as the version in use reads it, in the form of ``seen.as_bytes``.
     """
 
     number: int
@@ -105,7 +104,7 @@ class _Open:
     place: int = 0
     patient: str = ""
     scored: dict[int, Scored] = field(default_factory=dict)
-    cells: Cells | None = None
+    cells: bytes | None = None
 
 
 def _replies(frames: list[tuple[int, int, bytes]], services: dict[bytes, Service]) -> list[bytes]:
@@ -169,7 +168,7 @@ def _see(service: Service, several: list[tuple[_Open, Question]]) -> None:
     """Note in which cells the values of scored records are."""
     if several:
         found = service.cells.of_inputs(np.stack([question.inputs for _, question in several]))
-        for (one, _), cells in zip(several, found, strict=True):
+        for (one, _), cells in zip(several, seen.as_bytes(found), strict=True):
             one.cells = cells
 
 
@@ -178,12 +177,12 @@ def _answer(one: _Open) -> Answer:
     found = one.found[place]
     assert found is not None
     answer = found.finish(one.scored[place]) if isinstance(found, Question) else found
-    watched = _guarded(_watched, one)
-    answer = replace(answer, watched=watched if isinstance(watched, bytes) else b"")
-    if not one.patient:
-        return answer
-    scored = [one.scored.get(each) for each in range(len(one.services))]
-    return replace(answer, compared=compared(place, one.patient, scored))
+    watched, versions = _guarded(_watched, one), b""
+    if one.patient:
+        scored = [one.scored.get(each) for each in range(len(one.services))]
+        versions = compared(place, one.patient, scored)
+    told = watched if isinstance(watched, bytes) else b""
+    return Answer(answer.status, answer.outcome, answer.body, versions, told)
 
 
 def _watched(one: _Open) -> bytes:

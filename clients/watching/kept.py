@@ -228,11 +228,12 @@ class KeptWatch:
             list[WatchedAnswer](),
             set[tuple[str, bool]](),
         )
-        patients = {one.patient for one in several if one.patient}
-        counted = self._rows.counted_since(patients, today - AGAIN_DAYS)
+        counted = dict[str, set[bool]]()
         for one in several:
             fits, is_first, is_new = one.cells is not None, False, False
             if one.patient:  # else nobody knows whether it is the same patient again
+                if one.patient not in counted:
+                    counted[one.patient] = self._rows.counted(one.patient, today - AGAIN_DAYS)
                 before = counted[one.patient]
                 is_first, is_new = not before, fits and True not in before
                 if is_first or is_new:

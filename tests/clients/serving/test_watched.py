@@ -280,20 +280,25 @@ def test_another_version_has_monitors_of_its_own(home: SiteHome) -> None:
     assert Watched.of(V1.open()).id in watched_answers.watches(home)
 
 
+def scored(cells: list[int], risk: float = 0.5) -> bytes:
+    (one,) = seen.as_bytes(np.array([cells], dtype=np.uint16))
+    return seen.scored("p", "w", risk, one)
+
+
 @pytest.mark.parametrize(
     "data",
     [
         b"",
         b"\0" * 13,
-        seen.scored("p", "w", 0.5, np.array([1], dtype=np.uint16)),
-        seen.scored("p", "w", 0.5, np.array([1, 99], dtype=np.uint16)),
-        seen.scored("p", "w", 1.5, np.array([1, 1], dtype=np.uint16)),
-        seen.scored("p", "w", 0.5, np.array([1, 1], dtype=np.uint16)) + b"\0",
-        seen.scored("p", "w", 0.5, np.array([1, 1], dtype=np.uint16))[:13] + b"\xff" * 7,
+        scored([1], 0.5),
+        scored([1, 99], 0.5),
+        scored([1, 1], 1.5),
+        scored([1, 1], 0.5) + b"\0",
+        scored([1, 1], 0.5)[:13] + b"\xff" * 7,
     ],
 )
 def test_what_a_worker_cannot_have_seen_is_refused(data: bytes) -> None:
-    right = seen.scored("p", "w", 0.5, np.array([1, 2], dtype=np.uint16))
+    right = scored([1, 2], 0.5)
     before, found, after = seen.read([right, data, right], [10, 3])
     assert found is None
     for one in (before, after):
@@ -303,8 +308,8 @@ def test_what_a_worker_cannot_have_seen_is_refused(data: bytes) -> None:
 
 
 def test_what_was_seen_comes_back() -> None:
-    cells = np.array([7, 2], dtype=np.uint16)
     assert seen.read([], [10, 3]) == []
+    (cells,) = seen.as_bytes(np.array([[7, 2]], dtype=np.uint16))
     (found,) = seen.read([seen.scored("pät", "Stätion 3", None, cells)], [10, 3])
     assert found is not None
     assert (found.patient, found.ward, found.risk) == ("pät", "Stätion 3", None)
