@@ -63,16 +63,16 @@ def table(found: Series) -> list[tuple[str, str, str, str]]:
 def odds_plot(found: Series) -> plots.Intervals | None:
     """Plot by which factor odds differ from stated ones, on a log scale."""
     known = [(one.number, odds_factor(one.sums)) for one in found.periods[-_SHOWN:]]
-    shown = [
+    plotted = [
         (f"period {number}", _power(odds[0]), _power(odds[1]), _power(odds[2]))
         for number, odds in known
         if odds
     ]
-    if not shown:
+    if not plotted:
         return None
-    reach = max([1.0, *(abs(end) for _, low, _, high in shown for end in (low, high))])
+    reach = max([1.0, *(abs(end) for _, low, _, high in plotted for end in (low, high))])
     reach = math.ceil(min(reach, _FARTHEST))
-    return plots.intervals(shown, -reach, reach, step=1.0, limit=0.0, label=_times)
+    return plots.intervals(plotted, -reach, reach, step=1.0, limit=0.0, label=_times)
 
 
 def _periods(numbers: Iterable[int]) -> str:

@@ -67,7 +67,7 @@ def length(study: Study) -> int:
 
 
 def request(candidate: Vector, current: Vector, average: float) -> Vector:
-    """Return what a request carries: two ``asked_model.scorer``s and the average risk."""
+    """Return what a request carries: two scorers (``asked_model``) and the average risk."""
     return np.concatenate([candidate, current, [average]])
 
 

@@ -19,6 +19,7 @@ from flo.server.studies.publish import result_path, tensors_path
 from flo.storage.artifacts import LocalArtifacts
 from tests.builders import small_study
 from tests.commands import flo
+from tests.monitored import period
 from tests.server.real_coordinator import kinds, serving
 
 STUDY, OTHER = small_study(), small_study(name="other")
@@ -84,6 +85,24 @@ def test_models_and_objects_go_and_other_studies_stay(
         assert store.salt(OTHER.digest) == others
     assert artifacts.keys("") == []
     assert [p.name for p in (home.directory / "models").iterdir()] == ["other-run-9.safetensors"]
+
+
+def test_a_monitors_sums_go_with_its_signed_result(home: CoordinatorHome) -> None:
+    study = period()
+    with closing(home.open_store()) as store:
+        store.add_study(study, "00")
+        store.start_run("run-1", study.digest)
+        sums = {"monitor": {"values": [1.0, 2.0]}, "rounds": 1}
+        store.end_run("run-1", store.take_run("run-1"), "done", sums)
+        store.set_status(study.digest, "done")
+        result_path(home, study, "run-1").write_bytes(b"signed")
+        offer = store.offer(study.digest)
+        assert offer is not None
+        assert shred(home, store, offer, "Ada", None) == 1
+        record = store.run("run-1")
+        assert record is not None
+        assert record.result == {"rounds": 1}
+    assert not list((home.directory / "models").iterdir())
 
 
 @pytest.mark.parametrize("status", ["offered", "running", "paused"])
