@@ -44,7 +44,7 @@ def test_the_page_of_a_period_says_what_all_periods_show(
     ):
         assert words in page, words
     _, _, first = operator.get(f"/console/studies/{studies[0].digest}")
-    assert "no alarm: nothing shows" in first
+    assert "no alarm: the evidence is not enough" in first
     assert "Release gate" not in page
     result_path(coordinator.home, studies[0], "run-1").write_text("{}")
     _, _, page = operator.get(f"/console/studies/{studies[-1].digest}")
