@@ -41,6 +41,7 @@ from flo.clients.watching.counts import (
 from flo.clients.watching.naming import Rated
 from flo.clients.watching.series import Detectors, Series
 from flo.errors import UsageError
+from flo.scores.change_detector import health
 from flo.study.schema import Schema
 
 FALSE_ALARM_DAYS = 10 * 365
@@ -378,9 +379,5 @@ def _whole(key: Key) -> Key:
 
 
 def score_of(seen: float) -> float:
-    """Return the health score of a monitor's weighted evidence, log(w M): 100 without evidence, 85
-    where it raises an alarm, and 0 at evidence that is hardly ever seen.
-
-    So "below 85" happens by chance as seldom as an alarm does.
-    """
-    return 100 - 15 * min(max(seen / _LOG_ALARM, 0.0), 100 / 15)
+    """Return the health score of a monitor's weighted evidence, log(w M)."""
+    return health(seen, _LOG_ALARM)

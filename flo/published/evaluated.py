@@ -36,12 +36,10 @@ class EvaluatedSums(Document):
 
     def follow_from(self, study: Study) -> bool:
         """Return whether these sums can be of this study's evaluation."""
-        partners, named = {hospital.id for hospital in study.hospitals}, set(self.hospitals)
         return (
             evaluation.fits_a_card(study)
             and len(self.values) == evaluation.length(study)
-            and named <= partners
-            and study.cohort_floor <= len(named) == len(self.hospitals)
+            and study.may_sum(self.hospitals)
         )
 
     def sums(self, study: Study) -> tuple[Floats, float]:

@@ -44,13 +44,11 @@ class GateSums(Document):
 
     def follow_from(self, study: Study) -> bool:
         """Return whether these sums can be of this study's gate."""
-        partners, named = {hospital.id for hospital in study.hospitals}, set(self.hospitals)
         return (
             study.gate is not None
             and study.gate.is_filled_in
             and len(self.values) == gate.length(study)
-            and named <= partners
-            and study.cohort_floor <= len(named) == len(self.hospitals)
+            and study.may_sum(self.hospitals)
         )
 
     def comparison(self, study: Study) -> Comparison:

@@ -38,12 +38,10 @@ class MonitorSums(Document):
 
     def follow_from(self, study: Study) -> bool:
         """Return whether these sums can be of this study's monitor."""
-        partners, named = {hospital.id for hospital in study.hospitals}, set(self.hospitals)
         return (
             study.monitor is not None
             and bool(study.monitor.models)
-            and named <= partners
-            and study.cohort_floor <= len(named) == len(self.hospitals)
+            and study.may_sum(self.hospitals)
         )
 
     def period(self, study: Study) -> Period:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flo.errors import TrustError
 from flo.published.monitor_result import MonitorResult
 from flo.scores import drift
+from flo.scores.change_detector import health
 from flo.scores.drift import Evidence, Period
 from flo.study.document import Study
 from flo.study.monitor import Monitor
@@ -36,7 +38,7 @@ class WatchedPeriod:
     @property
     def health(self) -> float:
         """100 without evidence that outcomes changed; 85 and less in an alarm."""
-        return drift.health(self.evidence.log_e, monitor_of(self.study).false_alarm_periods)
+        return health(self.evidence.log_e, math.log(monitor_of(self.study).false_alarm_periods))
 
 
 @dataclass(frozen=True)

@@ -128,23 +128,19 @@ def fits(
     rounds: Sequence[RoundSum],
 ) -> bool:
     """Return whether sums of these hospitals can be of this study."""
-    asked, partners = study.statistics, {hospital.id for hospital in study.hospitals}
+    asked = study.statistics
     if asked is None:
         return False
-
-    def are_fit(named: Sequence[str]) -> bool:
-        return set(named) <= partners and study.cohort_floor <= len(set(named)) == len(named)
-
     planned = ROUNDS if "regression" in asked.purposes else 0
     coefficients = coefficient_count(asked, study.data)
     return (
         len(values) == statistics.length(study)
-        and (are_fit(hospitals) if values else not hospitals)
+        and (study.may_sum(hospitals) if values else not hospitals)
         and len(rounds) <= planned
         and bool(values or len(rounds) > 0)
         and all(len(one.values) == regressions.length(study) for one in rounds)
         and all(len(one.asked) == coefficients for one in rounds)
-        and all(are_fit(one.hospitals) for one in rounds)
+        and all(study.may_sum(one.hospitals) for one in rounds)
     )
 
 

@@ -82,3 +82,12 @@ def evidence(log_m: Floats) -> Floats:
     """Return the logarithm of the mean over the alternatives, the last axis."""
     found: Floats = logsumexp(log_m, axis=-1) - np.log(log_m.shape[-1])
     return found
+
+
+def health(log_evidence: float, log_alarm: float) -> float:
+    """Return the health score of evidence: 100 without any, 85 where it raises an alarm, and 0 at
+    evidence that is hardly ever seen.
+
+    So "85 or less" happens by chance as seldom as an alarm does.
+    """
+    return 100 - 15 * min(max(log_evidence / log_alarm, 0.0), 100 / 15)

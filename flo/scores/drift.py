@@ -107,11 +107,6 @@ def follow(periods: Iterable[Period], tolerance: float, alarm: float) -> Iterato
             log_m = np.full(len(LOADINGS), NOTHING)
 
 
-def health(log_e: float, alarm: float) -> float:
-    """Return 100 where there is no evidence, 85 where the alarm is raised, and 0 at least."""
-    return float(np.clip(100 - 15 * max(log_e, 0.0) / np.log(alarm), 0, 100))
-
-
 def odds_factor(one: Period, level: float = 0.9) -> tuple[float, float, float] | None:
     """Return about which factor the odds of outcomes differ by from stated ones, with an interval.
 

@@ -362,6 +362,12 @@ class Study(Document):
             return self.limits.minimum_cohort
         return max(self.limits.minimum_cohort, len(self.hospitals) - self.dropouts)
 
+    def may_sum(self, hospitals: Sequence[str]) -> bool:
+        """Return whether a published sum can be of these hospitals: partners, enough, each once."""
+        named = set(hospitals)
+        partners = {hospital.id for hospital in self.hospitals}
+        return named <= partners and self.cohort_floor <= len(named) == len(hospitals)
+
     @property
     def canonical_bytes(self) -> bytes:
         """The bytes to sign, hash, send and store: canonical JSON in its version's form."""

@@ -242,7 +242,10 @@ class PrivateListener:
             await self._notifier.wait(min(left, _RECHECK_SECONDS))
 
     async def _wait_for_task(self, flower: ASGIApp) -> None:
-        """Wait until a run is to be launched by who asks, for a short hold."""
+        """Wait until a run is to be launched by who asks, for a short hold.
+
+        Flower checks who asks afterwards, so waiting tells nobody anything.
+        """
         end = asyncio.get_running_loop().time() + _TASK_HOLD_SECONDS
         while not self._superlink.has_task_for(flower):
             left = end - asyncio.get_running_loop().time()

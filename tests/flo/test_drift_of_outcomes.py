@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flo.scores import drift
-from flo.scores.change_detector import times_odds
+from flo.scores.change_detector import health, times_odds
 from flo.scores.drift import LOADINGS, Period, follow, log_factors, odds_factor
 
 QUIET = Period(0.0, 30.0, 80.0, 8.0)
@@ -72,10 +71,10 @@ def test_what_is_tolerated_never_grows_evidence() -> None:
 
 
 def test_health_is_100_without_evidence_and_85_where_the_alarm_is_raised() -> None:
-    assert drift.health(-3.0, 60) == 100
-    assert drift.health(math.log(60), 60) == pytest.approx(85)
-    assert drift.health(0.5 * math.log(60), 60) == pytest.approx(92.5)
-    assert drift.health(1e4, 60) == 0
+    assert health(-3.0, math.log(60)) == 100
+    assert health(math.log(60), math.log(60)) == pytest.approx(85)
+    assert health(0.5 * math.log(60), math.log(60)) == pytest.approx(92.5)
+    assert health(1e4, math.log(60)) == 0
 
 
 def test_the_odds_are_about_those_that_outcomes_have() -> None:
@@ -109,5 +108,5 @@ def test_any_sums_are_read() -> None:
         for variance in (-1e9, 0.0, 1e9):
             (found,) = follow([Period(more, variance, 80.0, 8.0)], 1.25, 60)
             assert math.isfinite(found.log_e)
-            assert 0 <= drift.health(found.log_e, 60) <= 100
+            assert 0 <= health(found.log_e, math.log(60)) <= 100
     assert len(LOADINGS) == 6
