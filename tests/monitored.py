@@ -13,9 +13,15 @@ CARD = "ab" * 32
 WATCHED = small_study(schema_version=4, name="watched")
 
 
-def period(*earlier: Study, epsilon: float = 0.3, watched: Study = WATCHED, **terms: Any) -> Study:
+def period(
+    *earlier: Study,
+    epsilon: float = 0.3,
+    watched: Study = WATCHED,
+    card: str = CARD,
+    **terms: Any,
+) -> Study:
     """The period after these of a series that watches the model of a study."""
-    drafted = draft(CARD, watched, epsilon=epsilon, period=len(earlier) + 1, new_patients=20)
+    drafted = draft(card, watched, epsilon=epsilon, period=len(earlier) + 1, new_patients=20)
     drafted["monitor"] |= terms
     return from_document(drafted).with_watched(
         ComparedModel(

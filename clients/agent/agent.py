@@ -32,7 +32,7 @@ from flo.clients.data_process.worker import DataProcess
 from flo.clients.home.emergency_stop import be_ready, halted, refuse_halted
 from flo.clients.home.site_home import SiteHome
 from flo.clients.inbox.inbox import notify_steward
-from flo.clients.prediction import version_news
+from flo.clients.prediction import monitor_news, version_news
 from flo.clients.records.approval import approval_path, is_expired, load, read, snapshot_path, sweep
 from flo.clients.records.extract import keep, make_extract, send_kept
 from flo.clients.records.reply_store import ReplyStore
@@ -79,7 +79,7 @@ class Agent:
         self._run_keys = RunKeys(home.open_identity())
         self._clock = CoordinatorClock()
         self._stopping = threading.Event()
-        self._closed = ""
+        self._closed, self._monitors_due = "", 0.0
         logs = home.directory / "log"
         self._counted = Counted()
         self._meter = Meter(
@@ -162,7 +162,8 @@ class Agent:
                     log.info(f"the new frozen patients could not be loaded yet: {error}")
 
     def _follow_withdrawals(self) -> None:
-        """Ask for decisions on models, also while a request is computed or the site is closed."""
+        """Ask for decisions on models, and what monitors across hospitals found of them, also while
+        a request is computed or the site is closed."""
         wait = 0.0
         while not self._stopping.wait(wait):
             try:
@@ -186,8 +187,13 @@ class Agent:
         try:
             with connect(self._home) as api:
                 version_news.ask(self._home, api)
+                if time.monotonic() >= self._monitors_due:
+                    self._monitors_due = time.monotonic() + _LOOK_SECONDS
+                    monitor_news.ask(self._home, api)
         except version_news.RefusedListError as error:
             self._log_once("model-states-refused", str(error))
+        except monitor_news.RefusedSeriesError as error:
+            self._log_once("monitor-refused", str(error))
         except RefusedError as error:  # a coordinator of an earlier version has no such call
             log.info(f"the decisions on models could not be asked for: {error}")
             return _SELDOM_SECONDS

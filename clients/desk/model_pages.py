@@ -16,7 +16,13 @@ from starlette.responses import Response
 from flo.clients.connection.enrolment import connect
 from flo.clients.desk.context import DeskContext
 from flo.clients.home.site_home import SiteHome
-from flo.clients.prediction import allowed, flag_decisions, version_decisions, versions
+from flo.clients.prediction import (
+    allowed,
+    flag_decisions,
+    monitor_news,
+    version_decisions,
+    versions,
+)
 from flo.clients.prediction.finish import load_finished
 from flo.clients.prediction.flag_rule import FlagRule
 from flo.clients.prediction.one_patient import WrongValues, answer
@@ -50,12 +56,14 @@ class ShownModel:
 
 @dataclass(frozen=True)
 class KnownVersion:
-    """``state``: by the coordinator. ``withdrawn``: the decision, by either side."""
+    """``state``: by the coordinator. ``withdrawn``: the decision, by either side. ``alarm``: of
+    the monitor across hospitals, in words; "" if there is none."""
 
     model: ModelVersion
     state: State
     withdrawn: ModelDecision | None
     last: ModelDecision | None
+    alarm: str
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def model_router(context: DeskContext) -> APIRouter:
             request,
             "models.html.j2",
             models=shown,
-            known=[_known(found, name) for name in found.names],
+            known=[_known(context.home, found, name) for name in found.names],
             late=found.late(versions.LATE) if found.names else "",
             serving=local.status(context.home.directory),
         )
@@ -190,7 +198,7 @@ def _decide(home: SiteHome, step: str, wanted: str, why: str) -> None:
         version_decisions.withdraw(home, wanted, why)
 
 
-def _known(found: Versions, name: str) -> KnownModel:
+def _known(home: SiteHome, found: Versions, name: str) -> KnownModel:
     theirs, own = found.of(name)
     current = found.current(name)
     return KnownModel(
@@ -204,6 +212,7 @@ def _known(found: Versions, name: str) -> KnownModel:
                 theirs.state_of(model.study),
                 found.withdrawal(name, model.study),
                 theirs.last_on(model.study) or own.last_on(model.study),
+                monitor_news.alarm_of(home, model),
             )
             for model in reversed(found.known_versions(name))
         ],

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.home.site_home import SiteHome
+from flo.clients.prediction import monitor_news
 from flo.clients.prediction.fetched_models import fetch
 from flo.clients.prediction.version_news import ask
 from flo.clients.prediction.versions import (
@@ -31,13 +32,15 @@ def promote(home: SiteHome, api: CoordinatorApi, wanted: str, why: str) -> tuple
     """Fetch a version that the coordinator approved, and put it into use here. [4]
 
     Return the model's name and the version. If it is in use already, only its files are fetched
-    again.
+    again. What a monitor across hospitals has found by then is fetched first, for putting it into
+    use settles that.
 
     Raises:
         UsageError: no such version. RefusedError: the coordinator has not approved it. TrustError:
         the model is another one than the decision names. And as ``fetch``.
     """
     name, model, _ = fetch_approved(home, api, wanted)
+    monitor_news.fetch(home, api, model)
     with home.models_lock():
         before = read(home)
         if withdrawal(before.others(name), model.study) is not None:

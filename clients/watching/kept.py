@@ -11,6 +11,7 @@ A patient who opted out is not counted any more, and their rows are deleted; cou
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from flo.clients.home.site_home import SiteHome
+from flo.clients.prediction import monitor_news
 from flo.clients.records.watched_answers import WatchedAnswer, WatchedAnswers, day_of
 from flo.clients.watching.calibration import Kept
 from flo.clients.watching.cells import Cells
@@ -28,9 +30,10 @@ from flo.documents import canonical
 from flo.documents.document import Document, parse
 from flo.errors import TrustError, UsageError
 from flo.published.model_card import PublishedModel
-from flo.published.model_states import Why
+from flo.published.model_states import ModelVersion, Why
 from flo.study.document import Study
 
+log = logging.getLogger("flo.clients.watching.kept")
 FINISHED = "finished-"  # the beginning of such a watch's id
 _OUTCOMES_SECONDS = 60.0
 _LONGEST_GAP = 400  # days without a server, after which monitors must begin anew
@@ -43,27 +46,38 @@ class _Said(Document):
 
 @dataclass(frozen=True)
 class Watched:
-    """A version that is watched. ``finished``: when it was finished here; "" of a published one."""
+    """A version that is watched. ``finished``: when it was finished here; "" of a published one.
+    ``card``: digest of a published one's card; "" of a finished one, which no other hospital has.
+    """
 
     study: Study
     cuts: tuple[float, float]
+    card: str
     finished: str = ""
 
     @classmethod
     def of(cls, model: PublishedModel, finished: str = "") -> Watched:
         """Return what is watched of a model that answers. ``finished``: as above."""
-        curve = model.card.calibration
-        if curve is None:
-            return cls(model.study, _USUAL_CUTS, finished)
-        third = len(curve.risk) // 3
-        low, high = curve.risk[third], curve.risk[-third - 1]
-        return cls(model.study, (low, high) if low < high else _USUAL_CUTS, finished)
+        curve, cuts = model.card.calibration, _USUAL_CUTS
+        if curve is not None:
+            third = len(curve.risk) // 3
+            low, high = curve.risk[third], curve.risk[-third - 1]
+            cuts = (low, high) if low < high else cuts
+        return cls(model.study, cuts, "" if finished else model.card.digest, finished)
 
     @cached_property
     def id(self) -> str:
         """Name of its file."""
         digest = canonical.digest(canonical.encode([self.study.digest, self.finished]))
         return f"{FINISHED if self.finished else ''}{digest[:32]}"
+
+    @property
+    def version(self) -> ModelVersion | None:
+        """The version, as a monitor across hospitals names it; None of a finished one."""
+        study = self.study
+        if not self.card:
+            return None
+        return ModelVersion(version=study.version, study=study.digest, card=self.card)
 
     @property
     def subgroups(self) -> list[str]:
@@ -180,10 +194,22 @@ class KeptWatch:
         try:
             with self._rows.changing():
                 self._load_if_changed()
+                self._read_across()
                 yield
         except BaseException:
             self._revision = -1
             raise
+
+    def _read_across(self) -> None:
+        """Read what is known of the monitor across hospitals. If that cannot be read, what was
+        known before counts; the agent fetches it again."""
+        version = self.watched.version
+        if version is None:
+            return
+        try:
+            self.watch.across.series = monitor_news.read(self._home, version)
+        except TrustError as error:
+            log.error(f"the monitor across hospitals of {self.watched.study.name}: {error}")
 
     def _checked_day(self, now: float) -> int:
         """Return today. Raises UsageError: the file was erased, or the clock is wrong."""
@@ -209,17 +235,17 @@ class KeptWatch:
         self._revision, watch = revision, self._new()
         state = self._rows.state()
         if state is not None:
-            if state.get("schema_version") != 1:
+            if state.get("schema_version") not in (1, 2):
                 raise TrustError(
                     f"monitors of {self.watched.study.name} have schema "
-                    f"{state.get('schema_version')}; this version reads 1"
+                    f"{state.get('schema_version')}; this version reads 1 and 2"
                 )
             watch.take_state(state)
             for ward, day, counts in self._rows.days():
                 series = watch.wards.get(ward) if ward else watch.hospital
                 if series is not None:
                     series.take_day(day, counts)
-        self.watch = watch
+        watch.across.series, self.watch = self.watch.across.series, watch
 
     def _count(self, several: Sequence[Arrived], today: int, now: float) -> None:
         """Count answers of today, and keep those whose outcome is waited for."""

@@ -23,7 +23,7 @@ from flo.study.schema import Words
 from flo.study.terms import Identifier
 
 Action = Literal["tell", "finish", "fall back", "stop"]
-About = Literal["outcomes", "columns", "risks", "service"]
+About = Literal["outcomes", "columns", "risks", "service", "hospitals"]
 _STRICTEST: tuple[Action, ...] = ("stop", "fall back", "finish", "tell")
 _ABOUT: dict[str, About] = {
     "outcomes": "outcomes",
@@ -31,6 +31,7 @@ _ABOUT: dict[str, About] = {
     "risk": "risks",
     "slow": "service",
     "late": "service",
+    "hospitals": "hospitals",
 }
 USUAL_FOLLOW_UP = 30  # days
 _Time = Annotated[str, StringConstraints(max_length=40)]
@@ -51,7 +52,7 @@ class WatchPlan(SignedDecision):
     schema_version: Literal[1] = 1
     name: Identifier
     follow_up_days: Annotated[int, Field(ge=0, le=3650)] = USUAL_FOLLOW_UP
-    responses: Annotated[tuple[Response, ...], Field(max_length=4)] = ()
+    responses: Annotated[tuple[Response, ...], Field(max_length=5)] = ()
     by: Words
     why: Why
     time: _Time

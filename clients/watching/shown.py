@@ -11,6 +11,7 @@ from flo.clients.watching.naming import typical
 from flo.clients.watching.series import BASELINE_DAYS, BASELINE_PATIENTS, FIRST_DAYS, Series
 from flo.clients.watching.watch import Alarm, Watch, score_of
 from flo.clients.watching.words import Said, in_words
+from flo.published.monitor_words import rows
 
 _RECENT = 7  # days
 _WEEK, _MOST_WEEKS = 7, 16
@@ -32,7 +33,8 @@ class ShownColumn:
 
 @dataclass(frozen=True)
 class ShownWatch:
-    """``learning``: what the monitors of answers still wait for; "" if they watch."""
+    """``learning``: what the monitors of answers still wait for; "" if they watch. ``across``: what
+    the monitor across hospitals says, as label and text; empty if nothing is known of one."""
 
     health: float
     learning: str
@@ -42,6 +44,7 @@ class ShownWatch:
     groups: list[tuple[str, Outcomes, float]]
     weeks: list[tuple[int, Outcomes]]
     wards: list[tuple[str, str]]
+    across: list[tuple[str, str]]
 
 
 def shown(watch: Watch, today: int) -> ShownWatch:
@@ -58,7 +61,7 @@ def shown(watch: Watch, today: int) -> ShownWatch:
         if key.kind == "outcomes"
     ]
     return ShownWatch(
-        health=min(seen.values(), default=100.0),
+        health=min([*seen.values(), watch.across.health]),
         learning=_learning(series, today),
         patients=int(series.since(0)[SCORED]),
         alarms=[(alarm, in_words(watch, alarm)) for alarm in watch.alarms],
@@ -66,7 +69,14 @@ def shown(watch: Watch, today: int) -> ShownWatch:
         groups=[one for one in groups if one[1].known],
         weeks=_weeks(watch, today),
         wards=[(name, _learning(ward, today)) for name, ward in watch.wards.items()],
+        across=_across(watch),
     )
+
+
+def _across(watch: Watch) -> list[tuple[str, str]]:
+    """Return what the monitor across hospitals says, without its health, which may be settled."""
+    series = watch.across.series
+    return [] if series is None else [one for one in rows(series) if one[0] != "health"]
 
 
 def _learning(series: Series, today: int) -> str:

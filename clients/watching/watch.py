@@ -9,7 +9,9 @@
        (``flo.scores.change_detector``). Within a day an alarm needs ``_WITHIN_A_DAY`` times the
        evidence, because patients of a night are others than those of a day;
     4. an alarm stays until somebody settles it. Meanwhile its monitors raise no other one, and if
-       it is of the whole hospital, neither do those of wards and groups.
+       it is of the whole hospital, neither do those of wards and groups;
+    5. an alarm of the monitor across hospitals is an alarm here, too
+       (``flo.clients.watching.across``).
 
 Nothing is read or written here, and no clock is asked.
 """
@@ -25,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flo.arrays import Floats
+from flo.clients.watching.across import AcrossHospitals, signed_at
 from flo.clients.watching.calibration import ALL, Kept, OutcomeWatch, bands
 from flo.clients.watching.cells import Cells, StudyCells
 from flo.clients.watching.counts import (
@@ -56,7 +59,8 @@ _WARD = "ward "
 
 @dataclass(frozen=True)
 class Key:
-    """What an alarm is about. ``kind``: "column", "risk", "slow", "outcomes" or "late".
+    """What an alarm is about. ``kind``: "column", "risk", "slow", "outcomes", "late", or
+    "hospitals" for outcomes at all hospitals together.
 
     ``name``: of the column or the group of patients; "" of the others. ``ward``: "" of the whole
     hospital.
@@ -78,7 +82,8 @@ class Key:
 class Alarm:
     """``number``: for whoever settles it. ``since``: the day (an ordinal) on which it is estimated
     to have begun; ``found``: the day of the alarm. ``rate``: of a column's rates, which one.
-    ``time``: seconds since 1970. ``is_answered``: whether what the hospital's plan says was done.
+    ``time``: seconds since 1970; of an alarm across hospitals, when its period's result was signed.
+    ``is_answered``: whether what the hospital's plan says was done.
     """
 
     number: int
@@ -122,6 +127,7 @@ class Watch:
         self.alarms, self._last, self.first_day = list[Alarm](), 0, 0
         self._hour = 0, 0, 0  # hour, answers and slow answers in it; not kept in the file
         self.health = 100.0  # by the monitor with the most evidence, at the last look
+        self.across = AcrossHospitals()
 
     def count(self, day: int, several: Sequence[Answered], hour: int = 0) -> None:
         """Count answers of one day, which is not before one that was counted. [1]
@@ -231,6 +237,12 @@ class Watch:
                 rate = self._rate(key, place)
                 since = detectors.changed_on(place)
                 new.append(Alarm(self._last, key, since, day, rate, now))
+        self.health = min(self.health, self.across.health)
+        if self.across.alarms and Key("hospitals") not in known:  # [5]
+            self._last += 1
+            signed = signed_at(self.across.alarms[0])
+            time, since = min(signed.timestamp(), now), signed.date().toordinal()
+            new.append(Alarm(self._last, Key("hospitals"), since, day, time=time))
         self.alarms += new
         return new
 
@@ -297,7 +309,7 @@ class Watch:
             numbers = ", ".join(str(one.number) for one in self.alarms) or "none"
             raise UsageError(f"there is no alarm {number}", hint=f"open alarms: {numbers}")
         key = alarm.key
-        if key.kind == "outcomes" and as_usual:
+        if key.kind in ("outcomes", "hospitals") and as_usual:
             raise UsageError(
                 f"alarm {number} is about outcomes, which are compared with the card's risks",
                 hint="finish the model at home (flo model finish), or use another version",
@@ -308,6 +320,8 @@ class Watch:
                 self.outcomes.restart(group)
         elif key.kind == "late":
             self.outcomes.restart_late(anew=as_usual)
+        elif key.kind == "hospitals":
+            self.across.settle()
         else:
             several = [self.wards[key.ward]] if key.ward else [self.hospital, *self.wards.values()]
             for series in several:
@@ -332,6 +346,7 @@ class Watch:
         for group in self.outcomes.log_weights:
             self.outcomes.restart(group)
         self.outcomes.restart_late(anew=False)
+        self.across.settle()
 
     def _restart(self, series: Series, key: Key, *, as_usual: bool) -> None:
         if as_usual:
@@ -351,17 +366,21 @@ class Watch:
     def to_state(self) -> dict[str, Any]:
         """Return all of it as JSON."""
         return {
-            "schema_version": 1,
+            "schema_version": 2,
             "hospital": self.hospital.to_state(),
             "wards": [one.to_state() for one in self.wards.values()],
             "outcomes": self.outcomes.to_state(),
             "alarms": [[one.number, [*astuple(one.key)], *astuple(one)[2:]] for one in self.alarms],
             "last": self._last,
             "first_day": self.first_day,
+            "settled_period": self.across.settled,
         }
 
     def take_state(self, state: Mapping[str, Any]) -> None:
-        """Become what ``to_state`` returned of a watch of the same study."""
+        """Become what ``to_state`` returned of a watch of the same study.
+
+        Files of schema 1 know of no monitor across hospitals.
+        """
         self.hospital.take_state(state["hospital"])
         for one in state["wards"]:
             share = 1 / (one["place"] * (one["place"] + 1))
@@ -371,6 +390,7 @@ class Watch:
         self.outcomes.take_state(state["outcomes"])
         self.alarms = [Alarm(number, Key(*key), *facts) for number, key, *facts in state["alarms"]]
         self._last, self.first_day = int(state["last"]), int(state["first_day"])
+        self.across.settled = int(state.get("settled_period", 0))
 
 
 def _whole(key: Key) -> Key:

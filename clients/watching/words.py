@@ -12,6 +12,7 @@ from flo.clients.watching.counts import ANSWERED, RISK_EDGES, SCORED, SLOW, Coun
 from flo.clients.watching.naming import is_as_before, named, percent
 from flo.clients.watching.series import Series
 from flo.clients.watching.watch import Alarm, Watch
+from flo.published.monitor_series import WatchedPeriod
 
 _FAR, _NEAR = 3.0, 2.0  # standard deviations of outcomes from those that were stated
 
@@ -39,6 +40,8 @@ _ADVICE = {
     "outcomes": "do not act on the risks of these patients until the cause is known; a model that "
     "is finished at home fits again",
     "late": "ask who reports the outcomes",
+    "hospitals": "do not act on the model's risks until the cause is known; flo model drift shows "
+    "the coordinator's operator all periods",
 }
 
 
@@ -54,6 +57,8 @@ def in_words(watch: Watch, alarm: Alarm) -> Said:
             f"{found.known:,} patients, stated {found.stated:,.0f}{_above_all(watch, alarm)}"
         )
         return _said("outcomes", words, began)
+    if key.kind == "hospitals":
+        return Said("hospitals", _across(watch.across.alarms), _ADVICE["hospitals"])
     if key.kind == "late":
         return _said("late", "outcomes are reported later than before, or not at all", began)
     series = watch.wards[key.ward] if key.ward else watch.hospital
@@ -81,6 +86,17 @@ def in_words(watch: Watch, alarm: Alarm) -> Said:
 
 def _said(cause: str, words: str, began: str) -> Said:
     return Said(cause, f"{words}, {began}", _ADVICE[cause])
+
+
+def _across(alarms: list[WatchedPeriod]) -> str:
+    if not alarms:
+        return "at all hospitals together: an alarm whose signed results cannot be read now"
+    more = "more" if alarms[-1].evidence.direction > 0 else "fewer"
+    return (
+        f"at all hospitals together: {more} outcomes than the model states, by more than is "
+        f"tolerated; found in {' and '.join(f'period {one.number}' for one in alarms)} of its "
+        "monitor"
+    )
 
 
 def _above_all(watch: Watch, alarm: Alarm) -> str:

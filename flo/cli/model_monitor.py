@@ -133,14 +133,8 @@ def _fetched(home: Path, study: str) -> list[MonitorResult]:
     """Return the signed results of a series from the coordinator."""
     from flo.cli.coordinator.operator import Operator
     from flo.cli.study import find
-    from flo.documents import canonical
-    from flo.documents.document import parse
-    from flo.published.monitor_result import MAX_MONITOR_BYTES, MonitorResult
-    from flo.study.monitor import MOST_PERIODS
+    from flo.published.monitor_result import from_list
 
     digest = find(home, study)["digest"]
     with Operator(home) as operator:
-        data = operator.fetch("GET", f"studies/{digest}/monitor").content
-    limit = MOST_PERIODS * MAX_MONITOR_BYTES
-    found = canonical.decode(data, limit=limit, what="monitor", values=MOST_PERIODS * 5000)
-    return [parse(MonitorResult, one, "monitor") for one in found]
+        return from_list(operator.fetch("GET", f"studies/{digest}/monitor").content)

@@ -39,7 +39,7 @@ def promote(
     """Make an approved version current; at a hospital: fetch it, and put it into use."""
     from flo.cli.terminal.output import say, working
     from flo.clients.connection.enrolment import connect
-    from flo.clients.prediction import version_decisions
+    from flo.clients.prediction import monitor_news, version_decisions
 
     site = site_at(home)
     if site is None:
@@ -49,6 +49,8 @@ def promote(
     with working("fetching the model"), connect(site) as api:
         name, model = version_decisions.promote(site, api, version, why)
     say(f"version {model.version} of {name} is in use at this hospital")
+    if alarm := monitor_news.alarm_of(site, model):
+        say(f"{alarm}; this decision settles it here (flo model watch {name})")
     say(f"next: flo model predict {name} --data FILE --out FILE --home {home}")
     return results.VersionStateResult(name, model.version, model.card, "current")
 

@@ -99,6 +99,10 @@ def _show(title: str, name: str, found: ShownWatch) -> None:
         facts = plain(column.title), column.before, column.recent
         table.add_row(*facts, *shares, f"{column.score:.0f}")
     console().print(table)
+    if found.across:
+        say("all hospitals together, by signed results:")
+    for label, text in found.across:
+        say(plain(f"  {label}: {text}"))
     for ward, learning in found.wards:
         say(plain(f"{ward}: {'watched' if not learning else f'needs {learning}'}"))
 
@@ -148,6 +152,9 @@ def plan(
     columns: Annotated[Action, typer.Option(help="If a column changed.")] = Action.tell,
     risks: Annotated[Action, typer.Option(help="If stated risks changed.")] = Action.tell,
     service: Annotated[Action, typer.Option(help="If answers or outcomes are late.")] = Action.tell,
+    hospitals: Annotated[
+        Action, typer.Option(help="If risks do not hold at all hospitals together.")
+    ] = Action.tell,
     follow_up: Annotated[
         int, typer.Option(min=0, max=3650, help="Days after an answer until its outcome is known.")
     ] = 30,
@@ -172,6 +179,7 @@ def plan(
     title, watched = watched_of(site, name)
     named = who_decides(site, by, person_key(person))
     given = {"outcomes": outcomes, "columns": columns, "risks": risks, "service": service}
+    given["hospitals"] = hospitals
     responses = {about: action.value.replace("-", " ") for about, action in given.items()}
     plan_decisions.refuse_finished(watched)
     plan_decisions.decide(site, watched.study.name, follow_up, responses, named, why)

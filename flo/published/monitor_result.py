@@ -5,23 +5,27 @@ Anyone can compute from the results of a series what ``flo.published.monitor_ser
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from flo.documents.document import Document, read_json
+from flo.documents import canonical
+from flo.documents.document import Document, parse, read_json
 from flo.keys.claims import Digest
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.releases import monitor
 from flo.published.signed_result import SignedResult
 from flo.scores.drift import Period
 from flo.study.document import MAX_STUDY_BYTES, Study
+from flo.study.monitor import MOST_PERIODS
 from flo.study.terms import Identifier
 
 MAX_MONITOR_BYTES = 2 * MAX_STUDY_BYTES + (1 << 17)  # a study in JSON text, and the sums
 MONITOR = ".monitor.json"  # ending of the file
 _LARGEST_VALUE = 1e9
+_VALUES = 5000  # of a result's JSON, at most
 _Value = Annotated[float, Field(ge=-_LARGEST_VALUE, le=_LARGEST_VALUE)]
 
 
@@ -67,3 +71,15 @@ class MonitorResult(SignedResult):
 def read_monitor(path: Path) -> MonitorResult:
     """Read a monitor's result without checking it. Raises UsageError or MessageError."""
     return read_json(MonitorResult, path, limit=MAX_MONITOR_BYTES)
+
+
+def to_list(results: Iterable[MonitorResult]) -> bytes:
+    """Return several results as one JSON text."""
+    return b"[" + b",".join(one.to_bytes() for one in results) + b"]"
+
+
+def from_list(data: bytes) -> list[MonitorResult]:
+    """Read what ``to_list`` wrote, without checking it. Raises MessageError."""
+    limit = MOST_PERIODS * MAX_MONITOR_BYTES
+    found = canonical.decode(data, limit=limit, what="monitor", values=MOST_PERIODS * _VALUES)
+    return [parse(MonitorResult, one, "monitor") for one in found]

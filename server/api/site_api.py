@@ -8,6 +8,7 @@
     reports    store the signed extract of a finished study
     models     return the published model of the hospital's study, with its signed card
     states     return the decisions on models of the hospital's studies: which one is withdrawn
+    monitor    return the next signed result of a model's monitor that the hospital does not have
     renew      issue a new certificate for the enrolled key, before the current one ends
     leave      revoke the hospital's own certificate
     roster     return the roster; store whose keys the hospital's steward confirmed
@@ -39,12 +40,14 @@ from flo.protocol.decisions import Decision, Decline, Signed
 from flo.published.gate_passed import beside
 from flo.published.model_card import read_card
 from flo.published.model_states import digest_of_all
+from flo.published.monitor_result import read_monitor
 from flo.server.api.site_bodies import (
     AuditBody,
     EnrolBody,
     GivenBody,
     HeadsBody,
     ModelBody,
+    MonitorBody,
     NoBody,
     ReportBody,
     RosterBody,
@@ -56,7 +59,7 @@ from flo.server.keys.authority import Authority, Peer, read_request
 from flo.server.store.hospitals import Member
 from flo.server.store.store import Store
 from flo.server.studies.model_decisions import all_states, refuse_withdrawn, states_of
-from flo.server.studies.publish import published, refuse_unsound
+from flo.server.studies.publish import published, published_result, refuse_unsound
 from flo.study.document import UNDER_WAY, Study
 from flo.study.loading import from_canonical
 
@@ -394,6 +397,25 @@ class SiteApi:
             return {"states": None}
         return {"states": [one.model_dump(mode="json") for one in found]}
 
+    def monitor(self, peer: Peer, body: bytes) -> Any:
+        """Return the next result of a model's monitor; None if the hospital has all.
+
+        Results of the whole series are shown to hospitals that one of its periods names.
+        """
+        wish, ours = parse_body(MonitorBody, body), fingerprint(peer.public)
+        periods = [
+            offer.study
+            for offer in self._store.offers()
+            if offer.study.monitor is not None and offer.study.monitor.model == wish.card
+        ]
+        if not any(one.fingerprint == ours for study in periods for one in study.hospitals):
+            return {"result": None}
+        for study in periods:
+            path = published_result(self._store, study.digest)
+            if path is not None and study.digest not in wish.known:
+                return {"result": read_monitor(path).model_dump(mode="json")}
+        return {"result": None}
+
     def _see_head(self, peer: Peer, head: LedgerHead) -> None:
         """Store a head if it is the highest; record a fork at the same row, and refuse it."""
         head.check(fingerprint(peer.public))
@@ -416,6 +438,7 @@ SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
     "/v1/site/reports": SiteApi.reports,
     "/v1/site/models": SiteApi.models,
     "/v1/site/states": SiteApi.states,
+    "/v1/site/monitor": SiteApi.monitor,
     "/v1/site/renew": SiteApi.renew,
     "/v1/site/leave": SiteApi.leave,
     "/v1/site/roster": SiteApi.roster,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from flo.audit.chain import LogExtension, Receipt
 from flo.documents import canonical
@@ -12,6 +12,7 @@ from flo.documents.document import Document, problems
 from flo.errors import MessageError
 from flo.keys.claims import Digest, LedgerHead, PublicKey
 from flo.keys.roster import RosterStatement
+from flo.study.monitor import MOST_PERIODS
 
 MAX_REQUEST_CHARACTERS = 1 << 30  # the listener has applied each call's own limit
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -51,6 +52,14 @@ class StatesBody(Document):
     """``known``: digest of the lists that the hospital has; see ``digest_of_all``."""
 
     known: Digest
+
+
+class MonitorBody(Document):
+    """``card``: of a published model. ``known``: digests of the monitor's periods, whose results
+    the hospital has."""
+
+    card: Digest
+    known: Annotated[tuple[Digest, ...], Field(max_length=MOST_PERIODS)]
 
 
 class GivenBody(Document):

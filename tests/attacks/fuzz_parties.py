@@ -181,6 +181,7 @@ class Calls:
                 {"statement": statement.model_dump(mode="json"), "known": roster},
             ],
             "states": [{"known": "a" * 64}],
+            "monitor": [{"card": "a" * 64, "known": ["b" * 64]}],
         }
         assert {f"/v1/site/{name}" for name in bodies} == set(SITE_CALLS)
         peers = {"enrol": self._bootstrap("guest")}

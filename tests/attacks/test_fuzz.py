@@ -35,7 +35,7 @@ NAMES = (
     *("handler", "approval file", "file policy.signed.json", "file policy.toml"),
     *(f"/v1/site/{name}" for name in ("enrol", "studies", "approvals", "heads", "reports")),
     *(f"/v1/site/{name}" for name in ("models", "renew", "audit", "keys", "leave", "given")),
-    *("/v1/site/software", "/v1/site/roster", "/v1/site/states"),
+    *("/v1/site/software", "/v1/site/roster", "/v1/site/states", "/v1/site/monitor"),
 )
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from flo.clients.connection.enrolment import connect
 from flo.clients.home.site_home import SiteHome
+from flo.clients.prediction import monitor_news
 from flo.privacy.accounting.life_budget import SUB_LEDGERS
 from flo.privacy.accounting.plan import Plan
 from flo.published.model_card import PublishedModel
+from flo.published.model_states import ModelVersion
 from flo.published.monitor_result import read_monitor
 from flo.published.monitor_series import series
 from flo.study.document import Study
@@ -59,7 +62,16 @@ def test_three_periods_count_each_patient_once_and_each_pays_for_one(tmp_path: P
         told = json.loads(again.stdout)
         assert told["health"] == round(found.last.health, 1)
         assert not told["alarm"]
-        assert PublishedModel.open(card, trusted).card.digest in shown
+        opened = PublishedModel.open(card, trusted)
+        assert opened.card.digest in shown
+        version = ModelVersion(version=1, study=digest, card=opened.card.digest)
+        with connect(sites[0]) as api:
+            fetched = monitor_news.fetch(sites[0], api, version)
+        assert fetched is not None
+        assert [one.result for one in fetched.periods] == [one.result for one in found.periods]
+        stranger = coordinator.enrol(tmp_path / "stranger", "stranger")
+        with connect(stranger) as api:
+            assert monitor_news.fetch(stranger, api, version) is None
 
 
 def watch(

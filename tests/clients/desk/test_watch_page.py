@@ -18,6 +18,7 @@ from flo.clients.watching.kept import KeptWatch, Watched
 from flo.errors import EXIT_OK, EXIT_USAGE, TrustError
 from tests.clients.desk.test_desk import open_by_link, serving
 from tests.clients.serving.served_site import V9, served_site
+from tests.clients.serving.test_all_hospitals_at_work import arrived
 from tests.clients.watching.builders import DAY, a_dull_month
 from tests.commands import flo
 
@@ -153,3 +154,26 @@ def test_before_the_first_answer_there_is_nothing_to_show(tmp_path: Path) -> Non
     assert done.returncode == EXIT_USAGE
     assert "flo model serve counts what it answers" in " ".join(done.stderr.split())
     assert not watched_answers.watches(home)
+
+
+def test_the_pages_say_what_was_found_at_all_hospitals_together(tmp_path: Path) -> None:
+    home = served_site(tmp_path / "north")
+    a_dull_month(home, WATCHED)
+    arrived(home, 2)
+    with closing(KeptWatch(home, WATCHED)) as kept:
+        kept.take([], 3, time.time())
+    with serving(home) as desk:
+        opened = open_by_link(desk)
+        assert "monitor across hospitals has raised an alarm in period 2" in opened.get("/models")
+        page = opened.get("/models/tiny/watch")
+        assert "At all hospitals together: more outcomes than the model states" in page
+        assert "All hospitals together</h2>" in page
+        assert "tolerated</dt>" in page
+        assert "count anew what is usual" not in page
+        given = {"watch": WATCHED.id, "alarm": "1", "why": WHY}
+        opened.post("/models/tiny/watch/settle", **given)
+        page = opened.get("/models/tiny/watch")
+        assert "No monitor sees a change" in page
+        assert "All hospitals together</h2>" in page
+    (settled,) = entries(home, "watch-settled")
+    assert settled["about"] == "hospitals"

@@ -9,8 +9,10 @@ from typing import Any, cast
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import version_decisions, version_news, versions
+from flo.documents.canonical import digest
 from flo.keys.identity import Identity
 from flo.published.model_states import ModelStates, ModelVersion, Said
+from flo.published.monitor_result import MonitorResult
 from tests.flo.published_models import COORDINATOR, Made
 from tests.flo.published_models import made as made_model
 
@@ -29,7 +31,8 @@ class Told:
 
     def __init__(self, *models: Made) -> None:
         self.models, self.states = models, list[ModelStates]()
-        self.asked = list[str]()
+        self.lies = False  # shows results of any model
+        self.asked, self.results = list[str](), list[MonitorResult]()
 
     def call(self, name: str, body: Any) -> Any:
         self.asked.append(name)
@@ -49,6 +52,15 @@ class Told:
                 "card": found.card.to_bytes().decode(),
                 "tensors": base64.b64encode(found.tensors).decode(),
             }
+        if name == "monitor":
+            known = set(body["known"])
+            new = [
+                one
+                for one in self.results
+                if (self.lies or body["card"] in one.study)
+                and digest(one.study.encode()) not in known
+            ]
+            return {"result": new[0].model_dump(mode="json") if new else None}
         assert name == "states"
         return {"states": [json.loads(one.to_bytes()) for one in self.states]}
 

@@ -46,7 +46,8 @@ COMPUTED: dict[tuple[str, str], set[str]] = {
         "kind",
     ): set(),  # RateLimitedAudit.record passes on what it is told
     ("clients/agent/agent.py", "kind"): {
-        *("audit-disagreement", "roster-disagreement", "model-states-refused")
+        *("audit-disagreement", "roster-disagreement", "model-states-refused"),
+        "monitor-refused",
     },
     ("clients/home/site_home.py", "kind"): set(),  # SiteHome.record passes on what it is told
 }

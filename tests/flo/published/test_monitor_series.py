@@ -19,15 +19,20 @@ TRUSTED = COORDINATOR.fingerprint
 
 
 def result(
-    study: Study, more: float, variance: float = 333.0, identity: Signer = COORDINATOR
+    study: Study,
+    more: float,
+    variance: float = 333.0,
+    identity: Signer = COORDINATOR,
+    made: datetime | None = None,
 ) -> MonitorResult:
+    """A signed period; ``made``: a day of January 2026, if nothing else is said."""
+    assert study.monitor is not None
+    made = made or datetime(2026, 1, study.monitor.period, tzinfo=UTC)
     return MonitorResult(
         study=study.canonical_bytes.decode(),
         study_signature=identity.sign("study", study.canonical_bytes),
         run=f"run-{study.version}",
-        made=datetime(2026, 1, len(study.monitor.earlier) + 1, tzinfo=UTC).isoformat()
-        if study.monitor
-        else "",
+        made=made.isoformat(),
         report=None,
         without_extract=(),
         coordinator=identity.public.hex(),
