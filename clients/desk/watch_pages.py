@@ -7,7 +7,6 @@ import math
 from datetime import UTC, date, datetime
 
 from fastapi import APIRouter, Request
-from scipy.stats import binomtest
 from starlette.responses import Response
 
 from flo.clients.desk.context import DeskContext
@@ -18,6 +17,7 @@ from flo.clients.watching.shown import ShownWatch, shown
 from flo.errors import UsageError
 from flo.pages.plots import Intervals, intervals
 from flo.pages.responses import redirect
+from flo.scores.exact_rates import lower_end, upper_end
 
 _LEVEL = 0.9
 _MOST_WEEKS, _DIGITS = 12, 10
@@ -73,6 +73,6 @@ def _plot(found: ShownWatch) -> Intervals | None:
 
 def _ratio(one: Outcomes) -> tuple[float, float, float]:
     """Return outcomes by stated ones, between the ends of an exact interval."""
-    exact = binomtest(one.had, one.known).proportion_ci(_LEVEL, method="exact")
-    times = one.known / one.stated
-    return times * exact.low, one.had / one.stated, times * exact.high
+    times, miss = one.known / one.stated, (1 - _LEVEL) / 2
+    low, high = (float(end(one.had, one.known, miss)) for end in (lower_end, upper_end))
+    return times * low, one.had / one.stated, times * high

@@ -25,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from flo.arrays import Floats, Mask
 from flo.clients.watching.counts import (
@@ -125,7 +125,7 @@ class Rates:
         for counts in self.weekdays:
             of_day, there = self.counted(counts)
             expected = hits / np.maximum(trials, 1)
-            by_chance = binom.sf(of_day - 1, there, expected) > _BY_CHANCE
+            by_chance = bdtrc(of_day - 1, there.astype(np.int64), expected) > _BY_CHANCE
             rate = np.clip((of_day + 0.5) / (there + 1), 1e-4, 1 - 1e-4)
             usual = np.clip((hits + 0.5) / (trials + 1), 1e-4, 1 - 1e-4)
             odds = rate / (1 - rate) / (usual / (1 - usual))

@@ -28,9 +28,9 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.special import expit, logit, logsumexp
-from scipy.stats import beta
 
 from flo.arrays import Floats
+from flo.scores.exact_rates import upper_end
 
 # Alternatives of a rate, from small changes to a value that was hardly seen and now always is.
 FACTORS = np.array([1.2, 2.0, 6.0, 100.0])
@@ -42,11 +42,9 @@ def upper_limit(hits: Floats, trials: Floats, miss: Floats | float, tolerated: f
     """Return the highest rate that counts as unchanged, shape of ``hits``.
 
     It is the upper end of the exact interval of a rate with these hits of so many trials, missed
-    with a probability of at most ``miss`` (Clopper and Pearson 1934), with ``tolerated`` times its
-    odds.
+    with a probability of at most ``miss``, with ``tolerated`` times its odds.
     """
-    ends = beta.ppf(1 - np.asarray(miss), hits + 1, np.maximum(trials - hits, 0))
-    ends = np.where(hits >= trials, 1.0, ends)
+    ends = upper_end(hits, trials, miss)
     return times_odds(np.clip(ends, _LEAST, 1 - 1e-9), tolerated)
 
 
