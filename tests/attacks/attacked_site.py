@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +23,7 @@ from flo.study.models import initial_weights
 from flo.study.parameters import Vector
 from tests.attacks.lying_coordinator import HOSPITAL, LyingCoordinator
 from tests.builders import make_site, offered, small_study
+from tests.forked import Forked
 from tests.partners import claims, encode_request
 
 RUN = "run-1"
@@ -37,7 +35,7 @@ class Besieged:
     liar: LyingCoordinator
     offer: Offered
     withdrawn: Offered
-    agent: subprocess.Popen[bytes]
+    agent: Forked
     _claims: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -55,14 +53,9 @@ class Besieged:
                 approve(home, api, wanted, home.read_config().population(None))
             withdraw(home, api, withdrawn.study.digest, "no longer")
         with (folder / "agent.txt").open("wb") as screen:
-            agent = subprocess.Popen(
-                [sys.executable, "-m", "flo.cli", "site", "run", "--home", home.directory],
-                stdin=subprocess.DEVNULL,
-                stdout=screen,
-                stderr=screen,
-                start_new_session=True,
-                env={**os.environ, "FLO_DEVICE": "cpu", "OMP_NUM_THREADS": "1"},
-            )
+            more = {"FLO_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+            run = ("flo.cli", "site", "run", "--home", str(home.directory))
+            agent = Forked(*run, log=screen, **more)
         return cls(home, liar, offer, withdrawn, agent)
 
     def stop(self) -> None:

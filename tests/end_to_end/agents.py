@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from flo.clients.home.site_home import SiteHome
+from tests.forked import Forked
 from tests.server.real_coordinator import RealCoordinator
 
 RUN = ("flo.cli", "site", "run", "-v", "--home")
 
 
 @contextlib.contextmanager
-def agent(
-    home: SiteHome, *command: str, said: Path | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+def agent(home: SiteHome, *command: str, said: Path | None = None) -> Iterator[Forked]:
     """``python -m command HOME``, killed at the end.
 
     All that it and its child say goes to the file ``said``, which is in the site's folder if left
@@ -27,14 +24,7 @@ def agent(
     """
     with (
         (said or home.directory / "agent.txt").open("ab") as log,
-        subprocess.Popen(
-            [sys.executable, "-m", *(command or RUN), str(home.directory)],
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        ) as process,
+        Forked(*(command or RUN), str(home.directory), log=log, OMP_NUM_THREADS="1") as process,
     ):
         try:
             yield process

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -35,8 +33,8 @@ from tests.builders import SilentApi, make_site, offered, pretend_enrolled, smal
 from tests.builders import study_document as document_of
 from tests.end_to_end.dealing_partners import surviving_request
 from tests.end_to_end.killed_site import COHORT, OPENING, REQUEST, FreshReleaser, request
+from tests.forked import Forked
 from tests.partners import claims, handler_of, partner
-from tests.paths import ROOT
 
 
 class NoReleaser:
@@ -79,12 +77,8 @@ class Site:
     def run_and_kill(self, chosen: random.Random) -> None:
         """Let the site start, make a release or two, and kill it within the next one."""
         first = str(len(self.expected) + 1)
-        command = [sys.executable, "-m", "tests.end_to_end.killed_site"]
-        with subprocess.Popen(
-            [*command, *map(str, (self.home.directory, *self.files, self.sent_path)), first],
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-        ) as child:
+        files = map(str, (self.home.directory, *self.files, self.sent_path))
+        with Forked("tests.end_to_end.killed_site", *files, first) as child:
             assert child.stdout is not None
             began = [_announced(child.stdout.fileno()) for _ in range(2)]
             until = time.perf_counter() + chosen.uniform(0, 1.1) * (began[1] - began[0])

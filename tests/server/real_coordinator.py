@@ -28,6 +28,7 @@ from flo.server.keys.authority import Authority
 from flo.server.maintenance.invitations import invite
 from flo.storage.files import write_private
 from tests.builders import make_site
+from tests.forked import Forked
 from tests.ports import free_ports
 
 START_SECONDS = 120.0
@@ -62,8 +63,14 @@ class RealCoordinator:
         self.home = home
         self.port, self.private_port = home.read_config().port, home.read_config().private_port
         self._log = (home.directory / "serve.log").open("ab")
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"{before}\n{_SERVE}", home.directory],
+        self._process = self._run(before)
+
+    def _run(self, before: str) -> Forked | subprocess.Popen[bytes]:
+        folder = str(self.home.directory)
+        if not before:
+            return Forked("flo.cli", "coordinator", "serve", "--home", folder, log=self._log)
+        return subprocess.Popen(
+            [sys.executable, "-c", f"{before}\n{_SERVE}", folder],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

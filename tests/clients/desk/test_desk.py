@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from flo.clients.home.emergency_stop import halted
 from flo.clients.home.site_home import SiteHome
 from flo.keys.identity import Identity
 from tests.builders import data_file, make_site, pretend_enrolled
+from tests.forked import Forked
 
 pytestmark = pytest.mark.processes
 
@@ -30,14 +29,14 @@ class Desk:
     """`flo site desk` in a process of its own."""
 
     home: SiteHome
-    process: subprocess.Popen[str]
+    process: Forked
     printed: str | None = None
 
     def link(self) -> str:
         """The one on its terminal that has not been opened yet."""
         assert self.process.stdout is not None
         while self.printed is None:
-            line = self.process.stdout.readline()
+            line = self.process.stdout.readline().decode()
             assert line, "the desk has ended"
             if found := re.search(r"http://\S+", line):
                 self.printed = found.group()
@@ -86,10 +85,7 @@ def started(folder: Path) -> Iterator[Desk]:
 @contextmanager
 def serving(home: SiteHome) -> Iterator[Desk]:
     """The desk of this site."""
-    command = [sys.executable, "-u", "-m", "flo.cli", "site", "desk", "--home", str(home.directory)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
-    ) as process:
+    with Forked("flo.cli", "site", "desk", "--home", str(home.directory)) as process:
         try:
             yield Desk(home, process)
         finally:

@@ -259,11 +259,11 @@ async def at_work(home: SiteHome, **changes: Any) -> AsyncIterator[AtWork]:
 def serving_process(home: SiteHome) -> Iterator[Any]:
     """``flo model serve`` in processes of its own."""
     import subprocess
-    import sys
 
-    command = [sys.executable, "-m", "flo.cli", "model", "serve", "--home", str(home.directory)]
+    from tests.forked import Forked
+
     with (home.directory / "screen.txt").open("wb") as screen:
-        process = subprocess.Popen(command, stdout=screen, stderr=screen)
+        process = Forked("flo.cli", "model", "serve", "--home", str(home.directory), log=screen)
     try:
         yield process
     finally:
