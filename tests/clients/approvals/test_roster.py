@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from flo.clients.approvals import roster
 from flo.clients.approvals.fingerprints import AddressBook
+from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.errors import MessageError, TrustError, UsageError
 from flo.keys.identity import Identity, format_fingerprint
 from flo.keys.roster import WitnessedRoster
@@ -15,6 +17,7 @@ from tests.consortium import (
     SEVEN,
     Answer,
     Consortium,
+    Line,
     entries,
     joined,
     known,
@@ -262,3 +265,27 @@ def test_a_spoilt_copy_is_no_empty_roster(consortium: Consortium, text: str) -> 
     (site.directory / "roster.json").write_text(text)
     with pytest.raises((UsageError, MessageError)):
         roster.read(site)
+
+
+def test_the_agent_and_a_command_may_sign_what_was_heard_at_the_same_time(
+    consortium: Consortium,
+) -> None:
+    joined(consortium, "north", "south")
+    consortium.confirm("north", "south")
+    AddressBook.confirm(consortium.sites["north"], {"south": consortium.roster.keys["south"]})
+    consortium.store._write("DELETE FROM roster_statements")
+    line = consortium.lines["north"]
+    agent = Line(line.api, line.peer)
+
+    class Command:
+        """Its statement is on the way when the agent's arrives."""
+
+        def call(self, name: str, body: Answer, *, values: int = 0) -> Answer:
+            if body["statement"] is not None:
+                roster.fetch(consortium.sites["north"], cast(CoordinatorApi, agent))
+            return cast(Answer, line.call(name, body))
+
+    found = roster.fetch(consortium.sites["north"], cast(CoordinatorApi, Command()))
+    told = found.statement_of("north")
+    assert told is not None
+    assert told.confirmed == ("south",)
