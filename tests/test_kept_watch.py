@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 
+from flo.clients.watching.alarm import Key
 from flo.clients.watching.plan import WatchPlan
-from flo.clients.watching.watch import Key
 from flo.clients.watching.words import in_words
 from flo.documents.document import read_json
 from tests.clients.watching.builders import FIRST, new_watch

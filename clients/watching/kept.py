@@ -22,10 +22,11 @@ from typing import NamedTuple
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import monitor_news
 from flo.clients.records.watched_answers import WatchedAnswer, WatchedAnswers, day_of
+from flo.clients.watching.alarm import Alarm
 from flo.clients.watching.calibration import Kept
 from flo.clients.watching.cells import Cells
 from flo.clients.watching.series import KEPT_DAYS, sparse
-from flo.clients.watching.watch import AGAIN_DAYS, Alarm, Answered, Watch
+from flo.clients.watching.watch import AGAIN_DAYS, Answered, Watch
 from flo.documents import canonical
 from flo.documents.document import Document, parse
 from flo.errors import TrustError, UsageError

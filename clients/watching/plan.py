@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, field_validator
 
 from flo.clients.prediction.signed_decision import SignedDecision
-from flo.clients.watching.watch import Key
+from flo.clients.watching.alarm import Key
 from flo.documents.document import Document
 from flo.published.model_states import Why
 from flo.study.schema import Words

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import version_decisions, versions
+from flo.clients.watching.alarm import Alarm
 from flo.clients.watching.kept import Watched
 from flo.clients.watching.plan import Action, WatchPlan
-from flo.clients.watching.watch import Alarm
 from flo.errors import StudyError, UsageError
 
 _ALARM = "watch-alarm"

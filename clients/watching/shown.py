@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from flo.clients.watching.alarm import Alarm
 from flo.clients.watching.calibration import ALL, Outcomes
 from flo.clients.watching.counts import ASKED, SCORED, Counts
 from flo.clients.watching.naming import typical
 from flo.clients.watching.series import BASELINE_DAYS, BASELINE_PATIENTS, FIRST_DAYS, Series
-from flo.clients.watching.watch import Alarm, Watch, score_of
+from flo.clients.watching.watch import Watch, score_of
 from flo.clients.watching.words import Said, in_words
 from flo.published.monitor_words import rows
 

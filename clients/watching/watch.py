@@ -21,13 +21,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from flo.arrays import Floats
 from flo.clients.watching.across import AcrossHospitals, signed_at
+from flo.clients.watching.alarm import WARD, Alarm, Key, of_the_whole_hospital
 from flo.clients.watching.calibration import ALL, Kept, OutcomeWatch, bands
 from flo.clients.watching.cells import Cells, StudyCells
 from flo.clients.watching.counts import (
@@ -54,45 +55,6 @@ _WITHIN_A_DAY = 100
 # Weights: answers of the hospital, of all wards together, outcomes; their sum is 1.
 _HOSPITAL, _WARDS, _OUTCOMES = 0.35, 0.35, 0.3
 _OF_ALL, _OF_BANDS, _OF_SUBGROUPS, _OF_WARDS, _OF_LATE = 0.4, 0.2, 0.2, 0.15, 0.05
-_WARD = "ward "
-
-
-@dataclass(frozen=True)
-class Key:
-    """What an alarm is about. ``kind``: "column", "risk", "slow", "outcomes", "late", or
-    "hospitals" for outcomes at all hospitals together.
-
-    ``name``: of the column or the group of patients; "" of the others. ``ward``: "" of the whole
-    hospital.
-    """
-
-    kind: str
-    name: str = ""
-    ward: str = ""
-
-    @property
-    def public(self) -> dict[str, str]:
-        """What an audit log says of it: a ward's name is free text of a record system."""
-        is_ward = bool(self.ward) or (self.kind == "outcomes" and self.name.startswith(_WARD))
-        name = "" if self.kind == "outcomes" and is_ward else self.name
-        return {"about": self.kind, "of": name} | ({"where": "a ward"} if is_ward else {})
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """``number``: for whoever settles it. ``since``: the day (an ordinal) on which it is estimated
-    to have begun; ``found``: the day of the alarm. ``rate``: of a column's rates, which one.
-    ``time``: seconds since 1970; of an alarm across hospitals, when its period's result was signed.
-    ``is_answered``: whether what the hospital's plan says was done.
-    """
-
-    number: int
-    key: Key
-    since: int
-    found: int
-    rate: Rated = "values"
-    time: float = 0.0
-    is_answered: bool = False
 
 
 class Answered(NamedTuple):
@@ -170,7 +132,7 @@ class Watch:
         place = min(set(range(1, MOST_WARDS + 1)) - {one.place for one in self.wards.values()})
         share = 1 / (place * (place + 1))  # their sum is below 1
         self.wards[name] = Series(self.layout, name, math.log(_WARDS * share), place)
-        self.outcomes.add_group(_WARD + name, math.log(_OUTCOMES * _OF_WARDS * share))
+        self.outcomes.add_group(WARD + name, math.log(_OUTCOMES * _OF_WARDS * share))
         return name
 
     def _count_hour(self, hour: int, several: Sequence[Answered]) -> None:
@@ -197,11 +159,11 @@ class Watch:
         if not silent:
             return False
         del self.wards[silent[0]]
-        self.outcomes.forget_group(_WARD + silent[0])
+        self.outcomes.forget_group(WARD + silent[0])
         return True
 
     def _is_alarmed(self, ward: str) -> bool:
-        return any(ward == one.key.ward or one.key.name == _WARD + ward for one in self.alarms)
+        return any(ward == one.key.ward or one.key.name == WARD + ward for one in self.alarms)
 
     def _count(self, counts: Counts, several: Sequence[Answered]) -> None:
         counts[ANSWERED] += len(several)
@@ -219,7 +181,7 @@ class Watch:
     def groups_of(self, ward: str, risk: float, subgroups: Sequence[str]) -> list[str]:
         """Return the groups whose outcomes a patient's outcome counts for."""
         band = self._bands[bisect_right(self.cuts, risk)]
-        wards = [_WARD + ward] if ward in self.wards else []
+        wards = [WARD + ward] if ward in self.wards else []
         return [ALL, band, *(one for one in subgroups if one in self.outcomes.log_weights), *wards]
 
     def look(self, day: int, now: float = 0.0) -> list[Alarm]:
@@ -231,7 +193,7 @@ class Watch:
         self.health = 100.0
         for key, seen, detectors, place in self.seen(day):
             self.health = min(self.health, score_of(seen))
-            if seen >= _LOG_ALARM and not {key, _whole(key)} & known:
+            if seen >= _LOG_ALARM and not {key, of_the_whole_hospital(key)} & known:
                 self._last += 1
                 known.add(key)
                 rate = self._rate(key, place)
@@ -315,7 +277,7 @@ class Watch:
                 hint="finish the model at home (flo model finish), or use another version",
             )
         if key.kind == "outcomes":
-            whole = key == _whole(key)
+            whole = key == of_the_whole_hospital(key)
             for group in list(self.outcomes.log_weights) if whole else [key.name]:
                 self.outcomes.restart(group)
         elif key.kind == "late":
@@ -391,11 +353,6 @@ class Watch:
         self.alarms = [Alarm(number, Key(*key), *facts) for number, key, *facts in state["alarms"]]
         self._last, self.first_day = int(state["last"]), int(state["first_day"])
         self.across.settled = int(state.get("settled_period", 0))
-
-
-def _whole(key: Key) -> Key:
-    """Return what of the whole hospital an alarm of a ward or of a group is about."""
-    return replace(key, ward="", name=ALL if key.kind == "outcomes" else key.name)
 
 
 def score_of(seen: float) -> float:

@@ -7,11 +7,12 @@ from datetime import date
 
 import numpy as np
 
+from flo.clients.watching.alarm import Alarm
 from flo.clients.watching.calibration import ALL
 from flo.clients.watching.counts import ANSWERED, RISK_EDGES, SCORED, SLOW, Counts
 from flo.clients.watching.naming import is_as_before, named, percent
 from flo.clients.watching.series import Series
-from flo.clients.watching.watch import Alarm, Watch
+from flo.clients.watching.watch import Watch
 from flo.published.monitor_series import WatchedPeriod
 
 _FAR, _NEAR = 3.0, 2.0  # standard deviations of outcomes from those that were stated

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from flo.arrays import Floats, Integers, Mask
+from flo.clients.watching.alarm import Alarm
 from flo.clients.watching.calibration import TOLERATED, Kept
 from flo.clients.watching.cells import Cells, StudyCells
-from flo.clients.watching.watch import FALSE_ALARM_DAYS, Alarm, Answered, Watch
+from flo.clients.watching.watch import FALSE_ALARM_DAYS, Answered, Watch
 from flo.clients.watching.words import in_words
 from flo.scoring.record import Cell, RecordEncoder
 from flo.study.features import is_missing, names_of

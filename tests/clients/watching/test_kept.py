@@ -16,9 +16,10 @@ from flo.clients.patients.opt_outs import hashed_id, opt_out
 from flo.clients.records import watched_answers
 from flo.clients.records.outcome_reports import report
 from flo.clients.records.watched_answers import WatchedAnswers, day_of
+from flo.clients.watching.alarm import Alarm, Key
 from flo.clients.watching.counts import ANSWERED, ASKED, SCORED
 from flo.clients.watching.kept import Arrived, KeptWatch, Watched
-from flo.clients.watching.watch import AGAIN_DAYS, Alarm, Key
+from flo.clients.watching.watch import AGAIN_DAYS
 from flo.errors import TrustError, UsageError
 from tests.builders import make_site
 from tests.flo.published_models import made

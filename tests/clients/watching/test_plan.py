@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from flo.clients.watching import plan_decisions
+from flo.clients.watching.alarm import Key
 from flo.clients.watching.kept import Watched
 from flo.clients.watching.plan import WatchPlan
-from flo.clients.watching.watch import Key
 from flo.errors import FloError, RefusedError, TrustError
 from tests.builders import make_site
 from tests.flo.published_models import made

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from flo.clients.watching import watch as rules
+from flo.clients.watching.alarm import Key
 from flo.clients.watching.counts import ANSWERED, ASKED, SCORED, SLOW
 from flo.clients.watching.series import KEPT_DAYS, sparse
-from flo.clients.watching.watch import FALSE_ALARM_DAYS, Key, Watch, score_of
+from flo.clients.watching.watch import FALSE_ALARM_DAYS, Watch, score_of
 from flo.clients.watching.words import in_words
 from flo.errors import UsageError
 from tests.clients.watching.builders import FIRST, Record, Ward, new_watch
