@@ -56,7 +56,8 @@ def _started_processes() -> list[str]:
     starts = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty"}
 
     def note(event: str, arguments: tuple[object, ...]) -> None:
-        if event in starts:
+        # matplotlib, which Captum loads, asks for the fonts of a machine once.
+        if event in starts and arguments[0] != "fc-list":
             found.append(f"{event} {arguments[:2]}")
 
     sys.addaudithook(note)

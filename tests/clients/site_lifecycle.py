@@ -35,7 +35,7 @@ from flo.clients.home.policy_file import sign, write_toml
 from flo.clients.home.site_home import RESTORED
 from flo.clients.maintenance.doctor_network import check_coordinator
 from flo.clients.maintenance.recover import recover
-from flo.clients.prediction import version_news
+from flo.clients.prediction import monitor_news, version_news
 from flo.clients.prediction.fetched_models import fetch
 from flo.documents import canonical
 from flo.documents.canonical import Bytes
@@ -47,6 +47,7 @@ from flo.keys.keystore import LocalKeyStore
 from flo.keys.roster import Roster
 from flo.privacy.ledger.ledger import Ledger
 from flo.protocol.messages import Request, RequestHeader, model_digest
+from flo.published.model_states import ModelVersion
 from flo.server.keys.authority import Authority
 from flo.study.document import Study
 from tests.builders import (
@@ -57,6 +58,8 @@ from tests.builders import (
     small_study,
     study_document,
 )
+from tests.flo.published.test_monitor_series import result
+from tests.monitored import period
 from tests.partners import claims, encode_request, join, run_key, signed
 
 TIME = "2026-11-28T12:00:00.000+00:00"
@@ -114,6 +117,9 @@ class WholeLife:
             return {"certificate": pem.decode(), "coordinator": self.coordinator.public.hex()}
         if name == "audit":
             return self._countersigned(body)
+        if name == "monitor":
+            first = result(period(card=body["card"]), 0.0, identity=self.coordinator)
+            return {"result": None if body["known"] else first.model_dump(mode="json")}
         return known.get(name, {})
 
     def roster(self) -> Roster:
@@ -169,6 +175,8 @@ class WholeLife:
             fetch(self.home, api, offer.study.name, self.home.directory)
         with connect(self.home) as api:
             version_news.ask(self.home, api)
+            version = ModelVersion(version=1, study="a" * 64, card="b" * 64)
+            assert monitor_news.fetch(self.home, api, version)
             (self.home.directory / RESTORED).touch()  # as if it came out of a backup
             recover(self.home, api)
             leave(self.home, api)

@@ -96,6 +96,8 @@ ACCOUNTED = {
     "studies": "nothing is said",
     "models.study": PUBLIC,
     "states.known": "a digest of what the coordinator decided and sent",
+    "monitor.card": "a version that the coordinator decided on",
+    "monitor.known[]": "periods whose results the coordinator published",
     "given.after": PUBLIC,
     "heads.head": "null: only asked",
     **{f"heads.head.{name}": why for name, why in HEADS.items()},
