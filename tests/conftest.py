@@ -57,7 +57,7 @@ def _started_processes() -> list[str]:
 
     def note(event: str, arguments: tuple[object, ...]) -> None:
         # matplotlib, which Captum loads, asks for the fonts of a machine once.
-        if event in starts and arguments[0] != "fc-list":
+        if event in starts and arguments[:1] != ("fc-list",):
             found.append(f"{event} {arguments[:2]}")
 
     sys.addaudithook(note)
