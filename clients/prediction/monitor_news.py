@@ -57,10 +57,7 @@ def fetch(home: SiteHome, api: CoordinatorApi, model: ModelVersion) -> Series | 
 
     Raises RefusedSeriesError: the new results are refused. [2]
     """
-    try:
-        known = read(home, model)
-    except TrustError:  # of another coordinator, or damaged: all are fetched again
-        known = None
+    known = _readable(home, model)
     results = [one.result for one in known.periods] if known else []
     before = len(results)
     while len(results) < MOST_PERIODS:
@@ -75,9 +72,15 @@ def fetch(home: SiteHome, api: CoordinatorApi, model: ModelVersion) -> Series | 
     try:
         after = _checked(home, model, results)
     except TrustError as error:
-        raise RefusedSeriesError(f"results of its monitor are refused: {error}") from error
-    make_private_directory(versions.folder_of(home, model))
-    write_private(_path(home, model), to_list(results))
+        raise RefusedSeriesError(
+            f"results of its monitor are refused: {error}", hint="ask the coordinator's operator"
+        ) from error
+    with home.models_lock():
+        now = _readable(home, model)  # the agent and a command may fetch at the same time
+        if now is not None and len(now.periods) >= len(after.periods):
+            return now
+        make_private_directory(versions.folder_of(home, model))
+        write_private(_path(home, model), to_list(results))
     facts = {"version": model.version, "period": after.last.number}
     home.record("monitor-read", model.study, **facts, alarms=[one.number for one in after.alarms])
     return after
@@ -94,12 +97,16 @@ def read(home: SiteHome, model: ModelVersion) -> Series | None:
     return home.read_unchanged(lambda: _checked(home, model, _stored(path)), path)
 
 
+def _readable(home: SiteHome, model: ModelVersion) -> Series | None:
+    try:
+        return read(home, model)
+    except TrustError:  # of another coordinator, or damaged: all of it is fetched again
+        return None
+
+
 def alarm_of(home: SiteHome, model: ModelVersion) -> str:
     """Say that a version's monitor has raised an alarm; "" if it has not, or nothing is known."""
-    try:
-        found = read(home, model)
-    except TrustError:  # the agent logs it, and fetches all of it again
-        return ""
+    found = _readable(home, model)
     if found is None or not found.alarms:
         return ""
     periods = " and ".join(f"period {one.number}" for one in found.alarms)

@@ -6,8 +6,6 @@ local evidence counts for it, and it counts for no local monitor.
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from flo.published.monitor_series import Series, WatchedPeriod
 
 
@@ -35,8 +33,3 @@ class AcrossHospitals:
         """End all alarms that are known."""
         if self.series is not None:
             self.settled = self.series.last.number
-
-
-def signed_at(period: WatchedPeriod) -> datetime:
-    """Return when a period's result was signed, by the coordinator's clock."""
-    return datetime.fromisoformat(period.made)

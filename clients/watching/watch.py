@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flo.arrays import Floats
-from flo.clients.watching.across import AcrossHospitals, signed_at
+from flo.clients.watching.across import AcrossHospitals
 from flo.clients.watching.alarm import WARD, Alarm, Key, of_the_whole_hospital
 from flo.clients.watching.calibration import ALL, Kept, OutcomeWatch, bands
 from flo.clients.watching.cells import Cells, StudyCells
@@ -202,7 +202,7 @@ class Watch:
         self.health = min(self.health, self.across.health)
         if self.across.alarms and Key("hospitals") not in known:  # [5]
             self._last += 1
-            signed = signed_at(self.across.alarms[0])
+            signed = self.across.alarms[0].signed
             time, since = min(signed.timestamp(), now), signed.date().toordinal()
             new.append(Alarm(self._last, Key("hospitals"), since, day, time=time))
         self.alarms += new

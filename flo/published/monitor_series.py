@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from flo.errors import TrustError
 from flo.published.monitor_result import MonitorResult
@@ -14,12 +16,16 @@ from flo.scores.drift import Evidence, Period
 from flo.study.document import Study
 from flo.study.monitor import Monitor
 
+_FIRST_YEAR = 2000
+
 
 @dataclass(frozen=True)
 class WatchedPeriod:
-    """``number``: of the period, from 1."""
+    """``number``: of the period, from 1. ``signed``: when its result was, by the coordinator's
+    clock."""
 
     number: int
+    signed: datetime
     study: Study
     result: MonitorResult
     sums: Period
@@ -71,8 +77,8 @@ def series(results: Iterable[MonitorResult], *coordinators: str) -> Series:
     A period without a result adds nothing; the stated rate holds as long as whether a run fails
     does not depend on the outcomes of its patients.
 
-    Raises TrustError: one is not signed by a key of these coordinators, two are of the same period,
-    or they are of different series.
+    Raises TrustError: one is not signed by a key of these coordinators, or states no time; two are
+    of the same period; or they are of different series.
     """
     checked = [(one, one.check(*coordinators)) for one in results]
     if not checked:
@@ -96,11 +102,19 @@ def series(results: Iterable[MonitorResult], *coordinators: str) -> Series:
     sums = [one.sums.period(study) for one, study in checked]
     evidence = drift.follow(sums, last.tolerance, last.false_alarm_periods)
     periods = tuple(
-        WatchedPeriod(monitor_of(study).period, study, one, period, followed)
+        WatchedPeriod(monitor_of(study).period, _time(one.made), study, one, period, followed)
         for (one, study), period, followed in zip(checked, sums, evidence, strict=True)
     )
     known = {one.number for one in periods}
     return Series(periods, tuple(n for n in range(1, last.period) if n not in known))
+
+
+def _time(made: str) -> datetime:
+    with suppress(ValueError):
+        found = datetime.fromisoformat(made)
+        if found.tzinfo is not None and found.year > _FIRST_YEAR:
+            return found
+    raise TrustError(f"a result states {made[:40]!r} as the time when it was signed, in UTC")
 
 
 def monitor_of(study: Study) -> Monitor:

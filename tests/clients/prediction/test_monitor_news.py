@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -34,17 +33,22 @@ def home(tmp_path: Path, coordinator: Told) -> SiteHome:
     return site
 
 
-def periods(count: int, **more: str) -> list[Study]:
-    """Periods of version 9."""
+def periods(count: int, card: str = V9.card) -> list[Study]:
+    """Periods of version 9, if no other card is named."""
     made = list[Study]()
     for _ in range(count):
-        made.append(period(*made, watched=TWO.open().study, card=more.get("card", V9.card)))
+        made.append(period(*made, watched=TWO.open().study, card=card))
     return made
 
 
 def loud(count: int) -> list[MonitorResult]:
     """So many periods with far too many outcomes: the second one raises an alarm."""
     return [result(study, 100.0) for study in periods(count)]
+
+
+def no_time(made: str) -> MonitorResult:
+    (one,) = loud(1)
+    return one.model_copy(update={"made": made}).signed(COORDINATOR)
 
 
 def numbers(home: SiteHome) -> list[int]:
@@ -86,6 +90,8 @@ def test_a_new_result_is_found_in_the_audit_log(home: SiteHome, coordinator: Tol
     [
         ([result(periods(1)[0], 0.0, identity=MALLORY)], "coordinator"),
         ([result(periods(1, card=V1.card)[0], 0.0)], "they watch card"),
+        ([no_time("yesterday")], "as the time when it was signed"),
+        ([no_time("2026-01-01T00:00:00")], "as the time when it was signed"),
         ([*loud(1), result(period(*periods(1), tolerance=1.5), 0.0)], "cannot be added"),
         ([*loud(1), result(periods(1, card=V1.card)[0], 0.0)], "of another series"),
     ],
@@ -124,9 +130,8 @@ def test_a_damaged_file_is_fetched_again(home: SiteHome, coordinator: Told) -> N
 
 
 def test_whoever_puts_a_version_into_use_hears_of_its_alarm(
-    home: SiteHome, coordinator: Told, caplog: pytest.LogCaptureFixture
+    home: SiteHome, coordinator: Told
 ) -> None:
-    caplog.set_level(logging.INFO)
     coordinator.results = loud(2)
     promote(home, coordinator, "tiny:9")
     assert "period 2" in alarm_of(home, V9)
