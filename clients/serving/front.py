@@ -34,6 +34,7 @@ from flo.clients.serving.replays import ReplayMemory
 from flo.clients.serving.settings import ServeConfig
 from flo.documents import canonical
 from flo.errors import NetworkError, TrustError
+from flo.http.connection_rate import ConnectionRate
 from flo.http.protocol import PeerProtocol
 from flo.http.tls_server import Listener, listener, reload_certificate
 from flo.keys.tls import read_certificate
@@ -45,7 +46,7 @@ READY, END_WORKER, NEW_WORKER = b"R", b"K", b"W"  # frames between supervisor an
 _RELOAD_SECONDS = 60.0
 _MOST_HERE = 256  # connections of this machine to a listener without TLS
 _WORKER_SECONDS = 60.0  # for the first worker to load the code and confine itself
-_MOST_OF_ONE_ADDRESS = 512  # connections
+_MOST_OF_ONE_ADDRESS, _NEW_A_SECOND = 512, 100.0  # connections of a record system
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ def _listeners(folder: Path, config: ServeConfig, serving: Serving) -> list[uvic
         on_refused=refused,
         oldest=ssl.TLSVersion.TLSv1_2,
         most_of_one_address=_MOST_OF_ONE_ADDRESS,
+        pace=ConnectionRate(_MOST_OF_ONE_ADDRESS, _NEW_A_SECOND),
     )
     return [public, plain_server(App(serving, "local")), plain_server(App(serving, "metrics"))]
 

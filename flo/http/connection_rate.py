@@ -10,25 +10,30 @@ import ipaddress
 import time
 from collections.abc import Callable
 
-_AT_ONCE, _A_SECOND, _LONGEST_WAIT = 128, 20.0, 3.0
+_LONGEST_WAIT = 3.0  # seconds
 _MOST_ADDRESSES = 10_000
 
 
 class ConnectionRate:
-    """Limiter: each address may open ``_AT_ONCE`` connections at once, then ``_A_SECOND`` a second.
+    """Limiter: each address may open ``at_once`` connections at once, then ``a_second`` a second.
 
     Uses the generic cell rate algorithm (ITU-T I.371). Used by one thread.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        at_once: int = 128,
+        a_second: float = 20.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._at_once, self._a_second, self._clock = at_once, a_second, clock
         self._next: dict[str, float] = {}  # network -> when its full burst is available again
 
     def wait(self, address: str) -> float | None:
         """Return the seconds until this connection may begin; None if too many wait already."""
         now, whose = self._clock(), _network(address)
-        again = max(self._next.get(whose, 0.0), now) + 1 / _A_SECOND
-        delay = max(0.0, again - now - _AT_ONCE / _A_SECOND)
+        again = max(self._next.get(whose, 0.0), now) + 1 / self._a_second
+        delay = max(0.0, again - now - self._at_once / self._a_second)
         if delay > _LONGEST_WAIT:
             return None
         if len(self._next) >= _MOST_ADDRESSES:

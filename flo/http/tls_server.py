@@ -39,13 +39,19 @@ class Listener(uvicorn.Server):
     reached.
     """
 
-    def __init__(self, config: uvicorn.Config, on_refused: Refuse, most_of_one: int) -> None:
-        """``most_of_one``: connections of one address."""
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_refused: Refuse,
+        most_of_one: int = MOST_CONNECTIONS,
+        pace: ConnectionRate | None = None,
+    ) -> None:
+        """``most_of_one``: connections of one address. ``pace``: of its new ones."""
         super().__init__(config)
         self._most_of_one = most_of_one
         self._on_refused = on_refused
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pace, self._tell_again = ConnectionRate(), 0.0
+        self._pace, self._tell_again = pace or ConnectionRate(), 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on these sockets; this class does their handshakes instead of asyncio."""
@@ -135,12 +141,14 @@ def listener(
     presence: ConnectionTracker | None = None,
     oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     most_of_one_address: int = MOST_CONNECTIONS,
+    pace: ConnectionRate | None = None,
 ) -> Listener:
     """Return a TLS listener with this ``certificate`` (PEM) and ``key`` (PEM).
 
     ``oldest``: version of TLS that is accepted; agents of FLO need none but 1.3.
-    ``most_of_one_address``: limit on its connections; many hospitals may share one. With ``ca``,
-    every client must present a certificate that exactly this authority issued.
+    ``most_of_one_address``: limit on its connections; many hospitals may share one. ``pace``: limit
+    on its new connections. With ``ca``, every client must present a certificate that exactly this
+    authority issued.
     """
     config = uvicorn.Config(
         app,
@@ -161,7 +169,7 @@ def listener(
     )
     config.load()
     config.ssl = _context(certificate, key, ca, oldest)
-    return Listener(config, on_refused, most_of_one_address)
+    return Listener(config, on_refused, most_of_one_address, pace)
 
 
 def _most_connections() -> int:

@@ -61,6 +61,27 @@ def test_the_same_for_longer(tmp_path: Path) -> None:
     assert (found.failed, found.by_withdrawn) == ([], 0)
 
 
+def test_a_record_system_may_ask_about_a_whole_ward_at_once(tmp_path: Path) -> None:
+    """Each request on a new connection, more of them than strangers to the coordinator may open."""
+    port, many = free_port(), 250
+    home = served_site(tmp_path / "n", port=port)
+    url = f"https://localhost:{port}{HOOK}"
+    body = json.dumps(hook()).encode()
+
+    async def all_at_once() -> list[tuple[int, Any]]:
+        connections = Connections(port, home.directory / "serve.pem")
+        tokens = [token(url) for _ in range(many)]
+        asked = [connections.post(HOOK, body, tokens.pop) for _ in range(many)]
+        answers = await asyncio.gather(*asked)
+        connections.close()
+        return answers
+
+    with serving_process(home):
+        wait_until_ready(port, home)
+        answers = asyncio.run(all_at_once())
+    assert [(status, len(answer["cards"])) for status, answer in answers] == [(200, 1)] * many
+
+
 def test_a_front_that_is_killed_is_back_at_once_and_remembers_used_tokens(tmp_path: Path) -> None:
     port = free_port()
     home = served_site(tmp_path / "n", port=port)
@@ -206,7 +227,7 @@ def test_what_is_no_http_and_no_tls_takes_nobody_elses_answers(tmp_path: Path) -
             answered = await raw(data, tls)
             assert b" 200 " not in answered[:20], data[:60]
         connections = Connections(port, home.directory / "serve.pem")
-        status, answer = await connections.post(HOOK, body, token(url))
+        status, answer = await connections.post(HOOK, body, lambda: token(url))
         assert (status, len(answer["cards"])) == (200, 1)
         connections.close()
 

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,14 +57,23 @@ class Result:
 
 
 class Connections:
-    """Keep-alive connections to the server, each with one request at a time."""
+    """Keep-alive connections to the server, each with one request at a time.
+
+    There are at most 256, as a record system has a limit, too: if this process or the server stands
+    still for seconds, as on a machine that others use, requests wait for a connection.
+    """
 
     def __init__(self, port: int, certificate: Path) -> None:
         self._port, self._tls = port, ssl.create_default_context(cafile=str(certificate))
         self._free = list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]()
+        self._limit = asyncio.Semaphore(256)
 
-    async def post(self, path: str, body: bytes, bearer: str) -> tuple[int, Any]:
-        """Return status and JSON of the answer."""
+    async def post(self, path: str, body: bytes, bearer: Callable[[], str]) -> tuple[int, Any]:
+        """Return status and JSON of the answer. ``bearer``: makes its token, once it is sent."""
+        async with self._limit:
+            return await self._post(path, body, bearer())
+
+    async def _post(self, path: str, body: bytes, bearer: str) -> tuple[int, Any]:
         while self._free:
             reader, writer = self._free.pop()
             if not reader.at_eof():  # the server closes what was idle for 75 seconds
@@ -120,7 +130,7 @@ async def siege(home: SiteHome, port: int, server: int, seconds: float, a_second
         withdrawn, begun = set(gone), time.perf_counter()
         result.asked += 1
         try:
-            status, answer = await connections.post(HOOK, body, take())
+            status, answer = await connections.post(HOOK, body, take)
         except Exception as error:  # any failure counts
             result.failed.append(type(error).__name__)
             return
@@ -145,7 +155,7 @@ async def siege(home: SiteHome, port: int, server: int, seconds: float, a_second
             begun = time.perf_counter()
             await asyncio.to_thread(version_decisions.rollback, home, "tiny:9", "wrong units")
             gone.add(9)
-            status, answer = await connections.post(HOOK, body, take())
+            status, answer = await connections.post(HOOK, body, take)
             version = answer["cards"][0]["extension"]["flo.answer"]["version"]
             if (status, version) != (200, 1):
                 result.failed.append(f"after a rollback version {version} answered")

@@ -25,14 +25,14 @@ def begun(pace: ConnectionRate, address: str, most: int = 1000) -> list[float]:
 
 
 def test_many_begin_at_once_some_wait_and_the_rest_are_refused() -> None:
-    waits = begun(ConnectionRate(Clock()), "192.0.2.1")
+    waits = begun(ConnectionRate(clock=Clock()), "192.0.2.1")
     assert waits[:128] == [0.0] * 128
     assert waits[128:] == pytest.approx([n / 20 for n in range(1, 61)])
 
 
 def test_who_was_refused_does_not_wait_longer_for_that() -> None:
     clock = Clock()
-    pace = ConnectionRate(clock)
+    pace = ConnectionRate(clock=clock)
     begun(pace, "192.0.2.1")
     assert [pace.wait("192.0.2.1") for _ in range(5000)] == [None] * 5000
     clock.now += 1.0
@@ -42,13 +42,13 @@ def test_who_was_refused_does_not_wait_longer_for_that() -> None:
 
 
 def test_another_address_does_not_wait() -> None:
-    pace = ConnectionRate(Clock())
+    pace = ConnectionRate(clock=Clock())
     begun(pace, "192.0.2.1")
     assert pace.wait("192.0.2.2") == 0.0
 
 
 def test_addresses_of_one_ipv6_network_share_its_pace() -> None:
-    pace = ConnectionRate(Clock())
+    pace = ConnectionRate(clock=Clock())
     begun(pace, "2001:db8::1")
     assert pace.wait("2001:db8::ffff") is None
     assert pace.wait("fe80::1%eth0") == 0.0
@@ -56,7 +56,7 @@ def test_addresses_of_one_ipv6_network_share_its_pace() -> None:
 
 
 def test_ipv4_addresses_at_a_listener_of_ipv6_are_apart() -> None:
-    pace = ConnectionRate(Clock())
+    pace = ConnectionRate(clock=Clock())
     begun(pace, "::ffff:192.0.2.1")
     assert pace.wait("192.0.2.1") is None
     assert pace.wait("::ffff:192.0.2.2") == 0.0
@@ -64,7 +64,7 @@ def test_ipv4_addresses_at_a_listener_of_ipv6_are_apart() -> None:
 
 def test_addresses_are_forgotten() -> None:
     clock = Clock()
-    pace = ConnectionRate(clock)
+    pace = ConnectionRate(clock=clock)
     for number in range(30_000):
         clock.now += 0.01
         assert pace.wait(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}") == 0.0
