@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from flo.published.monitor_result import MonitorResult
 from flo.study.document import Study
 from tests.builders import make_site, pretend_enrolled
 from tests.clients.prediction.told import TWO, V1, V9, Told, api, both_in_use, promote, told_of_both
+from tests.commands import flo
 from tests.flo.published.test_monitor_series import result
 from tests.flo.published_models import COORDINATOR, MALLORY
 from tests.monitored import period
@@ -135,3 +138,34 @@ def test_whoever_puts_a_version_into_use_hears_of_its_alarm(
     coordinator.results = loud(2)
     promote(home, coordinator, "tiny:9")
     assert "period 2" in alarm_of(home, V9)
+
+
+def test_the_command_that_puts_a_version_into_use_says_its_alarm(
+    home: SiteHome, coordinator: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator.results = loud(2)
+    connected = contextlib.nullcontext(api(coordinator))
+    monkeypatch.setattr("flo.clients.connection.enrolment.connect", lambda _: connected)
+    done = flo("model", "promote", "tiny:9", "--why", "it was tested", "--home", home.directory)
+    screen = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 0, screen
+    assert "has raised an alarm in period 2; this decision settles it here" in screen
+
+
+def test_of_two_fetches_at_once_the_longer_list_stays(home: SiteHome, coordinator: Told) -> None:
+    """The agent is asked for period 1 while a command fetches both."""
+    whole = loud(2)
+    model = V9
+
+    class Slow(Told):
+        def call(self, name: str, body: Any) -> Any:
+            answer = super().call(name, body)
+            if not answer["result"]:
+                monitor_news.fetch(home, api(coordinator), model)
+            return answer
+
+    agent = Slow(TWO)
+    agent.results, coordinator.results = whole[:1], whole
+    found = monitor_news.fetch(home, api(agent), model)
+    assert found is not None
+    assert [one.number for one in found.periods] == numbers(home) == [1, 2]
