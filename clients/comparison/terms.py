@@ -24,8 +24,9 @@ from flo.documents.document import Document
 from flo.errors import RefusedError, UsageError
 from flo.published.model_card import PublishedModel
 from flo.published.model_states import ModelVersion, Why
-from flo.study.schema import Words
+from flo.study.names import Words
 from flo.study.terms import Identifier
+from flo.study.yes_or_no import require_yes_or_no
 
 MOST_VERSIONS = 9  # beside the baseline
 MOST_SHARE = 90  # percent of all others together
@@ -106,6 +107,7 @@ def refuse_share(total: int) -> None:
 def refuse_unlike(baseline: PublishedModel, other: PublishedModel) -> None:
     """Raise RefusedError unless both models state risks of the same outcome."""
     for model in (baseline, other):
+        require_yes_or_no(model.study, "a comparison of versions")
         if model.card.calibration is None:
             raise RefusedError(
                 f"{model.title}: its card has no calibration, so it states no risk to compare",

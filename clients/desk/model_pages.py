@@ -37,6 +37,7 @@ from flo.published import explained_page
 from flo.published.model_card import PublishedModel
 from flo.published.model_states import ModelDecision, ModelVersion, State
 from flo.study.schema import ImageColumn
+from flo.study.yes_or_no import require_yes_or_no
 
 _MOST_TYPED = 60  # columns
 _MOST_REQUEST = 1 << 20  # bytes of a request that is tried by hand
@@ -171,7 +172,8 @@ def _rule(home: SiteHome, model: PublishedModel) -> tuple[FlagRule | None, str]:
 
 
 def _refuse_to_score(model: PublishedModel, no_rule: str) -> None:
-    """Raise UsageError or TrustError if no patient can be scored by hand."""
+    """Raise UsageError, StudyError or TrustError if no patient can be scored by hand."""
+    require_yes_or_no(model.study, "a patient typed by hand")
     if not _can_be_typed(model):
         raise UsageError(
             f"{model.title}: images, or more than {_MOST_TYPED} columns, are not typed by hand",

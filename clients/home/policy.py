@@ -28,8 +28,9 @@ from flo.keys.claims import Digest, PublicKey
 from flo.keys.identity import Identity, fingerprint, load_public
 from flo.protocol.decisions import ApproverRole, PersonName
 from flo.study.document import Study
+from flo.study.names import Text
 from flo.study.packs import Pack
-from flo.study.schema import ImageColumn, Text
+from flo.study.schema import ImageColumn
 from flo.study.terms import Identifier
 
 _LIMIT = 1 << 20
@@ -249,7 +250,7 @@ def _partners(policy: Policy, study: Study, unconfirmed: Collection[str]) -> lis
 
 
 def _columns(policy: Policy, study: Study) -> list[str]:
-    used = {study.data.label}
+    used = set(study.data.outcome_columns)
     for column in study.data.columns:
         used |= {column.name} | (set(column.pixels) if isinstance(column, ImageColumn) else set())
     forbidden = {_alike(name) for name in policy.forbidden_columns}

@@ -13,7 +13,7 @@ from flo.documents.document import Document, parse, read_toml
 from flo.errors import PolicyError, UsageError
 from flo.keys.keystore import KeyStoreConfig
 from flo.privacy.accounting.life_budget import LifetimeBudget
-from flo.study.schema import Text
+from flo.study.names import Text
 from flo.study.terms import Identifier, largest_delta, round_size
 
 if TYPE_CHECKING:

@@ -37,11 +37,13 @@ class Suggestion:
 def suggest(
     schema: Schema, offers: Sequence[SourceField], spellings: Spellings
 ) -> dict[str, Suggestion]:
-    """Return a suggestion for the label and each column of the study, in this order.
+    """Return a suggestion for the label, the outcome's time and each column of the study.
 
     ``spellings``: field -> its different cells and their meanings, for fields with few of them.
     """
     found = {schema.label: _label(schema.label, offers, spellings)}
+    if time := schema.time_column:
+        found[time.name] = _number(time, offers)
     for column in schema.columns:
         match column:
             case ImageColumn():

@@ -52,6 +52,7 @@ from flo.storage.files import make_private_directory, write_public
 from flo.study.document import Study
 from flo.study.models import last_features, last_layer, log_odds
 from flo.study.parameters import Vector
+from flo.study.yes_or_no import require_yes_or_no
 
 _GROUP, _MOST_GROUPS = 15, 10  # records of a point of the calibration curve; points
 Progress = Callable[[str], None]
@@ -68,6 +69,7 @@ def finish(
         RefusedError: one of the patients opted out meanwhile. TrustError: as
         ``refuse_other_scores``.
     """
+    require_yes_or_no(model.study, "a finish at home")
     refuse_other_scores(model)
     progress("reading this hospital's patients")
     population = population_of(home, model.study)

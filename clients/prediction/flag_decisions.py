@@ -25,7 +25,7 @@ from flo.published.model_card import PublishedModel
 from flo.published.model_states import Why
 from flo.scoring.curve import TOO_WIDE, is_too_wide
 from flo.storage.files import make_private_directory, write_private
-from flo.study.schema import Words
+from flo.study.names import Words
 
 _KIND = "flag-rule"
 _ENTRIES = 1000

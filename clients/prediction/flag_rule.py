@@ -22,7 +22,7 @@ from flo.keys.identity import Identity, verify
 from flo.published.model_card import PublishedModel
 from flo.published.model_states import Why
 from flo.study.features import cell_of, cells
-from flo.study.schema import Code, ColumnName, Words
+from flo.study.names import Code, ColumnName, Words
 from flo.study.terms import Identifier
 
 WRITTEN = 6  # decimals of a risk in a file of scores

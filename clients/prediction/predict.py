@@ -25,12 +25,15 @@ from flo.clients.sources.error_wrapper import ErrorBoundary
 from flo.clients.sources.files import open_file
 from flo.documents.text import in_a_sheet
 from flo.errors import UsageError
+from flo.privacy.releases.calibration import Calibration
 from flo.published.model_card import PublishedModel
 from flo.scoring.curve import is_too_wide
 from flo.storage.files import write_private
+from flo.study.document import Study
 from flo.study.wording import can_change
 
-_NO_RISK = ("", "", "")
+Band = tuple[str, str, str]
+_NO_RISK: Band = ("", "", "")
 _COLUMNS = {
     *("row", "score", "risk", "low", "high", "flagged"),
     *("raises", "lowers", "if_changed"),
@@ -60,7 +63,8 @@ def predict(
     spreadsheets; ``score``, 0 to 1, which ranks; ``risk`` of label 1 with its band ``low`` to
     ``high``. A finished model's score is the risk, and has no band. A published model's risk comes
     from its card's calibration; it is empty if the card has none, or where the band is too wide
-    (``flo.privacy.report.risks``), so that only the rank is known.
+    (``flo.privacy.report.risks``), so that only the rank is known. A model of the time to an event
+    has the three for each horizon, such as ``risk_30``, and its score is the hazard in a period.
 
     ``explain``: also write ``raises`` and ``lowers``, up to three columns whose direction is
     certain, the largest first (``flo.published.explanation``); and ``if_changed`` if the study says
@@ -94,24 +98,25 @@ def predict(
     flagged: list[str] = []
     if rule is not None and not isinstance(model, FinishedAtHome):
         flagged = [
-            "" if risk == _NO_RISK else "yes" if one else "no"
-            for risk, one in zip(risks, rule.flagged(model, inputs, log_odds), strict=True)
+            "" if own == (_NO_RISK,) else "yes" if one else "no"
+            for own, one in zip(risks, rule.flagged(model, inputs, log_odds), strict=True)
         ]
     ids = [cell for batch in source.ids() for cell in as_ids(batch).to_pylist()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     named = [in_a_sheet(id_column)] if ids else []
     flag = ["flagged"] if flagged else []
-    writer.writerow(["row", *named, "score", "risk", "low", "high", *flag, *why])
-    for number, (score, risk) in enumerate(zip(expit(log_odds), risks, strict=True), start=1):
+    writer.writerow(["row", *named, "score", *_risk_columns(model.study), *flag, *why])
+    for number, (score, bands) in enumerate(zip(expit(log_odds), risks, strict=True), start=1):
         own = [in_a_sheet(ids[number - 1] or "")] if ids else []
         said = reasons[number - 1] if reasons else ()
         marked = flagged[number - 1 : number]
-        writer.writerow([number, *own, f"{score:.6f}", *risk, *marked, *said])
+        stated = [cell for band in bands for cell in band]
+        writer.writerow([number, *own, f"{score:.6f}", *stated, *marked, *said])
     scored = text.getvalue().encode()
     write_private(out, scored)
     write_record(model, out, scored, len(risks), rule)
-    return Predicted(len(risks), sum(risk != _NO_RISK for risk in risks))
+    return Predicted(len(risks), sum(any(band != _NO_RISK for band in own) for own in risks))
 
 
 def _reasons(
@@ -136,13 +141,33 @@ def _cell(several: list[str]) -> str:
     return "; ".join(in_a_sheet(one.replace(";", ",")) for one in several)
 
 
-def _risks(model: PublishedModel | FinishedAtHome, log_odds: Floats) -> list[tuple[str, str, str]]:
-    """Return risk, low and high of each record as text, each empty if it is not known."""
+def _risk_columns(study: Study) -> list[str]:
+    """Return the names of the columns of risks: one band, or one for each horizon."""
+    if study.data.outcome is None:
+        return ["risk", "low", "high"]
+    return [
+        f"{name}_{horizon:g}"
+        for horizon in study.data.outcome.horizons
+        for name in ("risk", "low", "high")
+    ]
+
+
+def _risks(model: PublishedModel | FinishedAtHome, log_odds: Floats) -> list[tuple[Band, ...]]:
+    """Return risk, low and high of each record as text, each empty if it is not known.
+
+    One band a record, or one for each horizon.
+    """
     if isinstance(model, FinishedAtHome):
-        return [(f"{risk:.6f}", "", "") for risk in expit(log_odds)]
-    if model.card.calibration is None:
-        return [_NO_RISK] * len(log_odds)
+        return [((f"{risk:.6f}", "", ""),) for risk in expit(log_odds)]
+    outcome, last = model.study.data.outcome, model.card.calibration
+    if last is None:
+        return [(_NO_RISK,) * (outcome.periods if outcome else 1)] * len(log_odds)
+    curves = (*model.card.earlier_horizons, last)
+    return list(zip(*(_bands(curve, log_odds) for curve in curves), strict=True))
+
+
+def _bands(curve: Calibration, log_odds: Floats) -> list[Band]:
     return [
         _NO_RISK if is_too_wide(low, high) else (f"{risk:.6f}", f"{low:.6f}", f"{high:.6f}")
-        for risk, low, high in zip(*model.card.calibration.of(log_odds), strict=True)
+        for risk, low, high in zip(*curve.of(log_odds), strict=True)
     ]

@@ -161,6 +161,8 @@ def encode(table: Table, schema: Schema) -> EncodedTable:
     series = pd.Series(names)
     kept = (series.groupby(series).cumcount() < most).to_numpy()
     labels = np.asarray(table.columns[schema.label] == "1", dtype=np.float64)
+    if outcome := schema.outcome:
+        labels = outcome.coded(table.columns[outcome.time].to_numpy(), labels)
     inputs = _inputs(table, schema)
     return EncodedTable(
         inputs if kept.all() else inputs[kept],
@@ -226,9 +228,15 @@ def _mapping(
         DataError: columns are missing or identify patients, or names look like a patient's cells.
         UsageError: there is no mapping that fits.
     """
-    wanted = _input_fields(schema) | {schema.label}
+    wanted = _input_fields(schema) | set(schema.outcome_columns)
     if id_column in wanted:
         refuse([DataFinding(id_column, "is this population's patient id; no study may use it")], {})
+    if schema.outcome is not None and not source.is_table:
+        raise UsageError(
+            f"{source.name} has dated events, and times until an event are read from tables only",
+            hint=f"give a table or database view with columns {schema.label!r} and "
+            f"{schema.outcome.time!r}",
+        )
     if mapping is not None and not (source.is_table and not mapping.columns):
         if wrong := problems(mapping, schema):
             lines = "\n".join(f"  {line}" for line in wrong)

@@ -90,7 +90,8 @@ def inspection(looked: InspectedTable, schema: Schema, mapping: StudyMapping | N
     ill = np.zeros(len(table), dtype=bool) if label is None else (label == "1").to_numpy()
     of_each = pd.Series(table.ids, dtype=object).value_counts()
     seen = [] if label is None else [_of_label(schema.label, label)]
-    for column in schema.columns:
+    time = schema.time_column
+    for column in (*([time] if time else []), *schema.columns):
         if isinstance(column, ImageColumn):
             values = table.images.get(column.name, np.zeros((0, 1))).mean(axis=1)
         elif column.name in table.columns:

@@ -39,7 +39,7 @@ def broken(
     else:
         return found
     order = [c.name for c in schema.columns]
-    places = {name: n for n, name in enumerate([ID, schema.label, *order])}
+    places = {name: n for n, name in enumerate([ID, *schema.outcome_columns, *order])}
     groups = sorted(cases.groupby(["column", "check"], sort=False), key=lambda g: places[g[0][0]])
     for (name, check), failed in groups:
         mask = np.zeros(len(table), dtype=bool)
@@ -64,6 +64,8 @@ def _as_pandera(schema: Schema, *, labelled: bool) -> pandera.DataFrameSchema:
         columns[ID] = pandera.Column(checks=[known, once] if one else [known])
         label = pandera.Check.isin(LABELS, error=_NO_LABEL, ignore_na=False)
         columns[schema.label] = pandera.Column(checks=label, nullable=True)
+        if time := schema.time_column:
+            columns[time.name] = _column(time)
     return pandera.DataFrameSchema(columns)
 
 

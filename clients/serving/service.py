@@ -33,8 +33,9 @@ from flo.errors import TrustError
 from flo.keys.claims import Digest
 from flo.published.model_card import PublishedModel
 from flo.scoring.record import Encoded, RecordEncoder
-from flo.study.schema import ColumnName
+from flo.study.names import ColumnName
 from flo.study.wording import titles
+from flo.study.yes_or_no import require_yes_or_no
 
 LONGEST_WARD = 60  # characters
 Outcome = Literal["scored", "rank only", "unfit", "invalid"]
@@ -69,6 +70,7 @@ class ServedVersion(Document):
     def open(self) -> PublishedModel | FinishedAtHome:
         """Open the model and check its signatures. Raises UsageError, TrustError."""
         published = PublishedModel.open(Path(self.card), *self.coordinators)
+        require_yes_or_no(published.study, "the server of models")
         if self.finished is None:
             return published
         if self.finished.model != published.card.file:

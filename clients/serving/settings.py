@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from flo.clients.sources.mapping import MappedColumn
 from flo.documents.document import Document, read_settings
 from flo.errors import UsageError
-from flo.study.schema import ColumnName, Words
+from flo.study.names import ColumnName, Words
 from flo.study.terms import Identifier
 
 FILE = "serve.toml"

@@ -21,7 +21,8 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from flo.documents.document import Document
 from flo.errors import UsageError
 from flo.scoring.record import Field as RecordField
-from flo.study.schema import Code, Column, ColumnName, ImageColumn, NumberColumn, Schema, Text
+from flo.study.names import Code, ColumnName, Text
+from flo.study.schema import Column, ImageColumn, NumberColumn, Schema
 from flo.study.terms import Identifier
 
 FindingName = Annotated[str, StringConstraints(pattern=r"^[a-z ]{3,40}(: .{1,100})?$")]
@@ -146,7 +147,9 @@ def by_name(names: Iterable[str]) -> StudyMapping:
 
 def problems(mapping: StudyMapping, schema: Schema) -> list[str]:
     """Return why this mapping does not fit a study of that schema; empty if it fits."""
-    found, columns = [], {column.name: column for column in schema.columns}
+    time = schema.time_column
+    read = (*([time] if time else []), *schema.columns)
+    found, columns = [], {column.name: column for column in read}
     wanted = [schema.label, *columns]
     found += [f"{name}: is not mapped" for name in wanted if name not in mapping.columns]
     for name, mapped in mapping.columns.items():

@@ -19,7 +19,7 @@ from flo.clients.prediction.signed_decision import SignedDecision
 from flo.clients.watching.alarm import Key
 from flo.documents.document import Document
 from flo.published.model_states import Why
-from flo.study.schema import Words
+from flo.study.names import Words
 from flo.study.terms import Identifier
 
 Action = Literal["tell", "finish", "fall back", "stop"]

@@ -40,6 +40,6 @@ def _row(name: str, study: Study, fold: Fold) -> BenchRow:
     run_once(study, fold, fast=True)
     flo = time.perf_counter() - began
     began = time.perf_counter()
-    pooled(fold)
+    pooled(study, fold)
     reference, name = time.perf_counter() - began, f"{name}, logistic, --fast"
     return row("simulate", name, flo, reference, how="pooled, not private")

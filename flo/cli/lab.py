@@ -76,9 +76,12 @@ def simulate(
     result = simulated.document
     say("[bold yellow]NOT PRIVATE[/]: exact numbers on data this process can see")
     low, high = result["auc_interval"]
-    say(f"AUC {result['auc']:.4f}, 95 % interval over test patients {low:.4f} to {high:.4f}")
+    measure = simulated.measure
+    say(f"{measure} {result['auc']:.4f}, 95 % interval over test patients {low:.4f} to {high:.4f}")
     if result["auc_noise"] is not None:
-        say(f"standard deviation of one model's AUC over new noise: {result['auc_noise']:.4f}")
+        say(
+            f"standard deviation of one model's {measure} over new noise: {result['auc_noise']:.4f}"
+        )
     say(f"ε = {result['epsilon']:.4f}, δ = {result['delta']:g}, {result['trust_model']}")
     say(f"masks: {result['masks']}")
     if simulated.study.continues:
@@ -89,10 +92,17 @@ def simulate(
                 f"risks {name}: predicted {risk['predicted']:.3f} on average, observed "
                 f"{risk['observed']:.3f}, Brier score {risk['brier']:.3f}"
             )
+    for one in result.get("horizons") or ():
+        unit = simulated.study.data.outcome.unit if simulated.study.data.outcome else ""
+        say(
+            f"risk by {one['horizon']:g} {unit}: predicted {one['predicted']:.3f} on average, "
+            f"observed {one['observed']:.3f}"
+        )
     if (noisy := result["evaluation"]) is not None:
         say(
             f"the study's noisy evaluation: its {noisy['level']:.0%} interval contained the exact "
-            f"AUC in {noisy['covered']} of {noisy['runs']} runs; mean width {noisy['width']:.3f}, "
+            f"{measure} in {noisy['covered']} of {noisy['runs']} runs; mean width "
+            f"{noisy['width']:.3f}, "
             f"mean error {noisy['bias']:+.3f}"
         )
     if compare:
@@ -105,7 +115,7 @@ def simulate(
             f"life ε of the most exposed patient: {result['life_epsilon']:.4f}, from the simulated "
             "hospitals' ledgers"
         )
-    if compare:
+    if result.get("verdict"):
         say("[bold]verdict[/]")
         for sentence in result["verdict"]:
             say(f"- {sentence}")
@@ -139,10 +149,12 @@ def _by_hospital(result: dict[str, Any], *, compare: bool) -> Table:
 
     from flo.cli.terminal.output import plain
 
-    ways, risks = {"auc": "this study"}, {"brier": "Brier"}
+    yes_or_no = result["calibration"] is not None
+    ways, risks = {"auc": "this study"}, {"brier": "Brier"} if yes_or_no else {}
     if compare:
-        ways |= {"auc_finished": "finished at home", "auc_pooled": "pooled", "auc_alone": "alone"}
-        risks |= {"brier_finished": "finished", "brier_alone": "alone"}
+        ways |= {"auc_finished": "finished at home"} if yes_or_no else {}
+        ways |= {"auc_pooled": "pooled", "auc_alone": "alone"}
+        risks |= {"brier_finished": "finished", "brier_alone": "alone"} if yes_or_no else {}
     table = Table("among its own patients", "patients", "positive", *ways.values(), *risks.values())
 
     def shown(value: float | None) -> str:

@@ -597,7 +597,10 @@ class SimulatedResult(CommandResult):
     risks that a card would state, each calibrated on other patients. ``evaluation``: each
     run's own noisy estimate compared with the exact AUC of the same patients: ``level`` of its
     intervals, number of ``runs``, number whose interval ``covered`` the exact AUC, mean error
-    (``bias``) and mean ``width``; null if no run published an estimate. ``years``, with
+    (``bias``) and mean ``width``; null if no run published an estimate. ``horizons``, of the time
+    to an event: ``predicted`` and ``observed`` risk at each ``horizon``; what is called AUC is then
+    the concordance between periods, ``positive`` are patients with the event by the last horizon,
+    and there is no ``calibration``. ``years``, with
     ``--years``: for each ``year`` the AUC of the first year's model (``first_only``), of that
     year's own (``fresh``), of the one that goes on learning (``continued``) and of a study of all
     patients (``all_at_once``), with ``standard_errors`` over runs; ``life_epsilon``: ε of the most
@@ -611,7 +614,7 @@ class SimulatedResult(CommandResult):
     auc_interval: list[float]
     auc_noise: float | None
     auc_within: float | None
-    calibration: dict[str, float]
+    calibration: dict[str, float] | None
     evaluation: dict[str, float] | None
     epsilon: float
     delta: float
@@ -628,6 +631,7 @@ class SimulatedResult(CommandResult):
     auc_within_pooled: float | None = None
     auc_within_finished: float | None = None
     auc_within_alone: float | None = None
+    horizons: list[dict[str, float]] | None = None
     years: list[dict[str, Any]] | None = None
     life_epsilon: float | None = None
     calibration_published: dict[str, float] | None = None

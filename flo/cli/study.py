@@ -238,11 +238,13 @@ def follow(home: Path, digest: str) -> dict[str, Any]:
 def _show_result(summary: dict[str, Any]) -> None:
     from flo.cli.terminal.output import say
     from flo.study.loading import from_canonical
+    from flo.study.wording import measure_of
 
     result = summary["result"] or {}
     say(f"{summary['status']} after {result.get('rounds', 0)} rounds")
     if estimate := result.get("estimate"):
-        say(f"noisy AUC {_interval(estimate)} (90 % interval: noise and sampling)")
+        measure = measure_of(from_canonical(summary["study"].encode()))
+        say(f"noisy {measure} {_interval(estimate)} (90 % interval: noise and sampling)")
     for name, found in result.get("subgroups", {}).items():
         say(f"  {name}: {_interval(found)}")
     if result:

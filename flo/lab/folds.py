@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from flo.clients.quality.check import EncodedTable
 from flo.clients.records.snapshot import Snapshot
 from flo.privacy.patients.split import position
 from flo.scores.metrics import Scores
+from flo.study.document import Study
 
 
 @dataclass
@@ -65,6 +66,11 @@ def tested(fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
     """Score the held-out patients of all hospitals; one known to two hospitals counts twice."""
     held = [snapshot.held_out for snapshot in fold.snapshots.values()]
     return scores_of(fold, score(np.concatenate([patients.inputs for patients in held])))
+
+
+def scored(study: Study, fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
+    """Score them by labels of the study's outcome."""
+    return replace(tested(fold, score), codes=study.data.label_codes)
 
 
 def scores_of(fold: Fold, scores: Floats) -> Scores:

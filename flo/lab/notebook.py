@@ -11,6 +11,7 @@ refused.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +58,9 @@ class SimulationResult(Simulation):
         cost = self.study.mechanism
         noise = "" if self.noise is None else f", ± {self.noise:.3f} by noise"
         return (
-            f"{self.study.name}, ε = {cost.epsilon:g}, δ = {cost.delta:g}: AUC {self.auc:.3f} "
-            f"({low:.3f} to {high:.3f} over patients{noise}), not private"
+            f"{self.study.name}, ε = {cost.epsilon:g}, δ = {cost.delta:g}: "
+            f"{self.measure} {self.auc:.3f} ({low:.3f} to {high:.3f} over patients{noise}), "
+            "not private"
         )
 
     @property
@@ -98,6 +100,8 @@ class SimulationResult(Simulation):
         return pd.Series(sum(self.models) / len(self.models), index=names)
 
     def _repr_html_(self) -> str:
+        if self.study.data.outcome is not None:  # its plots are of yes and no
+            return f"<pre>{html.escape(repr(self))}</pre>"
         curves = [("this study", roc(self.private))]
         if self.pooled:
             curves.append(("pooled", roc(self.pooled)))

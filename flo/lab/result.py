@@ -17,6 +17,7 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.releases.score_waves import Estimate
 from flo.scores.metrics import Scores, brier_within, calibration, difference, interval, within
 from flo.study.document import Study
+from flo.study.wording import measure_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class Simulation:
 
     ``redrawn``: the AUCs of each fold, one for each draw of the noise. ``models``: the weights of
     each private model. ``published``: the model's own noisy evaluation, if the run had one.
-    ``seconds``: of every round. ``years``: the study repeated with patients who arrive over years.
+    ``seconds``: of every round. ``horizons``: of the time to an event, the mean predicted risk and
+    the observed one at each horizon of each test; all that is called AUC is then the concordance
+    between periods, nothing is finished at home, and no test tells Brier scores. ``years``: the
+    study repeated with patients who arrive over years.
     """
 
     study: Study
@@ -46,12 +50,18 @@ class Simulation:
     models: list[npt.NDArray[np.floating]] = field(default_factory=list)
     published: list[Estimate | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    horizons: list[list[tuple[float, float]] | None] = field(default_factory=list)
     years: Years | None = None
 
     @property
     def auc(self) -> float:
         """Exact AUC on the held-out patients of all hospitals, mean over the tests."""
         return _mean(self.private)
+
+    @property
+    def measure(self) -> str:
+        """What ``auc`` is."""
+        return measure_of(self.study)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -95,11 +105,14 @@ class Simulation:
 
         An AUC is None if no test had patients of both classes.
         """
-        ways, risks = {"auc": self.private}, {"brier": self.private}
+        yes_or_no = self.study.data.outcome is None
+        ways, risks = {"auc": self.private}, {"brier": self.private} if yes_or_no else {}
         if self.pooled:
-            ways |= {"auc_finished": self.finished}
+            ways |= {"auc_finished": self.finished} if yes_or_no else {}
             ways |= {"auc_pooled": self.pooled, "auc_alone": self.alone}
-            risks |= {"brier_finished": self.finished, "brier_alone": self.alone}
+            risks |= (
+                {"brier_finished": self.finished, "brier_alone": self.alone} if yes_or_no else {}
+            )
         return {
             hospital.id: {
                 "declared_size": hospital.declared_size,
@@ -113,13 +126,13 @@ class Simulation:
     def compare(
         self,
         *,
-        finished: Scores,
+        finished: Scores | None,
         calibrated: Scores | None,
         pooled: Scores,
         everywhere: Sequence[Scores],
     ) -> None:
         """Add a test of the patients of the last fold. ``everywhere``: by each hospital's model."""
-        self.finished.append(finished)
+        self.finished.extend([finished] if finished else [])
         self.calibrated.extend([calibrated] if calibrated else [])
         self.pooled.append(pooled)
         self.elsewhere.extend(everywhere)
@@ -154,7 +167,7 @@ class Simulation:
             "auc_interval": list(self.interval),
             "auc_noise": self.noise,
             "auc_within": _over(hospitals, "auc"),
-            "calibration": calibration(self.private),
+            "calibration": calibration(self.private) if self.study.data.outcome is None else None,
             "evaluation": self.evaluation,
             **budget,
             "trust_model": f"{self.study.mechanism.noise} noise",
@@ -168,21 +181,37 @@ class Simulation:
                 for hospital, found in hospitals.items()
             },
         }
+        if self.study.data.outcome is not None:
+            result["horizons"] = self._at_horizons()
         if self.years is not None:
             result |= {"years": self.years.document, "life_epsilon": self.years.life_epsilon}
         if self.pooled:
             result |= {
                 "auc_pooled": _mean(self.pooled),
                 "auc_alone": _mean(self.elsewhere),
-                "auc_within_finished": _over(hospitals, "auc_finished"),
                 "auc_within_pooled": _over(hospitals, "auc_pooled"),
                 "auc_within_alone": _over(hospitals, "auc_alone"),
+            }
+        if self.finished:
+            result |= {
+                "auc_within_finished": _over(hospitals, "auc_finished"),
                 "calibration_published": calibration(self.calibrated) if self.calibrated else None,
                 "calibration_finished": calibration(self.finished),
                 "calibration_pooled": calibration(self.pooled),
             }
             result["verdict"] = verdict(result, self._gains())
         return result
+
+    def _at_horizons(self) -> list[dict[str, float]] | None:
+        """Return each horizon with predicted and observed risk, means over the tests."""
+        outcome, known = self.study.data.outcome, [one for one in self.horizons if one]
+        if outcome is None or not known:
+            return None
+        means = np.mean(known, axis=0)
+        return [
+            {"horizon": horizon, "predicted": float(predicted), "observed": float(observed)}
+            for horizon, (predicted, observed) in zip(outcome.horizons, means, strict=True)
+        ]
 
     @property
     def verdict(self) -> list[str] | None:
@@ -201,8 +230,11 @@ def _enough(tests: Sequence[Scores]) -> bool:
     """Return whether the tests together have the patients of each class that an interval needs."""
     if not tests:
         return False
-    fields = zip(*((t.scores, t.labels, t.patients, t.hospitals) for t in tests), strict=True)
-    return Scores(*map(np.concatenate, fields)).has_interval
+    scores, labels, patients, hospitals = (
+        np.concatenate(one)
+        for one in zip(*((t.scores, t.labels, t.patients, t.hospitals) for t in tests), strict=True)
+    )
+    return Scores(scores, labels, patients, hospitals, tests[0].codes).has_interval
 
 
 def _mean(tests: Sequence[Scores]) -> float:
@@ -219,5 +251,5 @@ def _tested(tests: Sequence[Scores], hospital: int) -> dict[str, int]:
     """Count the different patients, and those with a record whose label is 1."""
     own = [test.of(hospital) for test in tests]
     patients = np.concatenate([test.patients for test in own])
-    ill = np.concatenate([test.patients[test.labels == 1] for test in own])
+    ill = np.concatenate([test.patients[test.had_event] for test in own])
     return {"patients": len(np.unique(patients)), "positive": len(np.unique(ill))}

@@ -23,7 +23,7 @@ from flo.errors import DataError, UsageError
 from flo.keys.claims import LedgerHead
 from flo.lab import comparison
 from flo.lab.by_year import Years
-from flo.lab.folds import Fold, folds, tested
+from flo.lab.folds import Fold, folds, scored
 from flo.lab.hospitals import RUN, SimulatedSites, enrol, run_keys
 from flo.lab.in_the_clear import run_in_the_clear, trainers_of
 from flo.lab.result import Simulation
@@ -131,6 +131,11 @@ def simulate(
         raise UsageError("this study trains no model", hint="simulate one that does")
     run = engine or partial(run_once, fast=fast)
     hospitals = {hospital.id: hospitals[hospital.id] for hospital in study.hospitals}
+    if years is not None and study.data.outcome is not None:
+        raise UsageError(
+            "years: studies of the time to an event are not repeated yet",
+            hint="simulate it without --years",
+        )
     if years is not None:
         study_of_a_year(study, 0, years)  # refuses before anything is trained
     found = Simulation(
@@ -149,15 +154,21 @@ def simulate(
                 found.seconds.extend(per_round)
                 found.models.append(state.model)
                 found.published.append(state.estimate)
-                tests.append(tested(fold, partial(log_odds, study, state.model)))
+                score = partial(log_odds, study, state.model)
+                tests.append(scored(study, fold, score))
             found.private.extend(tests)
             found.redrawn.append([test.auc for test in tests])
+            if study.data.outcome is not None:
+                found.horizons.extend([comparison.at_horizons(study, fold, state.model)])
             if compare:
+                yes_or_no = study.data.outcome is None
                 found.compare(
-                    finished=comparison.finished(study, fold, state.model),
-                    calibrated=comparison.calibrated(study, fold, state.model),
-                    pooled=comparison.pooled(fold),
-                    everywhere=comparison.everywhere(fold),
+                    finished=comparison.finished(study, fold, state.model) if yes_or_no else None,
+                    calibrated=comparison.calibrated(study, fold, state.model)
+                    if yes_or_no
+                    else None,
+                    pooled=comparison.pooled(study, fold),
+                    everywhere=comparison.everywhere(study, fold),
                 )
             if found.years is not None:
                 progress(f"seed {seed + 1}/{seeds}, fold {number + 1}/{fold_count}, by year")

@@ -23,7 +23,7 @@ from flo.documents.document import Document, problems, spelt
 from flo.errors import TrustError
 from flo.keys.claims import Claim, Digest, LedgerHead, Signature
 from flo.keys.identity import Identity
-from flo.study.schema import only_printable
+from flo.study.names import only_printable
 from flo.study.terms import Identifier
 
 MAX_DECISION_BYTES = 65_536

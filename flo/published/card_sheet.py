@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from flo.documents.text import of_auc
 from flo.keys.identity import fingerprint, format_fingerprint
+from flo.privacy.releases import evaluation
+from flo.privacy.releases.calibration import Calibration
 from flo.privacy.report.risks import rows as risk_rows
 from flo.privacy.report.sheet import Section
 from flo.privacy.report.wording import LIFE, of_life
@@ -12,6 +14,7 @@ from flo.published.model_card import BINS_HIDE, ModelCard, PublishedModel, Quali
 from flo.study.document import Study
 from flo.study.features import input_names
 from flo.study.models import parameter_count
+from flo.study.wording import measure_of
 
 
 def sections(model: PublishedModel) -> list[Section]:
@@ -27,7 +30,7 @@ def sections(model: PublishedModel) -> list[Section]:
                 ("purpose", study.purpose),
                 (
                     "score",
-                    f"likelier {study.data.label}; a record is {study.data.record}",
+                    f"likelier {study.data.label}{_sooner(study)}; a record is {study.data.record}",
                 ),
                 ("kind", f"{study.model.kind}, {parameter_count(study)} parameters"),
                 ("inputs", ", ".join(input_names(study.data))[:2000]),
@@ -50,12 +53,13 @@ def sections(model: PublishedModel) -> list[Section]:
         Section(
             "Noisy evaluation on patients who were never trained on",
             (
-                ("noisy AUC", quality_in_words(card.evaluation)),
+                (f"noisy {measure_of(study)}", quality_in_words(card.evaluation)),
+                *_at_horizons(study, card),
                 *((name, quality_in_words(found)) for name, found in card.subgroups.items()),
                 *([("caution", BINS_HIDE)] if study.evaluation.bins else []),
             ),
         ),
-        _risks(card),
+        *_risks(study, card),
         Section(
             "Checked",
             (
@@ -66,6 +70,25 @@ def sections(model: PublishedModel) -> list[Section]:
             ),
         ),
     ]
+
+
+def _at_horizons(study: Study, card: ModelCard) -> list[tuple[str, str]]:
+    """Return the AUC at each horizon of an outcome, from the card's sums; nothing without them."""
+    outcome = study.data.outcome
+    if outcome is None or card.evaluated is None:
+        return []
+    estimates = evaluation.at_horizons(study, *card.evaluated.sums(study))
+    return [
+        (
+            f"AUC at {horizon:g} {outcome.unit}",
+            f"{of_auc(found.auc, found.low, found.high)} ({100 * found.level:.0f} % interval)",
+        )
+        for horizon, found in zip(outcome.horizons, estimates, strict=True)
+    ]
+
+
+def _sooner(study: Study) -> str:
+    return "" if study.data.outcome is None else " in each period between horizons"
 
 
 def _gate(model: PublishedModel) -> list[Section]:
@@ -98,20 +121,33 @@ def _lineage(study: Study) -> list[Section]:
     ]
 
 
-def _risks(card: ModelCard) -> Section:
-    """Return what the model's scores mean, by the card's calibration."""
+def _risks(study: Study, card: ModelCard) -> list[Section]:
+    """Return what the model's scores mean, by the card's calibration, at each horizon if any."""
     if card.calibration is None:
-        return Section("Risks", (("calibration", "none: scores rank patients, and are no risks"),))
-    level = f"{100 * card.calibration.level:.0f}"
+        return [
+            Section("Risks", (("calibration", "none: scores rank patients, and are no risks"),))
+        ]
+    curves, outcome = (*card.earlier_horizons, card.calibration), study.data.outcome
+    if outcome is None:
+        return [_curve(card.calibration, "Risks", "risk is a logistic curve of the score")]
+    return [
+        _curve(
+            curve,
+            f"Risks of {study.data.label} by {horizon:g} {outcome.unit}",
+            "hazards of periods are logistic curves of the score; other causes that end the "
+            "follow-up are taken to be no event",
+        )
+        for horizon, curve in zip(outcome.horizons, curves, strict=True)
+    ]
+
+
+def _curve(curve: Calibration, title: str, assumed: str) -> Section:
+    level = f"{100 * curve.level:.0f}"
     return Section(
-        f"Risks ({level} % bands, from the same evaluation at no further ε)",
+        f"{title} ({level} % bands, from the same evaluation at no further ε)",
         (
-            *((f"score {score:.3f}", words) for score, words in risk_rows(card.calibration)),
-            (
-                "meaning",
-                "right on average over all hospitals' patients, if risk is a logistic "
-                "curve of the score",
-            ),
+            *((f"score {score:.3f}", words) for score, words in risk_rows(curve)),
+            ("meaning", f"right on average over all hospitals' patients, if {assumed}"),
         ),
     )
 

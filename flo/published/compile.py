@@ -12,6 +12,7 @@ from typing import Any
 
 from flo.published.model_card import PublishedModel
 from flo.scoring.record import Field
+from flo.study.yes_or_no import require_yes_or_no
 
 SCHEMA_VERSION = 1
 
@@ -31,6 +32,7 @@ def compiled(
     model.
     """
     card, study = model.card, model.study
+    require_yes_or_no(study, "a compiled model")
     curve = card.calibration
     document = {
         "schema_version": SCHEMA_VERSION,

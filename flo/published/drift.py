@@ -27,6 +27,7 @@ from flo.published import golden
 from flo.published.model_card import PublishedModel
 from flo.study.gate_draft import all_columns
 from flo.study.synthetic import encoded, made_up_cells
+from flo.study.yes_or_no import require_yes_or_no
 
 _CHANCE, _ROOM = 0.999, 1.3
 _LARGEST = 5
@@ -67,6 +68,8 @@ def drift(candidate: PublishedModel, current: PublishedModel) -> Drift:
     Raises:
         UsageError: a card states no noise. StudyError: other outcomes, or a column of two meanings.
     """
+    for model in (candidate, current):
+        require_yes_or_no(model.study, "a comparison of models")
     if candidate.study.data.label != current.study.data.label:
         raise StudyError(
             f"one model predicts {candidate.study.data.label!r}, the other "

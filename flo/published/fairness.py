@@ -19,6 +19,7 @@ from flo.privacy.releases.evaluation import Positions
 from flo.privacy.releases.group_rates import Gap, GroupThresholds
 from flo.published.model_card import PublishedModel
 from flo.study.document import Study
+from flo.study.yes_or_no import require_yes_or_no
 
 _WAY = (0.0, 0.25, 0.5, 0.75, 1.0)  # from the common threshold to those of each group
 
@@ -96,6 +97,7 @@ def refuse_threshold(model: PublishedModel, threshold: float) -> Calibration:
 
     Raises UsageError: it has none, or the threshold is beyond the risks that it states.
     """
+    require_yes_or_no(model.study, "a threshold of risk")
     curve = model.card.calibration
     if curve is None:
         raise UsageError(

@@ -9,6 +9,7 @@ parsed only after the card's signature and their digest have been checked.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,6 +43,7 @@ from flo.study.document import MAX_STUDY_BYTES, Study
 from flo.study.lineage import Life
 from flo.study.loading import from_canonical
 from flo.study.models import flat, log_odds
+from flo.study.outcome import MOST_HORIZONS
 from flo.study.parameters import Vector
 from flo.study.terms import Identifier
 
@@ -93,10 +95,15 @@ class ModelCard(Document):
     ``noise``: the lower triangle of the covariance of the weights, if only the noise were drawn
     again (``flo.privacy.releases.model_noise``), and ``average``: of the patients' inputs,
     as far as noise lets one know; None if they are not known. ``evaluated``: the noisy sums of the
-    evaluation; only cards of schema 5 have it, and None if there was none or they are very many.
+    evaluation; only cards of schema 5 and 6 have it, and None if there was none or they are very
+    many.
+
+    Cards of schema 6 are of the time to an event. ``evaluation`` and ``subgroups`` then state the
+    concordance between periods; ``calibration`` the risk of the event by the last horizon, and
+    ``earlier_horizons`` by those before, in order; log odds are of the hazard in a period.
     """
 
-    schema_version: Literal[1, 2, 3, 4, 5] = 2
+    schema_version: Literal[1, 2, 3, 4, 5, 6] = 2
     study: Annotated[str, StringConstraints(max_length=MAX_STUDY_BYTES)]
     study_signature: Signature
     run: Identifier
@@ -109,6 +116,7 @@ class ModelCard(Document):
     evaluation: Quality | None
     subgroups: dict[_Text, Quality]
     calibration: Calibration | None = None
+    earlier_horizons: Annotated[tuple[Calibration, ...], Field(max_length=MOST_HORIZONS)] = ()
     life: Life | None = None
     gate: GateSums | None = None
     evaluated: EvaluatedSums | None = None
@@ -127,6 +135,8 @@ class ModelCard(Document):
         document: dict[str, Any] = dump(self)
         if self.schema_version == 1:
             document.pop("calibration", None)
+        if self.schema_version < 6:
+            document.pop("earlier_horizons", None)
         if self.schema_version < 3:
             document.pop("life", None)
         if self.schema_version < 5:
@@ -143,6 +153,8 @@ class ModelCard(Document):
     def _has_what_its_schema_has(self) -> ModelCard:
         if self.schema_version == 1 and self.calibration is not None:
             raise ValueError("a card of schema_version 1 has no calibration")
+        if self.schema_version < 6 and self.earlier_horizons:
+            raise ValueError("a card of schema_version 1 to 5 has no risks at several horizons")
         if self.schema_version < 3 and self.life is not None:
             raise ValueError("a card of schema_version 1 or 2 has no life")
         if self.schema_version < 4 and (self.gate or self.golden or self.noise or self.average):
@@ -202,6 +214,8 @@ class ModelCard(Document):
             and (study.continues is None or (self.schema_version >= 3 and bool(study.lineage)))
             and (self.life is None or (self.report is not None and not self.without_extract))
             and (self.calibration is None or not study.evaluation.bins)
+            and (self.schema_version == 6) == (study.data.outcome is not None)
+            and has_a_curve_for_each(study, self.calibration, self.earlier_horizons)
             and (study.gate is None or self.schema_version >= 4)
             and (self.gate is None or self.gate.follow_from(study))
             and (self.evaluated is None or self._follows_from_sums(study, self.evaluated))
@@ -323,6 +337,15 @@ class PublishedModel:
         if not (np.abs(weights) <= LARGEST_WEIGHT).all():
             raise TrustError(f"the model has weights beyond ±{LARGEST_WEIGHT:g}")
         return cls(card, study, weights)
+
+
+def has_a_curve_for_each(
+    study: Study, last: Calibration | None, earlier: Sequence[Calibration]
+) -> bool:
+    """Return whether there is a calibration for each horizon of the study, or none at all."""
+    if last is None or study.data.outcome is None:
+        return not earlier
+    return len(earlier) == study.data.outcome.periods - 1
 
 
 def read_card(path: Path) -> ModelCard:

@@ -28,7 +28,7 @@ from flo.documents.document import Document, parse
 from flo.errors import StudyError, TrustError
 from flo.keys.claims import Digest, PublicKey, Signature
 from flo.keys.identity import Signer, fingerprint, verify
-from flo.study.schema import only_printable
+from flo.study.names import only_printable
 from flo.study.terms import Identifier
 
 MOST_DECISIONS = 1000  # on the versions of one model

@@ -23,6 +23,7 @@ from flo.scoring.network import session_of
 from flo.study.document import Study
 from flo.study.features import input_names
 from flo.study.models import build
+from flo.study.yes_or_no import require_yes_or_no
 
 
 def onnx_scores(data: bytes, study: Study) -> Callable[[Floats], Floats]:
@@ -75,8 +76,9 @@ def to_onnx(model: PublishedModel) -> bytes:
     """Return the network from ``inputs`` (n, d) to ``score`` (n, 1), 0 to 1, for any n.
 
     Raises:
-        UsageError: the extra is not installed.
+        UsageError: the extra is not installed. StudyError: it foresees the time to an event.
     """
+    require_yes_or_no(model.study, "an export as ONNX")
     try:
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter needs it and reports that unclearly

@@ -1,6 +1,9 @@
 """Scores of held-out patients and statistics of them: AUC, interval, ROC.
 
-All statistics are exact, so none of them is private.
+Where labels are codes of times to an event (``flo.study.outcome``), the AUC is the concordance
+between periods: over all pairs of a patient who had the event in a period and one who was followed
+through it, how often the first has the higher score. All statistics are exact, so none of them is
+private.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit
 
-from flo.arrays import Floats, Integers
+from flo.arrays import Floats, Integers, Mask
 from flo.errors import UsageError
 
 _TWO_SIDED = 1.959964  # standard errors, for 95 %
@@ -21,7 +24,7 @@ _POINTS = 101  # of a curve
 
 @dataclass(frozen=True)
 class Scores:
-    """n records of one test: ``scores``, log-odds (n,), and ``labels``, 0 or 1 (n,).
+    """n records of one test: ``scores``, log-odds (n,), and ``labels``, 0 to ``codes`` - 1 (n,).
 
     ``patients`` and ``hospitals`` (n,): the number of each record's patient and hospital. A patient
     has the same number in every test, and so has a hospital.
@@ -31,34 +34,71 @@ class Scores:
     labels: Floats
     patients: Integers
     hospitals: Integers
+    codes: int = 2
+
+    @property
+    def compared(self) -> list[tuple[Mask, Mask]]:
+        """Sets of records that are compared, (n,) each: of the event, and of those without it."""
+        if self.codes == 2:
+            return [(self.labels == 1, self.labels == 0)]
+        return [(self.labels == code, self.labels > code) for code in range(1, self.codes, 2)]
+
+    @property
+    def had_event(self) -> Mask:
+        """The records with label 1, or with the event in a period, (n,)."""
+        found: Mask = np.any([had for had, _ in self.compared], axis=0)
+        return found
+
+    @property
+    def pairs(self) -> float:
+        """How many pairs of records are compared."""
+        return float(sum(had.sum() * other.sum() for had, other in self.compared))
 
     @property
     def has_both_classes(self) -> bool:
-        """Whether there are records of both classes, without which there is no AUC."""
-        return bool(0 < self.labels.sum() < len(self.labels))
+        """Whether there are records to compare, without which there is no AUC."""
+        return self.pairs > 0
 
     @property
     def has_interval(self) -> bool:
         """Whether the classes have enough patients for an interval, and overlap."""
-        classes = (np.unique(self.patients[self.labels == label]) for label in (0, 1))
+        sides = zip(*self.compared, strict=True)
+        classes = (np.unique(self.patients[np.any(side, axis=0)]) for side in sides)
         enough = min(len(patients) for patients in classes) >= FEWEST_FOR_INTERVAL
         return enough and 0 < self.auc < 1
 
     @property
     def auc(self) -> float:
         """Exact AUC, so not private. Raises UsageError if all records are of one class."""
-        return exact_auc(self.scores, self.labels)
+        return self._auc(np.ones(len(self.scores)))
 
     @property
     def auc_by_patient(self) -> float:
         """The same, with a total weight of 1 for each patient's records, as in an evaluation."""
-        weight = 1 / np.bincount(self.patients)[self.patients]
-        return exact_auc(self.scores, self.labels, weight)
+        return self._auc(1 / np.bincount(self.patients)[self.patients])
+
+    def _auc(self, weight: Floats) -> float:
+        right = pairs = 0.0
+        for had, other in self.compared:
+            if not had.any() or not other.any():
+                continue
+            both = had | other
+            weighed = float(weight[had].sum() * weight[other].sum())
+            pairs += weighed
+            right += weighed * exact_auc(self.scores[both], had[both], weight[both])
+        if not pairs:
+            raise UsageError(
+                "the held-out patients of a fold are all of one class", hint="use fewer folds"
+            )
+        return right / pairs
 
     def of(self, hospital: int) -> Scores:
         """Return the records of one hospital, possibly none."""
         own = self.hospitals == hospital
-        return Scores(self.scores[own], self.labels[own], self.patients[own], self.hospitals[own])
+        return Scores(
+            *(self.scores[own], self.labels[own], self.patients[own], self.hospitals[own]),
+            self.codes,
+        )
 
 
 def within(tests: Sequence[Scores], hospital: int) -> float | None:
@@ -69,10 +109,9 @@ def within(tests: Sequence[Scores], hospital: int) -> float | None:
     pairs = right = 0.0
     for test in tests:
         own = test.of(hospital)
-        ill = float(own.labels.sum())
-        if 0 < ill < len(own.labels):
-            pairs += ill * (len(own.labels) - ill)
-            right += ill * (len(own.labels) - ill) * own.auc
+        if own.has_both_classes:
+            pairs += own.pairs
+            right += own.pairs * own.auc
     return right / pairs if pairs else None
 
 
@@ -120,7 +159,7 @@ def calibration_curve(
     ]
 
 
-def exact_auc(score: Floats, label: Floats, weight: Floats | None = None) -> float:
+def exact_auc(score: Floats, label: Floats | Mask, weight: Floats | None = None) -> float:
     """Return the area under the ROC curve by pairs (Mann-Whitney), ties counted half.
 
     ``weight`` (n,) > 0: of each record; 1 if left out.
@@ -208,12 +247,16 @@ def _curve(test: Scores) -> tuple[Floats, Floats]:
 
 def _influence(test: Scores) -> Floats:
     """Return each record's influence on its test's AUC, (n,)."""
-    ill = test.labels == 1
+    influence, area, pairs = np.zeros(len(test.scores)), test.auc, test.pairs
     _, group = np.unique(test.scores, return_inverse=True)
-    positive, negative = np.bincount(group, weights=ill), np.bincount(group, weights=~ill)
-    below = (np.cumsum(negative) - negative / 2)[group]  # of the well, ties half
-    above = (positive.sum() - np.cumsum(positive) + positive / 2)[group]  # of the ill
-    count, rest, area = positive.sum(), negative.sum(), test.auc
-    of_ill = (below / rest - area) / count * np.sqrt(count / max(count - 1, 1))
-    of_well = (above / count - area) / rest * np.sqrt(rest / max(rest - 1, 1))
-    return np.asarray(np.where(ill, of_ill, of_well))
+    for had, other in test.compared:
+        count, rest = int(had.sum()), int(other.sum())
+        if not count or not rest:
+            continue
+        positive, negative = np.bincount(group, weights=had), np.bincount(group, weights=other)
+        below = (np.cumsum(negative) - negative / 2)[group]  # of the others, ties half
+        above = (positive.sum() - np.cumsum(positive) + positive / 2)[group]
+        of_had = (below - area * rest) / pairs * np.sqrt(count / max(count - 1, 1))
+        of_other = (above - area * count) / pairs * np.sqrt(rest / max(rest - 1, 1))
+        influence += np.where(had, of_had, 0.0) + np.where(other, of_other, 0.0)
+    return influence

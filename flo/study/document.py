@@ -27,8 +27,9 @@ from flo.study.features import input_names
 from flo.study.gate import ComparedModel, Gate
 from flo.study.lineage import Ancestor, Continues
 from flo.study.monitor import Monitor
+from flo.study.names import Text
 from flo.study.packs import Model, Pack
-from flo.study.schema import ImageColumn, Schema, Text, tells_who
+from flo.study.schema import ImageColumn, Schema, tells_who
 from flo.study.statistics import Statistics
 from flo.study.statistics_columns import check_columns
 from flo.study.terms import (
@@ -56,6 +57,7 @@ _PARTS_OF_ONE_STUDY = (
     "gate",
     "monitor",
 )
+_OF_YES_OR_NO = ("survey", "statistics", "continues", "gate", "monitor")
 PLACEHOLDER = "Write here"  # prefix of texts still to be written; never signed
 UNDER_WAY = ("offered", "running", "paused")  # statuses that may still spend budget
 
@@ -148,6 +150,7 @@ class Study(Document):
                 "masking, survey, subgroups or most_records"
             )
         self._refuse_sums_that_are_not_secure()
+        self._refuse_what_has_no_time()
         self._refuse_what_cannot_be_continued()
         if self.statistics:
             if self.schema_version < 4 or self.survey or self.continues:
@@ -209,6 +212,23 @@ class Study(Document):
                     f"dropouts = {self.dropouts}, limit {most}: sums of {len(ids)} hospitals, of "
                     f"which {self.colluders} may collude, survive no more dropouts"
                 )
+
+    def _refuse_what_has_no_time(self) -> None:
+        """Raise ValueError for parts that know no outcome but yes and no."""
+        if self.data.outcome is None:
+            return
+        if self.schema_version < 4:
+            raise ValueError("outcome: only in a study of schema_version = 4")
+        others = [name for name in _OF_YES_OR_NO if getattr(self, name) is not None]
+        if others:
+            raise ValueError(
+                f"outcome: a study of the time to an event has no [{others[0]}]; leave one of the "
+                "two out (docs/outcomes.md says what takes which outcome)"
+            )
+        if self.mechanism.algorithm == "least-squares":
+            raise ValueError(
+                'outcome: least-squares knows only yes and no; write algorithm = "whitened"'
+            )
 
     def _refuse_what_cannot_be_continued(self) -> None:
         if self.continues is None:
@@ -397,8 +417,11 @@ class Study(Document):
         """Raise StudyError if a header, a codebook or the label's name identifies patients."""
         found = [(column.name, tells_who(column)) for column in self.data.columns]
         lines = [f"column {name!r} {rule}" for name, rule in found if rule]
-        if identifier_patterns.of_header(self.data.label):
-            lines.append(f"the label {self.data.label!r} has a name that suggests an identifier")
+        lines += [
+            f"the outcome's column {name!r} has a name that suggests an identifier"
+            for name in self.data.outcome_columns
+            if identifier_patterns.of_header(name)
+        ]
         if lines:
             raise StudyError(
                 "a study must not identify patients: " + "; ".join(lines),

@@ -14,8 +14,9 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, model_validator
 
 from flo.documents.document import Document
+from flo.study.names import ColumnName
 from flo.study.packs import Model
-from flo.study.schema import ColumnName, Schema
+from flo.study.schema import Schema
 from flo.study.terms import Identifier
 
 MOST_SUBGROUPS, MOST_CODES, MOST_ATTEMPTS = 5, 500, 20

@@ -152,8 +152,15 @@ def initial_weights(study: Study) -> Vector:
     A logistic model starts at zero, which predicts 0.5 for every record. Others start uniformly
     within ± 1/√inputs of each layer (LeCun 1998), normalisations at 1 and 0; on whitened inputs as
     in ``_nearly_linear``. The digits are SHAKE-256 of the study's digest, so that every partner can
-    verify them.
+    verify them. The time to an event starts at the hazard that the study expects.
     """
+    weights = _usual_start(study)
+    if study.data.outcome is not None and _ends_linear(study):
+        weights[-1] = study.data.outcome.first_log_odds
+    return weights
+
+
+def _usual_start(study: Study) -> Vector:
     if study.model.kind == "logistic":
         return np.zeros(parameter_count(study))
     stream = hashlib.shake_256(f"initial weights {study.digest}".encode())

@@ -6,73 +6,19 @@ columns as a model's inputs.
 
 from __future__ import annotations
 
-import unicodedata
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from flo.documents.document import Document, spelt
+from flo.documents.document import Document
 from flo.study import identifier_patterns
-from flo.study.cell_rules import MISSING
+from flo.study.names import Bound, Code, ColumnName, Text, Words
+from flo.study.outcome import LONGEST_TIME, TimeToEvent
 
 LARGEST_IMAGE = 65_536
 LARGEST_RECORDS = 128
 LARGEST_HINGES = 8  # of a column
-LONGEST_WORDS = 120  # characters
-
-ColumnName = Annotated[
-    str,
-    spelt(
-        r"[A-Za-z0-9_][A-Za-z0-9_ .()/%-]{0,99}",
-        "up to 100 letters without accents, digits, spaces and _ . ( ) / % -; a file's own header "
-        "is translated by `flo site map`",
-    ),
-]
-
-
-def only_printable(text: str) -> str:
-    """Return ``text``. Raises ValueError for characters that could move, hide or reorder text.
-
-    A steward reads the text on a terminal.
-    """
-    if any(unicodedata.category(character)[0] in "CZ" and character != " " for character in text):
-        raise ValueError("control, format and line characters are not allowed")
-    return text
-
-
-def _matchable(code: str) -> str:
-    if code != code.strip() or code.casefold() in MISSING:
-        raise ValueError(f"the code {code!r} cannot match: it means missing, or has outer spaces")
-    return code
-
-
-Text = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
-    AfterValidator(only_printable),
-]
-Code = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=100),
-    AfterValidator(only_printable),
-    AfterValidator(_matchable),
-]
-Bound = Annotated[float, Field(ge=-1e15, le=1e15)]
-
-
-def _listable(words: str) -> str:
-    if ";" in words:
-        raise ValueError(f"the words {words!r} contain a semicolon, which separates such words")
-    return words
-
-
-Words = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_WORDS),
-    AfterValidator(only_printable),
-    AfterValidator(_listable),
-]
 
 
 class NumberColumn(Document):
@@ -223,13 +169,15 @@ class Schema(Document):
     """The meaning of a record, the columns in use, and the label column (0 or 1).
 
     For a patient with ``many`` records the first ``most_records`` are used, so that no patient's
-    number of records can delay a round.
+    number of records can delay a round. ``outcome``: what is foreseen, if it is not the label
+    itself; the label then says whether the event was seen.
     """
 
     record: Text
     records_per_patient: Literal["one", "many"] = "one"
     most_records: Annotated[int, Field(ge=1, le=LARGEST_RECORDS)] = 64
     label: ColumnName
+    outcome: TimeToEvent | None = None
     columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=5000)]
 
     @model_validator(mode="after")
@@ -244,7 +192,41 @@ class Schema(Document):
         pixels = {n for c in self.columns if isinstance(c, ImageColumn) for n in c.pixels}
         if self.label in names or self.label in pixels:
             raise ValueError(f"the label {self.label!r} is also an input column")
+        if self.outcome is not None:
+            time = self.outcome.time
+            if time == self.label or time in names or time in pixels:
+                raise ValueError(
+                    f"the outcome's time {time!r} is also the label or an input column"
+                )
+            if self.records_per_patient == "many":
+                raise ValueError(
+                    'the outcome time-to-event needs records_per_patient = "one": each patient has '
+                    "one time"
+                )
         return self
+
+    @property
+    def time_column(self) -> NumberColumn | None:
+        """The outcome's time as a column that is read and checked like others; None without one."""
+        if self.outcome is None:
+            return None
+        return NumberColumn(
+            kind="number",
+            name=self.outcome.time,
+            unit=self.outcome.unit,
+            minimum=0,
+            maximum=LONGEST_TIME,
+        )
+
+    @property
+    def outcome_columns(self) -> tuple[str, ...]:
+        """Names of the columns that say what became of a patient: label, and time if it counts."""
+        return (self.label,) if self.outcome is None else (self.label, self.outcome.time)
+
+    @property
+    def label_codes(self) -> int:
+        """How many values a record's label has: 0 .. label_codes - 1."""
+        return 2 if self.outcome is None else self.outcome.codes
 
     def category(self, name: str) -> CategoryColumn:
         """Return the category column of that name. Raises ValueError."""

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from flo.documents.document import Document
-from flo.study.schema import Bound, CategoryColumn, ColumnName, NumberColumn, Schema
+from flo.study.names import Bound, ColumnName
+from flo.study.schema import CategoryColumn, NumberColumn, Schema
 from flo.study.terms import Identifier
 
 INTERCEPT = "intercept"

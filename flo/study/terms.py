@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from flo.documents.document import Document, spelt
-from flo.study.schema import ColumnName
+from flo.study.names import ColumnName
 
 LARGEST_DELTA = 1e-6
 Identifier = Annotated[

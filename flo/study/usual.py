@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flo.study.document import Study
+    from flo.study.outcome import TimeToEvent
 
 TRAINED = 0.75  # of the declared patients: sites hold out 20 to 30 %
 LITTLE = 600.0  # n·ε², up to which inputs are whitened halfway
@@ -23,6 +24,10 @@ _RULE: tuple[tuple[float, float, int, float, float], ...] = (
     (4000.0, 0.2, 15, 4.0, 0.0),
     (math.inf, 0.2, 15, 8.0, 0.3),
 )
+# For the time to an event: clip, rounds, learning rate in Newton steps. A hazard's curvature at its
+# start is about the share of patients who have the event, so a Newton step is one over it; the
+# clip halves that curvature. Chosen and measured in docs/decisions/0053.
+_OF_TIMES = (0.35, 15, 2.0)
 # For a model with too many inputs for second moments.
 WIDE: dict[str, Any] = {"clip": 0.25, "steps": 30, "learning_rate": 0.5, "momentum": 0.9}
 
@@ -33,13 +38,17 @@ def worth(study: Study) -> float:
     return TRAINED * planned * study.mechanism.epsilon**2
 
 
-def whitened(declared: int, epsilon: float) -> dict[str, Any]:
+def whitened(declared: int, epsilon: float, outcome: TimeToEvent | None = None) -> dict[str, Any]:
     """Return the settings of [mechanism] with which a logistic model or an mlp is trained.
 
-    ``declared``: the patients of all hospitals, public; ``epsilon``: of training.
+    ``declared``: the patients of all hospitals, public; ``epsilon``: of training. ``outcome``: of
+    the study, if it is not yes or no.
     """
     leaves = TRAINED * declared * epsilon**2
     _, clip, steps, rate, momentum = next(rule for rule in _RULE if leaves <= rule[0])
+    if outcome is not None:
+        clip, steps, newton = _OF_TIMES
+        rate, momentum = round(newton / outcome.expected, 2), 0.0
     return {
         "algorithm": "whitened",
         "clip": clip,

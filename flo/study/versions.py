@@ -65,6 +65,8 @@ def in_its_form(document: dict[str, Any]) -> dict[str, Any]:
         ):
             if name in column and column[name] in (None, []):
                 del column[name]
+    if document["data"]["outcome"] is None:
+        del document["data"]["outcome"]
     for name in ("continues", "statistics", "gate", "monitor"):
         if document[name] is None:
             del document[name]

@@ -5,6 +5,7 @@ Words help people and change no input of a model, so versions of a study may dif
 
 from __future__ import annotations
 
+from flo.study.document import Study
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 
 
@@ -22,6 +23,11 @@ def code_in_words(column: CategoryColumn, code: str) -> str:
     """Return a code with its meaning, such as ``2 (atypical angina)``."""
     meaning = _meanings(column).get(code)
     return f"{code} ({meaning})" if meaning else code
+
+
+def measure_of(study: Study) -> str:
+    """Return what an evaluation of the study's model estimates."""
+    return "AUC" if study.data.outcome is None else "concordance"
 
 
 def means_the_same(one: Column, other: Column) -> bool:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from flo.arrays import Floats
 from flo.privacy.gradients import composites
 from flo.privacy.gradients.batches import Frame
 from flo.privacy.gradients.composites import COMPOSITES
@@ -55,6 +56,28 @@ def categorical_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     return functional.cross_entropy(logits, _codes(labels, logits.shape[1]), reduction="none")
 
 
+class HazardLoss:
+    """Each record's negative log likelihood (n,) of the time to an event, by ``flo.study.outcome``.
+
+    For log odds s (n, 1) of the hazard in every period and codes (n,): for a patient who was
+    followed for f periods, f·log(1 + eˢ), less s if the event came. A label that is no code counts
+    as the nearest one.
+    """
+
+    def __init__(self, followed: Floats, had_event: Floats) -> None:
+        """``followed``, ``had_event``: by code, (codes,), as in ``flo.study.outcome``."""
+        self._followed, self._had_event = followed, had_event
+
+    def __call__(self, log_odds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the losses, (n,)."""
+        score, code = log_odds.squeeze(1), _codes(labels, len(self._followed))
+        followed, had_event = (
+            torch.as_tensor(by_code, dtype=score.dtype, device=score.device)[code]
+            for by_code in (self._followed, self._had_event)
+        )
+        return followed * functional.softplus(score) - had_event * score
+
+
 def _codes(values: torch.Tensor, count: int) -> torch.Tensor:
     """Convert to integers 0 .. count-1; other values become the nearest one."""
     return torch.nan_to_num(values).clamp(0, count - 1).long()
@@ -75,7 +98,7 @@ class BookKeeping:
         last rows differently. The results are the same.
         """
         self._padded = padded
-        if loss not in ROW_WISE_LOSSES:
+        if loss not in ROW_WISE_LOSSES and not isinstance(loss, HazardLoss):
             raise ValueError("the loss is not one of flo's own")
         self._layers = list(_layers(module))
         self._inside = {

@@ -126,20 +126,25 @@ def fit_at(positions: evaluation.Positions, classes: Floats, variance: float) ->
 
     ``classes`` (2, LENGTH): sums of negatives and positives, with ``variance`` in every number.
     """
-    places = _log_odds(positions, _PLACES)
+    places = scores_at(positions, _PLACES)
     if positions.deviation is None:
         middle, slopes = _middle_score(classes), _SLOPES_OF_IMAGES
     else:
         middle, slopes = 0.0, _SLOPES
-    moments = _Moments(places, _test_function(positions, places), middle, classes, variance)
+    moments = _Moments(places, test_function(positions, places), middle, classes, variance)
     found = _posterior(moments, np.array([_SHIFT, slopes]))
-    # Equal steps of position are dense where patients may be.
-    points = np.unique(_log_odds(positions, _POINTS))
-    apart = points[np.diff(points, prepend=-np.inf) >= _NEAREST]
-    return None if found is None or len(apart) < 2 else _curve(middle, apart, *found)
+    points = points_of(positions)
+    return None if found is None or len(points) < 2 else _curve(middle, points, *found)
 
 
-def _log_odds(positions: evaluation.Positions, parts: int) -> Floats:
+def points_of(positions: evaluation.Positions) -> Floats:
+    """Return the rising log odds of a curve's points: equal steps of position are dense where
+    patients may be."""
+    points = np.unique(scores_at(positions, _POINTS))
+    return np.asarray(points[np.diff(points, prepend=-np.inf) >= _NEAREST])
+
+
+def scores_at(positions: evaluation.Positions, parts: int) -> Floats:
     """Return the log odds at the middles of equal parts of [0, 1], clipped to ±``_LARGEST``."""
     return np.clip(positions.log_odds(_middles(parts)), -_LARGEST, _LARGEST)
 
@@ -156,7 +161,7 @@ def _middle_score(classes: Floats) -> float:
     return float(logit(np.clip(positions / max(count, 1.0), 0.1, 0.9)))
 
 
-def _test_function(positions: evaluation.Positions, places: Floats) -> Floats:
+def test_function(positions: evaluation.Positions, places: Floats) -> Floats:
     """Return g at ``places``, log odds of rising positions: log odds, clipped where patients are.
 
     Scores of a model that has hardly learnt differ less than the positions' ends suggest, so g is
@@ -269,7 +274,12 @@ def _curve(
         order = np.argsort(scores)
         below = np.cumsum(weight[order]) - weight[order] / 2
         ends.append(expit(np.interp(shares, below, scores[order])))
-    risk, (low, high) = weight @ expit(each), np.transpose(ends)
+    low, high = np.transpose(ends)
+    return curve_of(log_odds, weight @ expit(each), low, high)
+
+
+def curve_of(log_odds: Floats, risk: Floats, low: Floats, high: Floats) -> Calibration:
+    """Return the calibration with these risks and bands (k,) at rising ``log_odds`` (k,)."""
     # Interpolation between points of the grid may let an end fall by a trace.
     low, high = np.maximum.accumulate(low), np.maximum.accumulate(high)
     low, high = np.minimum(low, risk), np.maximum(high, risk)

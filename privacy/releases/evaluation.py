@@ -8,6 +8,9 @@ ones, so with images the position is the risk alone. Each class is then describe
 (``flo.privacy.releases.score_waves``). A patient's records share a total weight of 1, and every
 wave vector has norm 1, so one patient moves the release by at most 1 in L2.
 
+Times to an event have a class for each code of ``flo.study.outcome``, and the estimate is of the
+concordance (``flo.privacy.releases.concordance``) instead of the AUC.
+
 Subgroups. If the study names k category columns, all patients are counted once for each column, by
 code. A patient weighs 1 in each of the k groupings, so the norm is √k. The overall AUC comes from
 the mean of the groupings' totals.
@@ -25,7 +28,7 @@ from scipy.special import expit, ndtr
 
 from flo.arrays import Floats
 from flo.privacy.patients.patients import Patients
-from flo.privacy.releases import score_bins, score_waves
+from flo.privacy.releases import concordance, score_bins, score_waves
 from flo.privacy.releases.histograms import record_weights
 from flo.privacy.releases.score_waves import Estimate
 from flo.study import models
@@ -49,7 +52,8 @@ def groupings(study: Study) -> dict[str, list[str]]:
 
 def length(study: Study) -> int:
     """Return the length of a release: all classes, for every code of every grouping."""
-    return sum(len(codes) for codes in groupings(study).values()) * 2 * _of_a_class(study)
+    groups = sum(len(codes) for codes in groupings(study).values())
+    return groups * study.data.label_codes * _of_a_class(study)
 
 
 def fits_a_card(study: Study) -> bool:
@@ -59,21 +63,22 @@ def fits_a_card(study: Study) -> bool:
 
 def sums(study: Study, weights: Vector, held_out: Patients) -> Floats:
     """Return the exact sums over a site's held-out patients, shape (length,)."""
-    vectors, grouped = _vectors(study, weights), groupings(study)
+    vectors, grouped, classes = _vectors(study, weights), groupings(study), study.data.label_codes
     weight = record_weights(held_out.patient, held_out.count)
     totals = {
-        name: np.zeros((2 * len(codes), _of_a_class(study))) for name, codes in grouped.items()
+        name: np.zeros((classes * len(codes), _of_a_class(study)))
+        for name, codes in grouped.items()
     }
     for start in range(0, len(held_out.labels), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
         inputs, labels = held_out.inputs[some], held_out.labels[some]
         scores = models.log_odds(study, weights, inputs)
-        usable = np.isfinite(scores) & ((labels == 0) | (labels == 1))
+        usable = np.isfinite(scores) & np.isin(labels, np.arange(classes))
         label = np.where(usable, labels, 0).astype(np.int64)
         adds = vectors(np.where(usable, scores, 0.0)) * np.where(usable, weight[some], 0.0)[:, None]
         for name, total in totals.items():
             code = cell_of(study.data, name, inputs, 0) if name else np.zeros_like(label)
-            row, known = np.where(code >= 0, 2 * code + label, 0), (code >= 0)[:, None]
+            row, known = np.where(code >= 0, classes * code + label, 0), (code >= 0)[:, None]
             for place, column in enumerate((adds * known).T):
                 total[:, place] += np.bincount(row, weights=column, minlength=len(total))
     return np.concatenate([total.ravel() for total in totals.values()])
@@ -84,7 +89,7 @@ def read(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, dict[s
 
     ``noisy`` (length,) is a release or a sum of releases, with ``variance`` in every number.
     """
-    classes = noisy.reshape(-1, 2, _of_a_class(study))
+    classes = noisy.reshape(-1, study.data.label_codes, _of_a_class(study))
     grouped = groupings(study)
     names = [f"{column}={code}" for column, codes in grouped.items() if column for code in codes]
     subgroups = {
@@ -94,18 +99,30 @@ def read(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, dict[s
     return _estimate(study, *of_everyone(study, noisy, variance)), subgroups
 
 
-def of_everyone(study: Study, noisy: Floats, variance: float) -> tuple[Floats, float]:
-    """Return the sums (2, _) of negatives and positives over all patients, and their variance.
+def at_horizons(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, ...]:
+    """Return the AUC at each horizon of a study of the time to an event."""
+    classes, spread = of_everyone(study, noisy, variance)
+    outcome = study.data.outcome
+    horizons = range(1, outcome.periods + 1) if outcome else ()
+    return tuple(concordance.at_horizon(classes, horizon, spread) for horizon in horizons)
 
-    Each grouping counts every patient once, so the sums are the mean over the groupings.
+
+def of_everyone(study: Study, noisy: Floats, variance: float) -> tuple[Floats, float]:
+    """Return the sums (classes, _) over all patients, and the variance of each number.
+
+    Negatives and positives, or a class for each code of an outcome. Each grouping counts every
+    patient once, so the sums are the mean over the groupings.
     """
-    classes, count = noisy.reshape(-1, 2, _of_a_class(study)), len(groupings(study))
+    classes = noisy.reshape(-1, study.data.label_codes, _of_a_class(study))
+    count = len(groupings(study))
     return classes.sum(0) / count, variance * len(classes) / count**2
 
 
 def _estimate(study: Study, classes: Floats, variance: float) -> Estimate:
     if study.evaluation.bins:
         return score_bins.auc(classes.ravel(), variance)
+    if study.data.outcome is not None:
+        return concordance.between_periods(classes, variance)
     return score_waves.auc(classes, variance)
 
 

@@ -49,16 +49,17 @@ LEVEL = 0.9  # how often an interval contains the AUC
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 _TOTAL = 0.3  # a: share of the squared norm for the number of patients
 _CANDIDATES, _CLOSE = np.linspace(0.0, 1.0, 1001), np.linspace(-0.05, 0.05, 2001)
-_NOBODY = 1e-6  # totals of patients, and variances, up to this count as 0
+NOBODY = 1e-6  # totals of patients, and variances, up to this count as 0
 _PLACES = 512  # positions at which a distribution is evaluated
 
-_k = 2 * np.arange(WAVES) + 1.0
-_share = (1 - _TOTAL) / _k / (1 / _k).sum()  # b_k
-_scale = np.concatenate([[_TOTAL], _share, _share]) ** 0.5
+FREQUENCIES = 2 * np.arange(WAVES) + 1.0  # k
+AREA = 2 / np.pi / FREQUENCIES  # of D for each wave
+_share = (1 - _TOTAL) / FREQUENCIES / (1 / FREQUENCIES).sum()  # b_k
+SCALE = np.concatenate([[_TOTAL], _share, _share]) ** 0.5
 # Noise variance, per unit in a release, of a total, of the real part of a wave sum, and of D for a
 # wave sum of the other class of length 1.
-_of_total, _of_wave = 1 / _TOTAL, 1 / _share
-_of_area = (2 / np.pi / _k) ** 2 * _of_wave
+TOTAL_NOISE, WAVE_NOISE = 1 / _TOTAL, 1 / _share
+AREA_NOISE = AREA**2 * WAVE_NOISE
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class Estimate:
 
 def vectors(position: Floats) -> Floats:
     """Return the L2-normalised vectors (n, LENGTH) of records at positions (n,) in [0, 1]."""
-    angle = np.pi * position[:, None] * _k
-    return np.hstack([np.ones((len(position), 1)), np.cos(angle), np.sin(angle)]) * _scale
+    angle = np.pi * position[:, None] * FREQUENCIES
+    return np.hstack([np.ones((len(position), 1)), np.cos(angle), np.sin(angle)]) * SCALE
 
 
 def auc(sums: Floats, variance: float) -> Estimate:
@@ -96,23 +97,16 @@ def auc(sums: Floats, variance: float) -> Estimate:
     little signal the interval is [0, 1].
     """
     well, ill = _Class.of(sums[0]), _Class.of(sums[1])
-    pairs, each = well.total * ill.total, (ill.waves * well.waves.conj()).imag * (2 / np.pi / _k)
-    someone = min(well.total, ill.total) > _NOBODY
+    pairs, each = well.total * ill.total, (ill.waves * well.waves.conj()).imag * AREA
+    someone = min(well.total, ill.total) > NOBODY
     raw = 0.5 + each.sum() / pairs if someone else 0.5
     centre = float(min(1.0, max(0.0, raw)))
-    theta = np.unique(np.clip(np.concatenate([_CANDIDATES, centre + _CLOSE]), 0.0, 1.0))
+    theta = candidates(centre)
     statistic = each.sum() - (theta - 0.5) * pairs
     noise = _noise(theta, well, ill, variance)
     sampling = _placements(theta, ill, well, statistic, variance)
     sampling += _placements(1 - theta, well, ill, statistic, variance)
-    apart = np.where(statistic == 0, 0.0, np.inf)  # in variances; exact sums may have none
-    np.divide(statistic**2, noise + sampling, out=apart, where=noise + sampling > _NOBODY)
-    # If noise moves the estimate so far beyond [0, 1] that no AUC agrees with it, accept those that
-    # disagree little more than the closest one.
-    least = apart.min()
-    (inside,) = np.nonzero(apart <= Z**2 + (least if least > Z**2 else 0.0))
-    # Include the next candidate on either side: the ends are rounded outwards.
-    low, high = theta[max(inside[0] - 1, 0)], theta[min(inside[-1] + 1, len(theta) - 1)]
+    low, high = accepted(theta, statistic, noise + sampling)
     bias = _beyond(each, well, ill, variance) if someone else 0.0
     here = np.searchsorted(theta, centre)
     spread = noise[here] + sampling[here]
@@ -124,6 +118,26 @@ def auc(sums: Floats, variance: float) -> Estimate:
         float(noise[here] / spread) if spread > 0 else 0.0,
         bias,
     )
+
+
+def candidates(centre: float) -> Floats:
+    """Return rising candidates for an AUC or concordance, closer around an estimate in [0, 1]."""
+    return np.unique(np.clip(np.concatenate([_CANDIDATES, centre + _CLOSE]), 0.0, 1.0))
+
+
+def accepted(theta: Floats, statistic: Floats, variance: Floats) -> tuple[float, float]:
+    """Return the ends of Fieller's set of the candidates (t,) with these U(θ) and variances (t,).
+
+    The next candidate on either side is included: the ends are rounded outwards.
+    """
+    apart = np.where(statistic == 0, 0.0, np.inf)  # in variances; exact sums may have none
+    np.divide(statistic**2, variance, out=apart, where=variance > NOBODY)
+    # If noise moves the estimate so far beyond [0, 1] that no AUC agrees with it, accept those that
+    # disagree little more than the closest one.
+    least = apart.min()
+    (inside,) = np.nonzero(apart <= Z**2 + (least if least > Z**2 else 0.0))
+    low, high = theta[max(inside[0] - 1, 0)], theta[min(inside[-1] + 1, len(theta) - 1)]
+    return float(low), float(high)
 
 
 def patients(sums: Floats) -> tuple[float, float]:
@@ -141,11 +155,11 @@ def coefficients(values: Floats) -> Floats:
     variance s in each number adds s·|c|² to the total's variance.
     """
     places = values.shape[-1]
-    angle = np.pi * (np.arange(places)[:, None] + 0.5) / places * _k
+    angle = np.pi * (np.arange(places)[:, None] + 0.5) / places * FREQUENCIES
     ends = 1.5 * (values[..., 0] + values[..., -1]) - 0.5 * (values[..., 1] + values[..., -2])
     constant = ends[..., None] / 2
     waves = (values - constant) @ np.hstack([np.cos(angle), np.sin(angle)]) * (2 / places)
-    return np.concatenate([constant, waves], axis=-1) / _scale
+    return np.concatenate([constant, waves], axis=-1) / SCALE
 
 
 def of_above(places: Floats) -> Floats:
@@ -153,15 +167,14 @@ def of_above(places: Floats) -> Floats:
 
     Half of those at a place count. The waves beyond the last are missing.
     """
-    angle = np.pi * places[:, None] * _k
-    area = 2 / np.pi / _k
+    angle = np.pi * places[:, None] * FREQUENCIES
     half = np.full((len(places), 1), 0.5)
-    return np.hstack([half, -area * np.sin(angle), area * np.cos(angle)]) / _scale
+    return np.hstack([half, -AREA * np.sin(angle), AREA * np.cos(angle)]) / SCALE
 
 
 def of_total() -> Floats:
     """Return c (LENGTH,) such that c·sums is the number of a class."""
-    return np.asarray(np.eye(LENGTH)[0] / _scale)
+    return np.asarray(np.eye(LENGTH)[0] / SCALE)
 
 
 def expected_half_width(patients: float, prevalence: float, variance: float) -> float:
@@ -194,7 +207,7 @@ class _Class:
 
     @classmethod
     def of(cls, sums: Floats) -> _Class:
-        whole = sums / _scale
+        whole = sums / SCALE
         return cls(float(whole[0]), whole[1 : WAVES + 1] + 1j * whole[WAVES + 1 :])
 
     @property
@@ -204,25 +217,25 @@ class _Class:
 
     def below(self, place: Floats) -> Floats:
         """Return the number below each place (n,), plus half of those at it: total/2 + sines."""
-        turned = np.exp(1j * np.pi * place[:, None] * _k) * self.waves.conj()
-        return np.asarray(self.total / 2 + turned.imag @ (2 / np.pi / _k))
+        turned = np.exp(1j * np.pi * place[:, None] * FREQUENCIES) * self.waves.conj()
+        return np.asarray(self.total / 2 + turned.imag @ AREA)
 
     def density(self, place: Floats) -> Floats:
         """Return the number at each place (n,), per unit of position; may be below 0."""
-        turned = np.exp(-1j * np.pi * place[:, None] * _k) * self.waves
+        turned = np.exp(-1j * np.pi * place[:, None] * FREQUENCIES) * self.waves
         return np.asarray(2 * turned.real.sum(1))
 
 
 def _floor(theta: Floats, s: float) -> Floats:
     """Return the variance of U(θ) from noise alone, as if there were no patients, (t,)."""
-    waves = 2 * (_of_area * _of_wave).sum()
-    return np.asarray(s**2 * (waves + ((theta - 0.5) * _of_total) ** 2))
+    waves = 2 * (AREA_NOISE * WAVE_NOISE).sum()
+    return np.asarray(s**2 * (waves + ((theta - 0.5) * TOTAL_NOISE) ** 2))
 
 
 def _noise(theta: Floats, well: _Class, ill: _Class, s: float) -> Floats:
     """Return the variance of U(θ) from noise of variance ``s`` in each number, (t,)."""
-    waves = (_of_area * (well.lengths + ill.lengths)).sum()
-    totals = (theta - 0.5) ** 2 * _of_total * (well.total**2 + ill.total**2)
+    waves = (AREA_NOISE * (well.lengths + ill.lengths)).sum()
+    totals = (theta - 0.5) ** 2 * TOTAL_NOISE * (well.total**2 + ill.total**2)
     floor = _floor(theta, s)
     return np.asarray(np.maximum(s * (waves + totals) - floor, floor))
 
@@ -236,7 +249,7 @@ def _placements(theta: Floats, one: _Class, other: _Class, statistic: Floats, s:
     many, below = one.density(place) / _PLACES, other.below(place)
     share = theta * other.total
     squares = (many @ below**2) - 2 * share * (many @ below) + share**2 * many.sum()
-    seen = s * ((theta - 0.5) ** 2 * _of_total + _of_area.sum())
+    seen = s * ((theta - 0.5) ** 2 * TOTAL_NOISE + AREA_NOISE.sum())
     squares = squares - one.total * seen - statistic**2 / max(one.total, 1.0)
     return np.asarray(np.maximum(squares, 0.0))
 
@@ -244,7 +257,7 @@ def _placements(theta: Floats, one: _Class, other: _Class, statistic: Floats, s:
 def _beyond(each: Floats, well: _Class, ill: _Class, s: float) -> float:
     """Return the second half of the waves' contribution to the AUC, beyond z times its noise."""
     half, pairs = slice(WAVES // 2, None), well.total * ill.total
-    noise = (_of_area * (s * (well.lengths + ill.lengths) - 2 * s**2 * _of_wave))[half].sum()
-    least = 2 * s**2 * (_of_area * _of_wave)[half].sum()
+    noise = (AREA_NOISE * (s * (well.lengths + ill.lengths) - 2 * s**2 * WAVE_NOISE))[half].sum()
+    least = 2 * s**2 * (AREA_NOISE * WAVE_NOISE)[half].sum()
     added = abs(each[half].sum()) - Z * np.sqrt(max(noise, least))
     return float(min(1.0, max(0.0, added / pairs)))

@@ -14,7 +14,7 @@ from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.gradients.augmentation import copies
 from flo.privacy.mechanisms.mechanisms import Mechanism
-from flo.privacy.releases import survey
+from flo.privacy.releases import concordance, survey
 from flo.privacy.releases.score_waves import LENGTH, expected_half_width
 from flo.privacy.report.sheet_gate import gate_chances, gate_leaves
 from flo.privacy.report.sheet_monitor import monitor_chances, monitor_leaves
@@ -35,7 +35,7 @@ from flo.study.models import layers
 from flo.study.packs import Pack
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, tells_who
 from flo.study.terms import Hospital
-from flo.study.wording import changed_to, code_in_words
+from flo.study.wording import changed_to, code_in_words, measure_of
 
 _LATER = "their lineage is added at launch, from their cards"
 ASSUMED_HOLD_OUT, ASSUMED_PREVALENCE = 0.3, 0.5
@@ -150,7 +150,7 @@ def _partners(study: Study, unconfirmed: Collection[str] | None) -> Section:
 
 
 def _columns(study: Study) -> Section:
-    lines = [("the label", f"{study.data.label!r} (0 or 1)")]
+    lines = [("the label", f"{study.data.label!r} (0 or 1)"), *_outcome(study)]
     for column in study.data.columns:
         rule = "refused" if column.missing == "refuse" else "allowed, with an indicator"
         if isinstance(column, NumberColumn):
@@ -175,6 +175,27 @@ def _columns(study: Study) -> Section:
         lines.append((f"column {column.name!r}", text))
         lines += [(f"column {column.name!r}, LOOK CLOSELY", text) for text in _could_tell(column)]
     return Section("Columns used", tuple(lines))
+
+
+def _outcome(study: Study) -> list[tuple[str, str]]:
+    """Return lines about an outcome that is not the label itself."""
+    outcome = study.data.outcome
+    if outcome is None:
+        return []
+    horizons = ", ".join(f"{one:g}" for one in outcome.horizons)
+    last = f"{outcome.horizons[-1]:g} {outcome.unit}"
+    return [
+        (
+            "the outcome",
+            f"the time until {study.data.label} = 1, or until last seen: column {outcome.time!r}, "
+            f"in {outcome.unit}; nothing after {last} is used",
+        ),
+        (
+            "risks at",
+            f"{horizons} {outcome.unit}; {outcome.expected:.0%} of patients are expected to have "
+            f"the event by {last}, from public knowledge",
+        ),
+    ]
 
 
 def _could_tell(column: Column) -> list[str]:
@@ -383,8 +404,11 @@ def _expected(study: Study, plan: Plan, patients: float) -> str:
             "bin. A study of schema_version = 3 has no bins and estimates the AUC of the scores"
         )
     variance = combined_variance(study, plan.purpose("evaluation"), len(study.hospitals))
-    width = expected_half_width(patients, ASSUMED_PREVALENCE, variance)
+    if study.data.outcome is None:
+        width = expected_half_width(patients, ASSUMED_PREVALENCE, variance)
+    else:
+        width = concordance.expected_half_width(patients * study.data.outcome.planned, variance)
     return (
-        f"AUC ± {width:.2f} (90 % interval, noise and sampling, if about "
+        f"{measure_of(study)} ± {width:.2f} (90 % interval, noise and sampling, if about "
         f"{patients:.0f} patients are held out)"
     )

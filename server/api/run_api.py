@@ -15,6 +15,7 @@ from flo.errors import MessageError, PolicyError, UsageError
 from flo.http.asgi import ByteQuota, Refused, read_body
 from flo.privacy.releases import model_noise
 from flo.published.gate_result import GateSums
+from flo.published.model_card import has_a_curve_for_each
 from flo.published.monitor_result import MonitorSums
 from flo.published.statistics_result import LARGEST_VALUE, RoundSum, fits
 from flo.server.http.tokens import Token
@@ -148,6 +149,8 @@ def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: R
     if evaluated is not None and not (study.schema_version >= 4 and evaluated.follow_from(study)):
         raise MessageError("the result's evaluation is not of this study")
     golden, calibration = end.result.golden, end.result.calibration
+    if not has_a_curve_for_each(study, calibration, end.result.earlier_horizons):
+        raise MessageError("the result's risks are not at the horizons of this study")
     if golden is not None and not golden.follow_from(study, calibration):
         raise MessageError("the result's golden cases are not of this study")
     said = end.result.noise, end.result.average, end.result.average_deviation

@@ -70,6 +70,7 @@ def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
             "estimate": asdict(state.estimate) if state.estimate else None,
             "subgroups": {name: asdict(found) for name, found in state.subgroups.items()},
             "calibration": state.calibration and state.calibration.model_dump(mode="json"),
+            "earlier_horizons": [one.model_dump(mode="json") for one in state.earlier_horizons],
         }
     )
 
@@ -115,6 +116,9 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
         estimate=Estimate(**estimate) if estimate else None,
         subgroups={name: Estimate(**found) for name, found in document["subgroups"].items()},
         calibration=Calibration.model_validate(risks) if risks else None,
+        earlier_horizons=tuple(
+            Calibration.model_validate(one) for one in document.get("earlier_horizons", ())
+        ),
     )
 
 

@@ -26,6 +26,7 @@ from flo.privacy.releases import (
     evaluation,
     fisher_scoring,
     gate,
+    horizon_risks,
     least_squares,
     score_waves,
     survey,
@@ -83,6 +84,9 @@ class RunState:
     ``evaluated``: what the evaluation released, if the model's card is to state it, of the
     hospitals ``evaluated_by``.
 
+    ``calibration``: of yes and no; of the time to an event, of the risk by the last horizon, and
+    ``earlier_horizons``: by those before, in order.
+
     Where sums survive dropouts: ``deals``, what each hospital dealt for the next request;
     ``survivors``, once their list was named to anybody.
     """
@@ -102,6 +106,7 @@ class RunState:
     estimate: Estimate | None = None
     subgroups: dict[str, Estimate] = field(default_factory=dict)
     calibration: Calibration | None = None
+    earlier_horizons: tuple[Calibration, ...] = ()
     sums: Vector = field(default_factory=lambda: NO_WEIGHTS)
     sums_of: tuple[str, ...] = ()
     regressed: Vector = field(default_factory=lambda: NO_WEIGHTS)
@@ -296,8 +301,13 @@ def _evaluated(study: Study, state: RunState, noisy: Floats, variance: float) ->
     this release has it.
     """
     estimate, subgroups = evaluation.read(study, noisy, variance)
+    state = replace(state, estimate=estimate, subgroups=subgroups)
+    if study.data.outcome is not None:
+        curves = horizon_risks.fit(study, state.model, noisy, variance)
+        last = curves[-1] if curves else None
+        return replace(state, phase="done", calibration=last, earlier_horizons=curves[:-1])
     risks = calibration.fit(study, state.model, noisy, variance)
-    state = replace(state, estimate=estimate, subgroups=subgroups, calibration=risks)
+    state = replace(state, calibration=risks)
     if study.gate is None:
         return replace(state, phase="done")
     average = study.gate.prevalence
@@ -355,9 +365,10 @@ def _whitened(
     by = tuple(sorted(gathered.hospitals)) if factor == 1 else ()
     state = replace(state, phase="training", round=1, attempt=1, retries=0, released_by=by)
     state = replace(state, whitening=matrix.ravel(), released=total)
-    if not len(state.earlier) or not starts_from_earlier(study):
-        return state
-    return replace(state, weights=whitening.on_whitened(study, state.weights, matrix))
+    is_of_inputs = study.data.outcome is not None and study.model.kind == "logistic"
+    if is_of_inputs or (len(state.earlier) and starts_from_earlier(study)):
+        return replace(state, weights=whitening.on_whitened(study, state.weights, matrix))
+    return state
 
 
 def _trained(study: Study, state: RunState) -> RunState:

@@ -129,6 +129,7 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
         "estimate": asdict(state.estimate) if state.estimate else None,
         "subgroups": {name: asdict(found) for name, found in state.subgroups.items()},
         "calibration": state.calibration and state.calibration.model_dump(mode="json"),
+        **({"earlier_horizons": _earlier(state)} if state.earlier_horizons else {}),
         "model": model,
         "model_digest": model_digest(state.model),
         **({"gate": _asked(state)} if state.compared_digest else {}),
@@ -150,6 +151,10 @@ def _explained(study: Study, state: RunState) -> dict[str, Any]:
         "average": noise.average.tolist(),
         "average_deviation": noise.deviation,
     }
+
+
+def _earlier(state: RunState) -> list[dict[str, Any]]:
+    return [one.model_dump(mode="json") for one in state.earlier_horizons]
 
 
 def _sum(state: RunState) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from flo.published.evaluated import EvaluatedSums
 from flo.published.golden import Golden
 from flo.published.model_card import MOST_INPUTS, MOST_NOISE, Average, Variance
 from flo.study.document import MAX_STUDY_BYTES
+from flo.study.outcome import MOST_HORIZONS
 from flo.study.statistics import MOST_CELLS, ROUNDS
 from flo.study.terms import Identifier
 
@@ -115,6 +116,7 @@ class RunResult(Document):
     estimate: _Quality | None = None
     subgroups: Annotated[dict[_Text, _Quality], Field(max_length=1000)] | None = None
     calibration: Calibration | None = None
+    earlier_horizons: Annotated[tuple[Calibration, ...], Field(max_length=MOST_HORIZONS)] = ()
     statistics: _Statistics | None = None
     gate: _AskedSum | None = None
     monitor: _AskedSum | None = None
@@ -129,7 +131,7 @@ class RunResult(Document):
 
 _LONG = (
     *("statistics", "gate", "monitor"),
-    *("evaluated", "golden", "noise", "average", "average_deviation"),
+    *("earlier_horizons", "evaluated", "golden", "noise", "average", "average_deviation"),
 )
 
 

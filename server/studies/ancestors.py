@@ -15,6 +15,7 @@ from flo.study.lineage import MOST_ANCESTORS, Ancestor
 from flo.study.schema import Schema
 from flo.study.usual import worth
 from flo.study.wording import means_the_same
+from flo.study.yes_or_no import require_yes_or_no
 
 CardOf = Callable[[str], tuple[ModelCard, Study]]
 _MEANING = ("label", "records_per_patient")  # of a model's scores
@@ -59,6 +60,7 @@ def _ancestor(digest: str, card: ModelCard, study: Study) -> Ancestor:
 def refuse_unfit(study: Study, card: ModelCard, other: Study) -> None:
     """Raise StudyError unless the other study's model is finished, and of this study's form."""
     title = f"continues: the model of {other.name}, version {other.version},"
+    require_yes_or_no(other, "a study that continues it")
     if card.rounds < other.mechanism.steps:
         raise StudyError(
             f"{title} is unfinished: {card.rounds} of {other.mechanism.steps} rounds",

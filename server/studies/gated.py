@@ -15,6 +15,7 @@ from flo.server.studies.ancestors import CardOf
 from flo.study.document import Study
 from flo.study.gate import MOST_ATTEMPTS, SIZE, ComparedModel
 from flo.study.wording import means_the_same
+from flo.study.yes_or_no import require_yes_or_no
 
 
 def with_models(study: Study, card_of: CardOf) -> Study:
@@ -56,6 +57,7 @@ def refuse_incomparable(study: Study, other: Study, part: str = "gate") -> None:
     ``part``: of the study that names the model.
     """
     title = f"{part}: the model of {other.name}, version {other.version},"
+    require_yes_or_no(other, f"a {part}")
     if (study.data.label, study.data.records_per_patient) != (
         other.data.label,
         other.data.records_per_patient,

@@ -12,7 +12,7 @@ import logging
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.numpy import save as save_tensors
 
@@ -94,7 +94,7 @@ def write_card(
     report, without = _write_report(report_path(card_path), study, extracts, heads)
     identity = home.open_identity()
     card = ModelCard(
-        schema_version=5 if study.schema_version >= 4 else 2,
+        schema_version=_card_schema(study),
         study=study.canonical_bytes.decode(),
         study_signature=offer.signature,
         run=run,
@@ -110,6 +110,7 @@ def write_card(
         },
         # Absent in results of older versions.
         calibration=result.get("calibration") if result["estimate"] else None,
+        earlier_horizons=result.get("earlier_horizons", ()) if result["estimate"] else (),
         gate=GateSums(**result["gate"]) if "gate" in result else None,
         evaluated=result.get("evaluated"),
         golden=result.get("golden"),
@@ -124,6 +125,12 @@ def write_card(
     PublishedModel.of(card, tensors, identity.fingerprint)
     write_public(card_path, card.to_bytes())
     return card_path
+
+
+def _card_schema(study: Study) -> Literal[2, 5, 6]:
+    if study.data.outcome is not None:
+        return 6
+    return 5 if study.schema_version >= 4 else 2
 
 
 def result_path(home: CoordinatorHome, study: Study, run: str) -> Path:

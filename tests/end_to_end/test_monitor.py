@@ -18,6 +18,7 @@ from flo.published.model_card import PublishedModel
 from flo.published.model_states import ModelVersion
 from flo.published.monitor_result import read_monitor
 from flo.published.monitor_series import series
+from flo.published.monitor_words import shown as shown_health
 from flo.study.document import Study
 from tests.commands import flo
 from tests.end_to_end.agents import agent
@@ -60,7 +61,7 @@ def test_three_periods_count_each_patient_once_and_each_pays_for_one(tmp_path: P
         assert found.missing == ()
         again = flo("model", "drift", out, *at(coordinator), "--json", "-")
         told = json.loads(again.stdout)
-        assert told["health"] == round(found.last.health, 1)
+        assert told["health"] == shown_health(found.last.health)
         assert not told["alarm"]
         opened = PublishedModel.open(card, trusted)
         assert opened.card.digest in shown

@@ -190,7 +190,7 @@ def _losses(study: Study, consortium: Consortium, seeds: int) -> Floats:
     for seed in range(seeds):
         for fold in folds(consortium.hospitals, 5, seed):
             state, _ = run_once(study, fold, fast=True)
-            lost.append(pooled(fold).auc - tested(fold, partial(log_odds, study, state.model)).auc)
+            lost.append(pooled(study, fold).auc - tested(fold, partial(log_odds, study, state.model)).auc)
     return np.array(lost)
 
 
@@ -204,7 +204,7 @@ def _intervals() -> Iterator[Row]:
     began, consortium = time.monotonic(), CHOSEN_ON["heart"]()
     fold = next(folds(consortium.hospitals, 2, seed=0))
     state, _ = run_once(consortium.study, fold, fast=True)
-    one, other = finished(consortium.study, fold, state.model), pooled(fold)
+    one, other = finished(consortium.study, fold, state.model), pooled(consortium.study, fold)
     auc, gain = one.auc, difference([one], [other])[1]
     generator, held = np.random.default_rng(), list[tuple[bool, bool]]()
     while len(held) < _DRAWS:
