@@ -20,8 +20,12 @@ from tests.paths import EXAMPLES, ROOT
 
 YEARLY = EXAMPLES / "yearly" / "README.md"  # which repeats the study of another page
 PAPER = EXAMPLES / "paper" / "README.md"  # of statistics, which have no AUC
-PAGES = sorted(set(EXAMPLES.glob("*/README.md")) - {YEARLY, PAPER})
-STUDIES = sorted(set(EXAMPLES.glob("*/*.toml")) - set(PAPER.parent.glob("*.toml")))
+SURVIVAL = EXAMPLES / "survival" / "README.md"  # of the time to an event
+PAGES = sorted(set(EXAMPLES.glob("*/README.md")) - {YEARLY, PAPER, SURVIVAL})
+STUDIES = sorted(
+    set(EXAMPLES.glob("*/*.toml"))
+    - {file for page in (PAPER, SURVIVAL) for file in page.parent.glob("*.toml")}
+)
 _ROW = re.compile(
     r"\| \[[\w.-]+\]\(([\w.-]+)\) \| ([\d.]+) \| (local|distributed) "
     r"\| (\.\d+) \(\.\d+ to (?:1\.0+|\.\d+)\) \| ± (\.\d+) "
@@ -133,6 +137,30 @@ def test_the_numbers_of_a_page_come_again_within_its_error(row: Row) -> None:
         assert (f"{one['patients']:,}", f"{one['positive']:,}") == (patients, positive)
         assert one["auc_pooled"] == pytest.approx(float(pooled), abs=0.0015)
         assert one["auc_alone"] == pytest.approx(float(alone), abs=0.0015)
+
+
+# -- the time to an event --------------------------------------------------------------------------
+
+_HORIZON = re.compile(r"^\| (\d+) days \| (\.\d+) \| (\.\d+) \|$", re.MULTILINE)
+
+
+@pytest.mark.slow  # 10 s
+def test_the_numbers_of_the_survival_page_come_again_within_its_error() -> None:
+    text = SURVIVAL.read_text(encoding="utf-8")
+    (command,) = re.findall(r"^flo (simulate .*--compare.*)$", text, flags=re.MULTILINE)
+    words = [ROOT / word if word.endswith(".toml") else word for word in command.split()]
+    done = flo_process(*words, "--json", "-", seconds=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (said,) = re.findall(r"concordance is (\.\d+), pooled without privacy (\.\d+)", text)
+    assert found["auc"] == pytest.approx(float(said[0]), abs=0.012)
+    assert found["auc_pooled"] == pytest.approx(float(said[1]), abs=0.0015)
+    rows = _HORIZON.findall(text)
+    assert len(rows) == len(found["horizons"]) == 3
+    for (days, predicted, observed), one in zip(rows, found["horizons"], strict=True):
+        assert int(days) == one["horizon"]
+        assert one["predicted"] == pytest.approx(float(predicted), abs=0.03)
+        assert one["observed"] == pytest.approx(float(observed), abs=0.002)
 
 
 # -- five years of one study -----------------------------------------------------------------------

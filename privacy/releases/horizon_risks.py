@@ -104,16 +104,18 @@ class _Moments:
                 expected = self._there[j][:, None] * ((test * hazard[j]) @ self._of)
                 whole[place] += own - expected
         moments = np.tensordot(whole, self._classes, axes=2)
-        bent = np.maximum(self._at_risk, 0.0) * hazard * (1 - hazard)
+        bent = self._at_risk * hazard * (1 - hazard)
         derivatives = np.zeros((self.periods + 1, self.periods + 1))
         sampling = np.zeros_like(derivatives)
         for j in range(self.periods):
             for row, test in ((j, tests[0]), (self.periods, tests[1])):
                 derivatives[row, j] -= bent[j] @ test
                 derivatives[row, -1] -= bent[j] @ (test * slope * self._scores)
-            sampling[j, j] = bent[j].sum()
-            sampling[j, -1] = sampling[-1, j] = bent[j] @ self._test
-            sampling[-1, -1] += bent[j] @ self._test**2
+            # Noise may leave fewer than nobody there, and break Cauchy's and Schwarz's inequality.
+            own, square = (max(float(bent[j] @ of), 0.0) for of in (tests[0], self._test**2))
+            most = np.sqrt(own * square)
+            sampling[j, j], sampling[-1, -1] = own, sampling[-1, -1] + square
+            sampling[j, -1] = sampling[-1, j] = np.clip(bent[j] @ self._test, -most, most)
         noise = np.tensordot(whole, whole, axes=([1, 2], [1, 2]))
         return moments, derivatives, self._variance * noise + sampling
 

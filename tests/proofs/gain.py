@@ -190,7 +190,9 @@ def _losses(study: Study, consortium: Consortium, seeds: int) -> Floats:
     for seed in range(seeds):
         for fold in folds(consortium.hospitals, 5, seed):
             state, _ = run_once(study, fold, fast=True)
-            lost.append(pooled(study, fold).auc - tested(fold, partial(log_odds, study, state.model)).auc)
+            lost.append(
+                pooled(study, fold).auc - tested(fold, partial(log_odds, study, state.model)).auc
+            )
     return np.array(lost)
 
 

@@ -196,6 +196,8 @@ def changed(document: Any, way: Way) -> Any:
     if way:
         copy: Any = dict(document) if isinstance(document, dict) else list(document)
         copy[way[0]] = changed(document[way[0]], way[1:])
+        if way == ("schema_version",):
+            copy[way[0]] = 7
         if way == ("average_deviation",):
             copy[way[0]] = 0.5  # where noise and average have lists
         return copy
@@ -214,8 +216,9 @@ LEAVES = sorted(leaves(GATED.document), key=str)
 
 
 def test_the_walk_over_the_card_leaves_no_field_out() -> None:
-    assert {way[0] for way in LEAVES} == set(ModelCard.model_fields)
-    assert {way[0] for way in leaves(GOOD.document)} == set(ModelCard.model_fields) - {
+    fields = set(ModelCard.model_fields) - {"earlier_horizons"}  # tests/flo/published/test_times.py
+    assert {way[0] for way in LEAVES} == fields
+    assert {way[0] for way in leaves(GOOD.document)} == fields - {
         "life",
         "gate",
         "evaluated",
@@ -266,7 +269,7 @@ def test_something_left_out_or_added_after_signing_is_refused(change: dict[str, 
     "change",
     [
         {"unknown": 1},
-        {"schema_version": 6},
+        {"schema_version": 7},
         {"file": "AB" * 32},
         {"coordinator": "xy"},
         {"epsilon": 0},

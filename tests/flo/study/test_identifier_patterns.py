@@ -111,5 +111,5 @@ def test_no_study_with_such_a_column_is_checked_or_signed(
 
 def test_no_label_tells_who_a_patient_is() -> None:
     data = study_document()["data"] | {"label": "surname"}
-    with pytest.raises(StudyError, match="the label 'surname'"):
+    with pytest.raises(StudyError, match="the outcome's column 'surname'"):
         small_study(data=data).refuse_identifying()

@@ -159,6 +159,7 @@ NEWER = {
     "statistics",
     "gate",
     "monitor",  # tests/privacy/releases/test_monitor.py
+    "data.outcome",  # test_outcome.py
     f"{AGE}.changeable_to",  # test_wording.py
     f"{AGE}.changeable_from",
     f"{WARD}.changeable_to",

@@ -1,0 +1,101 @@
+"""A study of the time to an event at three real hospitals, from launch to each patient's risks."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flo.cli.coordinator.operator import Operator
+from flo.clients.home.site_home import SiteHome
+from flo.privacy.releases import evaluation, horizon_risks
+from flo.published.model_card import PublishedModel
+from flo.study.document import from_document
+from tests.builders import WHITENED
+from tests.commands import flo
+from tests.end_to_end.agents import agent
+from tests.end_to_end.running import SITES
+from tests.end_to_end.test_gate import published, said
+from tests.flo.times import times_document
+from tests.server.real_coordinator import serving
+
+pytestmark = pytest.mark.slow
+
+
+def test_from_launch_to_each_patients_risks(tmp_path: Path) -> None:
+    with serving(tmp_path / "coordinator") as coordinator, contextlib.ExitStack() as stack:
+        sites = [coordinator.enrol(tmp_path / name, name) for name in SITES]
+        for site in sites:
+            followed(site)
+            stack.enter_context(agent(site))
+        document = times_document()
+        document["hospitals"] = [{"id": name, "declared_size": 40} for name in SITES]
+        document["mechanism"] |= {
+            **{"masking": "on", "noise": "distributed", "retry_allowance": 2, **WHITENED},
+        }
+        study = from_document(document)
+        with Operator(coordinator.home.directory) as operator:
+            digest = str(operator.call("POST", "studies", body=study.canonical_bytes)["digest"])
+        keys = [
+            f"{name}={site.open_identity().fingerprint}"
+            for name, site in zip(SITES, sites, strict=True)
+        ]
+        for site in sites:
+            said(flo("site", "confirm", *keys, "--home", site.directory))
+            reviewed = said(flo("site", "review", digest, "--home", site.directory))
+            assert "the time until ill = 1, or until last seen: column 'days'" in reviewed
+            said(flo("site", "approve", digest, "--yes", "--home", site.directory))
+        card = published(coordinator, digest)
+        trusted = coordinator.home.open_identity().fingerprint
+
+    model = PublishedModel.open(card, trusted)
+    assert model.card.schema_version == 6
+    assert model.card.evaluated is not None
+    curves = horizon_risks.fit(model.study, model.weights, *model.card.evaluated.sums(model.study))
+    assert (*model.card.earlier_horizons, model.card.calibration) == curves, "anybody gets these"
+    shown = said(flo("model", "show", card, "--home", sites[0].directory))
+    for words in ("noisy concordance", "AUC at 10 days", "Risks of ill by 60 days"):
+        assert words in shown
+    estimates = evaluation.at_horizons(model.study, *model.card.evaluated.sums(model.study))
+    assert len(estimates) == 3
+
+    data, out = tmp_path / "new.csv", tmp_path / "risks.csv"
+    data.write_text("patient_id,age,ward\na,20,a\nb,80,c\n")
+    said(flo("model", "predict", card, "--data", data, "--out", out, "--home", sites[0].directory))
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    names = [f"{name}_{days}" for days in (10, 30, 60) for name in ("risk", "low", "high")]
+    assert list(rows[0]) == ["row", "patient_id", "score", *names]
+    scores = model.log_odds(np.zeros((1, 5)))
+    assert np.isfinite(scores).all()
+    refuses(sites[0], card)
+
+
+def followed(site: SiteHome) -> None:
+    """Give each of the site's patients a time, which is shorter for those with the event."""
+    (population,) = site.read_config().populations
+    path = population.file
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, [*rows[0], "days"])
+        writer.writeheader()
+        for number, row in enumerate(rows):
+            days = (number % 25 if row["ill"] == "1" else 20 + number % 50) + 1
+            writer.writerow({**row, "days": days})
+
+
+def refuses(site: SiteHome, card: Path) -> None:
+    """What takes only yes or no says so."""
+    home = ("--home", site.directory)
+    for command in (
+        ("model", "fairness", card, "--threshold", "0.2"),
+        ("model", "finish", card),
+        ("model", "export", card, "--out", site.directory / "x.onnx"),
+    ):
+        refused = flo(*command, *home)
+        assert refused.returncode != 0
+        assert "takes only an outcome of yes or no" in refused.stderr, command
