@@ -26,7 +26,7 @@ _RULE: tuple[tuple[float, float, int, float, float], ...] = (
 )
 # For the time to an event: clip, rounds, learning rate in Newton steps. A hazard's curvature at its
 # start is about the share of patients who have the event, so a Newton step is one over it; the
-# clip halves that curvature. Chosen and measured in docs/decisions/0053.
+# clip halves that curvature. Chosen and measured in docs/decisions/0047.
 _OF_TIMES = (0.35, 15, 2.0)
 # For a model with too many inputs for second moments.
 WIDE: dict[str, Any] = {"clip": 0.25, "steps": 30, "learning_rate": 0.5, "momentum": 0.9}

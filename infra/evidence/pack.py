@@ -146,7 +146,9 @@ def _row(requirement: Requirement, facts: Facts) -> dict[str, Any]:
 
 def _record(facts: Facts, study: Study) -> dict[str, str]:
     """Return the record of GDPR Art. 30(1), as far as a study states it."""
-    columns = ", ".join([*study.data.outcome_columns, *(column.name for column in study.data.columns)])
+    columns = ", ".join(
+        [*study.data.outcome_columns, *(column.name for column in study.data.columns)]
+    )
     partners = ", ".join(hospital.id for hospital in study.hospitals)
     layers = facts.last("agent-started")
     confined = ", ".join(layers.facts.get("confinement", [])) if layers else "not stated"

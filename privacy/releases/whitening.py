@@ -56,7 +56,7 @@ def planned_patients(study: Study, hospitals: Iterable[str]) -> float:
 def exponent(study: Study) -> float:
     """Return e: 1/4 where n·ε², n the planned patients of all hospitals, is at most 600.
 
-    Always 1/4 for the time to an event (docs/decisions/0053).
+    Always 1/4 for the time to an event (docs/decisions/0047).
     """
     if study.data.outcome is not None:
         return 0.25

@@ -78,6 +78,7 @@ def followed(site: SiteHome) -> None:
     """Give each of the site's patients a time, which is shorter for those with the event."""
     (population,) = site.read_config().populations
     path = population.file
+    assert path is not None
     with path.open() as file:
         rows = list(csv.DictReader(file))
     with path.open("w") as file:

@@ -97,8 +97,10 @@ def test_the_command_gives_the_same_keys(data: Path, tmp_path: Path) -> None:
     done = command("simulate", study, "--data", data, "--folds", "2", "--fast", "--json", "-")
     assert done.returncode == 0, done.stderr
     ours = flo.simulate(study, data, folds=2).document
-    compared = ("pooled", "alone", "finished", "published", "verdict", "years", "life_epsilon")
-    compared = (*compared, "horizons")
+    compared = (
+        *("pooled", "alone", "finished", "published", "verdict", "years", "life_epsilon"),
+        "horizons",
+    )
     assert {
         name for name in json.loads(done.stdout) if not any(word in name for word in compared)
     } == set(ours)

@@ -15,6 +15,7 @@ from tests.proofs import (
     gain,
     model_regressions,
     monitored,
+    outcomes,
     release_gate,
     statistics,
     truth,
@@ -46,6 +47,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "gate": _gate,
     "versions": versions_compared.rows,
     "watch": _watch,
+    "outcomes": outcomes.rows,
 }
 _LINE = "{:7} {:58} {:>9} {:>14} {:>5} {:>6} {:>7}"
 

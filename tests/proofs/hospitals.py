@@ -50,14 +50,14 @@ def general_table(package: str, name: str) -> pd.DataFrame:
     return table
 
 
-def _number(name: str, minimum: float, maximum: float, unit: str = "1") -> dict[str, Any]:
+def number(name: str, minimum: float, maximum: float, unit: str = "1") -> dict[str, Any]:
     return {
         **{"kind": "number", "name": name, "unit": unit, "minimum": minimum, "maximum": maximum},
         **{"missing": "indicator", "missing_value": (minimum + maximum) / 2},
     }
 
 
-def _category(name: str, *codes: str) -> dict[str, Any]:
+def category(name: str, *codes: str) -> dict[str, Any]:
     return {"kind": "category", "name": name, "codes": list(codes), "missing": "indicator"}
 
 
@@ -111,14 +111,14 @@ def nass() -> Consortium:
     table["frontal"] = table["frontal"].map({0: "no", 1: "yes"})
     table["dvcat"] = table["dvcat"].str.replace("1-9km/h", "1-9")
     columns = [
-        _category("dvcat", "1-9", "10-24", "25-39", "40-54", "55+"),
-        _category("airbag", "no", "airbag"),
-        _category("seatbelt", "no", "belted"),
-        _category("frontal", "no", "yes"),
-        _category("sex", "f", "m"),
-        _number("ageOFocc", 15, 100, "years"),
-        _number("yearVeh", 1950, 2005, "years"),
-        _category("occRole", "driver", "pass"),
+        category("dvcat", "1-9", "10-24", "25-39", "40-54", "55+"),
+        category("airbag", "no", "airbag"),
+        category("seatbelt", "no", "belted"),
+        category("frontal", "no", "yes"),
+        category("sex", "f", "m"),
+        number("ageOFocc", 15, 100, "years"),
+        number("yearVeh", 1950, 2005, "years"),
+        category("occRole", "driver", "pass"),
     ]
     return _of("nass", table, "yearacc", "died", columns, epsilon=0.5, noise="local")
 
@@ -130,10 +130,10 @@ def wilms() -> Consortium:
     for name in ("instit", "histol", "stage"):
         table[name] = table[name].astype(str)
     columns = [
-        _category("instit", "1", "2"),
-        _category("histol", "1", "2"),
-        _category("stage", "1", "2", "3", "4"),
-        _number("age", 0, 240, "months"),
+        category("instit", "1", "2"),
+        category("histol", "1", "2"),
+        category("stage", "1", "2", "3", "4"),
+        number("age", 0, 240, "months"),
     ]
     return _of("wilms", table, "study", "rel", columns, epsilon=0.9, noise="distributed")
 
@@ -149,12 +149,12 @@ def health() -> Consortium:
     # Whose schooling changed would be known to two sites: everyone stays where they began.
     table["began"] = table.groupby("id")["edlevel"].transform("first")
     columns = [
-        _number("age", 18, 90, "years"),
-        _category("outwork", "no", "yes"),
-        _category("female", "no", "yes"),
-        _category("married", "no", "yes"),
-        _category("kids", "no", "yes"),
-        _number("hhninc", 0, 20, "1000 marks"),
+        number("age", 18, 90, "years"),
+        category("outwork", "no", "yes"),
+        category("female", "no", "yes"),
+        category("married", "no", "yes"),
+        category("kids", "no", "yes"),
+        number("hhninc", 0, 20, "1000 marks"),
     ]
     return _of(
         "health",
