@@ -231,12 +231,6 @@ def _mapping(
     wanted = _input_fields(schema) | set(schema.outcome_columns)
     if id_column in wanted:
         refuse([DataFinding(id_column, "is this population's patient id; no study may use it")], {})
-    if schema.outcome is not None and not source.is_table:
-        raise UsageError(
-            f"{source.name} has dated events, and times until an event are read from tables only",
-            hint=f"give a table or database view with columns {schema.label!r} and "
-            f"{schema.outcome.time!r}",
-        )
     if mapping is not None and not (source.is_table and not mapping.columns):
         if wrong := problems(mapping, schema):
             lines = "\n".join(f"  {line}" for line in wrong)

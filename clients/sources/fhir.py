@@ -3,6 +3,7 @@
 There is one record for each patient, on the mapping's day ``as_of``. Fields:
 
     patient:age  patient:gender  patient:deceased (by the mapping's ``when``)
+    patient:last-seen  until:DAY    the time to an event (``flo.clients.sources.follow_up``)
     condition:SYSTEM|CODE           1 if the patient has it, else 0
     observation:SYSTEM|CODE         its value, or that of the component with this code
 
@@ -41,6 +42,7 @@ from flo.clients.sources.fhir_events import (
 )
 from flo.clients.sources.fhir_files import BESIDE, BulkFiles, Resource, listed
 from flo.clients.sources.fhir_patients import FhirPatients, in_two_states, names, state_of
+from flo.clients.sources.follow_up import LAST_SEEN, followed, last_day, mapped_time
 from flo.clients.sources.mapping import MappedColumn, StudyMapping
 from flo.clients.sources.source import Batch, SourceField
 from flo.errors import UsageError
@@ -81,7 +83,8 @@ class FhirExport:
                         codes[field] += 1
                         if not seen.get(field, SourceField(field)).unit:
                             seen[field] = SourceField(field, display, unit(part) or "")
-        return [SourceField(field) for field in PATIENT_FIELDS] + [
+        last_seen = SourceField(LAST_SEEN, "time to an event: followed until last seen", "days")
+        return [*(SourceField(field) for field in PATIENT_FIELDS), last_seen] + [
             seen[field] for field, _ in codes.most_common()
         ]
 
@@ -113,12 +116,14 @@ class FhirExport:
                 "the mapping names no day for the records",
                 hint='write as_of = "YYYY-MM-DD" into its section of mapping.toml',
             )
-        wanted = {name: asked(mapped) for name, mapped in mapping.columns.items()}
+        time = mapped_time(mapping, schema, LAST_SEEN)
+        own = {name: one for name, one in mapping.columns.items() if one is not time}
+        wanted = {name: asked(mapped) for name, mapped in own.items()}
         patients = FhirPatients(self._files, self._id)
         places = [place for place in range(len(patients.names)) if place not in patients.merged]
         columns = {
             name: EventColumn.empty(mapped, len(places), happened=happens(mapped))
-            for name, mapped in mapping.columns.items()
+            for name, mapped in own.items()
         }
         for name, column in columns.items():
             for record, place in enumerate(places if wanted[name][0] == "Patient" else ()):
@@ -128,6 +133,10 @@ class FhirExport:
             of_kind = [(columns[name], codes) for name, (k, codes) in wanted.items() if k == kind]
             if of_kind:
                 self._fill(kind, of_kind, patients, records, at)
+        if time is not None and schema.outcome is not None:
+            label = columns[schema.label]
+            ends = self._ends(time, label, patients, records, at)
+            columns[schema.outcome.time] = followed(label, time, [at] * len(places), ends)
         notes = {
             "patients who state a link with another, and are left out": len(patients.merged),
             STAY: len(patients.named),
@@ -136,6 +145,29 @@ class FhirExport:
         shown = {note: count for note, count in notes.items() if count}
         doubts = {("unread files", "", BESIDE): self._files.beside} if self._files.beside else {}
         yield from in_batches([patients.names[p] for p in places], columns, schema, shown, doubts)
+
+    def _ends(
+        self,
+        time: MappedColumn,
+        label: EventColumn,
+        patients: FhirPatients,
+        records: dict[int, int],
+        at: date,
+    ) -> list[date | None]:
+        """Return the last day on which each record's patient was followed, from ``at`` on."""
+        if (day := last_day(time)) is not None:
+            return [day] * len(records)
+        ends = [max(at, event[0]) if event else at for event in label.days]
+        for kind in ("Condition", "Observation"):
+            for event in self._files.resources(kind):
+                for place in patients.meant(event.get("subject")) if counts(event) else ():
+                    if (record := records.get(place)) is None:
+                        continue
+                    condition = kind == "Condition"
+                    seen = began(event, patients.born(place)) if condition else observed(event)
+                    if seen is not None:
+                        ends[record] = max(ends[record], seen.last)
+        return list(ends)
 
     def _fill(
         self,

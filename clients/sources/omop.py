@@ -4,6 +4,7 @@ There is one record for each entry of the mapping's ``cohort``, on its ``cohort_
 Fields:
 
     person:age  person:gender  death
+    observation_period  until:DAY   the time to an event (``flo.clients.sources.follow_up``)
     condition:CONCEPT  drug:CONCEPT  procedure:CONCEPT      1 if it happened, else 0
     measurement:CONCEPT  observation:CONCEPT                its value: a number or a concept
 
@@ -33,6 +34,7 @@ from flo.clients.sources.events import (
     in_batches,
     years_between,
 )
+from flo.clients.sources.follow_up import PERIOD, followed, last_day, mapped_time
 from flo.clients.sources.mapping import StudyMapping
 from flo.clients.sources.omop_tables import PERSON_FIELDS, TABLES, Asked, Database, Events, asked
 from flo.clients.sources.source import BATCH, Batch, SourceField
@@ -77,6 +79,7 @@ class OmopDatabase:
     def fields(self) -> list[SourceField]:
         """Return fields of persons, and the 2000 most frequent concepts of each table."""
         found = [SourceField(field) for field in PERSON_FIELDS]
+        found.append(SourceField(PERIOD, "time to an event: followed until its end", "days"))
         concept = self._database.table("concept", "concept_id", "concept_name", "concept_code")
         with self._database.reading() as connection:
             for kind, events in TABLES.items():
@@ -135,7 +138,9 @@ class OmopDatabase:
                 "the mapping names no cohort",
                 hint="write cohort = COHORT_DEFINITION_ID into its section of mapping.toml",
             )
-        wanted = {name: asked(mapped) for name, mapped in mapping.columns.items()}
+        time = mapped_time(mapping, schema, PERIOD)
+        own = {name: one for name, one in mapping.columns.items() if one is not time}
+        wanted = {name: asked(mapped) for name, mapped in own.items()}
         columns = dict[str, EventColumn]()
         with self._database.reading() as connection:
             records, strangers = self._records(connection, mapping.cohort)
@@ -151,6 +156,12 @@ class OmopDatabase:
                     else:
                         column.values = [getattr(record, field.kind) for record in records]
                 columns[name] = column
+            if time is not None and schema.outcome is not None:
+                day = last_day(time)
+                ends = [day] * len(records) if day else self._ends(connection, records)
+                starts = [record.at for record in records]
+                label = columns[schema.label]
+                columns[schema.outcome.time] = followed(label, time, starts, ends)
         rule = "entries of the cohort whose subject is not in the table person"
         notes = {rule: strangers} if strangers else {}
         yield from in_batches([record.name for record in records], columns, schema, notes)
@@ -237,6 +248,20 @@ class OmopDatabase:
         for person, day in connection.execute(sa.select(death.c.person_id, death.c.death_date)):
             for place in places.get(person, ()):
                 column.add(place, records[place].at, _span(day))
+
+    def _ends(
+        self, connection: sa.Connection, records: list[_Record]
+    ) -> list[datetime.date | None]:
+        """Return the end of the observation period that holds each record's day; None without."""
+        names = ("person_id", "observation_period_start_date", "observation_period_end_date")
+        period, places = self._database.table(PERIOD, *names), _places(records)
+        found: list[datetime.date | None] = [None] * len(records)
+        for person, start, end in connection.execute(sa.select(*(period.c[one] for one in names))):
+            first, last = _day(start), _day(end)
+            for place in places.get(person, ()):
+                if first and last and first <= records[place].at <= last:
+                    found[place] = last
+        return found
 
     def _units(self, connection: sa.Connection, events: Events) -> dict[int, str]:
         """Return the most frequent unit of each concept's values."""

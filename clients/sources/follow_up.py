@@ -1,0 +1,78 @@
+"""The time to an event from dated events, for FHIR and for OMOP.
+
+The label's mapping names the event, and counts the first one ``after`` the record's day. The time's
+mapping says until when a patient was followed who did not have it:
+
+    until:YYYY-MM-DD        all were followed until this day, as by a registry
+    patient:last-seen       FHIR: the last day of any observation, condition or the event itself
+    observation_period      OMOP: the end of the period that holds the record's day
+
+The time is in days from the record's day: until the event if it came while the patient was
+followed, else until the end, with the label 0. A mapping may convert days into the study's unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import date
+
+from flo.clients.sources.events import EventColumn
+from flo.clients.sources.mapping import MappedColumn, StudyMapping
+from flo.errors import UsageError
+from flo.study.schema import Schema
+
+LAST_SEEN, PERIOD = "patient:last-seen", "observation_period"
+_UNTIL, _DAYS = "until:", "days"
+
+
+def mapped_time(mapping: StudyMapping, schema: Schema, ends: str) -> MappedColumn | None:
+    """Return how a study's time is mapped; None if its outcome is yes or no.
+
+    ``ends``: the source's own field, beside ``until:``. Raises UsageError: another field, or a
+    label whose mapping does not count what happens after the record's day.
+    """
+    if schema.outcome is None:
+        return None
+    mapped, label = mapping.columns[schema.outcome.time], mapping.columns[schema.label]
+    if mapped.field != ends and last_day(mapped) is None:
+        raise UsageError(
+            f"{schema.outcome.time}: {mapped.field!r} does not say until when patients were "
+            "followed",
+            hint=f'write field = "{ends}", or "until:YYYY-MM-DD" if all were followed until a day',
+        )
+    if label.when != "after":
+        raise UsageError(
+            f"{schema.label}: its mapping counts events up to the record's day",
+            hint='write when = "after": the time runs from that day on',
+        )
+    return mapped
+
+
+def last_day(mapped: MappedColumn) -> date | None:
+    """Return the day until which all were followed; None if the mapping names none."""
+    field = mapped.field
+    if isinstance(field, str) and field.startswith(_UNTIL):
+        with suppress(ValueError):
+            return date.fromisoformat(field.removeprefix(_UNTIL))
+    return None
+
+
+def followed(
+    label: EventColumn, mapped: MappedColumn, starts: Sequence[date], ends: Sequence[date | None]
+) -> EventColumn:
+    """Return the column of times (records,), and take events after the end out of ``label``.
+
+    ``starts``, ``ends``: each record's day, and the last day on which its patient was followed;
+    None if it is not known, so that the time is missing.
+    """
+    column = EventColumn.empty(mapped, len(starts), happened=False)
+    for record, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        event = label.days[record] if label.values[record] == 1 else None
+        if event is not None and (end is None or event[0] > end):
+            label.values[record], event = 0, None
+        last = end if event is None else event[0]
+        if last is not None:
+            column.values[record], column.units[record] = (last - start).days, _DAYS
+            column.events += 1
+    return column
