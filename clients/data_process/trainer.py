@@ -20,7 +20,7 @@ from flo.errors import UsageError
 from flo.privacy.accounting.plan import Plan, noise_shares
 from flo.privacy.gradients.augmentation import augmented, copies
 from flo.privacy.gradients.batches import EVERY_BLOCK, Slot
-from flo.privacy.gradients.bookkeeping import HazardLoss, binary_loss
+from flo.privacy.gradients.bookkeeping import loss_of
 from flo.privacy.gradients.step import PrivateStep
 from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
 from flo.privacy.releases import (
@@ -137,10 +137,9 @@ def private_step(study: Study, device: str, at_once: int | None = None) -> Priva
         outputs = models.layers(study)[0].sizes[1]
         module[0] = nn.Linear(d, outputs, bias=False, dtype=torch.float64)
         examples = np.hstack([examples, np.ones((len(examples), 1))]) @ whitening.dense(d, d)
-    outcome = study.data.outcome
     return PrivateStep(
         module,
-        HazardLoss(outcome.followed, outcome.had_event) if outcome else binary_loss,
+        loss_of(study.data.outcome),
         Plan.of(study).purpose("training").mechanism.norm * copies(study),
         examples=examples,
         batch=models.largest_batch(study, copies(study), device),

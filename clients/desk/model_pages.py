@@ -187,6 +187,8 @@ def _refuse_to_score(model: PublishedModel, no_rule: str) -> None:
 def _can_be_typed(model: PublishedModel) -> bool:
     """Return whether a person can type one patient's values."""
     columns = model.study.data.columns
+    if model.study.data.outcome is not None:
+        return False
     return len(columns) <= _MOST_TYPED and not any(isinstance(c, ImageColumn) for c in columns)
 
 

@@ -82,7 +82,7 @@ def predict(
     """
     if out.resolve() == data.resolve():
         raise UsageError(f"--out {out} would overwrite the data", hint="choose another file")
-    if id_column in _COLUMNS:
+    if id_column in _COLUMNS | set(_risk_columns(model.study)):
         raise UsageError(
             f"--id-column {id_column} is the name of a column of the scores",
             hint="rename the file's column of ids",
@@ -146,10 +146,15 @@ def _risk_columns(study: Study) -> list[str]:
     if study.data.outcome is None:
         return ["risk", "low", "high"]
     return [
-        f"{name}_{horizon:g}"
+        f"{name}_{_in_words(horizon)}"
         for horizon in study.data.outcome.horizons
         for name in ("risk", "low", "high")
     ]
+
+
+def _in_words(horizon: float) -> str:
+    """Return a horizon as it was written, so that two have two names."""
+    return f"{horizon:.15g}"
 
 
 def _risks(model: PublishedModel | FinishedAtHome, log_odds: Floats) -> list[tuple[Band, ...]]:

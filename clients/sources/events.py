@@ -32,6 +32,7 @@ UNDATED = "events without a day, which do not count"
 UNCLEAR = "events that may lie on either side of the record's day, and do not count"
 UNFIT = "events that are preliminary, refuted or entered in error, and do not count"
 EMPTY = "events without a value"
+HAD_BEFORE = "patients who had it by the record's day, and count as free of it from then on"
 SHARED = "events under an identifier that several patients have, which count for each of them"
 _KINDS = {LOST: "lost events", UNDATED: "no day", UNCLEAR: "unclear day"}
 _SHARE = 0.01  # share of a column's events; fewer are a note
@@ -133,6 +134,8 @@ class EventColumn:
         for rule, count in self.counts.items():
             if rule in _KINDS and count >= _SHARE * self.events:
                 doubts[_KINDS[rule], name, rule] = count
+            elif rule == HAD_BEFORE:
+                doubts["had before", name, rule] = count
             elif rule == UNFIT and self.happened and not self.events:
                 doubts["nothing counts", name, rule] = count
             else:

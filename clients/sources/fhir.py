@@ -22,7 +22,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,15 @@ from flo.clients.sources.fhir_events import (
 )
 from flo.clients.sources.fhir_files import BESIDE, BulkFiles, Resource, listed
 from flo.clients.sources.fhir_patients import FhirPatients, in_two_states, names, state_of
-from flo.clients.sources.follow_up import LAST_SEEN, followed, last_day, mapped_time
+from flo.clients.sources.follow_up import (
+    EARLIER,
+    LAST_SEEN,
+    earlier_of,
+    ended,
+    followed,
+    last_day,
+    mapped_time,
+)
 from flo.clients.sources.mapping import MappedColumn, StudyMapping
 from flo.clients.sources.source import Batch, SourceField
 from flo.errors import UsageError
@@ -116,8 +124,10 @@ class FhirExport:
                 "the mapping names no day for the records",
                 hint='write as_of = "YYYY-MM-DD" into its section of mapping.toml',
             )
-        time = mapped_time(mapping, schema, LAST_SEEN)
+        time = mapped_time(mapping, schema, LAST_SEEN, happens)
         own = {name: one for name, one in mapping.columns.items() if one is not time}
+        if time is not None:
+            own[EARLIER] = earlier_of(own[schema.label])
         wanted = {name: asked(mapped) for name, mapped in own.items()}
         patients = FhirPatients(self._files, self._id)
         places = [place for place in range(len(patients.names)) if place not in patients.merged]
@@ -134,9 +144,11 @@ class FhirExport:
             if of_kind:
                 self._fill(kind, of_kind, patients, records, at)
         if time is not None and schema.outcome is not None:
-            label = columns[schema.label]
+            label, earlier = columns[schema.label], columns.pop(EARLIER)
             ends = self._ends(time, label, patients, records, at)
-            columns[schema.outcome.time] = followed(label, time, [at] * len(places), ends)
+            ends = ended(ends, [patients.died(place) for place in places])
+            starts = [at] * len(places)
+            columns[schema.outcome.time] = followed(label, earlier, time, starts, ends)
         notes = {
             "patients who state a link with another, and are left out": len(patients.merged),
             STAY: len(patients.named),
@@ -158,6 +170,7 @@ class FhirExport:
         if (day := last_day(time)) is not None:
             return [day] * len(records)
         ends = [max(at, event[0]) if event else at for event in label.days]
+        today = datetime.now().astimezone().date()  # what is planned for later was no contact
         for kind in ("Condition", "Observation"):
             for event in self._files.resources(kind):
                 for place in patients.meant(event.get("subject")) if counts(event) else ():
@@ -165,8 +178,8 @@ class FhirExport:
                         continue
                     condition = kind == "Condition"
                     seen = began(event, patients.born(place)) if condition else observed(event)
-                    if seen is not None:
-                        ends[record] = max(ends[record], seen.last)
+                    if seen is not None and seen.first <= today:
+                        ends[record] = max(ends[record], seen.first)
         return list(ends)
 
     def _fill(

@@ -57,6 +57,11 @@ class FhirPatients:
         """Return the date of birth, as it is written."""
         return self._known[place].get("birthDate")
 
+    def died(self, place: int) -> date | None:
+        """Return the first day on which the patient may have died; None if no day is stated."""
+        found = span(self._known[place].get("deceasedDateTime"))
+        return None if found is None else found.first
+
     def tell(self, column: EventColumn, record: int, place: int, at: date) -> None:
         """Fill one cell of a column with a field of the patient."""
         tell(column, record, self._known[place], at)

@@ -34,8 +34,16 @@ from flo.clients.sources.events import (
     in_batches,
     years_between,
 )
-from flo.clients.sources.follow_up import PERIOD, followed, last_day, mapped_time
-from flo.clients.sources.mapping import StudyMapping
+from flo.clients.sources.follow_up import (
+    EARLIER,
+    PERIOD,
+    earlier_of,
+    ended,
+    followed,
+    last_day,
+    mapped_time,
+)
+from flo.clients.sources.mapping import MappedColumn, StudyMapping
 from flo.clients.sources.omop_tables import PERSON_FIELDS, TABLES, Asked, Database, Events, asked
 from flo.clients.sources.source import BATCH, Batch, SourceField
 from flo.errors import DataError, UsageError
@@ -138,16 +146,16 @@ class OmopDatabase:
                 "the mapping names no cohort",
                 hint="write cohort = COHORT_DEFINITION_ID into its section of mapping.toml",
             )
-        time = mapped_time(mapping, schema, PERIOD)
+        time = mapped_time(mapping, schema, PERIOD, lambda mapped: asked(mapped)[0].happened)
         own = {name: one for name, one in mapping.columns.items() if one is not time}
+        if time is not None:
+            own[EARLIER] = earlier_of(own[schema.label])
         wanted = {name: asked(mapped) for name, mapped in own.items()}
         columns = dict[str, EventColumn]()
         with self._database.reading() as connection:
             records, strangers = self._records(connection, mapping.cohort)
             for name, fields in wanted.items():
-                column = EventColumn.empty(
-                    mapping.columns[name], len(records), happened=fields[0].happened
-                )
+                column = EventColumn.empty(own[name], len(records), happened=fields[0].happened)
                 for field in fields:
                     if field.kind == "death":
                         self._fill_deaths(connection, column, records)
@@ -159,9 +167,10 @@ class OmopDatabase:
             if time is not None and schema.outcome is not None:
                 day = last_day(time)
                 ends = [day] * len(records) if day else self._ends(connection, records)
+                ends = ended(ends, self._deaths(connection, records))
                 starts = [record.at for record in records]
-                label = columns[schema.label]
-                columns[schema.outcome.time] = followed(label, time, starts, ends)
+                label, earlier = columns[schema.label], columns.pop(EARLIER)
+                columns[schema.outcome.time] = followed(label, earlier, time, starts, ends)
         rule = "entries of the cohort whose subject is not in the table person"
         notes = {rule: strangers} if strangers else {}
         yield from in_batches([record.name for record in records], columns, schema, notes)
@@ -262,6 +271,16 @@ class OmopDatabase:
                 if first and last and first <= records[place].at <= last:
                     found[place] = last
         return found
+
+    def _deaths(
+        self, connection: sa.Connection, records: list[_Record]
+    ) -> list[datetime.date | None]:
+        """Return the day of each record's patient's death; None without."""
+        told = EventColumn.empty(
+            MappedColumn(field="death", when="any"), len(records), happened=True
+        )
+        self._fill_deaths(connection, told, records)
+        return [None if day is None else day[0] for day in told.days]
 
     def _units(self, connection: sa.Connection, events: Events) -> dict[int, str]:
         """Return the most frequent unit of each concept's values."""

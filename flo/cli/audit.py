@@ -85,7 +85,7 @@ def _calibration(path: Path | None, report: bytes) -> Calibration | None:
             f"{path} states a life budget of ε = {card.life.epsilon:g}, δ = {card.life.delta:g}, "
             f"and the extracts ε = {life['epsilon']:g}, δ = {life['delta']:g}"
         )
-    return card.calibration
+    return card.risks_of_yes_or_no
 
 
 @command(app)

@@ -215,7 +215,7 @@ def _report(cast: Cast, home: Path, digest: str) -> Path:
 def _show_risks(cast: Cast, report: Path) -> None:
     """Write the report's page again, with the risks of the model card if a hospital fetched one."""
     for card in sorted((cast.directory / "models").glob("*/*.card.json"))[:1]:
-        page = render(report.read_bytes(), read_card(card).calibration)
+        page = render(report.read_bytes(), read_card(card).risks_of_yes_or_no)
         write_public(report.with_suffix(".html"), page.encode())
 
 

@@ -46,7 +46,7 @@ def list_(
     if not cards:
         say(f"no models in {directory}; `flo model fetch STUDY` gets one from the coordinator")
         return results.ModelsResult([])
-    table = Table(Column("model", overflow="fold"), "version", "ε", "AUC", "made")
+    table = Table(Column("model", overflow="fold"), "version", "ε", "AUC or concordance", "made")
     for path in cards:
         name = path.name.removesuffix(".card.json")
         try:
@@ -307,8 +307,9 @@ def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> 
         return "risks are calibrated on this hospital's patients; the model is not private"
     if model.card.calibration is None:
         return "scores rank patients; the card has no calibration, so there are no risks"
+    some = "a risk" if model.study.data.outcome is None else "a risk at some horizon at least,"
     said = (
-        f"{done.with_risk} have a risk with its {100 * model.card.calibration.level:.0f} % band, "
+        f"{done.with_risk} have {some} with its {100 * model.card.calibration.level:.0f} % band, "
         "calibrated for the patients of all hospitals together"
     )
     if missing := done.records - done.with_risk:

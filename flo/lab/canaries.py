@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from flo.arrays import Floats
 from flo.privacy.gradients.augmentation import augmented, copies
-from flo.privacy.gradients.bookkeeping import binary_loss
+from flo.privacy.gradients.bookkeeping import loss_of
 from flo.privacy.mechanisms.entropy import SystemStream
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import asked_model, gate
@@ -42,8 +42,9 @@ def made_up_patients(schema: Schema, count: int) -> Patients:
         else:
             edges = np.where(coins(count), column.maximum, column.minimum)
             parts.append(encode_number(column, edges))
-    labels = coins(count).astype(np.float64)
-    return Patients(np.concatenate(parts, axis=1), labels, np.arange(count), count)
+    labels = SystemStream().words(count) % np.uint64(schema.label_codes)
+    inputs = np.concatenate(parts, axis=1)
+    return Patients(inputs, labels.astype(np.float64), np.arange(count), count)
 
 
 def request_for(study: Study, purpose: Purpose, weights: Vector) -> Vector:
@@ -104,10 +105,10 @@ def _gradients(study: Study, weights: Vector, canaries: Patients) -> Floats:
         _, outputs = models.layers(study)[0].sizes
         module[0] = torch.nn.Linear(everything.shape[1], outputs, bias=False, dtype=torch.float64)
     torch.nn.utils.vector_to_parameters(torch.from_numpy(weights).double(), module.parameters())
-    rows = []
+    rows, loss_fn = [], loss_of(study.data.outcome)
     for place in range(0, len(turned.labels), count):
         inputs, labels = (a[place : place + count] for a in (everything, turned.labels))
-        loss = binary_loss(module(torch.from_numpy(inputs)), torch.from_numpy(labels)).mean()
+        loss = loss_fn(module(torch.from_numpy(inputs)), torch.from_numpy(labels)).mean()
         slopes = torch.autograd.grad(loss, list(module.parameters()))
         rows.append(torch.cat([slope.flatten() for slope in slopes]).numpy())
     return np.stack(rows)

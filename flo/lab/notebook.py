@@ -173,6 +173,8 @@ class Comparison:
         return [(name, *difference(one.private, first.private)) for name, one in rest]
 
     def _repr_html_(self) -> str:
+        if any(one.study.data.outcome is not None for one in self.results.values()):
+            return f"<pre>{html.escape(repr(self))}</pre>"
         return _shown(self.rows, title="Compared", differences=self.differences)
 
 

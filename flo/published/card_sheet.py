@@ -75,8 +75,10 @@ def sections(model: PublishedModel) -> list[Section]:
 def _at_horizons(study: Study, card: ModelCard) -> list[tuple[str, str]]:
     """Return the AUC at each horizon of an outcome, from the card's sums; nothing without them."""
     outcome = study.data.outcome
-    if outcome is None or card.evaluated is None:
+    if outcome is None or card.evaluation is None:
         return []
+    if card.evaluated is None:
+        return [("AUC at horizons", "not stated: the study has too many codes of subgroups")]
     estimates = evaluation.at_horizons(study, *card.evaluated.sums(study))
     return [
         (

@@ -21,6 +21,7 @@ from flo.published.gate_passed import gates_of
 from flo.published.gate_result import GateResult
 from flo.published.gate_words import rows
 from flo.published.model_card import PublishedModel
+from flo.study.wording import measure_of, risk_of
 
 
 def render(
@@ -45,6 +46,8 @@ def render(
         made=datetime.now(UTC).isoformat(timespec="minutes"),
         sections=[*card_sheet.sections(model), *decisions],
         quality=card_plots.quality_plot(card.model_dump(include={"evaluation", "subgroups"})),
+        measure=measure_of(model.study),
+        risk_of=risk_of(model.study),
         calibration=card.calibration and risks.plot(card.calibration),
         gates=_gates(model, gates, coordinators),
         **_groups(model, threshold),

@@ -168,6 +168,11 @@ class ModelCard(Document):
         return self
 
     @property
+    def risks_of_yes_or_no(self) -> Calibration | None:
+        """The calibration, if it is of an outcome of yes or no."""
+        return self.calibration if self.schema_version < 6 else None
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the signed card and of its file: how a later study names the model."""
         return canonical.digest(self.to_bytes())

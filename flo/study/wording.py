@@ -30,6 +30,14 @@ def measure_of(study: Study) -> str:
     return "AUC" if study.data.outcome is None else "concordance"
 
 
+def risk_of(study: Study) -> str:
+    """Return of what and by when a card's ``calibration`` states risks; "" for yes and no."""
+    outcome = study.data.outcome
+    if outcome is None:
+        return ""
+    return f" of {study.data.label} by {outcome.horizons[-1]:g} {outcome.unit}"
+
+
 def means_the_same(one: Column, other: Column) -> bool:
     """Return whether a column becomes the same inputs as that of an earlier study (``other``).
 

@@ -31,6 +31,7 @@ from flo.privacy.gradients.contributions import (
     RankOne,
     SumOfRankOne,
 )
+from flo.study.outcome import TimeToEvent
 from flo.study.sequences import LastStep, MeanOfSteps
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -81,6 +82,11 @@ class HazardLoss:
 def _codes(values: torch.Tensor, count: int) -> torch.Tensor:
     """Convert to integers 0 .. count-1; other values become the nearest one."""
     return torch.nan_to_num(values).clamp(0, count - 1).long()
+
+
+def loss_of(outcome: TimeToEvent | None) -> Loss:
+    """Return the loss that a study's model is trained with; None: an outcome of yes or no."""
+    return HazardLoss(outcome.followed, outcome.had_event) if outcome else binary_loss
 
 
 ROW_WISE_LOSSES: tuple[Loss, ...] = (binary_loss, categorical_loss)

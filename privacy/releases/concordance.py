@@ -119,7 +119,8 @@ class _Classes:
 def _estimate(sums: Floats, compared: Mask, variance: float) -> Estimate:
     of = _Classes.of(sums, compared)
     pairs, each = of.pairs, of.each
-    someone = pairs > NOBODY
+    had, other = (float(of.totals @ compared.any(axis)) for axis in (1, 0))
+    someone = min(pairs, had, other) > NOBODY  # two sides below nobody have a positive product
     raw = 0.5 + float(each.sum()) / pairs if someone else 0.5
     centre = float(min(1.0, max(0.0, raw)))
     theta = score_waves.candidates(centre)

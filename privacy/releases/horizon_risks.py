@@ -1,9 +1,10 @@
 """Risks at a study's horizons from the evaluation's release, at no further cost in privacy.
 
 Training knows one hazard for all periods, and clipping and noise leave the scores s too large or
-too small. With the classes of ``flo.study.outcome``, the hazard of period j is taken to be
+too small. With the classes of ``flo.study.outcome`` and s₀, the log odds of the hazard that the
+study expects, the hazard of period j is taken to be
 
-    h_j(s) = sigmoid(δ_j + b·s).
+    h_j(s) = sigmoid(s₀ + δ_j + b·(s - s₀)).
 
 The release has sums of waves over the positions of all classes, which give the total of any
 function of the score over a class. So for g = 1 in each period, and g = s over all periods,
@@ -12,16 +13,17 @@ function of the score over a class. So for g = 1 in each period, and g = s over 
           f·h_j(s),        m_s = Σ_j (the same with g)
 
 have mean 0 under any noise if the hazards are right, and covariance V = noise + Σ f·g·g'·h·(1 - h).
-Whoever was last seen within a period was there for half of it (Cutler, Ederer 1958). With a normal
-prior of δ and log b, θ = (δ, log b) maximises
+Whoever was last seen within a period was there for half of it (Cutler, Ederer 1958). Under a normal
+prior of θ = (δ, log b), of precision P around θ₀, scoring steps lead to where
 
-    -½·mᵀV⁻¹m - ½·log |V| + log prior
+    JᵀV⁻¹m + P(θ - θ₀) = 0,
 
-by scoring steps, each halved until it gains; its covariance is (JᵀV⁻¹J + P)⁻¹, J the derivatives of
-m, P the prior's precision. The risk by a horizon is 1 - Π (1 - h_j) over the periods before it, and
-its band holds 90 % of a normal distribution of its log odds (delta method). The band includes noise
-and the number of patients, and not that hazards may be no logistic curves. Everything here is
-post-processing.
+J the derivatives of m: each step holds V and is halved until mᵀV⁻¹m + (θ - θ₀)ᵀP(θ - θ₀) falls. The
+covariance of θ is (JᵀV⁻¹J + P)⁻¹. The prior draws the risks towards those that the study expects:
+all δ together by ``_LEVEL``, each by ``_PERIODS``. The risk by a horizon is 1 - Π (1 - h_j) over
+the periods before it, and its band holds 90 % of a normal distribution of its log odds (delta
+method). The band includes noise and the number of patients, and not that hazards may be no logistic
+curves. Everything here is post-processing.
 """
 
 from __future__ import annotations
@@ -49,9 +51,10 @@ from flo.study.parameters import Vector
 log = logging.getLogger("flo.privacy.releases.horizon_risks")
 
 _PLACES = 128  # positions at which functions are evaluated
-# Prior: δ around 0, as hazards of periods differ; log b as of a calibration of yes and no.
-_PERIODS, _SLOPE, _SLOPES = 1.5, 0.85, 0.4
-_STEPS, _HALVINGS, _CLOSE = 200, 20, 1e-9  # of scoring; of a step; of the objective
+# Prior: standard deviations of all δ together, as clipping moves them, and of each, as hazards of
+# periods differ; middle and deviation of log b, as of a calibration of yes and no.
+_LEVEL, _PERIODS, _SLOPE, _SLOPES = 1.5, 1.0, 0.85, 0.4
+_STEPS, _HALVINGS, _CLOSE = 300, 20, 1e-6  # of scoring; of a step; of θ, where it ends
 
 
 def fit(study: Study, weights: Vector, noisy: Floats, variance: float) -> tuple[Calibration, ...]:
@@ -69,9 +72,8 @@ def fit(study: Study, weights: Vector, noisy: Floats, variance: float) -> tuple[
     points = points_of(positions)
     if found is None or len(points) < 2:
         return ()
-    return tuple(
-        _curve(points, *found, periods) for periods in range(1, study.data.outcome.periods + 1)
-    )
+    horizons = range(1, study.data.outcome.periods + 1)
+    return tuple(_curve(points, moments.expected, *found, periods) for periods in horizons)
 
 
 class _Moments:
@@ -81,7 +83,8 @@ class _Moments:
         self, outcome: TimeToEvent, positions: Positions, classes: Floats, variance: float
     ) -> None:
         self.periods, self._variance = outcome.periods, variance
-        self._scores = scores_at(positions, _PLACES)
+        self._scores, self.expected = scores_at(positions, _PLACES), outcome.first_log_odds
+        self._apart = self._scores - self.expected
         self._test = test_function(positions, self._scores)
         self._of = score_waves.coefficients(np.eye(_PLACES))  # (places, LENGTH)
         self._classes = classes
@@ -94,7 +97,8 @@ class _Moments:
     def at(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
         """Return m (p + 1,), its derivatives (p + 1, p + 1), and V."""
         slope = np.exp(theta[-1])
-        hazard = expit(theta[:-1, None] + slope * self._scores)  # (periods, places)
+        log_odds = self.expected + theta[:-1, None] + slope * self._apart  # (periods, places)
+        hazard = expit(log_odds)
         tests = np.stack([np.ones(_PLACES), self._test])
         # What each class adds to the moments of a period at each place, less its hazard.
         whole = np.zeros((self.periods + 1, *self._classes.shape))
@@ -110,7 +114,7 @@ class _Moments:
         for j in range(self.periods):
             for row, test in ((j, tests[0]), (self.periods, tests[1])):
                 derivatives[row, j] -= bent[j] @ test
-                derivatives[row, -1] -= bent[j] @ (test * slope * self._scores)
+                derivatives[row, -1] -= bent[j] @ (test * slope * self._apart)
             # Noise may leave fewer than nobody there, and break Cauchy's and Schwarz's inequality.
             own, square = (max(float(bent[j] @ of), 0.0) for of in (tests[0], self._test**2))
             most = np.sqrt(own * square)
@@ -121,33 +125,30 @@ class _Moments:
 
 
 def _fitted(moments: _Moments) -> tuple[Floats, Floats] | None:
-    """Return θ (p + 1,) and its covariance; None if the release or the model is not finite."""
-    middle = np.append(np.zeros(moments.periods), np.log(_SLOPE))
-    precision = np.diag(np.append(np.full(moments.periods, _PERIODS), _SLOPES) ** -2.0)
-
-    def likely(theta: Floats) -> tuple[float, Floats, Floats]:
-        """Return the objective, the direction of a scoring step, and the curvature."""
-        m, derivatives, covariance = moments.at(theta)
-        weighted = np.linalg.pinv(covariance, hermitian=True)
-        apart = theta - middle
-        _, volume = np.linalg.slogdet(covariance)
-        value = -0.5 * (m @ weighted @ m + volume + apart @ precision @ apart)
-        curved = derivatives.T @ weighted @ derivatives + precision
-        uphill = -derivatives.T @ weighted @ m - precision @ apart
-        return float(value), np.linalg.solve(curved, uphill), curved
-
+    """Return θ (p + 1,) and its covariance; None if no θ is found."""
+    middle, periods = np.append(np.zeros(moments.periods), np.log(_SLOPE)), moments.periods
+    spread = np.diag(np.append(np.full(periods, _PERIODS), _SLOPES) ** 2.0)
+    spread[:periods, :periods] += _LEVEL**2
+    precision: Floats = np.asarray(np.linalg.inv(spread), dtype=np.float64)
     theta = middle
     try:
-        value, step, curved = likely(theta)
         for _ in range(_STEPS):
-            for halvings in range(_HALVINGS):
-                there = theta + step / 2**halvings
-                found = likely(there)
-                if found[0] > value + _CLOSE:
-                    break
-            else:
+            m, derivatives, covariance = moments.at(theta)
+            weighted: Floats = np.asarray(np.linalg.pinv(covariance, hermitian=True))
+            curved = derivatives.T @ weighted @ derivatives + precision
+            uphill = -derivatives.T @ weighted @ m - precision @ (theta - middle)
+            step = np.linalg.solve(curved, uphill)
+            if np.abs(step).max() < _CLOSE:
                 return theta, np.asarray(np.linalg.inv(curved), dtype=np.float64)
-            theta, (value, step, curved) = there, found
+
+            before, tried = _apart(m, weighted, theta - middle, precision), 0
+            while tried < _HALVINGS:
+                there = theta + step / 2**tried
+                own = moments.at(there)[0]
+                if _apart(own, weighted, there - middle, precision) < before:
+                    break
+                tried += 1
+            theta = there
     except np.linalg.LinAlgError:
         log.warning("the evaluation's release tells no risks: its numbers are not finite")
         return None
@@ -155,15 +156,24 @@ def _fitted(moments: _Moments) -> tuple[Floats, Floats] | None:
     return None
 
 
-def _curve(points: Floats, theta: Floats, covariance: Floats, periods: int) -> Calibration:
-    """Return the calibration of the risk by the end of so many periods, at rising log odds."""
-    slope = np.exp(theta[-1])
-    log_hazard = theta[:periods, None] + slope * points  # (periods, points)
+def _apart(m: Floats, weighted: Floats, from_middle: Floats, precision: Floats) -> float:
+    return float(m @ weighted @ m + from_middle @ precision @ from_middle)
+
+
+def _curve(
+    points: Floats, expected: float, theta: Floats, covariance: Floats, periods: int
+) -> Calibration:
+    """Return the calibration of the risk by the end of so many periods, at rising log odds.
+
+    ``expected``: s₀.
+    """
+    slope, apart = np.exp(theta[-1]), points - expected
+    log_hazard = expected + theta[:periods, None] + slope * apart  # (periods, points)
     survival = log_expit(-log_hazard).sum(0)
     risk = logit(np.clip(-np.expm1(survival), 1e-12, 1 - 1e-12))
     steep = expit(log_hazard) / np.maximum(-np.expm1(survival), 1e-12)
     gradient = np.zeros((len(theta), len(points)))
     gradient[:periods] = steep
-    gradient[-1] = (steep * slope * points).sum(0)
+    gradient[-1] = (steep * slope * apart).sum(0)
     half = Z * np.sqrt(np.einsum("ip,ij,jp->p", gradient, covariance, gradient))
     return curve_of(points, expit(risk), expit(risk - half), expit(risk + half))

@@ -28,6 +28,7 @@ from flo.server.store.store import Offer
 from flo.server.studies.model_decisions import Step, states_of
 from flo.server.studies.publish import published, report_path
 from flo.study.document import Study
+from flo.study.wording import measure_of, risk_of
 
 _MOST_FORM = 8192
 
@@ -54,7 +55,7 @@ def model_router(context: ConsoleContext) -> APIRouter:
     def report(digest: str) -> Response:
         offer = actions.find(digest)
         document, card = _file_of(views, offer, "report"), _file_of(views, offer, "card")
-        page = render(document.read_bytes(), read_card(card).calibration)
+        page = render(document.read_bytes(), read_card(card).risks_of_yes_or_no)
         return Response(page, headers=ALONE, media_type="text/html")
 
     @router.get(f"{CONSOLE}/studies/{{digest}}/files/{{file}}")
@@ -79,6 +80,8 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
         "bins_hide": BINS_HIDE,
         "life": LIFE,
         "of_life": of_life,
+        "measure": measure_of(offer.study),
+        "risk_of": risk_of(offer.study),
         "calibration": card.calibration and risks.plot(card.calibration),
         "risk_rows": risks.rows(card.calibration) if card.calibration else [],
         **gate_shown(offer.study, card.gate),

@@ -32,6 +32,7 @@ from flo.server.console.view import (
 )
 from flo.server.store.store import Offer
 from flo.server.studies.publish import published, published_result
+from flo.study.wording import measure_of
 
 _LATEST = 15
 
@@ -140,6 +141,7 @@ def _study_shown(offer: Offer, views: StudyViews) -> dict[str, Any]:
         "seats": seats,
         "seconds": seconds_plot(story),
         "epsilons": epsilon_plot(story),
+        "measure": measure_of(offer.study),
         "quality": quality_plot(result),
         "result": result,
         "stopping": record is not None and views.store.stop_requested(record.id),

@@ -116,7 +116,9 @@ class RunResult(Document):
     estimate: _Quality | None = None
     subgroups: Annotated[dict[_Text, _Quality], Field(max_length=1000)] | None = None
     calibration: Calibration | None = None
-    earlier_horizons: Annotated[tuple[Calibration, ...], Field(max_length=MOST_HORIZONS)] = ()
+    earlier_horizons: Annotated[tuple[Calibration, ...], Field(max_length=MOST_HORIZONS)] | None = (
+        None
+    )
     statistics: _Statistics | None = None
     gate: _AskedSum | None = None
     monitor: _AskedSum | None = None

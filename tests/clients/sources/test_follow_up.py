@@ -194,3 +194,74 @@ def test_the_event_is_the_first_after_the_records_day(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="counts events up to the record's day") as refused:
         list(source.read(StudyMapping.model_validate_json(json.dumps(document)), schema))
     assert 'when = "after"' in str(refused.value.hint)
+
+
+DECEASED = {"field": "patient:deceased", "when": "after"}
+
+
+def of_deaths(folder: Path, *resources: dict[str, Any], until: str) -> list[tuple[Any, Any]]:
+    """Label and days where the event is death, and all were followed until a day."""
+    columns = {"x": DECEASED, "days": {"field": f"until:{until}"}}
+    schema = Schema.model_validate(SCHEMA.model_dump() | {"label": "x"})
+    mapped = StudyMapping.model_validate_json(
+        json.dumps({"columns": columns, "as_of": "2021-01-01"})
+    )
+    (batch,) = write(folder, *resources).read(mapped, schema)
+    return list(zip(batch.columns["x"].to_pylist(), batch.columns["days"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("died", "found"),
+    [
+        ("2021-01-31", (1, 30)),
+        ("2022-06-01", (0, 364)),  # later than all were followed
+        ("2021-01-01", (0, None)),  # on the record's day: nobody lives on because of it
+        ("2015-01-01", (0, None)),
+        ("2021", (0, None)),  # on either side of the day
+    ],
+)
+def test_who_is_dead_by_the_records_day_has_no_time(
+    died: str, found: tuple[Any, Any], tmp_path: Path
+) -> None:
+    resource = patient(deceasedDateTime=died)
+    assert of_deaths(tmp_path, resource, until="2021-12-31") == [found]
+
+
+def test_a_death_ends_the_follow_up_of_another_event(tmp_path: Path) -> None:
+    visit = observation(180, "2021-01-11")
+    died = patient(deceasedDateTime="2021-03-02")
+    assert times(tmp_path, died, visit, field="until:2025-12-31") == [(0, 60)]
+    assert times(tmp_path, patient(), visit, field="until:2021-12-31") == [(0, 364)]
+    assert times(tmp_path, died, ill("2021-02-01"), field="until:2025-12-31") == [(1, 31)]
+
+
+def test_an_unclear_or_planned_day_is_no_late_contact(tmp_path: Path) -> None:
+    visit = observation(180, "2021-01-11")
+    year = observation(180, "2021", id="1")
+    planned = observation(180, None, id="2", effectivePeriod={"start": "2095-01-01"})
+    assert times(tmp_path, patient(), visit, year, planned) == [(0, 10)]
+
+
+def test_the_steward_is_asked_about_patients_who_had_it_before(tmp_path: Path) -> None:
+    columns = {"x": {"field": ILL, "when": "after"}, "days": {"field": "until:2021-12-31"}}
+    schema = Schema.model_validate(SCHEMA.model_dump() | {"label": "x"})
+    mapped = StudyMapping.model_validate_json(
+        json.dumps({"columns": columns, "as_of": "2021-01-01"})
+    )
+    (batch,) = write(tmp_path, patient(), patient("b"), ill("2020-01-01")).read(mapped, schema)
+    (doubt,) = [key for key in batch.to_accept if key[0] == "had before"]
+    assert (doubt[1], batch.to_accept[doubt]) == ("x", 1)
+
+
+def test_an_event_is_no_value_with_codes(tmp_path: Path) -> None:
+    columns = {
+        "x": {"field": "observation:http://loinc.org|2093-3", "when": "after"},
+        "days": {"field": "until:2021-12-31"},
+    }
+    schema = Schema.model_validate(SCHEMA.model_dump() | {"label": "x"})
+    source = write(tmp_path, patient())
+    for codes in ({}, {"POS": "1"}):
+        document = {"columns": columns | {"x": columns["x"] | {"codes": codes}}}
+        mapped = StudyMapping.model_validate_json(json.dumps(document | {"as_of": "2021-01-01"}))
+        with pytest.raises(UsageError, match="needs something that happened, not a value"):
+            list(source.read(mapped, schema))
