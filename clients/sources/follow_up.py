@@ -10,9 +10,9 @@ not have it:
 
 A death ends every follow-up. The time is in days from the record's day: until the event if it came
 while the patient was followed, else until the end, with the label 0. A mapping may convert days
-into the study's unit. A patient of whom it is unknown whether the death came before or after the
-record's day, or who died before it, has no time, and the gate refuses the record. Whether who had
-another event before is free of it, the steward says.
+into the study's unit. A patient who died by the record's day has no time, and the gate refuses the
+record; so it does if the day of the death is not known well enough. Another event by the record's
+day does not end the follow-up: the steward is told how many patients had one, and decides.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ def followed(
     dies = earlier.mapped.when == "any"
     for record, (start, end) in enumerate(zip(starts, ends, strict=True)):
         event = label.days[record] if label.values[record] == 1 else None
-        if event is None and earlier.values[record] == 1:
-            if dies:
+        if earlier.values[record] == 1:
+            if dies and event is None:
                 continue
-            label.counts[HAD_BEFORE] += 1
+            label.counts[HAD_BEFORE] += not dies
         if event is not None and (end is None or event[0] > end):
             label.values[record], event = 0, None
         last = end if event is None else event[0]

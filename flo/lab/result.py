@@ -60,7 +60,7 @@ class Simulation:
 
     @property
     def measure(self) -> str:
-        """What ``auc`` is."""
+        """The name of the measure in ``auc``: AUC or concordance."""
         return measure_of(self.study)
 
     @property

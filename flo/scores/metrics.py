@@ -56,7 +56,7 @@ class Scores:
 
     @property
     def has_both_classes(self) -> bool:
-        """Whether there are records to compare, without which there is no AUC."""
+        """Whether any two records are compared. If none are, there is no AUC."""
         return self.pairs > 0
 
     @property

@@ -101,7 +101,7 @@ class TimeToEvent(Document):
     @property
     def planned(self) -> Floats:
         """The expected share of each code, (codes,), if nobody is lost before the last horizon."""
-        hazard = -math.expm1(math.log1p(-self.expected) / self.periods)
+        hazard = self._hazard
         shares = np.zeros(self.codes)
         shares[1::2] = hazard * (1 - hazard) ** np.arange(self.periods)
         shares[-1] = 1 - self.expected
@@ -110,5 +110,8 @@ class TimeToEvent(Document):
     @property
     def first_log_odds(self) -> float:
         """Log odds of a hazard that is the same in every period and reaches ``expected``."""
-        hazard = -math.expm1(math.log1p(-self.expected) / self.periods)
-        return math.log(hazard) - math.log1p(-hazard)
+        return math.log(self._hazard) - math.log1p(-self._hazard)
+
+    @property
+    def _hazard(self) -> float:
+        return -math.expm1(math.log1p(-self.expected) / self.periods)

@@ -31,7 +31,7 @@ import numpy as np
 
 from flo.arrays import Floats, Mask
 from flo.privacy.releases import score_waves
-from flo.privacy.releases.score_waves import LENGTH, LEVEL, NOBODY, Estimate, Waves, Z
+from flo.privacy.releases.score_waves import LENGTH, NOBODY, Estimate, Waves, Z
 
 _PLACES = 512  # positions at which a density is evaluated
 
@@ -127,18 +127,8 @@ def _estimate(sums: Floats, compared: Mask, variance: float) -> Estimate:
     statistic = each.sum() - (theta - 0.5) * pairs
     noise = _noise(theta, of, variance)
     sampling = _sampling(theta, of, statistic, variance)
-    low, high = score_waves.accepted(theta, statistic, noise + sampling)
     bias = _beyond(of, variance) if someone else 0.0
-    here = np.searchsorted(theta, centre)
-    spread = noise[here] + sampling[here]
-    return Estimate(
-        centre,
-        float(max(0.0, min(low, centre) - bias)),
-        float(min(1.0, max(high, centre) + bias)),
-        LEVEL,
-        float(noise[here] / spread) if spread > 0 else 0.0,
-        bias,
-    )
+    return score_waves.estimated(centre, theta, statistic, (noise, sampling), bias)
 
 
 def _noise(theta: Floats, of: _Classes, s: float) -> Floats:

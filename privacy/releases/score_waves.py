@@ -106,8 +106,19 @@ def auc(sums: Floats, variance: float) -> Estimate:
     noise = _noise(theta, well, ill, variance)
     sampling = _placements(theta, ill, well, statistic, variance)
     sampling += _placements(1 - theta, well, ill, statistic, variance)
-    low, high = accepted(theta, statistic, noise + sampling)
     bias = _beyond(each, well, ill, variance) if someone else 0.0
+    return estimated(centre, theta, statistic, (noise, sampling), bias)
+
+
+def estimated(
+    centre: float, theta: Floats, statistic: Floats, variances: tuple[Floats, Floats], bias: float
+) -> Estimate:
+    """Return the estimate ``centre``, one of the candidates θ, with its interval.
+
+    ``statistic``: U(θ), (t,). ``variances``: of U(θ), from noise and from sampling, (t,) each.
+    """
+    noise, sampling = variances
+    low, high = accepted(theta, statistic, noise + sampling)
     here = np.searchsorted(theta, centre)
     spread = noise[here] + sampling[here]
     return Estimate(

@@ -251,6 +251,10 @@ def test_the_steward_is_asked_about_patients_who_had_it_before(tmp_path: Path) -
     (batch,) = write(tmp_path, patient(), patient("b"), ill("2020-01-01")).read(mapped, schema)
     (doubt,) = [key for key in batch.to_accept if key[0] == "had before"]
     assert (doubt[1], batch.to_accept[doubt]) == ("x", 1)
+    again = write(tmp_path, patient(), ill("2020-01-01", id="1"), ill("2021-02-01", id="2"))
+    (batch,) = again.read(mapped, schema)
+    assert batch.columns["x"].to_pylist() == [1]
+    assert batch.to_accept[doubt] == 1, "who has it again had it before, too"
 
 
 def test_an_event_is_no_value_with_codes(tmp_path: Path) -> None:
