@@ -128,7 +128,7 @@ def test_a_canary_answers_for_its_share_and_a_patient_stays_with_one_version(
 
 
 def test_a_card_of_a_version_that_is_compared_says_so(home: SiteHome, told: Told) -> None:
-    compare(home, told, 90)
+    compare(home, told, 50)
 
     async def work(at: AtWork) -> None:
         await compared(at)
