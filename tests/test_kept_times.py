@@ -18,7 +18,7 @@ KEPT = ROOT / "tests" / "kept" / "v19"
 def test_its_risks_are_still_what_they_were() -> None:
     coordinator = (KEPT / "coordinator.txt").read_text().strip()
     model = PublishedModel.open(KEPT / "tiny.card.json", coordinator)
-    outcome = model.study.data.outcome
+    outcome = model.study.data.times
     assert outcome is not None
     assert (outcome.time, outcome.unit, outcome.horizons) == ("days", "days", (10, 30, 60))
     assert model.card.calibration is not None

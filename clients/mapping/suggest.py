@@ -42,8 +42,9 @@ def suggest(
     ``spellings``: field -> its different cells and their meanings, for fields with few of them.
     """
     found = {schema.label: _label(schema.label, offers, spellings)}
-    if time := schema.time_column:
-        found[time.name] = _number(time, offers)
+    if value := schema.value_column:
+        same = [o for o in offers if _alike(value.name, o, letters=False) == 1]
+        found[value.name] = _number(value, same if schema.quantity else offers)
     for column in schema.columns:
         match column:
             case ImageColumn():

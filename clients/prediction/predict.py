@@ -26,14 +26,17 @@ from flo.clients.sources.files import open_file
 from flo.documents.text import in_a_sheet
 from flo.errors import UsageError
 from flo.privacy.releases.calibration import Calibration
+from flo.privacy.releases.quantities import Foreseen
 from flo.published.model_card import PublishedModel
 from flo.scoring.curve import is_too_wide
 from flo.storage.files import write_private
 from flo.study.document import Study
+from flo.study.quantity import Quantity
 from flo.study.wording import can_change
 
-Band = tuple[str, str, str]
-_NO_RISK: Band = ("", "", "")
+Band = tuple[str, ...]
+_NO_RISK: Band = ("",) * 3
+_NO_VALUES: Band = ("",) * 5
 _COLUMNS = {
     *("row", "score", "risk", "low", "high", "flagged"),
     *("raises", "lowers", "if_changed"),
@@ -65,6 +68,8 @@ def predict(
     from its card's calibration; it is empty if the card has none, or where the band is too wide
     (``flo.privacy.report.risks``), so that only the rank is known. A model of the time to an event
     has the three for each horizon, such as ``risk_30``, and its score is the hazard in a period.
+    One of a number or a count has ``expected`` with its band ``low`` to ``high``, and ``p10`` and
+    ``p90``, which one and nine of ten such patients are below.
 
     ``explain``: also write ``raises`` and ``lowers``, up to three columns whose direction is
     certain, the largest first (``flo.published.explanation``); and ``if_changed`` if the study says
@@ -116,7 +121,7 @@ def predict(
     scored = text.getvalue().encode()
     write_private(out, scored)
     write_record(model, out, scored, len(risks), rule)
-    return Predicted(len(risks), sum(any(band != _NO_RISK for band in own) for own in risks))
+    return Predicted(len(risks), sum(any(any(band) for band in own) for own in risks))
 
 
 def _reasons(
@@ -142,12 +147,14 @@ def _cell(several: list[str]) -> str:
 
 
 def _risk_columns(study: Study) -> list[str]:
-    """Return the names of the columns of risks: one band, or one for each horizon."""
-    if study.data.outcome is None:
+    """Return the names of the columns of risks: one band, or one for each horizon; or of values."""
+    if study.data.quantity is not None:
+        return ["expected", "low", "high", "p10", "p90"]
+    if study.data.times is None:
         return ["risk", "low", "high"]
     return [
         f"{name}_{_in_words(horizon)}"
-        for horizon in study.data.outcome.horizons
+        for horizon in study.data.times.horizons
         for name in ("risk", "low", "high")
     ]
 
@@ -160,15 +167,29 @@ def _in_words(horizon: float) -> str:
 def _risks(model: PublishedModel | FinishedAtHome, log_odds: Floats) -> list[tuple[Band, ...]]:
     """Return risk, low and high of each record as text, each empty if it is not known.
 
-    One band a record, or one for each horizon.
+    One band a record, or one for each horizon; of a quantity its values.
     """
     if isinstance(model, FinishedAtHome):
         return [((f"{risk:.6f}", "", ""),) for risk in expit(log_odds)]
-    outcome, last = model.study.data.outcome, model.card.calibration
+    times, quantity = model.study.data.times, model.study.data.quantity
+    last = model.card.calibration
     if last is None:
-        return [(_NO_RISK,) * (outcome.periods if outcome else 1)] * len(log_odds)
+        empty = _NO_VALUES if quantity else _NO_RISK
+        return [(empty,) * (times.periods if times else 1)] * len(log_odds)
+    if quantity is not None:
+        return [(one,) for one in _of_quantity(model, quantity, log_odds)]
     curves = (*model.card.earlier_horizons, last)
     return list(zip(*(_bands(curve, log_odds) for curve in curves), strict=True))
+
+
+def _of_quantity(model: PublishedModel, quantity: Quantity, log_odds: Floats) -> list[Band]:
+    assert model.card.calibration is not None
+    values = Foreseen(model.card.calibration, model.card.steps).values(quantity, log_odds)
+    columns = values.expected, values.low, values.high, values.tenth, values.ninetieth
+    return [
+        _NO_VALUES if wide else tuple(f"{value:.6g}" for value in row)
+        for wide, row in zip(values.is_too_wide, zip(*columns, strict=True), strict=True)
+    ]
 
 
 def _bands(curve: Calibration, log_odds: Floats) -> list[Band]:

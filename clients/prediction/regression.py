@@ -9,22 +9,27 @@ from scipy.optimize import minimize
 
 from flo.arrays import Floats
 from flo.privacy.patients.patients import Patients
-from flo.study.outcome import TimeToEvent
+from flo.study.outcome import Outcome
+from flo.study.quantity import Quantity
+from flo.study.time_to_event import TimeToEvent
 
 _PENALTY = 3.0  # L2; of 1, 3, 10 and 30 the best for both baselines on the heart data
 
 
 def unprotected(
-    training: Sequence[Patients], outcome: TimeToEvent | None = None
+    training: Sequence[Patients], outcome: Outcome | None = None
 ) -> Callable[[Floats], Floats]:
     """Train on patients of one or several hospitals; return log odds (n,) of inputs (n, d).
 
-    With an ``outcome`` they are of the hazard in each of its periods, the same in all.
+    With an ``outcome`` they are of the hazard in each of its periods, the same in all, or of the
+    share of a quantity's steps that is reached.
     """
     inputs = np.concatenate([patients.inputs for patients in training])
     labels = np.concatenate([patients.labels for patients in training])
     followed = np.ones(len(labels))
-    if outcome is not None:
+    if isinstance(outcome, Quantity):
+        labels = labels / (outcome.codes - 1)
+    elif isinstance(outcome, TimeToEvent):
         codes = labels.astype(np.int64)
         followed, labels = outcome.followed[codes], outcome.had_event[codes]
     inputs = np.hstack([inputs, np.ones((len(inputs), 1))])

@@ -160,10 +160,7 @@ def encode(table: Table, schema: Schema) -> EncodedTable:
     most = 1 if schema.records_per_patient == "one" else schema.most_records
     series = pd.Series(names)
     kept = (series.groupby(series).cumcount() < most).to_numpy()
-    labels = np.asarray(table.columns[schema.label] == "1", dtype=np.float64)
-    if outcome := schema.outcome:
-        labels = outcome.coded(table.columns[outcome.time].to_numpy(), labels)
-    inputs = _inputs(table, schema)
+    labels, inputs = _labels(table, schema), _inputs(table, schema)
     return EncodedTable(
         inputs if kept.all() else inputs[kept],
         labels[kept],
@@ -184,6 +181,17 @@ def _by_the_rules(
     if len(table) == 0:
         return InspectedTable(table, [*extra, DataFinding(id_column, "the file holds no records")])
     return InspectedTable(table, [*extra, *rules.broken(table, schema, id_column)])
+
+
+def _labels(table: Table, schema: Schema) -> npt.NDArray[np.float64]:
+    """Return the labels, 0 or 1, or the codes of the study's outcome, (n,)."""
+    cells = table.columns[schema.label]
+    if quantity := schema.quantity:
+        return quantity.coded(cells.to_numpy())
+    labels = np.asarray(cells == "1", dtype=np.float64)
+    if times := schema.times:
+        return times.coded(table.columns[times.time].to_numpy(), labels)
+    return labels
 
 
 def _inputs(table: Table, schema: Schema) -> npt.NDArray[np.float64]:

@@ -16,6 +16,7 @@ import pandas as pd
 from flo.arrays import Floats, Mask
 from flo.clients.quality.check import InspectedTable
 from flo.clients.quality.findings import DataFinding
+from flo.clients.quality.plausibility import two_classes
 from flo.clients.sources.mapping import StudyMapping
 from flo.pages.plots import Bars, bars
 from flo.pages.templates import Pages
@@ -31,7 +32,7 @@ class ColumnSeen:
     """One column of an inspection.
 
     ``rule``: the study's rule for it. ``numbers``: minimum, quartiles and maximum of the known
-    values, for a number. ``plot``: frequency of values, with label 1 dark. ``field``: the mapped
+    values, for a number. ``plot``: frequency of values, some of them dark. ``field``: the mapped
     field with its unit and codes. ``when``: which of several events counts, if not the last until
     the record's day.
     """
@@ -49,14 +50,16 @@ class ColumnSeen:
 class Inspection:
     """Inspection of one source.
 
-    ``positive``: share of records with label 1. ``accepted``: finding -> reason, from the mapping.
-    ``day``: cohort and day of the records, if the mapping states them.
+    ``positive``: share of records that are drawn dark, and ``dark``: which these are: those with
+    label 1, or those above the median of a quantity. ``accepted``: finding -> reason, from the
+    mapping. ``day``: cohort and day of the records, if the mapping states them.
     """
 
     records: int
     patients: int
     most_records: int
     positive: float
+    dark: str
     columns: list[ColumnSeen]
     found: list[DataFinding]
     accepted: Mapping[str, str]
@@ -87,11 +90,11 @@ def inspection(looked: InspectedTable, schema: Schema, mapping: StudyMapping | N
     """Summarise a source that was inspected; it may hold no records."""
     table = looked.table
     label = table.columns.get(schema.label)
-    ill = np.zeros(len(table), dtype=bool) if label is None else (label == "1").to_numpy()
+    ill = np.zeros(len(table), dtype=bool) if label is None else two_classes(table, schema)[0]
     of_each = pd.Series(table.ids, dtype=object).value_counts()
-    seen = [] if label is None else [_of_label(schema.label, label)]
-    time = schema.time_column
-    for column in (*([time] if time else []), *schema.columns):
+    seen = [] if label is None or schema.quantity else [_of_label(schema.label, label)]
+    value = schema.value_column
+    for column in (*([value] if value else []), *schema.columns):
         if isinstance(column, ImageColumn):
             values = table.images.get(column.name, np.zeros((0, 1))).mean(axis=1)
         elif column.name in table.columns:
@@ -108,6 +111,7 @@ def inspection(looked: InspectedTable, schema: Schema, mapping: StudyMapping | N
         len(of_each),
         int(of_each.max()) if len(of_each) else 0,
         float(ill.mean()) if len(ill) else 0.0,
+        f"above the median of {schema.label}" if schema.quantity else "with label 1",
         [
             replace(one, field=_field(mapping, one.name), when=_when(mapping, one.name))
             for one in seen

@@ -43,12 +43,13 @@ def plausibility_findings(
     ``expected``: patients that the study plans to use here; None skips the check.
     """
     numbers = [c for c in schema.columns if isinstance(c, NumberColumn)]
+    quantities = [schema.value_column] if schema.quantity and schema.value_column else []
     categories = [c for c in schema.columns if isinstance(c, CategoryColumn)]
     found = identifiers(table.columns, table.ids, schema)
     swapped = _swapped_numbers(table, numbers) + _swapped_codes(table, categories)
     found += swapped
     explained = {name for finding in swapped for name in finding.column.split(" and ")}
-    for column in numbers:
+    for column in (*numbers, *quantities):
         if column.name not in explained:
             values = table.columns[column.name].to_numpy()
             found += wrong_unit(column, values) or placeholders(column, values)
@@ -116,14 +117,14 @@ def _shifted(table: Table, column: CategoryColumn) -> list[DataFinding]:
 
 def _leaks(table: Table, schema: Schema) -> list[DataFinding]:
     """Find columns that nearly reveal the label alone, by the area under their own ROC curve."""
-    label = table.columns[schema.label]
-    classes = [_spread((label == code).to_numpy()) for code in ("1", "0")]
+    positive, negative = two_classes(table, schema)
+    classes = [_spread(positive), _spread(negative)]
     names = np.array(table.ids, dtype=object)
     least = _least_area(*(len(pd.unique(names[places])) for places in classes))
     if least > 1:
         return []
     chosen = np.sort(np.concatenate(classes))
-    ill, found = (label == "1").to_numpy()[chosen], []
+    ill, found = positive[chosen], []
     half = _half(names[chosen], ill)
     for column in schema.columns:
         if isinstance(column, ImageColumn):
@@ -141,6 +142,14 @@ def _leaks(table: Table, schema: Schema) -> list[DataFinding]:
             )
             found.append(DataFinding(column.name, rule, level="to accept", kind=LEAK))
     return found
+
+
+def two_classes(table: Table, schema: Schema) -> tuple[Mask, Mask]:
+    """Return the records with label 1 and those with 0; those above a quantity's median or not."""
+    label = table.columns[schema.label]
+    if schema.quantity:
+        return (label > label.median()).to_numpy(), (label <= label.median()).to_numpy()
+    return (label == "1").to_numpy(), (label == "0").to_numpy()
 
 
 def _least_area(ill: int, well: int) -> float:
@@ -219,10 +228,13 @@ def _one_class(table: Table, schema: Schema) -> list[DataFinding]:
     """
     if len(table) < _FEWEST_OF_ONE_CLASS:
         return []
-    present = [code for code in ("0", "1") if (table.columns[schema.label] == code).any()]
+    label = table.columns[schema.label]
+    allowed = label if schema.quantity else label[label.isin(("0", "1"))]
+    present = allowed.dropna().unique()
     if len(present) != 1:
         return []
-    rule = f"is {present[0]} in every record: is it the right field, with the right codes?"
+    same = f"{present[0]:g}" if schema.quantity else present[0]
+    rule = f"is {same} in every record: is it the right field, with the right codes?"
     return [DataFinding(schema.label, rule, level="to accept", kind=ONE_CLASS)]
 
 

@@ -18,7 +18,7 @@ from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, 
 LABELS = ("0", "1")
 ID = "\0id"  # a name that no column has
 _NO_ID, _REPEATED = "every record needs a patient id", "the study says one record per patient"
-_NO_LABEL = "the label must be 0 or 1"
+_NO_LABEL, _NOT_WHOLE = "the label must be 0 or 1", "a count must be a whole number"
 
 
 def broken(
@@ -64,8 +64,11 @@ def _as_pandera(schema: Schema, *, labelled: bool) -> pandera.DataFrameSchema:
         columns[ID] = pandera.Column(checks=[known, once] if one else [known])
         label = pandera.Check.isin(LABELS, error=_NO_LABEL, ignore_na=False)
         columns[schema.label] = pandera.Column(checks=label, nullable=True)
-        if time := schema.time_column:
-            columns[time.name] = _column(time)
+        if value := schema.value_column:
+            columns[value.name] = _column(value)
+        if schema.quantity and schema.quantity.kind == "count":
+            whole = pandera.Check(lambda counts: counts % 1 == 0, error=_NOT_WHOLE)
+            columns[schema.label].checks.append(whole)
     return pandera.DataFrameSchema(columns)
 
 

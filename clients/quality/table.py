@@ -94,7 +94,7 @@ def read(
     images = {c.name: c for c in schema.columns if isinstance(c, ImageColumn)}
     pixels = {pixel: image.name for image in images.values() for pixel in image.pixels}
     numbers = {c.name for c in schema.columns if isinstance(c, NumberColumn)}
-    numbers |= {schema.outcome.time} if schema.outcome else set()
+    numbers |= {schema.value_column.name} if schema.value_column else set()
     known = {c.name: c.codes for c in schema.columns if isinstance(c, CategoryColumn)}
     known[schema.label] = ("0", "1")
     ids: list[str] = []

@@ -101,8 +101,8 @@ class DicomFolder:
         """
         if schema.outcome is not None:
             raise UsageError(
-                f"{self.name}: times to an event are not read beside DICOM images yet",
-                hint="give a table with the images' features, the label and the time",
+                f"{self.name}: only outcomes of yes or no are read beside DICOM images yet",
+                hint="give a table with the images' features and the outcome",
             )
         pixels = {c.name: c for c in schema.columns if isinstance(c, ImageColumn)}
         pixels = {name: column for name, column in pixels.items() if name in mapping.columns}

@@ -189,7 +189,7 @@ def in_batches(
     """Yield the records after all events were added. ``notes``, ``doubts``: of the whole source."""
     wrong = {
         (one.name, rule): mask
-        for one in (*schema.columns, schema.time_column)
+        for one in (*schema.columns, schema.value_column)
         if isinstance(one, NumberColumn) and one.name in columns
         for rule, mask in columns[one.name].wrong_units(one.unit).items()
     }

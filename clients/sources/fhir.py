@@ -143,12 +143,12 @@ class FhirExport:
             of_kind = [(columns[name], codes) for name, (k, codes) in wanted.items() if k == kind]
             if of_kind:
                 self._fill(kind, of_kind, patients, records, at)
-        if time is not None and schema.outcome is not None:
+        if time is not None and schema.times is not None:
             label, earlier = columns[schema.label], columns.pop(EARLIER)
             ends = self._ends(time, label, patients, records, at)
             ends = ended(ends, [patients.died(place) for place in places])
             starts = [at] * len(places)
-            columns[schema.outcome.time] = followed(label, earlier, time, starts, ends)
+            columns[schema.times.time] = followed(label, earlier, time, starts, ends)
         notes = {
             "patients who state a link with another, and are left out": len(patients.merged),
             STAY: len(patients.named),

@@ -35,19 +35,18 @@ _UNTIL, _DAYS = "until:", "days"
 def mapped_time(
     mapping: StudyMapping, schema: Schema, ends: str, happens: Callable[[MappedColumn], bool]
 ) -> MappedColumn | None:
-    """Return how a study's time is mapped; None if its outcome is yes or no.
+    """Return how a study's time is mapped; None if it has none.
 
     ``ends``: the source's own field, beside ``until:``. ``happens``: whether a mapped column says
     that something happened. Raises UsageError: another field, or a label that is a value, or whose
     mapping does not count what happens after the record's day.
     """
-    if schema.outcome is None:
+    if schema.times is None:
         return None
-    mapped, label = mapping.columns[schema.outcome.time], mapping.columns[schema.label]
+    mapped, label = mapping.columns[schema.times.time], mapping.columns[schema.label]
     if mapped.field != ends and last_day(mapped) is None:
         raise UsageError(
-            f"{schema.outcome.time}: {mapped.field!r} does not say until when patients were "
-            "followed",
+            f"{schema.times.time}: {mapped.field!r} does not say until when patients were followed",
             hint=f'write field = "{ends}", or "until:YYYY-MM-DD" if all were followed until a day',
         )
     if not happens(label) or label.codes:

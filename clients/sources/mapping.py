@@ -147,10 +147,10 @@ def by_name(names: Iterable[str]) -> StudyMapping:
 
 def problems(mapping: StudyMapping, schema: Schema) -> list[str]:
     """Return why this mapping does not fit a study of that schema; empty if it fits."""
-    time = schema.time_column
-    read = (*([time] if time else []), *schema.columns)
+    value = schema.value_column
+    read = (*([value] if value else []), *schema.columns)
     found, columns = [], {column.name: column for column in read}
-    wanted = [schema.label, *columns]
+    wanted = dict.fromkeys([schema.label, *columns])
     found += [f"{name}: is not mapped" for name in wanted if name not in mapping.columns]
     for name, mapped in mapping.columns.items():
         column = columns.get(name)

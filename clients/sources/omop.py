@@ -164,13 +164,13 @@ class OmopDatabase:
                     else:
                         column.values = [getattr(record, field.kind) for record in records]
                 columns[name] = column
-            if time is not None and schema.outcome is not None:
+            if time is not None and schema.times is not None:
                 day = last_day(time)
                 ends = [day] * len(records) if day else self._ends(connection, records)
                 ends = ended(ends, self._deaths(connection, records))
                 starts = [record.at for record in records]
                 label, earlier = columns[schema.label], columns.pop(EARLIER)
-                columns[schema.outcome.time] = followed(label, earlier, time, starts, ends)
+                columns[schema.times.time] = followed(label, earlier, time, starts, ends)
         rule = "entries of the cohort whose subject is not in the table person"
         notes = {rule: strangers} if strangers else {}
         yield from in_batches([record.name for record in records], columns, schema, notes)

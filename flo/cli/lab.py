@@ -93,10 +93,16 @@ def simulate(
                 f"{risk['observed']:.3f}, Brier score {risk['brier']:.3f}"
             )
     for one in result.get("horizons") or ():
-        unit = simulated.study.data.outcome.unit if simulated.study.data.outcome else ""
+        unit = simulated.study.data.times.unit if simulated.study.data.times else ""
         say(
             f"risk by {one['horizon']:g} {unit}: predicted {one['predicted']:.3f} on average, "
             f"observed {one['observed']:.3f}"
+        )
+    if (value := result.get("values")) and (quantity := simulated.study.data.quantity):
+        part = "R²" if quantity.kind == "number" else "share of deviance explained"
+        say(
+            f"expected {simulated.study.data.label}: {value['predicted']:.3g} {quantity.unit} on "
+            f"average, observed {value['observed']:.3g}; {part} {value['explained']:.3f}"
         )
     if (noisy := result["evaluation"]) is not None:
         say(

@@ -302,18 +302,28 @@ def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> 
     """Return what the risks of a predicted file are, and why some are missing."""
     from flo.published.model_card import PublishedModel
     from flo.scoring.curve import TOO_WIDE
+    from flo.study.quantity import Quantity
+    from flo.study.time_to_event import TimeToEvent
 
     if not isinstance(model, PublishedModel):
         return "risks are calibrated on this hospital's patients; the model is not private"
     if model.card.calibration is None:
         return "scores rank patients; the card has no calibration, so there are no risks"
-    some = "a risk" if model.study.data.outcome is None else "a risk at some horizon at least,"
+    match model.study.data.outcome:
+        case None:
+            some = "a risk"
+        case TimeToEvent():
+            some = "a risk at some horizon at least,"
+        case Quantity():
+            some = f"an expected {model.study.data.label}"
     said = (
         f"{done.with_risk} have {some} with its {100 * model.card.calibration.level:.0f} % band, "
         "calibrated for the patients of all hospitals together"
     )
     if missing := done.records - done.with_risk:
         limit = f"{100 * TOO_WIDE:.0f} %"
+        if model.study.data.quantity:
+            limit = "what eight of ten patients differ by"
         said += f"; the band of {missing} is wider than {limit}, so only their rank is known"
     return said
 

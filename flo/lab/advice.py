@@ -119,7 +119,7 @@ def unsupported_reason(study: Study) -> str | None:
     if not study.trains:
         return "it trains no model"
     if study.data.outcome is not None:
-        return "times to an event are not made up"
+        return "only outcomes of yes or no are made up"
     if study.schema_version == 1:
         return "schema_version 1 is supported for reading only"
     if any(isinstance(column, ImageColumn) for column in study.data.columns):

@@ -16,7 +16,6 @@ from flo.errors import DataError
 from flo.lab.folds import Fold, scored, scores_of, tested
 from flo.lab.in_the_clear import round_in_the_clear, trainers_of
 from flo.privacy.patients.patients import Patients
-from flo.privacy.releases.calibration import Calibration
 from flo.scores.metrics import Scores
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
@@ -66,10 +65,10 @@ def calibrated(study: Study, fold: Fold, weights: Vector) -> Scores | None:
     """
     raw = tested(fold, partial(log_odds, study, weights)).scores
     risks = raw.copy()
-    for chosen, curves in _by_others(study, fold, weights):
-        if not curves:
+    for chosen, done in _by_others(study, fold, weights):
+        if done.calibration is None:
             return None
-        risks[chosen] = logit(curves[-1].of(raw[chosen])[0])
+        risks[chosen] = logit(done.calibration.of(raw[chosen])[0])
     return scores_of(fold, risks)
 
 
@@ -78,22 +77,40 @@ def at_horizons(study: Study, fold: Fold, weights: Vector) -> list[tuple[float, 
 
     Predicted as by ``calibrated``. Observed: by the life table of the study's periods.
     """
-    outcome = study.data.outcome
+    outcome = study.data.times
     assert outcome is not None
     test = scored(study, fold, partial(log_odds, study, weights))
     predicted = np.zeros((outcome.periods, len(test.scores)))
-    for chosen, curves in _by_others(study, fold, weights):
-        if not curves:
+    for chosen, done in _by_others(study, fold, weights):
+        if done.calibration is None:
             return None
+        curves = (*done.earlier_horizons, done.calibration)
         predicted[:, chosen] = [curve.of(test.scores[chosen])[0] for curve in curves]
     observed = outcome.observed(test.labels)
     return list(zip(predicted.mean(1).tolist(), observed.tolist(), strict=True))
 
 
-def _by_others(
-    study: Study, fold: Fold, weights: Vector
-) -> Iterator[tuple[Mask, tuple[Calibration, ...]]]:
-    """Yield a mask of each fifth of the held-out records, and the curves that the others give."""
+def values(study: Study, fold: Fold, weights: Vector) -> tuple[float, float, float] | None:
+    """Return a quantity's mean expected value, its mean, and the share of variation explained.
+
+    Expected as by ``calibrated``; None without a card's values. The share is R² of a number, and
+    that of Poisson's deviance of a count.
+    """
+    quantity = study.data.quantity
+    assert quantity is not None
+    test = scored(study, fold, partial(log_odds, study, weights))
+    expected = np.zeros(len(test.scores))
+    for chosen, done in _by_others(study, fold, weights):
+        if done.calibration is None:
+            return None
+        expected[chosen] = quantity.at_share(done.calibration.of(test.scores[chosen])[0])
+    exact = quantity.valued(test.labels)
+    explained = quantity.explained(exact, expected)
+    return float(expected.mean()), float(exact.mean()), explained
+
+
+def _by_others(study: Study, fold: Fold, weights: Vector) -> Iterator[tuple[Mask, RunState]]:
+    """Yield a mask of each fifth of the held-out records, and what the others' evaluation gives."""
     for part in range(_PARTS):
         others = {}
         for hospital, one in fold.snapshots.items():
@@ -102,8 +119,7 @@ def _by_others(
         asked = replace(RunState.start(study), phase="evaluation", weights=weights)
         done = round_in_the_clear(study, trainers_of(study, Fold(others)), asked)
         own = [one.held_out.patient % _PARTS == part for one in fold.snapshots.values()]
-        last = (done.calibration,) if done.calibration else ()
-        yield np.concatenate(own), (*done.earlier_horizons, *last)
+        yield np.concatenate(own), done
 
 
 def _without_part(patients: Patients, part: int) -> Patients:

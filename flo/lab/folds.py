@@ -70,7 +70,8 @@ def tested(fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
 
 def scored(study: Study, fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
     """Score them by labels of the study's outcome."""
-    return replace(tested(fold, score), codes=study.data.label_codes)
+    codes, of_quantity = study.data.label_codes, study.data.quantity is not None
+    return replace(tested(fold, score), codes=codes, of_quantity=of_quantity)
 
 
 def scores_of(fold: Fold, scores: Floats) -> Scores:

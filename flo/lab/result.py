@@ -34,8 +34,10 @@ class Simulation:
     each private model. ``published``: the model's own noisy evaluation, if the run had one.
     ``seconds``: of every round. ``horizons``: of the time to an event, the mean predicted risk and
     the observed one at each horizon of each test; all that is called AUC is then the concordance
-    between periods, nothing is finished at home, and no test tells Brier scores. ``years``: the
-    study repeated with patients who arrive over years.
+    between periods, nothing is finished at home, and no test tells Brier scores. ``values``: of a
+    quantity, the mean expected value, the mean, and the share of variation that is explained, of
+    each test; AUCs are the concordance between levels, and the rest is as with times. ``years``:
+    the study repeated with patients who arrive over years.
     """
 
     study: Study
@@ -51,6 +53,7 @@ class Simulation:
     published: list[Estimate | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     horizons: list[list[tuple[float, float]] | None] = field(default_factory=list)
+    values: list[tuple[float, float, float] | None] = field(default_factory=list)
     years: Years | None = None
 
     @property
@@ -181,8 +184,10 @@ class Simulation:
                 for hospital, found in hospitals.items()
             },
         }
-        if self.study.data.outcome is not None:
+        if self.study.data.times is not None:
             result["horizons"] = self._at_horizons()
+        if self.study.data.quantity is not None:
+            result["values"] = self._values()
         if self.years is not None:
             result |= {"years": self.years.document, "life_epsilon": self.years.life_epsilon}
         if self.pooled:
@@ -204,7 +209,7 @@ class Simulation:
 
     def _at_horizons(self) -> list[dict[str, float]] | None:
         """Return each horizon with predicted and observed risk, means over the tests."""
-        outcome, known = self.study.data.outcome, [one for one in self.horizons if one]
+        outcome, known = self.study.data.times, [one for one in self.horizons if one]
         if outcome is None or not known:
             return None
         means = np.mean(known, axis=0)
@@ -212,6 +217,14 @@ class Simulation:
             {"horizon": horizon, "predicted": float(predicted), "observed": float(observed)}
             for horizon, (predicted, observed) in zip(outcome.horizons, means, strict=True)
         ]
+
+    def _values(self) -> dict[str, float] | None:
+        """Return what is known of the expected values, means over the tests."""
+        known = [one for one in self.values if one]
+        if not known:
+            return None
+        names = ("predicted", "observed", "explained")
+        return dict(zip(names, np.mean(known, axis=0).tolist(), strict=True))
 
     @property
     def verdict(self) -> list[str] | None:
@@ -234,7 +247,8 @@ def _enough(tests: Sequence[Scores]) -> bool:
         np.concatenate(one)
         for one in zip(*((t.scores, t.labels, t.patients, t.hospitals) for t in tests), strict=True)
     )
-    return Scores(scores, labels, patients, hospitals, tests[0].codes).has_interval
+    first = tests[0]
+    return Scores(scores, labels, patients, hospitals, first.codes, first.of_quantity).has_interval
 
 
 def _mean(tests: Sequence[Scores]) -> float:

@@ -32,6 +32,7 @@ from flo.server.rounds.loop import run_study
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
 from flo.study.models import log_odds
+from flo.study.yes_or_no import require_yes_or_no
 
 Progress = Callable[[str], None]
 
@@ -131,11 +132,8 @@ def simulate(
         raise UsageError("this study trains no model", hint="simulate one that does")
     run = engine or partial(run_once, fast=fast)
     hospitals = {hospital.id: hospitals[hospital.id] for hospital in study.hospitals}
-    if years is not None and study.data.outcome is not None:
-        raise UsageError(
-            "years: studies of the time to an event are not repeated yet",
-            hint="simulate it without --years",
-        )
+    if years is not None:
+        require_yes_or_no(study, "a study that is repeated over years")
     if years is not None:
         study_of_a_year(study, 0, years)  # refuses before anything is trained
     found = Simulation(
@@ -158,8 +156,10 @@ def simulate(
                 tests.append(scored(study, fold, score))
             found.private.extend(tests)
             found.redrawn.append([test.auc for test in tests])
-            if study.data.outcome is not None:
+            if study.data.times is not None:
                 found.horizons.extend([comparison.at_horizons(study, fold, state.model)])
+            if study.data.quantity is not None:
+                found.values.extend([comparison.values(study, fold, state.model)])
             if compare:
                 yes_or_no = study.data.outcome is None
                 found.compare(

@@ -97,20 +97,21 @@ def plane(
     limit: float | None = None,
     steps: bool = False,
     across: Sequence[tuple[float, str]] | None = None,
+    base: float = 0.0,
 ) -> Plane:
-    """Lay out lines on axes from 0 to ``most_across`` and from 0 to a round number.
+    """Lay out lines on axes from 0 to ``most_across`` and from ``base`` to a round number above it.
 
     The top is at or above ``least_top``, ``limit`` and every point. ``steps``: draw a step
     function, where each value holds until the next. ``across``: ticks, if not plain numbers.
     """
     highest = max([least_top, limit or 0.0, *(y for _, points in lines for _, y in points)])
-    top_tick, ticks = _ticks(highest)
+    top_tick, ticks = _ticks(highest - base)
     right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
     wide = max(most_across, 1e-9)
 
     def place(point: Point) -> Point:
         x = _LEFT + (right - _LEFT) * min(point[0] / wide, 1.0)
-        return round(x, 1), round(bottom - (bottom - _TOP) * point[1] / top_tick, 1)
+        return round(x, 1), round(bottom - (bottom - _TOP) * (point[1] - base) / top_tick, 1)
 
     named = across if across is not None else [(n, f"{n:g}") for n in _whole(most_across)]
     return Plane(
@@ -120,8 +121,8 @@ def plane(
         right,
         _TOP,
         bottom,
-        [Tick(place((n, 0))[0], label) for n, label in named],
-        [Tick(place((0, n))[1], f"{n:g}") for n in ticks],
+        [Tick(place((n, base))[0], label) for n, label in named],
+        [Tick(place((0, base + n))[1], f"{base + n:g}") for n in ticks],
         _apart(
             [_line(label, [place(p) for p in points], steps) for label, points in lines if points]
         ),

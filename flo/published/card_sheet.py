@@ -5,15 +5,16 @@ from __future__ import annotations
 from flo.documents.text import of_auc
 from flo.keys.identity import fingerprint, format_fingerprint
 from flo.privacy.releases import evaluation
-from flo.privacy.releases.calibration import Calibration
-from flo.privacy.report.risks import rows as risk_rows
 from flo.privacy.report.sheet import Section
 from flo.privacy.report.wording import LIFE, of_life
 from flo.published.gate_words import rows
 from flo.published.model_card import BINS_HIDE, ModelCard, PublishedModel, Quality
+from flo.published.stated_curves import stated
 from flo.study.document import Study
 from flo.study.features import input_names
 from flo.study.models import parameter_count
+from flo.study.quantity import Quantity
+from flo.study.time_to_event import TimeToEvent
 from flo.study.wording import measure_of
 
 
@@ -30,7 +31,7 @@ def sections(model: PublishedModel) -> list[Section]:
                 ("purpose", study.purpose),
                 (
                     "score",
-                    f"likelier {study.data.label}{_sooner(study)}; a record is {study.data.record}",
+                    f"{_higher(study)}; a record is {study.data.record}",
                 ),
                 ("kind", f"{study.model.kind}, {parameter_count(study)} parameters"),
                 ("inputs", ", ".join(input_names(study.data))[:2000]),
@@ -74,7 +75,7 @@ def sections(model: PublishedModel) -> list[Section]:
 
 def _at_horizons(study: Study, card: ModelCard) -> list[tuple[str, str]]:
     """Return the AUC at each horizon of an outcome, from the card's sums; nothing without them."""
-    outcome = study.data.outcome
+    outcome = study.data.times
     if outcome is None or card.evaluation is None:
         return []
     if card.evaluated is None:
@@ -89,8 +90,15 @@ def _at_horizons(study: Study, card: ModelCard) -> list[tuple[str, str]]:
     ]
 
 
-def _sooner(study: Study) -> str:
-    return "" if study.data.outcome is None else " in each period between horizons"
+def _higher(study: Study) -> str:
+    """Return what a higher score means."""
+    match study.data.outcome:
+        case None:
+            return f"likelier {study.data.label}"
+        case TimeToEvent():
+            return f"likelier {study.data.label} in each period between horizons"
+        case Quantity():
+            return f"more {study.data.label}"
 
 
 def _gate(model: PublishedModel) -> list[Section]:
@@ -129,29 +137,16 @@ def _risks(study: Study, card: ModelCard) -> list[Section]:
         return [
             Section("Risks", (("calibration", "none: scores rank patients, and are no risks"),))
         ]
-    curves, outcome = (*card.earlier_horizons, card.calibration), study.data.outcome
-    if outcome is None:
-        return [_curve(card.calibration, "Risks", "risk is a logistic curve of the score")]
     return [
-        _curve(
-            curve,
-            f"Risks of {study.data.label} by {horizon:g} {outcome.unit}",
-            "hazards of periods are logistic curves of the score; other causes that end the "
-            "follow-up are taken to be no event",
+        Section(
+            f"{one.title} ({100 * one.level:.0f} % bands, from the evaluation at no further ε)",
+            (
+                *((f"score {score:.3f}", words) for score, words in one.rows),
+                ("meaning", f"right on average over all hospitals' patients, if {one.assumed}"),
+            ),
         )
-        for horizon, curve in zip(outcome.horizons, curves, strict=True)
+        for one in stated(study, card)
     ]
-
-
-def _curve(curve: Calibration, title: str, assumed: str) -> Section:
-    level = f"{100 * curve.level:.0f}"
-    return Section(
-        f"{title} ({level} % bands, from the same evaluation at no further ε)",
-        (
-            *((f"score {score:.3f}", words) for score, words in risk_rows(curve)),
-            ("meaning", f"right on average over all hospitals' patients, if {assumed}"),
-        ),
-    )
 
 
 def quality_in_words(found: Quality | None) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 
 from flo.errors import UsageError
 from flo.pages.templates import Pages
-from flo.privacy.report import risks
 from flo.privacy.report.sheet import Section
 from flo.published import card_plots, card_sheet, explained_page, fairness_page
 from flo.published.fairness import fairness
@@ -21,7 +20,8 @@ from flo.published.gate_passed import gates_of
 from flo.published.gate_result import GateResult
 from flo.published.gate_words import rows
 from flo.published.model_card import PublishedModel
-from flo.study.wording import measure_of, risk_of
+from flo.published.stated_curves import stated
+from flo.study.wording import measure_of
 
 
 def render(
@@ -47,8 +47,7 @@ def render(
         sections=[*card_sheet.sections(model), *decisions],
         quality=card_plots.quality_plot(card.model_dump(include={"evaluation", "subgroups"})),
         measure=measure_of(model.study),
-        risk_of=risk_of(model.study),
-        calibration=card.calibration and risks.plot(card.calibration),
+        curves=stated(model.study, card),
         gates=_gates(model, gates, coordinators),
         **_groups(model, threshold),
         **explained_page.shown(model),

@@ -43,9 +43,11 @@ from flo.study.document import MAX_STUDY_BYTES, Study
 from flo.study.lineage import Life
 from flo.study.loading import from_canonical
 from flo.study.models import flat, log_odds
-from flo.study.outcome import MOST_HORIZONS
+from flo.study.outcome import Outcome
 from flo.study.parameters import Vector
+from flo.study.quantity import MOST_LEVELS, Quantity
 from flo.study.terms import Identifier
+from flo.study.time_to_event import MOST_HORIZONS, TimeToEvent
 
 FINISHED = ".finished"  # ending of finished models (``flo.clients.records.finished_model``)
 MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
@@ -95,15 +97,20 @@ class ModelCard(Document):
     ``noise``: the lower triangle of the covariance of the weights, if only the noise were drawn
     again (``flo.privacy.releases.model_noise``), and ``average``: of the patients' inputs,
     as far as noise lets one know; None if they are not known. ``evaluated``: the noisy sums of the
-    evaluation; only cards of schema 5 and 6 have it, and None if there was none or they are very
+    evaluation; only cards of schema 5 to 7 have it, and None if there was none or they are very
     many.
 
     Cards of schema 6 are of the time to an event. ``evaluation`` and ``subgroups`` then state the
     concordance between periods; ``calibration`` the risk of the event by the last horizon, and
     ``earlier_horizons`` by those before, in order; log odds are of the hazard in a period.
+
+    Cards of schema 7 are of a number or a count (``flo.study.quantity``). ``evaluation`` and
+    ``subgroups`` state the concordance between levels; ``calibration`` what share of the range lies
+    below the expected value, and ``steps`` what share of each step between levels is reached; log
+    odds are of the share of all steps.
     """
 
-    schema_version: Literal[1, 2, 3, 4, 5, 6] = 2
+    schema_version: Literal[1, 2, 3, 4, 5, 6, 7] = 2
     study: Annotated[str, StringConstraints(max_length=MAX_STUDY_BYTES)]
     study_signature: Signature
     run: Identifier
@@ -117,6 +124,7 @@ class ModelCard(Document):
     subgroups: dict[_Text, Quality]
     calibration: Calibration | None = None
     earlier_horizons: Annotated[tuple[Calibration, ...], Field(max_length=MOST_HORIZONS)] = ()
+    steps: Annotated[tuple[Calibration, ...], Field(max_length=MOST_LEVELS)] = ()
     life: Life | None = None
     gate: GateSums | None = None
     evaluated: EvaluatedSums | None = None
@@ -137,6 +145,8 @@ class ModelCard(Document):
             document.pop("calibration", None)
         if self.schema_version < 6:
             document.pop("earlier_horizons", None)
+        if self.schema_version < 7:
+            document.pop("steps", None)
         if self.schema_version < 3:
             document.pop("life", None)
         if self.schema_version < 5:
@@ -155,6 +165,8 @@ class ModelCard(Document):
             raise ValueError("a card of schema_version 1 has no calibration")
         if self.schema_version < 6 and self.earlier_horizons:
             raise ValueError("a card of schema_version 1 to 5 has no risks at several horizons")
+        if self.schema_version < 7 and self.steps:
+            raise ValueError("a card of schema_version 1 to 6 has no steps between levels")
         if self.schema_version < 3 and self.life is not None:
             raise ValueError("a card of schema_version 1 or 2 has no life")
         if self.schema_version < 4 and (self.gate or self.golden or self.noise or self.average):
@@ -219,8 +231,8 @@ class ModelCard(Document):
             and (study.continues is None or (self.schema_version >= 3 and bool(study.lineage)))
             and (self.life is None or (self.report is not None and not self.without_extract))
             and (self.calibration is None or not study.evaluation.bins)
-            and (self.schema_version == 6) == (study.data.outcome is not None)
-            and has_a_curve_for_each(study, self.calibration, self.earlier_horizons)
+            and (max(self.schema_version, 5) == schema_of(study.data.outcome))
+            and has_a_curve_for_each(study, self.calibration, self.earlier_horizons, self.steps)
             and (study.gate is None or self.schema_version >= 4)
             and (self.gate is None or self.gate.follow_from(study))
             and (self.evaluated is None or self._follows_from_sums(study, self.evaluated))
@@ -344,13 +356,27 @@ class PublishedModel:
         return cls(card, study, weights)
 
 
+def schema_of(outcome: Outcome | None) -> Literal[5, 6, 7]:
+    """Return the schema of the cards of that outcome; of yes or no 5, or an older one."""
+    match outcome:
+        case None:
+            return 5
+        case TimeToEvent():
+            return 6
+        case Quantity():
+            return 7
+
+
 def has_a_curve_for_each(
-    study: Study, last: Calibration | None, earlier: Sequence[Calibration]
+    study: Study,
+    calibration: Calibration | None,
+    earlier: Sequence[Calibration],
+    steps: Sequence[Calibration],
 ) -> bool:
-    """Return whether there is a calibration for each horizon of the study, or none at all."""
-    if last is None or study.data.outcome is None:
-        return not earlier
-    return len(earlier) == study.data.outcome.periods - 1
+    """Return whether there is a curve for each horizon or step of the study, or none at all."""
+    times, quantity = study.data.times, study.data.quantity
+    wanted = (times.periods - 1 if times else 0, quantity.codes - 1 if quantity else 0)
+    return (len(earlier), len(steps)) == (wanted if calibration is not None else (0, 0))
 
 
 def read_card(path: Path) -> ModelCard:

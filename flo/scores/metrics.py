@@ -1,9 +1,11 @@
 """Scores of held-out patients and statistics of them: AUC, interval, ROC.
 
-Where labels are codes of times to an event (``flo.study.outcome``), the AUC is the concordance
-between periods: over all pairs of a patient who had the event in a period and one who was followed
-through it, how often the first has the higher score. All statistics are exact, so none of them is
-private.
+Where labels are codes of times to an event (``flo.study.time_to_event``), the AUC is the
+concordance between periods: over all pairs of a patient who had the event in a period and one who
+was followed through it, how often the first has the higher score. Where they are codes of a
+quantity (``flo.study.quantity``), it is the concordance between levels: over all pairs of a level
+and a lower one, records between two levels counting for both. All statistics are exact, so none of
+them is private.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class Scores:
     """n records of one test: ``scores``, log-odds (n,), and ``labels``, 0 to ``codes`` - 1 (n,).
 
     ``patients`` and ``hospitals`` (n,): the number of each record's patient and hospital. A patient
-    has the same number in every test, and so has a hospital.
+    has the same number in every test, and so has a hospital. ``of_quantity``: whether labels are
+    codes of a quantity; more than two codes are of times otherwise.
     """
 
     scores: Floats
@@ -35,18 +38,26 @@ class Scores:
     patients: Integers
     hospitals: Integers
     codes: int = 2
+    of_quantity: bool = False
 
     @property
-    def compared(self) -> list[tuple[Mask, Mask]]:
-        """Sets of records that are compared, (n,) each: of the event, and of those without it."""
+    def compared(self) -> list[tuple[Floats, Floats]]:
+        """For how much each record counts in sets that are compared, (n,) each, 0 to 1: those of
+        the event and those without it, or those of a level and of all levels below."""
+        if self.of_quantity:
+            levels = weights_by_level(self.labels, self.codes)
+            return [(levels[:, n], levels[:, :n].sum(1)) for n in range(1, self.codes)]
         if self.codes == 2:
-            return [(self.labels == 1, self.labels == 0)]
-        return [(self.labels == code, self.labels > code) for code in range(1, self.codes, 2)]
+            sides = [(self.labels == 1, self.labels == 0)]
+        else:
+            sides = [(self.labels == n, self.labels > n) for n in range(1, self.codes, 2)]
+        return [(had.astype(float), other.astype(float)) for had, other in sides]
 
     @property
     def had_event(self) -> Mask:
-        """The records with label 1, or with the event in a period, (n,)."""
-        found: Mask = np.any([had for had, _ in self.compared], axis=0)
+        """The records with label 1, with the event in a period, or above a quantity's first level,
+        (n,)."""
+        found: Mask = np.any([had > 0 for had, _ in self.compared], axis=0)
         return found
 
     @property
@@ -82,10 +93,8 @@ class Scores:
         for had, other in self.compared:
             if not had.any() or not other.any():
                 continue
-            both = had | other
-            weighed = float(weight[had].sum() * weight[other].sum())
-            pairs += weighed
-            right += weighed * exact_auc(self.scores[both], had[both], weight[both])
+            pairs += float((weight @ had) * (weight @ other))
+            right += _in_order(self.scores, weight * had, weight * other)
         if not pairs:
             raise UsageError(
                 "the held-out patients of a fold are all of one class", hint="use fewer folds"
@@ -97,7 +106,7 @@ class Scores:
         own = self.hospitals == hospital
         return Scores(
             *(self.scores[own], self.labels[own], self.patients[own], self.hospitals[own]),
-            self.codes,
+            *(self.codes, self.of_quantity),
         )
 
 
@@ -173,11 +182,18 @@ def exact_auc(score: Floats, label: Floats | Mask, weight: Floats | None = None)
             "the held-out patients of a fold are all of one class", hint="use fewer folds"
         )
     weight = np.ones(len(score)) if weight is None else weight
+    positive, negative = weight * ill, weight * ~ill
+    return _in_order(score, positive, negative) / float(positive.sum() * negative.sum())
+
+
+def _in_order(score: Floats, higher: Floats, lower: Floats) -> float:
+    """Return the weight of pairs of which the one counted in ``higher`` has the higher score.
+
+    ``higher``, ``lower`` (n,): for how much each record counts on each side; ties count half.
+    """
     _, place = np.unique(score, return_inverse=True)
-    positive = np.bincount(place, weights=weight * ill)
-    negative = np.bincount(place, weights=weight * ~ill)
-    below = np.cumsum(negative) - negative / 2
-    return float(positive @ below / (positive.sum() * negative.sum()))
+    above, below = np.bincount(place, weights=higher), np.bincount(place, weights=lower)
+    return float(above @ (np.cumsum(below) - below / 2))
 
 
 def interval(tests: Sequence[Scores]) -> tuple[float, float]:
@@ -250,7 +266,7 @@ def _influence(test: Scores) -> Floats:
     influence, area, pairs = np.zeros(len(test.scores)), test.auc, test.pairs
     _, group = np.unique(test.scores, return_inverse=True)
     for had, other in test.compared:
-        count, rest = int(had.sum()), int(other.sum())
+        count, rest = float(had.sum()), float(other.sum())
         if not count or not rest:
             continue
         positive, negative = np.bincount(group, weights=had), np.bincount(group, weights=other)
@@ -258,5 +274,13 @@ def _influence(test: Scores) -> Floats:
         above = (positive.sum() - np.cumsum(positive) + positive / 2)[group]
         of_had = (below - area * rest) / pairs * np.sqrt(count / max(count - 1, 1))
         of_other = (above - area * count) / pairs * np.sqrt(rest / max(rest - 1, 1))
-        influence += np.where(had, of_had, 0.0) + np.where(other, of_other, 0.0)
+        influence += had * of_had + other * of_other
     return influence
+
+
+def weights_by_level(codes: Floats, levels: int) -> Floats:
+    """Return for how much codes (n,) between 0 and ``levels`` - 1 count at each level, (n, levels).
+
+    The weights of a code are at least 0 and add up to 1, so that their L2 norm is at most 1.
+    """
+    return np.asarray(np.clip(1 - np.abs(codes[:, None] - np.arange(levels)), 0.0, 1.0))

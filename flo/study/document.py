@@ -222,8 +222,8 @@ class Study(Document):
         others = [name for name in _OF_YES_OR_NO if getattr(self, name) is not None]
         if others:
             raise ValueError(
-                f"outcome: a study of the time to an event has no [{others[0]}]; leave one of the "
-                "two out (docs/outcomes.md says what takes which outcome)"
+                f"outcome: a study of {self.data.outcome.kind} has no [{others[0]}]; leave one of "
+                "the two out (docs/outcomes.md says what takes which outcome)"
             )
         if self.mechanism.algorithm == "least-squares":
             raise ValueError(

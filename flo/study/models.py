@@ -155,8 +155,8 @@ def initial_weights(study: Study) -> Vector:
     verify them. The time to an event starts at the hazard that the study expects.
     """
     weights = _usual_start(study)
-    if study.data.outcome is not None and _ends_linear(study):
-        weights[-1] = study.data.outcome.first_log_odds
+    if study.data.times is not None and _ends_linear(study):
+        weights[-1] = study.data.times.first_log_odds
     return weights
 
 

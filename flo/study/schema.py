@@ -14,7 +14,9 @@ from pydantic import Field, field_validator, model_validator
 from flo.documents.document import Document
 from flo.study import identifier_patterns
 from flo.study.names import Bound, Code, ColumnName, Text, Words
-from flo.study.outcome import LONGEST_TIME, TimeToEvent
+from flo.study.outcome import Outcome
+from flo.study.quantity import Quantity
+from flo.study.time_to_event import LONGEST_TIME, TimeToEvent
 
 LARGEST_IMAGE = 65_536
 LARGEST_RECORDS = 128
@@ -166,18 +168,18 @@ def tells_who(column: Column) -> str | None:
 
 
 class Schema(Document):
-    """The meaning of a record, the columns in use, and the label column (0 or 1).
+    """The meaning of a record, the columns in use, and the label column: 0 or 1, or a quantity.
 
     For a patient with ``many`` records the first ``most_records`` are used, so that no patient's
-    number of records can delay a round. ``outcome``: what is foreseen, if it is not the label
-    itself; the label then says whether the event was seen.
+    number of records can delay a round. ``outcome``: what is foreseen, if it is not yes or no. Of
+    the time to an event, the label says whether the event was seen; a quantity is the label's.
     """
 
     record: Text
     records_per_patient: Literal["one", "many"] = "one"
     most_records: Annotated[int, Field(ge=1, le=LARGEST_RECORDS)] = 64
     label: ColumnName
-    outcome: TimeToEvent | None = None
+    outcome: Outcome | None = None
     columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=5000)]
 
     @model_validator(mode="after")
@@ -192,7 +194,7 @@ class Schema(Document):
         pixels = {n for c in self.columns if isinstance(c, ImageColumn) for n in c.pixels}
         if self.label in names or self.label in pixels:
             raise ValueError(f"the label {self.label!r} is also an input column")
-        if self.outcome is not None:
+        if isinstance(self.outcome, TimeToEvent):
             time = self.outcome.time
             if time == self.label or time in names or time in pixels:
                 raise ValueError(
@@ -206,26 +208,37 @@ class Schema(Document):
         return self
 
     @property
-    def time_column(self) -> NumberColumn | None:
-        """The outcome's time as a column that is read and checked like others; None without one."""
-        if self.outcome is None:
-            return None
-        return NumberColumn(
-            kind="number",
-            name=self.outcome.time,
-            unit=self.outcome.unit,
-            minimum=0,
-            maximum=LONGEST_TIME,
-        )
+    def value_column(self) -> NumberColumn | None:
+        """The outcome's time or quantity as a column that is read and checked like others; None if
+        it is yes or no."""
+        match self.outcome:
+            case None:
+                return None
+            case TimeToEvent():
+                name, least, most = self.outcome.time, 0.0, LONGEST_TIME
+            case Quantity():
+                name, least, most = self.label, self.outcome.levels[0], self.outcome.levels[-1]
+        unit = self.outcome.unit
+        return NumberColumn(kind="number", name=name, unit=unit, minimum=least, maximum=most)
 
     @property
     def outcome_columns(self) -> tuple[str, ...]:
         """Names of the columns that say what became of a patient: label, and time if it counts."""
-        return (self.label,) if self.outcome is None else (self.label, self.outcome.time)
+        return (self.label, self.times.time) if self.times else (self.label,)
+
+    @property
+    def times(self) -> TimeToEvent | None:
+        """The outcome if it is the time to an event."""
+        return self.outcome if isinstance(self.outcome, TimeToEvent) else None
+
+    @property
+    def quantity(self) -> Quantity | None:
+        """The outcome if it is a number or a count, which is then the label."""
+        return self.outcome if isinstance(self.outcome, Quantity) else None
 
     @property
     def label_codes(self) -> int:
-        """How many values a record's label has: 0 .. label_codes - 1."""
+        """How many classes releases have: a record's label is, or lies between, 0 .. this - 1."""
         return 2 if self.outcome is None else self.outcome.codes
 
     def category(self, name: str) -> CategoryColumn:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from flo.study.time_to_event import TimeToEvent
+
 if TYPE_CHECKING:
     from flo.study.document import Study
-    from flo.study.outcome import TimeToEvent
+    from flo.study.outcome import Outcome
 
 TRAINED = 0.75  # of the declared patients: sites hold out 20 to 30 %
 LITTLE = 600.0  # n·ε², up to which inputs are whitened halfway
@@ -38,7 +40,7 @@ def worth(study: Study) -> float:
     return TRAINED * planned * study.mechanism.epsilon**2
 
 
-def whitened(declared: int, epsilon: float, outcome: TimeToEvent | None = None) -> dict[str, Any]:
+def whitened(declared: int, epsilon: float, outcome: Outcome | None = None) -> dict[str, Any]:
     """Return the settings of [mechanism] with which a logistic model or an mlp is trained.
 
     ``declared``: the patients of all hospitals, public; ``epsilon``: of training. ``outcome``: of
@@ -46,7 +48,7 @@ def whitened(declared: int, epsilon: float, outcome: TimeToEvent | None = None) 
     """
     leaves = TRAINED * declared * epsilon**2
     _, clip, steps, rate, momentum = next(rule for rule in _RULE if leaves <= rule[0])
-    if outcome is not None:
+    if isinstance(outcome, TimeToEvent):
         clip, steps, newton = _OF_TIMES
         rate, momentum = round(newton / outcome.expected, 2), 0.0
     return {

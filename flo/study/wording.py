@@ -6,7 +6,9 @@ Words help people and change no input of a model, so versions of a study may dif
 from __future__ import annotations
 
 from flo.study.document import Study
+from flo.study.quantity import Quantity
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
+from flo.study.time_to_event import TimeToEvent
 
 
 def title(column: Column) -> str:
@@ -30,12 +32,15 @@ def measure_of(study: Study) -> str:
     return "AUC" if study.data.outcome is None else "concordance"
 
 
-def risk_of(study: Study) -> str:
-    """Return of what and by when a card's ``calibration`` states risks; "" for yes and no."""
-    outcome = study.data.outcome
-    if outcome is None:
-        return ""
-    return f" of {study.data.label} by {outcome.horizons[-1]:g} {outcome.unit}"
+def outcome_of(study: Study) -> str:
+    """Return what kind of outcome the study foresees, such as ``the time to an event``."""
+    match study.data.outcome:
+        case None:
+            return "yes or no"
+        case TimeToEvent():
+            return "the time to an event"
+        case Quantity(kind=kind):
+            return f"a {kind}"
 
 
 def means_the_same(one: Column, other: Column) -> bool:

@@ -31,8 +31,10 @@ from flo.privacy.gradients.contributions import (
     RankOne,
     SumOfRankOne,
 )
-from flo.study.outcome import TimeToEvent
+from flo.study.outcome import Outcome
+from flo.study.quantity import Quantity
 from flo.study.sequences import LastStep, MeanOfSteps
+from flo.study.time_to_event import TimeToEvent
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SavedTensors = tuple[nn.Module, torch.Tensor, torch.Tensor]
@@ -58,15 +60,16 @@ def categorical_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
 
 
 class HazardLoss:
-    """Each record's negative log likelihood (n,) of the time to an event, by ``flo.study.outcome``.
+    """Each record's negative log likelihood (n,) of the time to an event.
 
+    By ``flo.study.time_to_event``.
     For log odds s (n, 1) of the hazard in every period and codes (n,): for a patient who was
     followed for f periods, f·log(1 + eˢ), less s if the event came. A label that is no code counts
     as the nearest one.
     """
 
     def __init__(self, followed: Floats, had_event: Floats) -> None:
-        """``followed``, ``had_event``: by code, (codes,), as in ``flo.study.outcome``."""
+        """``followed``, ``had_event``: by code, (codes,), as in ``flo.study.time_to_event``."""
         self._followed, self._had_event = followed, had_event
 
     def __call__(self, log_odds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -79,14 +82,35 @@ class HazardLoss:
         return followed * functional.softplus(score) - had_event * score
 
 
+class LevelLoss:
+    """Each record's cross-entropy (n,) of a quantity, by ``flo.study.quantity``.
+
+    For log odds (n, 1) of the share of its steps that a record reaches, and codes (n,), 0 to
+    ``steps``. A label beyond them counts as the nearest one, and one that is no number as 0.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def __call__(self, log_odds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the losses, (n,)."""
+        return binary_loss(log_odds, torch.nan_to_num(labels).clamp(0, self._steps) / self._steps)
+
+
 def _codes(values: torch.Tensor, count: int) -> torch.Tensor:
     """Convert to integers 0 .. count-1; other values become the nearest one."""
     return torch.nan_to_num(values).clamp(0, count - 1).long()
 
 
-def loss_of(outcome: TimeToEvent | None) -> Loss:
+def loss_of(outcome: Outcome | None) -> Loss:
     """Return the loss that a study's model is trained with; None: an outcome of yes or no."""
-    return HazardLoss(outcome.followed, outcome.had_event) if outcome else binary_loss
+    match outcome:
+        case TimeToEvent():
+            return HazardLoss(outcome.followed, outcome.had_event)
+        case Quantity():
+            return LevelLoss(outcome.codes - 1)
+        case None:
+            return binary_loss
 
 
 ROW_WISE_LOSSES: tuple[Loss, ...] = (binary_loss, categorical_loss)
@@ -104,7 +128,7 @@ class BookKeeping:
         last rows differently. The results are the same.
         """
         self._padded = padded
-        if loss not in ROW_WISE_LOSSES and not isinstance(loss, HazardLoss):
+        if loss not in ROW_WISE_LOSSES and not isinstance(loss, HazardLoss | LevelLoss):
             raise ValueError("the loss is not one of flo's own")
         self._layers = list(_layers(module))
         self._inside = {

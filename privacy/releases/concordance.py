@@ -1,8 +1,8 @@
-"""Concordance of scores with the times to an event, from the evaluation's noisy sums.
+"""Concordance of scores with times to an event or with quantities, from the evaluation's sums.
 
-Patients of each code of ``flo.study.outcome`` are a class, described by sums of waves
-(``flo.privacy.releases.score_waves``). A set of ordered pairs of classes (c, d) is compared: c of
-patients who had the event, d of patients who had it later, if at all. With T the totals,
+Patients of each code of ``flo.study.time_to_event``, or of each level of ``flo.study.quantity``,
+are a class, described by sums of waves (``flo.privacy.releases.score_waves``). A set of ordered
+pairs of classes (c, d) is compared. With T the totals,
 
     C = 1/2 + D/N,   D = (2/π)·Σ_(c,d) Σ_k Im(w_ck·w_dk*)/k,   N = Σ_(c,d) T_c·T_d,
 
@@ -14,6 +14,8 @@ is the share of pairs in which the patient of c has the higher score, ties count
 * ``at_horizon``: the event by a horizon, and anybody who was followed until then without it: the
   AUC of the scores at that horizon (Heagerty, Lumley, Pepe 2000), among patients of whom it is
   known. Who was last seen before it is not counted.
+* ``between_levels``: a quantity's level, and any level below it. Whoever lies between two levels is
+  shared between both.
 
 No class is compared with itself, and noise is independent of zero mean in every number, so
 U(θ) = D - (θ - 1/2)·N is unbiased for any noise. The interval is Fieller's, as of the AUC: U is a
@@ -46,19 +48,38 @@ def at_horizon(sums: Floats, horizon: int, variance: float) -> Estimate:
     return _estimate(sums, _pairs_at_horizon(len(sums), horizon), variance)
 
 
+def between_levels(sums: Floats, variance: float) -> Estimate:
+    """Return the concordance between levels from (noisy) sums (levels, LENGTH)."""
+    return _estimate(sums, _pairs_between_levels(len(sums)), variance)
+
+
 def expected_half_width(counts: Floats, variance: float) -> float:
     """Return the expected half width of the interval before a run, for a model of C about .85.
 
     ``counts``: of the patients of each code, (codes,). Positions are assumed as for an AUC
     (``flo.privacy.releases.score_waves``): those with the event around 0.61, others around 0.39.
     """
+    middles = np.where(np.arange(len(counts)) % 2 == 1, 0.61, 0.39)
+    return _expected(counts, middles, _pairs_between_periods(len(counts)), variance)
+
+
+def expected_half_width_of_levels(patients: float, levels: int, variance: float) -> float:
+    """Return the same for a quantity, for a model of C about .7.
+
+    Equally many of the ``patients`` are assumed to be at each level, with positions around 0.39 at
+    the first and around 0.61 at the last.
+    """
+    middles, counts = np.linspace(0.39, 0.61, levels), np.full(levels, patients / levels)
+    return _expected(counts, middles, _pairs_between_levels(levels), variance)
+
+
+def _expected(counts: Floats, middles: Floats, compared: Mask, variance: float) -> float:
     places = (np.arange(_PLACES) + 0.5) / _PLACES
     sums = np.zeros((len(counts), LENGTH))
-    for code, count in enumerate(counts):
-        side = 0.11 if code % 2 else -0.11
-        shape = np.exp(-0.5 * ((places - 0.5 - side) / 0.15) ** 2)
+    for code, (count, middle) in enumerate(zip(counts, middles, strict=True)):
+        shape = np.exp(-0.5 * ((places - middle) / 0.15) ** 2)
         sums[code] = count * (score_waves.vectors(places).T @ (shape / shape.sum()))
-    of = _Classes.of(sums, _pairs_between_periods(len(counts)))
+    of = _Classes.of(sums, compared)
     theta = np.array([0.5 + float(of.each.sum()) / of.pairs])
     # These sums are exact: they lack the variance that noise adds to noisy sums.
     noise = _noise(theta, of, variance) + 2 * _least(theta, of, variance)
@@ -70,6 +91,10 @@ def _pairs_between_periods(codes: int) -> Mask:
     """Return which classes are compared, (codes, codes): [c, d] if c had the event before d."""
     code = np.arange(codes)
     return np.asarray((code[:, None] % 2 == 1) & (code[None, :] > code[:, None]))
+
+
+def _pairs_between_levels(levels: int) -> Mask:
+    return np.tri(levels, k=-1, dtype=bool)
 
 
 def _pairs_at_horizon(codes: int, horizon: int) -> Mask:

@@ -8,8 +8,10 @@ ones, so with images the position is the risk alone. Each class is then describe
 (``flo.privacy.releases.score_waves``). A patient's records share a total weight of 1, and every
 wave vector has norm 1, so one patient moves the release by at most 1 in L2.
 
-Times to an event have a class for each code of ``flo.study.outcome``, and the estimate is of the
-concordance (``flo.privacy.releases.concordance``) instead of the AUC.
+Times to an event have a class for each code of ``flo.study.time_to_event``, quantities one for each
+level of ``flo.study.quantity``: a record between two levels is shared between them by weights of
+sum 1, so that its vector is no longer. The estimate is then of the concordance
+(``flo.privacy.releases.concordance``) instead of the AUC.
 
 Subgroups. If the study names k category columns, all patients are counted once for each column, by
 code. A patient weighs 1 in each of the k groupings, so the norm is √k. The overall AUC comes from
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, ndtr
 
-from flo.arrays import Floats
+from flo.arrays import Floats, Integers, Mask
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import concordance, score_bins, score_waves
 from flo.privacy.releases.histograms import record_weights
@@ -73,15 +75,33 @@ def sums(study: Study, weights: Vector, held_out: Patients) -> Floats:
         some = slice(start, start + _AT_ONCE)
         inputs, labels = held_out.inputs[some], held_out.labels[some]
         scores = models.log_odds(study, weights, inputs)
-        usable = np.isfinite(scores) & np.isin(labels, np.arange(classes))
-        label = np.where(usable, labels, 0).astype(np.int64)
+        usable = np.isfinite(scores) & _is_label(study, labels)
+        shares = _shares(study, np.where(usable, labels, 0.0))
         adds = vectors(np.where(usable, scores, 0.0)) * np.where(usable, weight[some], 0.0)[:, None]
         for name, total in totals.items():
-            code = cell_of(study.data, name, inputs, 0) if name else np.zeros_like(label)
-            row, known = np.where(code >= 0, classes * code + label, 0), (code >= 0)[:, None]
-            for place, column in enumerate((adds * known).T):
-                total[:, place] += np.bincount(row, weights=column, minlength=len(total))
+            code = cell_of(study.data, name, inputs, 0) if name else np.zeros(len(labels), int)
+            known = (code >= 0)[:, None]
+            for label, share in shares:
+                row = np.where(code >= 0, classes * code + label, 0)
+                for place, column in enumerate((adds * known * share[:, None]).T):
+                    total[:, place] += np.bincount(row, weights=column, minlength=len(total))
     return np.concatenate([total.ravel() for total in totals.values()])
+
+
+def _is_label(study: Study, labels: Floats) -> Mask:
+    """Return which labels (n,) are one of the study's classes, or between two of a quantity."""
+    last = study.data.label_codes - 1
+    whole = study.data.quantity is not None or labels % 1 == 0
+    return np.asarray((labels >= 0) & (labels <= last) & whole)
+
+
+def _shares(study: Study, labels: Floats) -> list[tuple[Integers, Floats]]:
+    """Return classes (n,), each with the shares (n,) of the records with these labels (n,)."""
+    below = np.floor(labels).astype(np.int64)
+    if study.data.quantity is None:
+        return [(below, np.ones(len(labels)))]
+    above = np.minimum(below + 1, study.data.label_codes - 1)
+    return [(below, 1 - (labels - below)), (above, labels - below)]
 
 
 def read(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, dict[str, Estimate]]:
@@ -100,10 +120,9 @@ def read(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, dict[s
 
 
 def at_horizons(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, ...]:
-    """Return the AUC at each horizon of a study of the time to an event."""
+    """Return the AUC at each horizon of a study of the time to an event; none of others."""
     classes, spread = of_everyone(study, noisy, variance)
-    outcome = study.data.outcome
-    horizons = range(1, outcome.periods + 1) if outcome else ()
+    horizons = range(1, study.data.times.periods + 1) if study.data.times else ()
     return tuple(concordance.at_horizon(classes, horizon, spread) for horizon in horizons)
 
 
@@ -121,8 +140,10 @@ def of_everyone(study: Study, noisy: Floats, variance: float) -> tuple[Floats, f
 def _estimate(study: Study, classes: Floats, variance: float) -> Estimate:
     if study.evaluation.bins:
         return score_bins.auc(classes.ravel(), variance)
-    if study.data.outcome is not None:
+    if study.data.times is not None:
         return concordance.between_periods(classes, variance)
+    if study.data.quantity is not None:
+        return concordance.between_levels(classes, variance)
     return score_waves.auc(classes, variance)
 
 

@@ -1,8 +1,8 @@
 """Risks at a study's horizons from the evaluation's release, at no further cost in privacy.
 
 Training knows one hazard for all periods, and clipping and noise leave the scores s too large or
-too small. With the classes of ``flo.study.outcome`` and s₀, the log odds of the hazard that the
-study expects, the hazard of period j is taken to be
+too small. With the classes of ``flo.study.time_to_event`` and s₀, the log odds of the hazard
+that the study expects, the hazard of period j is taken to be
 
     h_j(s) = sigmoid(s₀ + δ_j + b·(s - s₀)).
 
@@ -13,22 +13,15 @@ function of the score over a class. So for g = 1 in each period, and g = s over 
           f·h_j(s),        m_s = Σ_j (the same with g)
 
 have mean 0 under any noise if the hazards are right, and covariance V = noise + Σ f·g·g'·h·(1 - h).
-Whoever was last seen within a period was there for half of it (Cutler, Ederer 1958). Under a normal
-prior of θ = (δ, log b), of precision P around θ₀, scoring steps lead to where
-
-    JᵀV⁻¹m + P(θ - θ₀) = 0,
-
-J the derivatives of m: each step holds V and is halved until mᵀV⁻¹m + (θ - θ₀)ᵀP(θ - θ₀) falls. The
-covariance of θ is (JᵀV⁻¹J + P)⁻¹. The prior draws the risks towards those that the study expects:
-all δ together by ``_LEVEL``, each by ``_PERIODS``. The risk by a horizon is 1 - Π (1 - h_j) over
-the periods before it, and its band holds 90 % of a normal distribution of its log odds (delta
-method). The band includes noise and the number of patients, and not that hazards may be no logistic
-curves. Everything here is post-processing.
+Whoever was last seen within a period was there for half of it (Cutler, Ederer 1958). θ = (δ, log b)
+is fitted to them (``flo.privacy.releases.moment_fit``). The normal prior draws the risks towards
+those that the study expects: all δ together by ``_LEVEL``, each by ``_PERIODS``. The risk by a
+horizon is 1 - Π (1 - h_j) over the periods before it, and its band holds 90 % of a normal
+distribution of its log odds (delta method). The band includes noise and the number of patients, and
+not that hazards may be no logistic curves. Everything here is post-processing.
 """
 
 from __future__ import annotations
-
-import logging
 
 import numpy as np
 from scipy.special import expit, log_expit, logit
@@ -43,18 +36,16 @@ from flo.privacy.releases.calibration import (
     test_function,
 )
 from flo.privacy.releases.evaluation import Positions
+from flo.privacy.releases.moment_fit import fitted
 from flo.privacy.releases.score_waves import Z
 from flo.study.document import Study
-from flo.study.outcome import TimeToEvent
 from flo.study.parameters import Vector
-
-log = logging.getLogger("flo.privacy.releases.horizon_risks")
+from flo.study.time_to_event import TimeToEvent
 
 _PLACES = 128  # positions at which functions are evaluated
 # Prior: standard deviations of all δ together, as clipping moves them, and of each, as hazards of
 # periods differ; middle and deviation of log b, as of a calibration of yes and no.
 _LEVEL, _PERIODS, _SLOPE, _SLOPES = 1.5, 1.0, 0.85, 0.4
-_STEPS, _HALVINGS, _CLOSE = 300, 20, 1e-6  # of scoring; of a step; of θ, where it ends
 
 
 def fit(study: Study, weights: Vector, noisy: Floats, variance: float) -> tuple[Calibration, ...]:
@@ -64,15 +55,15 @@ def fit(study: Study, weights: Vector, noisy: Floats, variance: float) -> tuple[
     ``noisy`` (length,): a release of the evaluation or a sum of releases, with ``variance`` in
     every number. ``weights``: of the evaluated model.
     """
-    assert study.data.outcome is not None
+    assert study.data.times is not None
     classes, spread = evaluation.of_everyone(study, noisy, variance)
     positions = Positions.of_model(study, weights)
-    moments = _Moments(study.data.outcome, positions, classes, spread)
-    found = _fitted(moments)
+    moments = _Moments(study.data.times, positions, classes, spread)
+    found = fitted(moments, *_prior(moments.periods))
     points = points_of(positions)
     if found is None or len(points) < 2:
         return ()
-    horizons = range(1, study.data.outcome.periods + 1)
+    horizons = range(1, study.data.times.periods + 1)
     return tuple(_curve(points, moments.expected, *found, periods) for periods in horizons)
 
 
@@ -124,40 +115,12 @@ class _Moments:
         return moments, derivatives, self._variance * noise + sampling
 
 
-def _fitted(moments: _Moments) -> tuple[Floats, Floats] | None:
-    """Return θ (p + 1,) and its covariance; None if no θ is found."""
-    middle, periods = np.append(np.zeros(moments.periods), np.log(_SLOPE)), moments.periods
+def _prior(periods: int) -> tuple[Floats, Floats]:
+    """Return the middle of θ (p + 1,) and its precision."""
     spread = np.diag(np.append(np.full(periods, _PERIODS), _SLOPES) ** 2.0)
     spread[:periods, :periods] += _LEVEL**2
-    precision: Floats = np.asarray(np.linalg.inv(spread), dtype=np.float64)
-    theta = middle
-    try:
-        for _ in range(_STEPS):
-            m, derivatives, covariance = moments.at(theta)
-            weighted: Floats = np.asarray(np.linalg.pinv(covariance, hermitian=True))
-            curved = derivatives.T @ weighted @ derivatives + precision
-            uphill = -derivatives.T @ weighted @ m - precision @ (theta - middle)
-            step = np.linalg.solve(curved, uphill)
-            if np.abs(step).max() < _CLOSE:
-                return theta, np.asarray(np.linalg.inv(curved), dtype=np.float64)
-
-            before, tried = _apart(m, weighted, theta - middle, precision), 0
-            while tried < _HALVINGS:
-                there = theta + step / 2**tried
-                own = moments.at(there)[0]
-                if _apart(own, weighted, there - middle, precision) < before:
-                    break
-                tried += 1
-            theta = there
-    except np.linalg.LinAlgError:
-        log.warning("the evaluation's release tells no risks: its numbers are not finite")
-        return None
-    log.warning("the evaluation's release tells no risks: no hazards fit it")
-    return None
-
-
-def _apart(m: Floats, weighted: Floats, from_middle: Floats, precision: Floats) -> float:
-    return float(m @ weighted @ m + from_middle @ precision @ from_middle)
+    middle = np.append(np.zeros(periods), np.log(_SLOPE))
+    return middle, np.asarray(np.linalg.inv(spread), dtype=np.float64)
 
 
 def _curve(

@@ -65,7 +65,7 @@ def unknown_reason(study: Study) -> str | None:
         "it does not train on whitened inputs or by least squares": study.mechanism.algorithm
         not in ("whitened", "least-squares"),
         "its aggregation is not a sum": study.mechanism.aggregation != "sum",
-        "it foresees the time to an event": study.data.outcome is not None,
+        "it foresees another outcome than yes or no": study.data.outcome is not None,
         "it continues other models": study.continues is not None,
         "its patients have many records": study.data.records_per_patient != "one",
         "it has images": any(isinstance(c, ImageColumn) for c in study.data.columns),

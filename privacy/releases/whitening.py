@@ -58,7 +58,7 @@ def exponent(study: Study) -> float:
 
     Always 1/4 for the time to an event (docs/decisions/0047).
     """
-    if study.data.outcome is not None:
+    if study.data.times is not None:
         return 0.25
     patients = planned_patients(study, (hospital.id for hospital in study.hospitals))
     return 0.25 if patients * study.mechanism.epsilon**2 <= usual.LITTLE else 0.5

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from scipy.special import expit, logit
 
+from flo.arrays import Floats
 from flo.pages import plots
 from flo.privacy.releases.calibration import Calibration
 from flo.scoring.curve import is_too_wide
@@ -36,8 +39,7 @@ def in_words(low: float, high: float) -> str:
 
 def rows(calibration: Calibration) -> list[tuple[float, str]]:
     """Return scores of the model, 0 to 1, spread over where patients may be, and their risks."""
-    count = len(calibration.log_odds)
-    chosen = np.array(calibration.log_odds)[np.linspace(0, count - 1, _ROWS + 2).astype(int)[1:-1]]
+    chosen = log_odds_of_rows(calibration)
     _, low, high = calibration.of(chosen)
     return [
         (float(score), in_words(float(below), float(above)))
@@ -45,16 +47,41 @@ def rows(calibration: Calibration) -> list[tuple[float, str]]:
     ]
 
 
+def log_odds_of_rows(calibration: Calibration) -> Floats:
+    """Return rising log odds of a table's rows, spread over where patients may be."""
+    count = len(calibration.log_odds)
+    places = np.linspace(0, count - 1, _ROWS + 2).astype(int)[1:-1]
+    chosen: Floats = np.array(calibration.log_odds)[places]
+    return chosen
+
+
 def plot(calibration: Calibration) -> plots.Plane:
     """Return risk and band against the score, on a scale of log odds."""
-    at, first = np.array(calibration.log_odds), calibration.log_odds[0]
+    high, low = band_ends(calibration)
+    lines = {high: calibration.high, "risk": calibration.risk, low: calibration.low}
+    return against_scores(calibration, lines, least_top=0.1)
+
+
+def band_ends(calibration: Calibration) -> tuple[str, str]:
+    """Return the names of the upper and the lower end of the band."""
     tail = 50 * (1 - calibration.level)  # %
-    ends = f"{100 - tail:g} %", f"{tail:g} %"
-    curves = {ends[0]: calibration.high, "risk": calibration.risk, ends[1]: calibration.low}
+    return f"{100 - tail:g} %", f"{tail:g} %"
+
+
+def against_scores(
+    calibration: Calibration,
+    lines: Mapping[str, Sequence[float] | Floats],
+    *,
+    least_top: float,
+    base: float = 0.0,
+) -> plots.Plane:
+    """Return lines, a value for each of the calibration's points, against the score."""
+    at, first = np.array(calibration.log_odds), calibration.log_odds[0]
     ticks = [(float(logit(score) - first), f"{score:g}") for score in _SCORES]
     return plots.plane(
-        [(name, list(zip(at - first, curve, strict=True))) for name, curve in curves.items()],
+        [(name, list(zip(at - first, line, strict=True))) for name, line in lines.items()],
         most_across=float(at[-1] - first),
-        least_top=0.1,
+        least_top=least_top,
         across=[tick for tick in ticks if 0 <= tick[0] <= at[-1] - first],
+        base=base,
     )

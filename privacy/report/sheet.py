@@ -33,8 +33,10 @@ from flo.study import identifier_patterns
 from flo.study.document import Study
 from flo.study.models import layers
 from flo.study.packs import Pack
+from flo.study.quantity import Quantity
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, tells_who
 from flo.study.terms import Hospital
+from flo.study.time_to_event import TimeToEvent
 from flo.study.wording import changed_to, code_in_words, measure_of
 
 _LATER = "their lineage is added at launch, from their cards"
@@ -150,7 +152,7 @@ def _partners(study: Study, unconfirmed: Collection[str] | None) -> Section:
 
 
 def _columns(study: Study) -> Section:
-    lines = [("the label", f"{study.data.label!r} (0 or 1)"), *_outcome(study)]
+    lines = _outcome(study)
     for column in study.data.columns:
         rule = "refused" if column.missing == "refuse" else "allowed, with an indicator"
         if isinstance(column, NumberColumn):
@@ -178,13 +180,23 @@ def _columns(study: Study) -> Section:
 
 
 def _outcome(study: Study) -> list[tuple[str, str]]:
-    """Return lines about an outcome that is not the label itself."""
-    outcome = study.data.outcome
+    """Return lines about the label and what is foreseen."""
+    if quantity := study.data.quantity:
+        levels = ", ".join(f"{one:g}" for one in quantity.levels)
+        what = f"{study.data.label!r}: a {quantity.kind} of {quantity.unit}"
+        bounds = f"{quantity.levels[0]:g} to {quantity.levels[-1]:g}"
+        return [
+            ("the label", f"{what}, {bounds}; missing refused"),
+            ("levels", f"{levels} {quantity.unit}, from public knowledge"),
+        ]
+    label = ("the label", f"{study.data.label!r} (0 or 1)")
+    outcome = study.data.times
     if outcome is None:
-        return []
+        return [label]
     horizons = ", ".join(f"{one:g}" for one in outcome.horizons)
     last = f"{outcome.horizons[-1]:g} {outcome.unit}"
     return [
+        label,
         (
             "the outcome",
             f"the time until {study.data.label} = 1, or until last seen: column {outcome.time!r}, "
@@ -404,10 +416,14 @@ def _expected(study: Study, plan: Plan, patients: float) -> str:
             "bin. A study of schema_version = 3 has no bins and estimates the AUC of the scores"
         )
     variance = combined_variance(study, plan.purpose("evaluation"), len(study.hospitals))
-    if study.data.outcome is None:
-        width = expected_half_width(patients, ASSUMED_PREVALENCE, variance)
-    else:
-        width = concordance.expected_half_width(patients * study.data.outcome.planned, variance)
+    match study.data.outcome:
+        case None:
+            width = expected_half_width(patients, ASSUMED_PREVALENCE, variance)
+        case TimeToEvent() as times:
+            width = concordance.expected_half_width(patients * times.planned, variance)
+        case Quantity() as quantity:
+            levels = quantity.codes
+            width = concordance.expected_half_width_of_levels(patients, levels, variance)
     return (
         f"{measure_of(study)} ± {width:.2f} (90 % interval, noise and sampling, if about "
         f"{patients:.0f} patients are held out)"

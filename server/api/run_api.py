@@ -149,8 +149,9 @@ def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: R
     if evaluated is not None and not (study.schema_version >= 4 and evaluated.follow_from(study)):
         raise MessageError("the result's evaluation is not of this study")
     golden, calibration = end.result.golden, end.result.calibration
-    if not has_a_curve_for_each(study, calibration, end.result.earlier_horizons or ()):
-        raise MessageError("the result's risks are not at the horizons of this study")
+    further = end.result.earlier_horizons or (), end.result.steps or ()
+    if not has_a_curve_for_each(study, calibration, *further):
+        raise MessageError("the result's curves are not of the horizons or levels of this study")
     if golden is not None and not golden.follow_from(study, calibration):
         raise MessageError("the result's golden cases are not of this study")
     said = end.result.noise, end.result.average, end.result.average_deviation

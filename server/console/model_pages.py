@@ -13,7 +13,6 @@ from flo.errors import StudyError
 from flo.keys.identity import fingerprint
 from flo.pages.forms import read_form
 from flo.pages.responses import ALONE, HEADERS, redirect
-from flo.privacy.report import risks
 from flo.privacy.report.page import render
 from flo.privacy.report.wording import LIFE, of_life
 from flo.published import explained_page
@@ -21,6 +20,7 @@ from flo.published.card_plots import gate_plot, quality_plot
 from flo.published.gate_result import GateSums
 from flo.published.gate_words import rows
 from flo.published.model_card import BINS_HIDE, ModelCard, PublishedModel, read_card
+from flo.published.stated_curves import stated
 from flo.server.console.context import ConsoleContext
 from flo.server.console.sign_in import CONSOLE, person_of
 from flo.server.console.view import StudyViews
@@ -28,7 +28,7 @@ from flo.server.store.store import Offer
 from flo.server.studies.model_decisions import Step, states_of
 from flo.server.studies.publish import published, report_path
 from flo.study.document import Study
-from flo.study.wording import measure_of, risk_of
+from flo.study.wording import measure_of
 
 _MOST_FORM = 8192
 
@@ -81,9 +81,7 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
         "life": LIFE,
         "of_life": of_life,
         "measure": measure_of(offer.study),
-        "risk_of": risk_of(offer.study),
-        "calibration": card.calibration and risks.plot(card.calibration),
-        "risk_rows": risks.rows(card.calibration) if card.calibration else [],
+        "curves": stated(offer.study, card),
         **gate_shown(offer.study, card.gate),
         **explained_page.shown(_opened(views, offer)),
         "quality": quality_plot(card.model_dump(include={"evaluation", "subgroups"})),

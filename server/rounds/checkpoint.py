@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -71,6 +71,7 @@ def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
             "subgroups": {name: asdict(found) for name, found in state.subgroups.items()},
             "calibration": state.calibration and state.calibration.model_dump(mode="json"),
             "earlier_horizons": [one.model_dump(mode="json") for one in state.earlier_horizons],
+            "steps": [one.model_dump(mode="json") for one in state.steps],
         }
     )
 
@@ -116,10 +117,13 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
         estimate=Estimate(**estimate) if estimate else None,
         subgroups={name: Estimate(**found) for name, found in document["subgroups"].items()},
         calibration=Calibration.model_validate(risks) if risks else None,
-        earlier_horizons=tuple(
-            Calibration.model_validate(one) for one in document.get("earlier_horizons", ())
-        ),
+        earlier_horizons=_curves(document.get("earlier_horizons", ())),
+        steps=_curves(document.get("steps", ())),
     )
+
+
+def _curves(documents: Sequence[dict[str, Any]]) -> tuple[Calibration, ...]:
+    return tuple(Calibration.model_validate(one) for one in documents)
 
 
 def _document(name: str, vector: Vector, keep: Keep | None) -> dict[str, Any]:

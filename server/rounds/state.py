@@ -28,6 +28,7 @@ from flo.privacy.releases import (
     gate,
     horizon_risks,
     least_squares,
+    quantities,
     score_waves,
     survey,
     whitening,
@@ -85,7 +86,8 @@ class RunState:
     hospitals ``evaluated_by``.
 
     ``calibration``: of yes and no; of the time to an event, of the risk by the last horizon, and
-    ``earlier_horizons``: by those before, in order.
+    ``earlier_horizons``: by those before, in order; of a quantity, of its expected value, and
+    ``steps``: of the share of each step between levels that is reached.
 
     Where sums survive dropouts: ``deals``, what each hospital dealt for the next request;
     ``survivors``, once their list was named to anybody.
@@ -107,6 +109,7 @@ class RunState:
     subgroups: dict[str, Estimate] = field(default_factory=dict)
     calibration: Calibration | None = None
     earlier_horizons: tuple[Calibration, ...] = ()
+    steps: tuple[Calibration, ...] = ()
     sums: Vector = field(default_factory=lambda: NO_WEIGHTS)
     sums_of: tuple[str, ...] = ()
     regressed: Vector = field(default_factory=lambda: NO_WEIGHTS)
@@ -302,10 +305,15 @@ def _evaluated(study: Study, state: RunState, noisy: Floats, variance: float) ->
     """
     estimate, subgroups = evaluation.read(study, noisy, variance)
     state = replace(state, estimate=estimate, subgroups=subgroups)
-    if study.data.outcome is not None:
+    if study.data.times is not None:
         curves = horizon_risks.fit(study, state.model, noisy, variance)
         last = curves[-1] if curves else None
         return replace(state, phase="done", calibration=last, earlier_horizons=curves[:-1])
+    if study.data.quantity is not None:
+        found = quantities.fit(study, state.model, noisy, variance)
+        if found is None:
+            return replace(state, phase="done")
+        return replace(state, phase="done", calibration=found.expected, steps=found.steps)
     risks = calibration.fit(study, state.model, noisy, variance)
     state = replace(state, calibration=risks)
     if study.gate is None:
@@ -365,7 +373,7 @@ def _whitened(
     by = tuple(sorted(gathered.hospitals)) if factor == 1 else ()
     state = replace(state, phase="training", round=1, attempt=1, retries=0, released_by=by)
     state = replace(state, whitening=matrix.ravel(), released=total)
-    is_of_inputs = study.data.outcome is not None and study.model.kind == "logistic"
+    is_of_inputs = study.data.times is not None and study.model.kind == "logistic"
     if is_of_inputs or (len(state.earlier) and starts_from_earlier(study)):
         return replace(state, weights=whitening.on_whitened(study, state.weights, matrix))
     return state

@@ -7,7 +7,7 @@ publication of the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from flo.errors import FloError
 from flo.host.memory import give_back_freed_memory
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.releases import model_noise
+from flo.privacy.releases.calibration import Calibration
 from flo.protocol.messages import model_digest
 from flo.published.golden import Golden
 from flo.server.flower.grid import GridExchange, GridLargeBodies
@@ -129,7 +130,8 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
         "estimate": asdict(state.estimate) if state.estimate else None,
         "subgroups": {name: asdict(found) for name, found in state.subgroups.items()},
         "calibration": state.calibration and state.calibration.model_dump(mode="json"),
-        **({"earlier_horizons": _earlier(state)} if state.earlier_horizons else {}),
+        **({"earlier_horizons": _dumped(state.earlier_horizons)} if state.earlier_horizons else {}),
+        **({"steps": _dumped(state.steps)} if state.steps else {}),
         "model": model,
         "model_digest": model_digest(state.model),
         **({"gate": _asked(state)} if state.compared_digest else {}),
@@ -153,8 +155,8 @@ def _explained(study: Study, state: RunState) -> dict[str, Any]:
     }
 
 
-def _earlier(state: RunState) -> list[dict[str, Any]]:
-    return [one.model_dump(mode="json") for one in state.earlier_horizons]
+def _dumped(curves: Sequence[Calibration]) -> list[dict[str, Any]]:
+    return [one.model_dump(mode="json") for one in curves]
 
 
 def _sum(state: RunState) -> dict[str, Any]:

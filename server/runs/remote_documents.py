@@ -20,9 +20,10 @@ from flo.published.evaluated import EvaluatedSums
 from flo.published.golden import Golden
 from flo.published.model_card import MOST_INPUTS, MOST_NOISE, Average, Variance
 from flo.study.document import MAX_STUDY_BYTES
-from flo.study.outcome import MOST_HORIZONS
+from flo.study.quantity import MOST_LEVELS
 from flo.study.statistics import MOST_CELLS, ROUNDS
 from flo.study.terms import Identifier
+from flo.study.time_to_event import MOST_HORIZONS
 
 MAX_RUN_REPORT_BYTES = 8 << 20
 _Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
@@ -119,6 +120,7 @@ class RunResult(Document):
     earlier_horizons: Annotated[tuple[Calibration, ...], Field(max_length=MOST_HORIZONS)] | None = (
         None
     )
+    steps: Annotated[tuple[Calibration, ...], Field(max_length=MOST_LEVELS)] | None = None
     statistics: _Statistics | None = None
     gate: _AskedSum | None = None
     monitor: _AskedSum | None = None
@@ -133,7 +135,7 @@ class RunResult(Document):
 
 _LONG = (
     *("statistics", "gate", "monitor"),
-    *("earlier_horizons", "evaluated", "golden", "noise", "average", "average_deviation"),
+    *("earlier_horizons", "steps", "evaluated", "golden", "noise", "average", "average_deviation"),
 )
 
 

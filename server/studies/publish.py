@@ -24,7 +24,7 @@ from flo.privacy.report.report import MAX_REPORT_BYTES, MOST_VALUES, build
 from flo.privacy.report.wording import trust
 from flo.published.gate_passed import GATE
 from flo.published.gate_result import GateResult, GateSums
-from flo.published.model_card import ModelCard, PublishedModel, paths_of
+from flo.published.model_card import ModelCard, PublishedModel, paths_of, schema_of
 from flo.published.monitor_result import MONITOR, MonitorResult, MonitorSums
 from flo.published.signed_result import SignedResult
 from flo.published.statistics_result import RoundSum, StatisticsResult
@@ -111,6 +111,7 @@ def write_card(
         # Absent in results of older versions.
         calibration=result.get("calibration") if result["estimate"] else None,
         earlier_horizons=result.get("earlier_horizons", ()) if result["estimate"] else (),
+        steps=result.get("steps", ()) if result["estimate"] else (),
         gate=GateSums(**result["gate"]) if "gate" in result else None,
         evaluated=result.get("evaluated"),
         golden=result.get("golden"),
@@ -127,9 +128,9 @@ def write_card(
     return card_path
 
 
-def _card_schema(study: Study) -> Literal[2, 5, 6]:
+def _card_schema(study: Study) -> Literal[2, 5, 6, 7]:
     if study.data.outcome is not None:
-        return 6
+        return schema_of(study.data.outcome)
     return 5 if study.schema_version >= 4 else 2
 
 

@@ -40,7 +40,7 @@ def rows(quick: bool) -> Iterator[Row]:
         lost, most = float(np.mean(found.lost)), _LOST.get(name, 0.02)
         room = 3.5 * float(np.std(found.lost)) / runs**0.5 if quick else 0.0
         yield Row(f"{name}: C below Cox without privacy", lost, runs, seconds, most=most + room)
-        outcome = followed.study.data.outcome
+        outcome = followed.study.data.times
         assert outcome is not None
         for place, horizon in enumerate(outcome.horizons):
             predicted, observed = np.mean(found.risks, axis=0)[:, place]
@@ -89,7 +89,7 @@ def _risks(
     followed: Followed, model: Vector, held: np.ndarray, scores: Floats
 ) -> list[tuple[list[float], list[float]]]:
     """Predicted and observed risks of each half of the held-out, by an evaluation of the other."""
-    study, outcome = followed.study, followed.study.data.outcome
+    study, outcome = followed.study, followed.study.data.times
     assert outcome is not None
     times, events = followed.times[held], followed.events[held]
     told = _told(followed, model, scores, outcome.coded(times, events))

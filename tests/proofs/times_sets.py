@@ -21,8 +21,8 @@ from flo.lab.simulation import load_hospitals
 from flo.study import usual
 from flo.study.document import Study, from_document
 from flo.study.loading import load
-from flo.study.outcome import TimeToEvent
 from flo.study.terms import round_size
+from flo.study.time_to_event import TimeToEvent
 from tests.paths import EXAMPLES
 from tests.proofs.hospitals import category, general_table, number
 
@@ -45,7 +45,7 @@ class Followed:
         hospitals = load_hospitals(study, tables, "patient_id")
         ids = [name for one in study.hospitals for name in hospitals[one.id].patient_ids]
         everyone = pd.concat(tables.values()).set_index("patient_id").loc[ids]
-        outcome = study.data.outcome
+        outcome = study.data.times
         assert outcome is not None
         return cls(
             *(study, hospitals, ids),

@@ -97,7 +97,7 @@ def inspect_data(
     wanted = _study(opened, document)
     with working(f"reading {chosen.place}") as status:
         seen = inspect(opened, wanted, chosen, lambda n: status.update(f"{n:,} records read"))
-    say(f"{seen.records} records of {seen.patients} patients, {seen.positive:.1%} with label 1")
+    say(f"{seen.records} records of {seen.patients} patients, {seen.positive:.1%} {seen.dark}")
     if seen.day:
         say(f"the records are {seen.day}")
     for one in seen.columns:

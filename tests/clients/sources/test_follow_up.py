@@ -18,8 +18,8 @@ from flo.clients.sources.mapping import StudyMapping
 from flo.datasets import heart
 from flo.datasets import sample_sources as samples
 from flo.errors import UsageError
-from flo.study.outcome import TimeToEvent
 from flo.study.schema import Schema
+from flo.study.time_to_event import TimeToEvent
 from tests.clients.sources.exports import ILL, ill, patient, write
 from tests.clients.sources.exports import chol as observation
 from tests.clients.sources.hospital import HEART, change, mapping, opened, written

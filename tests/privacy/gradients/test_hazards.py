@@ -14,7 +14,7 @@ from torch import nn
 from flo.privacy.gradients.bookkeeping import HazardLoss
 from flo.privacy.gradients.step import PrivateStep
 from flo.privacy.patients.patients import Patients
-from flo.study.outcome import TimeToEvent
+from flo.study.time_to_event import TimeToEvent
 from tests.flo.times import OUTCOME
 
 THREE = TimeToEvent(**OUTCOME)

@@ -47,7 +47,7 @@ def test_predicted_risks_are_the_observed_ones_of_new_patients(
     sums = evaluation.sums(study(), model(), held)
     noisy = sums + np.random.default_rng(3).normal(0, deviation, sums.shape)
     curves = horizon_risks.fit(study(), model(), noisy, deviation**2)
-    outcome = study().data.outcome
+    outcome = study().data.times
     assert outcome is not None
     observed = outcome.observed(new.labels)
     scores = log_odds(study(), model(), new.inputs)

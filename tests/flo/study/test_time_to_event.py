@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flo.errors import StudyError
 from flo.study.document import from_document
 from flo.study.models import initial_weights
-from flo.study.outcome import TimeToEvent
+from flo.study.time_to_event import TimeToEvent
 from tests.builders import WHITENED, study_document
 from tests.flo.times import OUTCOME, times_document
 
@@ -60,7 +60,7 @@ def test_the_observed_risk_is_the_life_tables() -> None:
 
 def test_training_starts_at_the_hazard_that_is_expected() -> None:
     study = from_document(times_document())
-    outcome = study.data.outcome
+    outcome = study.data.times
     assert outcome is not None
     hazard = 1 / (1 + np.exp(-initial_weights(study)[-1]))
     assert 1 - (1 - hazard) ** outcome.periods == pytest.approx(outcome.expected)
@@ -153,5 +153,5 @@ def test_networks_start_at_the_expected_hazard_too() -> None:
     document["model"] = {"kind": "mlp", "hidden": [4]}
     document["mechanism"] |= WHITENED
     study = from_document(document)
-    assert study.data.outcome is not None
-    assert initial_weights(study)[-1] == pytest.approx(study.data.outcome.first_log_odds)
+    assert study.data.times is not None
+    assert initial_weights(study)[-1] == pytest.approx(study.data.times.first_log_odds)

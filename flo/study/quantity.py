@@ -1,0 +1,117 @@
+"""An outcome that is a number, such as days in hospital, or a count, such as visits in a year.
+
+Public levels v_0 < ... < v_K divide its range into steps. A value y reaches the share
+
+    G_k = min(1, max(0, (y - v_(k-1)) / (v_k - v_(k-1))))
+
+of step k, and is v_0 plus the sum of each step's length times its share, exactly. A record's
+outcome is one number, its code: the sum of the K shares, 0 to K, on which each step is one long. A
+model's score s is the log odds of code / K: it is trained as if code / K were a label between no
+and yes (fractional logistic regression; Papke, Wooldridge 1996). After training, the evaluation's
+release says what values belong to a score (``flo.privacy.releases.quantities``).
+
+For releases a code between two levels counts for both, for each the more the closer it is, by
+weights of sum 1. Their weighted mean of the levels is the value itself.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+from scipy.special import xlogy
+
+from flo.arrays import Floats
+from flo.documents.document import Document
+from flo.study.names import Bound, Text
+
+FEWEST_LEVELS, MOST_LEVELS, LARGEST_COUNT = 3, 12, 10_000
+
+
+class Quantity(Document):
+    """A number or a count in the label's column.
+
+    ``levels``: 3 to 12 rising values in ``unit``, from public knowledge. The first and the last are
+    the bounds: records beyond them are refused, as those of an input are. Between them they are
+    best where many patients are, and where somebody acts. Those of a count are whole, from 0 up to
+    10,000 at most.
+    """
+
+    kind: Literal["number", "count"]
+    unit: Text
+    levels: Annotated[tuple[Bound, ...], Field(min_length=FEWEST_LEVELS, max_length=MOST_LEVELS)]
+
+    @model_validator(mode="after")
+    def _rising(self) -> Quantity:
+        if any(one >= other for one, other in pairwise(self.levels)):
+            raise ValueError("levels must rise")
+        if self.kind == "count":
+            if self.levels[0] != 0:
+                raise ValueError(f"levels of a count begin at 0, not at {self.levels[0]:g}")
+            if broken := [one for one in self.levels if one != int(one)]:
+                raise ValueError(f"levels of a count are whole numbers, not {broken[0]:g}")
+            if self.levels[-1] > LARGEST_COUNT:
+                raise ValueError(f"level {self.levels[-1]:g} of a count, limit {LARGEST_COUNT}")
+        return self
+
+    @property
+    def codes(self) -> int:
+        """How many levels there are."""
+        return len(self.levels)
+
+    @property
+    def lengths(self) -> Floats:
+        """Of each step, (K,)."""
+        return np.diff(self.levels)
+
+    def coded(self, values: Floats) -> Floats:
+        """Return the codes (n,), 0 to K, of values (n,)."""
+        return np.interp(values, self.levels, np.arange(self.codes))
+
+    def valued(self, codes: Floats) -> Floats:
+        """Return the values (n,) of codes (n,)."""
+        return np.interp(codes, np.arange(self.codes), self.levels)
+
+    def share(self, values: Floats) -> Floats:
+        """Return what share of the range lies below values (n,) within it, 0 to 1."""
+        return np.asarray((values - self.levels[0]) / (self.levels[-1] - self.levels[0]))
+
+    def at_share(self, shares: Floats) -> Floats:
+        """Return the values (n,) below which these shares (n,) of the range lie."""
+        return np.asarray(self.levels[0] + shares * (self.levels[-1] - self.levels[0]))
+
+    def explained(self, values: Floats, expected: Floats) -> float:
+        """Return the share of the variation of values (n,) that expected ones (n,) explain.
+
+        R² of a number; of a count the share of Poisson's deviance (Cameron, Windmeijer 1996), for
+        which an expectation is taken to be at least a millionth. At most 1; below 0 if they are
+        worse than the mean. NaN if all values are the same.
+        """
+        mean = np.full(len(values), values.mean())
+        whole = self._variation(values, mean)
+        return 1 - self._variation(values, expected) / whole if whole > 0 else math.nan
+
+    def _variation(self, values: Floats, expected: Floats) -> float:
+        if self.kind == "number":
+            return float(((values - expected) ** 2).sum())
+        expected = np.maximum(expected, 1e-6)
+        return float((xlogy(values, values / expected) - (values - expected)).sum())
+
+    def exceeded_by(self, share: float, reached: Floats) -> Floats:
+        """Return the values (n,) that this ``share`` of patients exceeds, 0 to 1.
+
+        ``reached`` (K, n): the share of each step that is reached on average, which is the share of
+        patients above its middle if they lie evenly between two levels. Between the middles, and
+        from them to the bounds, shares of patients are interpolated; of a count, the result is the
+        nearest whole number.
+        """
+        levels = np.array(self.levels)
+        places = np.concatenate([levels[:1], (levels[:-1] + levels[1:]) / 2, levels[-1:]])
+        falling = np.minimum.accumulate(reached, axis=0)
+        found = [
+            np.interp(-share, -np.concatenate([[1.0], above, [0.0]]), places) for above in falling.T
+        ]
+        return np.round(found) if self.kind == "count" else np.array(found)
