@@ -23,6 +23,7 @@ _BY_TIMES = (
 _BY_QUANTITY = "the shares of steps between levels are logistic curves of the score"
 TOO_WIDE = "Where the band is wider than 30 %, only the rank of a score is known."
 TOO_WIDE_OF_QUANTITY = (
+    "One of ten patients with a score is below p10, nine of ten are below p90. "
     "Where the band is wider than what eight of ten patients differ by, only the rank of a score "
     "is known."
 )
@@ -69,11 +70,12 @@ def _of_risk(curve: Calibration, up: str, assumed: str) -> StatedCurve:
 def _of_quantity(study: Study, quantity: Quantity, found: Foreseen) -> StatedCurve:
     curve = found.expected
     high, low = risks.band_ends(curve)
-    values = found.values(quantity, np.array(curve.log_odds))
+    unrounded = quantity.model_copy(update={"kind": "number"})
+    values = found.values(unrounded, np.array(curve.log_odds))
     lines = {
-        "nine of ten below": values.ninetieth,
+        "p90": values.ninetieth,
         **{high: values.high, "expected": values.expected, low: values.low},
-        "one of ten below": values.tenth,
+        "p10": values.tenth,
     }
     base = min(quantity.levels[0], 0.0)
     return StatedCurve(

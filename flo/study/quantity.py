@@ -105,13 +105,11 @@ class Quantity(Document):
 
         ``reached`` (K, n): the share of each step that is reached on average, which is the share of
         patients above its middle if they lie evenly between two levels. Between the middles, and
-        from them to the bounds, shares of patients are interpolated; of a count, the result is the
-        nearest whole number.
+        from them to the bounds, shares of patients are interpolated.
         """
         levels = np.array(self.levels)
         places = np.concatenate([levels[:1], (levels[:-1] + levels[1:]) / 2, levels[-1:]])
         falling = np.minimum.accumulate(reached, axis=0)
-        found = [
-            np.interp(-share, -np.concatenate([[1.0], above, [0.0]]), places) for above in falling.T
-        ]
-        return np.round(found) if self.kind == "count" else np.array(found)
+        ends = np.ones((1, falling.shape[1])), np.zeros((1, falling.shape[1]))
+        above = np.concatenate([ends[0], falling, ends[1]])
+        return np.array([np.interp(-share, -one, places) for one in above.T])

@@ -38,8 +38,9 @@ def fitted(moments: Moments, middle: Floats, precision: Floats) -> tuple[Floats,
 
     ``middle``, ``precision``: of the prior, (p,) and (p, p).
     """
-    theta, held = middle, moments.at(middle)[2]
+    theta = middle
     try:
+        held = moments.at(middle)[2]
         for _ in range(_STEPS):
             m, derivatives, covariance = moments.at(theta)
             held += _NEWER * (covariance - held)  # V alone may swing between two values for ever

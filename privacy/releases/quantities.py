@@ -3,12 +3,13 @@
 With G_k the share that a value reaches of step k (``flo.study.quantity``), of length d_k in units
 of the range, and s the model's score, the share that is expected is taken to be
 
-    p_k(s) = sigmoid(β_k + δ_k + b·s),    b = c·√(1 + 0.346·var(β + δ)),
+    p_k(s) = sigmoid(β_k + δ_k + w·(a + c·(s - a))),    w = √(1 + 0.346·var(β + δ)),
 
-β_k falling evenly in log odds from the first step to the last. The model was trained to foresee the
-mean of all G_k, whose slope in s is then about c, because a mean of logistic curves that lie apart
-is a flatter one (Zeger, Liang, Albert 1988, doi:10.2307/2531734); so c is near one as in a
-calibration of yes and no, however well values can be foreseen.
+β_k falling evenly from the first step to the last, and a the mean score that was released. A mean
+of logistic curves that lie apart is about a flatter one (Zeger, Liang, Albert 1988,
+doi:10.2307/2531734): that of all p_k is about sigmoid(a + c·(s - a)). The model was trained to
+foresee the mean of all G_k, so δ is small on average and c near one, as in a calibration of yes and
+no, however well values can be foreseen.
 
 The release has sums of waves over the positions of all levels, which give the total of any function
 of the score over a level. A record counts at level l for the weight w_l, and G_k is the sum of w_l
@@ -54,7 +55,7 @@ _PLACES = 128  # positions at which functions are evaluated
 _FLATTER = 0.346  # of the cited formula, for logistic curves
 # Prior: standard deviations of all δ together, of δ along β, as values can be foreseen well or
 # badly, and of each; middle and deviation of log c. Chosen with docs/decisions/0048 in view.
-_LEVEL, _WIDER, _STEPS, _SLOPE, _SLOPES = 0.7, 2.5, 1.0, 0.75, 0.3
+_LEVEL, _WIDER, _STEPS, _SLOPE, _SLOPES = 0.3, 2.5, 0.8, 0.8, 0.25
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Foreseen:
             for share in (0.9, 0.1)
         )
         if quantity.kind == "count":
-            tenth, ninetieth = np.floor(tenth), np.ceil(ninetieth)
+            tenth, ninetieth = np.round(tenth), np.round(ninetieth)
         expected, low, high = (quantity.at_share(one) for one in self.expected.of(log_odds))
         return Values(expected, low, high, tenth, ninetieth)
 
@@ -124,7 +125,7 @@ def fit(study: Study, weights: Vector, noisy: Floats, variance: float) -> Forese
     if found is None or len(points) < 2:
         return None
     theta, covariance = found
-    log_odds, gradient = _log_odds(theta, points)
+    log_odds, gradient = moments.log_odds(theta, points)
     p, lengths = expit(log_odds), moments.lengths
     mean = lengths @ p
     moved = np.einsum("k,kp,ktp->tp", lengths, p * (1 - p), gradient)
@@ -153,10 +154,25 @@ class _Moments:
         self.lengths = quantity.lengths / quantity.lengths.sum()
         test = test_function(positions, self._scores)
         self._tested = test * self.lengths[:, None]  # (steps, places)
+        mean = float(self._people @ test) / max(float(self._people.sum()), 1.0)
+        self._middle = float(np.clip(mean, test[0], test[-1]))
+
+    def log_odds(self, theta: Floats, scores: Floats) -> tuple[Floats, Floats]:
+        """Return the log odds of p (K, n) at scores (n,), and their derivatives by θ, (K, θ, n)."""
+        steps = len(theta) - 1
+        places = _base(steps) + theta[:-1]
+        wide = 1 + _FLATTER * places.var()
+        apart = wide**0.5 * np.exp(theta[-1]) * (scores - self._middle)
+        moved = wide**0.5 * self._middle + apart
+        by_place = _FLATTER * (places - places.mean()) / steps / wide
+        gradient = np.empty((steps, steps + 1, len(scores)))
+        gradient[:, :-1] = np.eye(steps)[:, :, None] + by_place[:, None] * moved
+        gradient[:, -1] = apart
+        return places[:, None] + moved, gradient
 
     def at(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
         """Return m (K + 1,), its derivatives (K + 1, K + 1), and V."""
-        log_odds, gradient = _log_odds(theta, self._scores)
+        log_odds, gradient = self.log_odds(theta, self._scores)
         p = expit(log_odds)
         # What each level adds to a moment at each place.
         own = self._reached[:, :, None] - p[:, None, :]
@@ -182,19 +198,6 @@ class _Moments:
 def _short(value: float) -> str:
     """Return a value with three digits, never as a power of ten."""
     return f"{float(f'{value:.3g}'):.10g}"
-
-
-def _log_odds(theta: Floats, scores: Floats) -> tuple[Floats, Floats]:
-    """Return the log odds of p (K, n) at scores (n,), and their derivatives by θ, (K, K + 1, n)."""
-    steps = len(theta) - 1
-    places = _base(steps) + theta[:-1]
-    wide = 1 + _FLATTER * places.var()
-    moved = np.exp(theta[-1]) * wide**0.5 * scores
-    by_place = _FLATTER * (places - places.mean()) / steps / wide
-    gradient = np.empty((steps, steps + 1, len(scores)))
-    gradient[:, :-1] = np.eye(steps)[:, :, None] + by_place[:, None] * moved
-    gradient[:, -1] = moved
-    return places[:, None] + moved, gradient
 
 
 def _base(steps: int) -> Floats:

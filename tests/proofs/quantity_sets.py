@@ -1,6 +1,7 @@
 """Real patients with a number or a count, and ordinary regressions on them without privacy.
 
-*visits* was in view when the settings were looked at; the others were not (docs/outcomes.md).
+*visits* and *blood* were in view when the prior of ``flo.privacy.releases.quantities`` was chosen,
+with six more sets (docs/decisions/0048); the others were not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import xlogy
 
 from flo.arrays import Floats, Mask
 from flo.clients.quality.check import EncodedTable
@@ -63,18 +63,6 @@ class Measured:
         if self.quantity.kind == "number":
             return inputs @ _least_squares(inputs[chosen], self.values[chosen])
         return np.exp(inputs @ _poisson(inputs[chosen], self.values[chosen]))
-
-    def explained(self, values: Floats, foreseen: Floats) -> float:
-        """R², or the share of Poisson's deviance that is explained."""
-        kind, mean = self.quantity.kind, np.full(len(values), values.mean())
-        return 1 - variation(kind, values, foreseen) / variation(kind, values, mean)
-
-
-def variation(kind: str, values: Floats, foreseen: Floats) -> float:
-    if kind == "number":
-        return float(((values - foreseen) ** 2).sum())
-    foreseen = np.maximum(foreseen, 1e-9)
-    return float((xlogy(values, values / foreseen) - (values - foreseen)).sum())
 
 
 def _least_squares(inputs: Floats, values: Floats) -> Floats:

@@ -15,6 +15,7 @@ from flo.study.document import from_document
 from flo.study.models import initial_weights
 from flo.study.time_to_event import TimeToEvent
 from tests.builders import WHITENED, study_document
+from tests.flo.quantities import quantity_document
 from tests.flo.times import OUTCOME, times_document
 
 THREE = TimeToEvent(**OUTCOME | {"horizons": (30, 180, 730)})
@@ -94,7 +95,7 @@ def test_an_outcome_is_part_of_a_study_and_older_ones_keep_their_digests() -> No
         ({"horizons": list(range(1, 10))}, "at most 8 items"),
         ({"expected": 0}, "greater than or equal to 0.01"),
         ({"expected": 1}, "less than or equal to 0.95"),
-        ({"kind": "competing-risks"}, "Input should be 'time-to-event'"),
+        ({"kind": "competing-risks"}, "any of the expected tags: 'time-to-event'"),
         ({"time": "age"}, "the outcome's time 'age' is also the label or an input column"),
         ({"time": "ill"}, "the outcome's time 'ill' is also the label or an input column"),
     ],
@@ -123,8 +124,9 @@ def test_an_outcome_that_cannot_be(change: dict[str, Any], why: str) -> None:
     ],
 )
 def test_what_knows_only_yes_and_no_refuses_an_outcome(changes: dict[str, Any], why: str) -> None:
-    with pytest.raises(StudyError, match=re.escape(why)):
-        from_document(times_document() | changes)
+    for document in (times_document(), quantity_document()):
+        with pytest.raises(StudyError, match=re.escape(why)):
+            from_document(document | changes)
 
 
 def test_least_squares_knows_only_yes_and_no() -> None:

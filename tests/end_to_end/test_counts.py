@@ -1,0 +1,95 @@
+"""A study of a count at three real hospitals, from launch to each patient's expected number."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from pathlib import Path
+
+import pytest
+
+from flo.cli.coordinator.operator import Operator
+from flo.clients.home.site_home import SiteHome
+from flo.privacy.releases import quantities
+from flo.published.model_card import PublishedModel
+from flo.study.document import from_document
+from tests.builders import WHITENED
+from tests.commands import flo
+from tests.end_to_end.agents import agent
+from tests.end_to_end.running import SITES
+from tests.end_to_end.test_gate import published, said
+from tests.flo.quantities import COUNT, quantity_document
+from tests.server.real_coordinator import serving
+
+pytestmark = pytest.mark.slow
+
+
+def test_from_launch_to_each_patients_expected_number(tmp_path: Path) -> None:
+    with serving(tmp_path / "coordinator") as coordinator, contextlib.ExitStack() as stack:
+        sites = [coordinator.enrol(tmp_path / name, name) for name in SITES]
+        for site in sites:
+            counted(site)
+            stack.enter_context(agent(site))
+        document = quantity_document(COUNT)
+        document["hospitals"] = [{"id": name, "declared_size": 40} for name in SITES]
+        document["mechanism"] |= {
+            **{"masking": "on", "noise": "distributed", "retry_allowance": 2, **WHITENED},
+        }
+        study = from_document(document)
+        with Operator(coordinator.home.directory) as operator:
+            digest = str(operator.call("POST", "studies", body=study.canonical_bytes)["digest"])
+        keys = [
+            f"{name}={site.open_identity().fingerprint}"
+            for name, site in zip(SITES, sites, strict=True)
+        ]
+        for site in sites:
+            said(flo("site", "confirm", *keys, "--home", site.directory))
+            reviewed = said(flo("site", "review", digest, "--home", site.directory))
+            assert "'ill': a count of visits, 0 to 8" in reviewed
+            said(flo("site", "approve", digest, "--yes", "--home", site.directory))
+        card = published(coordinator, digest)
+        trusted = coordinator.home.open_identity().fingerprint
+
+    model = PublishedModel.open(card, trusted)
+    assert model.card.schema_version == 7
+    assert model.card.evaluated is not None
+    sums = model.card.evaluated.sums(model.study)
+    found = quantities.fit(model.study, model.weights, *sums)
+    assert found is not None
+    assert (found.expected, found.steps) == (model.card.calibration, model.card.steps)
+    shown = said(flo("model", "show", card, "--home", sites[0].directory))
+    for words in ("noisy concordance", "Expected ill in visits", "more ill"):
+        assert words in shown
+
+    data, out = tmp_path / "new.csv", tmp_path / "expected.csv"
+    data.write_text("patient_id,age,ward\na,20,a\nb,80,c\n")
+    said(flo("model", "predict", card, "--data", data, "--out", out, "--home", sites[0].directory))
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    names = ["row", "patient_id", "score", "expected", "low", "high", "p10", "p90"]
+    assert list(rows[0]) == names
+    for row in rows:
+        if row["expected"]:
+            numbers = [float(row[name]) for name in ("low", "expected", "high")]
+            assert numbers == sorted(numbers)
+            assert 0 <= float(row["p10"]) <= float(row["p90"]) <= 8
+    for command in (("finish", card), ("export", card, "--out", tmp_path / "x.onnx")):
+        refused = flo("model", *command, "--home", sites[0].directory)
+        assert refused.returncode != 0
+        assert "foresees a count" in refused.stderr
+        assert "takes only an outcome of yes or no" in refused.stderr
+
+
+def counted(site: SiteHome) -> None:
+    """Give each of the site's patients a number of visits, more for those who were ill."""
+    (population,) = site.read_config().populations
+    path = population.file
+    assert path is not None
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        for number, row in enumerate(rows):
+            visits = 2 + number % 7 if row["ill"] == "1" else number % 3
+            writer.writerow({**row, "ill": visits})
