@@ -21,10 +21,11 @@ from tests.paths import EXAMPLES, ROOT
 YEARLY = EXAMPLES / "yearly" / "README.md"  # which repeats the study of another page
 PAPER = EXAMPLES / "paper" / "README.md"  # of statistics, which have no AUC
 SURVIVAL = EXAMPLES / "survival" / "README.md"  # of the time to an event
-PAGES = sorted(set(EXAMPLES.glob("*/README.md")) - {YEARLY, PAPER, SURVIVAL})
+STAY = EXAMPLES / "stay" / "README.md"  # of a count
+PAGES = sorted(set(EXAMPLES.glob("*/README.md")) - {YEARLY, PAPER, SURVIVAL, STAY})
 STUDIES = sorted(
     set(EXAMPLES.glob("*/*.toml"))
-    - {file for page in (PAPER, SURVIVAL) for file in page.parent.glob("*.toml")}
+    - {file for page in (PAPER, SURVIVAL, STAY) for file in page.parent.glob("*.toml")}
 )
 _ROW = re.compile(
     r"\| \[[\w.-]+\]\(([\w.-]+)\) \| ([\d.]+) \| (local|distributed) "
@@ -161,6 +162,40 @@ def test_the_numbers_of_the_survival_page_come_again_within_its_error() -> None:
         assert int(days) == one["horizon"]
         assert one["predicted"] == pytest.approx(float(predicted), abs=0.03)
         assert one["observed"] == pytest.approx(float(observed), abs=0.002)
+
+
+# -- a count ---------------------------------------------------------------------------------------
+
+_WARD = re.compile(r"^\| ([a-z-]+) \| ([\d,]+) \| (\.\d+) \| (\.\d+) \| (\.\d+) \|$", re.MULTILINE)
+
+
+@pytest.mark.slow  # 10 s
+def test_the_numbers_of_the_page_of_stays_come_again_within_its_error() -> None:
+    text = STAY.read_text(encoding="utf-8")
+    (command,) = re.findall(r"^flo (simulate .*--compare.*)$", text, flags=re.MULTILINE)
+    words = [ROOT / word if word.endswith(".toml") else word for word in command.split()]
+    done = flo_process(*words, "--json", "-", seconds=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (said,) = re.findall(r"concordance is (\.\d+), pooled without privacy (\.\d+)", text)
+    assert found["auc"] == pytest.approx(float(said[0]), abs=0.012)
+    assert found["auc_pooled"] == pytest.approx(float(said[1]), abs=0.0015)
+    (mean,) = re.findall(
+        r"Expected are ([\d.]+) days on average, observed ([\d.]+); the expected days explain "
+        r"(\.\d+) of the deviance",
+        text,
+    )
+    expected, observed, explained = map(float, mean)
+    assert found["values"]["predicted"] == pytest.approx(expected, abs=0.6)
+    assert found["values"]["observed"] == pytest.approx(observed, abs=0.06)
+    assert found["values"]["explained"] == pytest.approx(explained, abs=0.03)
+    told = _WARD.findall(text)
+    assert [name for name, *_ in told] == list(found["sites"])
+    for name, patients, _, pooled, alone in told:
+        one = found["sites"][name]
+        assert f"{one['patients']:,}" == patients
+        assert one["auc_pooled"] == pytest.approx(float(pooled), abs=0.0015)
+        assert one["auc_alone"] == pytest.approx(float(alone), abs=0.0015)
 
 
 # -- five years of one study -----------------------------------------------------------------------

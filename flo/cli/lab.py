@@ -161,16 +161,17 @@ def _by_hospital(result: dict[str, Any], *, compare: bool) -> Table:
         ways |= {"auc_finished": "finished at home"} if yes_or_no else {}
         ways |= {"auc_pooled": "pooled", "auc_alone": "alone"}
         risks |= {"brier_finished": "finished", "brier_alone": "alone"} if yes_or_no else {}
-    table = Table("among its own patients", "patients", "positive", *ways.values(), *risks.values())
+    counted = ["patients", *([] if result.get("values") else ["positive"])]  # of yes or no
+    table = Table("among its own patients", *counted, *ways.values(), *risks.values())
 
     def shown(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
     for hospital, one in result["sites"].items():
-        counts = [f"{one['patients']:,}", f"{one['positive']:,}"]
+        counts = [f"{one[name]:,}" for name in counted]
         table.add_row(plain(hospital), *counts, *(shown(one[way]) for way in ways | risks))
     means = [shown(result[way.replace("auc", "auc_within")]) for way in ways]
-    table.add_row("mean over hospitals", "", "", *means, style="bold")
+    table.add_row("mean over hospitals", *("" for _ in counted), *means, style="bold")
     return table
 
 

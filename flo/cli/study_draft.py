@@ -26,7 +26,9 @@ app = typer.Typer()
 def new(
     csv: Annotated[Path, typer.Argument(help="A CSV file whose header names the columns.")],
     name: Annotated[str, typer.Option(help="Name of the study.")],
-    label: Annotated[str, typer.Option(help="Column with the label, 0 or 1.")],
+    label: Annotated[
+        str, typer.Option(help="Column with the label: 0 or 1, or what --outcome says.")
+    ],
     hospital: Annotated[
         list[str], typer.Option(help="HOSPITAL:SIZE, once for each, size rounded.")
     ],
@@ -38,6 +40,13 @@ def new(
     ] = None,
     may_be_missing: Annotated[
         list[str] | None, typer.Option(help="COLUMN that may have missing cells, once for each.")
+    ] = None,
+    outcome: Annotated[
+        str | None,
+        typer.Option(
+            help="If not yes or no: time:COLUMN:UNIT:HORIZON,...:EXPECTED, "
+            "number:UNIT:LEVEL,... or count:UNIT:LEVEL,..."
+        ),
     ] = None,
     id_column: Annotated[str, typer.Option(help="The patient id; never part of a study.")] = (
         "patient_id"
@@ -69,6 +78,7 @@ def new(
     draft = scaffold(
         *(csv, name, label, hospital, *declared, id_column),
         questions=Questions(statistics, survival, regression, catalogue),
+        outcome=outcome,
     )
     out.write_text(draft.text, encoding="utf-8")
     if draft.left_out:

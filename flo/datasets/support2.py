@@ -36,6 +36,7 @@ LIMITS = {
     "ph": (7.2, 7.6),
     "bun": (0, 100),
 }
+LONGEST_STAY = 60
 FOLLOWED = ("age", "sex", "ca", "meanbp", "alb", "bili", "crea")
 CREDIT = (
     "SUPPORT2: Vanderbilt University, Department of Biostatistics (hbiostat.org/data); W. Knaus, "
@@ -69,6 +70,14 @@ def load_survival() -> dict[str, pd.DataFrame]:
     """Return ``load`` without ``hospdead``: with ``days`` until ``death``, or until last seen."""
     table = _table().rename(columns={"d.time": "days"})
     return _by_hospital(table, ["sex", "ca", *LIMITS, "days", "death"])
+
+
+def load_stay() -> dict[str, pd.DataFrame]:
+    """Return ``load`` with ``stay`` instead of ``hospdead``: days in hospital after the first two,
+    1 to 60; longer ones count as 60."""
+    table = _table()
+    table["stay"] = (table["slos"] - 2).clip(1, LONGEST_STAY)
+    return _by_hospital(table, ["sex", "ca", *LIMITS, "stay"])
 
 
 def _table() -> pd.DataFrame:

@@ -22,13 +22,14 @@ from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
-from scipy.special import xlogy
+from scipy.special import logit, xlogy
 
 from flo.arrays import Floats
 from flo.documents.document import Document
 from flo.study.names import Bound, Text
 
 FEWEST_LEVELS, MOST_LEVELS, LARGEST_COUNT = 3, 12, 10_000
+_RARE = 1e-9  # share of patients
 
 
 class Quantity(Document):
@@ -104,12 +105,17 @@ class Quantity(Document):
         """Return the values (n,) that this ``share`` of patients exceeds, 0 to 1.
 
         ``reached`` (K, n): the share of each step that is reached on average, which is the share of
-        patients above its middle if they lie evenly between two levels. Between the middles, and
-        from them to the bounds, shares of patients are interpolated.
+        patients above its middle if they lie evenly between two levels. From middle to middle the
+        log odds of the share are interpolated, because tails are thin; beyond them the shares are.
         """
         levels = np.array(self.levels)
         places = np.concatenate([levels[:1], (levels[:-1] + levels[1:]) / 2, levels[-1:]])
         falling = np.minimum.accumulate(reached, axis=0)
-        ends = np.ones((1, falling.shape[1])), np.zeros((1, falling.shape[1]))
-        above = np.concatenate([ends[0], falling, ends[1]])
-        return np.array([np.interp(-share, -one, places) for one in above.T])
+        odds = logit(np.clip(falling, _RARE, 1 - _RARE))
+        within = np.array([np.interp(-logit(share), -one, places[1:-1]) for one in odds.T])
+        first, last = falling[0], falling[-1]
+        before = places[1] - (places[1] - places[0]) * (share - first) / np.maximum(
+            1 - first, _RARE
+        )
+        after = places[-2] + (places[-1] - places[-2]) * (last - share) / np.maximum(last, _RARE)
+        return np.where(share > first, before, np.where(share < last, after, within))

@@ -25,6 +25,10 @@ from flo.study.usual import WIDE, whitened
 _LONGEST_HEADER = 1 << 20
 _SHARED_FROM = 3  # hospitals
 _NAMES_SHOWN = 20
+_NO_OUTCOME = (
+    "--outcome {!r} is none of time:COLUMN:UNIT:HORIZON,...:EXPECTED, number:UNIT:LEVEL,... and "
+    "count:UNIT:LEVEL,..."
+)
 _EPSILON, _INTERVALS = 0.5, 12
 
 
@@ -63,10 +67,13 @@ def scaffold(
     id_column: str,
     *,
     questions: Questions = _NO_QUESTIONS,
+    outcome: str | None = None,
 ) -> ScaffoldedStudy:
     """Draft a study of the declared columns. Raises UsageError for missing or malformed input.
 
     With ``questions`` it is a study of statistics: always with a table of all columns by the label.
+    ``outcome``: if it is not yes or no, ``count:UNIT:LEVEL,LEVEL,...`` or ``number:`` likewise, or
+    ``time:COLUMN:UNIT:HORIZON,...:EXPECTED``.
 
     With three or more hospitals the draft has distributed noise. With two, each hospital would have
     to add all of its noise itself, in case the other colludes with the coordinator.
@@ -74,7 +81,9 @@ def scaffold(
     header = _header(csv)
     columns = [_number(text) for text in numbers] + [_category(text) for text in categories]
     declared = {str(column["name"]) for column in columns}
-    wanted = (label, id_column, *sorted(declared))
+    foreseen = _outcome(outcome) if outcome else None
+    times = {str(foreseen["time"])} if foreseen and "time" in foreseen else set()
+    wanted = (label, id_column, *sorted(times), *sorted(declared))
     for column_name in wanted:
         if column_name not in header:
             # A first line without any declared column may be a patient's: do not print it.
@@ -112,6 +121,7 @@ def scaffold(
             "record": "patient",
             "records_per_patient": "one",
             "label": label,
+            **({"outcome": foreseen} if foreseen else {}),
             "columns": columns,
         },
         "model": {"kind": "logistic"},
@@ -132,9 +142,9 @@ def scaffold(
     draft.refuse_identifying()
     if draft.trains and len(input_names(draft.data)) <= MOST_SQUARED_INPUTS:
         everyone = sum(hospital.declared_size for hospital in draft.hospitals)
-        document["mechanism"] |= whitened(everyone, _EPSILON)
+        document["mechanism"] |= whitened(everyone, _EPSILON, draft.data.outcome)
         from_document(document, what="the draft")
-    left_out = [c for c in header if c not in declared | {label, id_column}]
+    left_out = [c for c in header if c not in declared | times | {label, id_column}]
     return ScaffoldedStudy(tomli_w.dumps(document), left_out)
 
 
@@ -217,6 +227,23 @@ def _hospital(text: str) -> dict[str, Any]:
     if not size.isdigit() or int(size) < 1:
         raise UsageError(f"--hospital {text!r} is not HOSPITAL:SIZE")
     return {"id": name, "declared_size": round_size(int(size))}
+
+
+def _outcome(text: str) -> dict[str, Any]:
+    kind, _, rest = text.partition(":")
+    parts = rest.split(":")
+    try:
+        if kind == "time":
+            column, unit, horizons, expected = parts
+            at = [float(one) for one in horizons.split(",")]
+            found = {"kind": "time-to-event", "time": column, "unit": unit, "horizons": at}
+            return found | {"expected": float(expected)}
+        unit, levels = parts
+        if kind in ("number", "count"):
+            return {"kind": kind, "unit": unit, "levels": [float(one) for one in levels.split(",")]}
+    except ValueError as error:
+        raise UsageError(_NO_OUTCOME.format(text)) from error
+    raise UsageError(_NO_OUTCOME.format(text))
 
 
 def _number(text: str) -> dict[str, Any]:

@@ -76,12 +76,12 @@ class Values:
         return np.asarray(self.high - self.low > np.maximum(self.ninetieth - self.tenth, _NOTHING))
 
     def in_words(self, unit: str) -> list[str]:
-        """Return each in words, such as ``4.1 to 5.9 visits; eight of ten patients 0 to 12``."""
+        """Return each in words; ``rank only`` where no more is known."""
         return [
             "rank only"
             if wide
-            else f"{_short(low)} to {_short(high)} {unit}; eight of ten patients {_short(least)} "
-            f"to {_short(most)}"
+            else f"{_short(low)} to {_short(high)} {unit}; at least eight of ten patients "
+            f"{_short(least)} to {_short(most)}"
             for wide, low, high, least, most in zip(
                 *(self.is_too_wide, self.low, self.high, self.tenth, self.ninetieth), strict=True
             )

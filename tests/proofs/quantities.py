@@ -3,10 +3,10 @@
 Four seeds, models that FLO trained at ε = 0.9. R², or the share of Poisson's deviance that is
 explained, is of exact values, by the expected values that a card would state: two thirds of the
 patients are trained on, a quarter is evaluated, with each hospital's noise, and the others are
-judged, in turn. It stands beside that of the same model without privacy, fitted to the same training
-patients with expected values of these, and beside that of least squares or Poisson's regression.
-Intervals: the evaluated patients are drawn anew from those held out; the truth is the exact
-concordance between levels of all held-out patients.
+judged, in turn. It stands beside that of the same model without privacy, fitted to the same
+training patients with expected values of these, and beside that of least squares or Poisson's
+regression. Intervals: five folds; the evaluated patients are drawn anew from those held out; the
+truth is the exact concordance between levels of all held-out patients.
 """
 
 from __future__ import annotations

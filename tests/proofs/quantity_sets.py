@@ -145,7 +145,7 @@ def visits() -> Measured:
         category("region", "midwest", "northeast", "other", "west"),
         *(category(name, "no", "yes") for name in yes_no),
     ]
-    outcome = {"kind": "count", "unit": "visits", "levels": (0, 1, 2, 4, 7, 12, 20, 40)}
+    outcome = {"kind": "count", "unit": "visits", "levels": (0, 2, 5, 12, 40)}
     return made("visits", general_table("AER", "NMES1988"), columns, "visits", outcome)
 
 
@@ -156,7 +156,7 @@ def germans() -> Measured:
         *(number("age", 25, 65, "years"), number("hhninc", 0, 15, "1,000 marks")),
         *(number("educ", 7, 18, "years"), *(category(name, "0", "1") for name in names)),
     ]
-    outcome = {"kind": "count", "unit": "visits", "levels": (0, 1, 2, 4, 8, 15, 40)}
+    outcome = {"kind": "count", "unit": "visits", "levels": (0, 1, 3, 8, 40)}
     return made("germans", general_table("COUNT", "rwm5yr"), columns, "docvis", outcome, "id")
 
 
@@ -169,7 +169,7 @@ def insured() -> Measured:
         *(category("female", "0.0", "1.0"), category("physlm", "0.0", "1.0")),
         *(category(name, "0.0", "1.0") for name in ("hlthg", "hlthf", "hlthp")),
     ]
-    outcome = {"kind": "count", "unit": "visits", "levels": (0, 1, 2, 4, 8, 15, 40)}
+    outcome = {"kind": "count", "unit": "visits", "levels": (0, 1, 3, 8, 40)}
     table = general_table("sampleSelection", "RandHIE")
     for name in ("female", "physlm", "hlthg", "hlthf", "hlthp"):
         table[name] = (table[name] > 0.5).astype(float)
@@ -183,7 +183,7 @@ def students() -> Measured:
         *(number("physically_active_7d", 0, 7, "days"), category("gender", "female", "male")),
         category("grade", "9", "10", "11", "12", "other"),
     ]
-    outcome = {"kind": "number", "unit": "kg", "levels": (30, 45, 55, 65, 75, 90, 120, 180)}
+    outcome = {"kind": "number", "unit": "kg", "levels": (30, 55, 65, 80, 180)}
     return made("students", general_table("openintro", "yrbss"), columns, "weight", outcome)
 
 
@@ -196,7 +196,7 @@ def injured() -> Measured:
         *(category("afchnge", "0", "1"), category("highearn", "0", "1")),
         category("injtype", *(str(n) for n in range(1, 9))),
     ]
-    outcome = {"kind": "number", "unit": "weeks", "levels": (0, 1, 2, 4, 8, 16, 40, 100)}
+    outcome = {"kind": "number", "unit": "weeks", "levels": (0, 2, 5, 15, 100)}
     return made("injured", general_table("wooldridge", "injury"), columns, "durat", outcome)
 
 
@@ -206,7 +206,7 @@ def blood() -> Measured:
         *(number("age", 50, 100, "years"), number("creatinine", 0.4, 4, "mg/dl")),
         *(number("kappa", 0, 6, "mg/dl"), category("sex", "F", "M"), category("mgus", "0", "1")),
     ]
-    outcome = {"kind": "number", "unit": "mg/dl", "levels": (0, 1, 1.5, 2, 3, 5, 10)}
+    outcome = {"kind": "number", "unit": "mg/dl", "levels": (0, 1, 1.5, 2.5, 10)}
     return made("blood", general_table("survival", "flchain"), columns, "lambda", outcome)
 
 

@@ -54,6 +54,40 @@ def test_a_draft_is_of_the_newest_schema_and_of_the_plainest_kind(tmp_path: Path
     assert study.purposes == ("moments", "training", "evaluation"), "nothing is to be tuned"
 
 
+@pytest.mark.parametrize(
+    ("outcome", "kind", "trained"),
+    [
+        ("time:days:days:30,180,730:0.5", "time-to-event", (15, 0.35, 4.0)),
+        ("count:visits:0,1,3,8,20", "count", (4, 0.08, 8.0)),
+        ("number:mmHg:90,120,140,200", "number", (4, 0.08, 8.0)),
+    ],
+)
+def test_a_draft_may_foresee_something_else_than_yes_or_no(
+    tmp_path: Path, outcome: str, kind: str, trained: tuple[int, float, float]
+) -> None:
+    study = draft(tmp_path, data=b"patient_id,age,ward,days,ill\n", outcome=outcome)
+    assert study.data.outcome is not None
+    assert study.data.outcome.kind == kind
+    asked = study.mechanism
+    assert (asked.steps, asked.clip, asked.learning_rate) == trained
+    assert study.data.outcome_columns == (("ill", "days") if kind == "time-to-event" else ("ill",))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why"),
+    [
+        ("count:visits", "'count:visits' is none of time:COLUMN"),
+        ("count:visits:0,many,8", "is none of time:COLUMN"),
+        ("classes:a,b,c", "is none of time:COLUMN"),
+        ("time:days:days:30", "is none of time:COLUMN"),
+        ("time:weeks:weeks:4,26:0.5", "has no column 'weeks' in its first line"),
+    ],
+)
+def test_an_outcome_that_is_none_is_named(tmp_path: Path, outcome: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        draft(tmp_path, outcome=outcome)
+
+
 def test_rounds_and_steps_of_a_draft_follow_its_size(tmp_path: Path) -> None:
     for size, rounds, step in (("3000", 4, 8.0), ("3300", 15, 4.0), ("30000", 15, 8.0)):
         asked = draft(tmp_path, hospitals=[f"north:{size}"]).mechanism

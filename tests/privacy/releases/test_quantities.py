@@ -207,5 +207,7 @@ def test_the_expected_width_is_about_the_one_that_is_found() -> None:
 def test_words_have_no_powers_of_ten() -> None:
     one = np.array([1234.5])
     values = quantities.Values(one, one, 2 * one, 0 * one, 10 * one)
-    assert values.in_words("dollars") == ["1230 to 2470 dollars; eight of ten patients 0 to 12300"]
+    assert values.in_words("dollars") == [
+        "1230 to 2470 dollars; at least eight of ten patients 0 to 12300"
+    ]
     assert quantities.Values(one, one, 9 * one, one, 2 * one).in_words("1") == ["rank only"]
