@@ -26,6 +26,9 @@ _CANDIDATES = 3  # fields named in the remark if none is similar enough
 Spellings = Mapping[str, Mapping[str, str]]
 
 
+_LATER = '; the outcome: write when = "after" if it is measured after the record\'s day'
+
+
 @dataclass(frozen=True)
 class Suggestion:
     """``mapped``: None if no field fits. ``remark``: what the steward should check."""
@@ -45,6 +48,9 @@ def suggest(
     if value := schema.value_column:
         same = [o for o in offers if _alike(value.name, o, letters=False) == 1]
         found[value.name] = _number(value, same if schema.quantity else offers)
+        if schema.quantity and any(":" in offer.field for offer in offers):  # of dated events
+            own = found[value.name]
+            found[value.name] = Suggestion(own.mapped, own.remark + _LATER)
     for column in schema.columns:
         match column:
             case ImageColumn():

@@ -187,7 +187,7 @@ def _of_quantity(model: PublishedModel, quantity: Quantity, log_odds: Floats) ->
     values = Foreseen(model.card.calibration, model.card.steps).values(quantity, log_odds)
     columns = values.expected, values.low, values.high, values.tenth, values.ninetieth
     return [
-        _NO_VALUES if wide else tuple(f"{value:.6g}" for value in row)
+        _NO_VALUES if wide else tuple(f"{float(f'{value:.6g}'):.15g}" for value in row)
         for wide, row in zip(values.is_too_wide, zip(*columns, strict=True), strict=True)
     ]
 

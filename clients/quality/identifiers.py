@@ -57,9 +57,9 @@ def kind_of_identifier(cells: pa.Array) -> str | None:
 
 
 def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[DataFinding]:
-    """Find the study's columns that hold patient identifiers."""
+    """Find the study's columns that hold patient identifiers, and a quantity that does."""
     found = []
-    for column in schema.columns:
+    for column in schema.looked_at:
         if rule := tells_who(column):
             found.append(DataFinding(column.name, rule, kind=IDENTIFIER))
             continue

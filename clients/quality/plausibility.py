@@ -43,14 +43,13 @@ def plausibility_findings(
     ``expected``: patients that the study plans to use here; None skips the check.
     """
     numbers = [c for c in schema.columns if isinstance(c, NumberColumn)]
-    quantities = [schema.value_column] if schema.quantity and schema.value_column else []
     categories = [c for c in schema.columns if isinstance(c, CategoryColumn)]
     found = identifiers(table.columns, table.ids, schema)
     swapped = _swapped_numbers(table, numbers) + _swapped_codes(table, categories)
     found += swapped
     explained = {name for finding in swapped for name in finding.column.split(" and ")}
-    for column in (*numbers, *quantities):
-        if column.name not in explained:
+    for column in schema.looked_at:
+        if isinstance(column, NumberColumn) and column.name not in explained:
             values = table.columns[column.name].to_numpy()
             found += wrong_unit(column, values) or placeholders(column, values)
     for category in categories:
@@ -145,10 +144,13 @@ def _leaks(table: Table, schema: Schema) -> list[DataFinding]:
 
 
 def two_classes(table: Table, schema: Schema) -> tuple[Mask, Mask]:
-    """Return the records with label 1 and those with 0; those above a quantity's median or not."""
+    """Return the records with label 1 and those with 0; those with more of a quantity or less."""
     label = table.columns[schema.label]
     if schema.quantity:
-        return (label > label.median()).to_numpy(), (label <= label.median()).to_numpy()
+        middle = label.median()
+        if middle < label.max():
+            return (label > middle).to_numpy(), (label <= middle).to_numpy()
+        return (label == middle).to_numpy(), (label < middle).to_numpy()  # half at a ceiling
     return (label == "1").to_numpy(), (label == "0").to_numpy()
 
 
@@ -226,15 +228,12 @@ def _one_class(table: Table, schema: Schema) -> list[DataFinding]:
 
     With fewer than 20 records this is no surprise, and is not reported.
     """
-    if len(table) < _FEWEST_OF_ONE_CLASS:
+    if len(table) < _FEWEST_OF_ONE_CLASS or schema.quantity:  # a constant quantity: placeholders
         return []
-    label = table.columns[schema.label]
-    allowed = label if schema.quantity else label[label.isin(("0", "1"))]
-    present = allowed.dropna().unique()
+    present = [code for code in ("0", "1") if (table.columns[schema.label] == code).any()]
     if len(present) != 1:
         return []
-    same = f"{present[0]:g}" if schema.quantity else present[0]
-    rule = f"is {same} in every record: is it the right field, with the right codes?"
+    rule = f"is {present[0]} in every record: is it the right field, with the right codes?"
     return [DataFinding(schema.label, rule, level="to accept", kind=ONE_CLASS)]
 
 

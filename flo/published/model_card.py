@@ -34,6 +34,7 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.releases import evaluation, model_noise
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.model_noise import MOST_WEIGHTS
+from flo.privacy.releases.quantities import Foreseen
 from flo.privacy.report.wording import trust
 from flo.protocol.messages import LARGEST_WEIGHT
 from flo.published.evaluated import EvaluatedSums
@@ -52,6 +53,7 @@ from flo.study.time_to_event import MOST_HORIZONS, TimeToEvent
 FINISHED = ".finished"  # ending of finished models (``flo.clients.records.finished_model``)
 MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
 MAX_MODEL_BYTES, MAX_TENSORS_HEADER_BYTES = 1 << 30, 1 << 20
+_POINTS = 100  # of each of several curves; those of this version have 65
 _SAME = 2e-3  # two machines may accept neighbouring candidates for the end of an interval
 _ONE_FORM = 3  # from this study schema on, a card's signature has only one valid form
 MOST_INPUTS, MOST_NOISE = MOST_WEIGHTS - 1, MOST_WEIGHTS * (MOST_WEIGHTS + 1) // 2
@@ -373,10 +375,19 @@ def has_a_curve_for_each(
     earlier: Sequence[Calibration],
     steps: Sequence[Calibration],
 ) -> bool:
-    """Return whether there is a curve for each horizon or step of the study, or none at all."""
+    """Return whether there is a curve for each horizon or step of the study, or none at all.
+
+    Several curves have at most 100 points each, so that a card can be read; those of steps add up.
+    """
     times, quantity = study.data.times, study.data.quantity
+    if calibration is None:
+        return not earlier and not steps
     wanted = (times.periods - 1 if times else 0, quantity.codes - 1 if quantity else 0)
-    return (len(earlier), len(steps)) == (wanted if calibration is not None else (0, 0))
+    if (len(earlier), len(steps)) != wanted:
+        return False
+    if wanted != (0, 0) and max(len(one.risk) for one in (calibration, *earlier, *steps)) > _POINTS:
+        return False
+    return quantity is None or Foreseen(calibration, tuple(steps)).agrees(quantity)
 
 
 def read_card(path: Path) -> ModelCard:

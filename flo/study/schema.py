@@ -222,6 +222,13 @@ class Schema(Document):
         return NumberColumn(kind="number", name=name, unit=unit, minimum=least, maximum=most)
 
     @property
+    def looked_at(self) -> tuple[Column, ...]:
+        """All columns that may hold what identifies patients or means "not known": those of the
+        study, and before them a quantity that it foresees."""
+        value = self.value_column if self.quantity is not None else None
+        return self.columns if value is None else (value, *self.columns)
+
+    @property
     def outcome_columns(self) -> tuple[str, ...]:
         """Names of the columns that say what became of a patient: label, and time if it counts."""
         return (self.label, self.times.time) if self.times else (self.label,)

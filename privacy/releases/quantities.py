@@ -50,7 +50,7 @@ from flo.study.document import Study
 from flo.study.parameters import Vector
 from flo.study.quantity import Quantity
 
-_NOTHING = 1e-9  # a difference between values that counts as none
+_ROUNDED = 1e-4  # how far a published share may be from that of the steps
 _PLACES = 128  # positions at which functions are evaluated
 _FLATTER = 0.346  # of the cited formula, for logistic curves
 # Prior: standard deviations of all δ together, of δ along β, as values can be foreseen well or
@@ -61,19 +61,16 @@ _LEVEL, _WIDER, _STEPS, _SLOPE, _SLOPES = 0.3, 2.5, 0.8, 0.8, 0.25
 @dataclass(frozen=True)
 class Values:
     """What belongs to scores (n,), in a quantity's unit: the ``expected`` value with its band
-    ``low`` to ``high``, and the values that one and nine of ten patients are below."""
+    ``low`` to ``high``, and the values that one and nine of ten patients are below.
+    ``is_too_wide``: whether less is known of the expected value than eight of ten patients differ
+    by, so that only ranks are known."""
 
     expected: Floats
     low: Floats
     high: Floats
     tenth: Floats
     ninetieth: Floats
-
-    @property
-    def is_too_wide(self) -> Mask:
-        """Whether less is known of the expected value than eight of ten patients differ by, (n,),
-        so that only ranks are known."""
-        return np.asarray(self.high - self.low > np.maximum(self.ninetieth - self.tenth, _NOTHING))
+    is_too_wide: Mask
 
     def in_words(self, unit: str) -> list[str]:
         """Return each in words; ``rank only`` where no more is known."""
@@ -104,10 +101,19 @@ class Foreseen:
             np.interp(log_odds, points, quantity.exceeded_by(share, reached))
             for share in (0.9, 0.1)
         )
-        if quantity.kind == "count":
-            tenth, ninetieth = np.round(tenth), np.round(ninetieth)
         expected, low, high = (quantity.at_share(one) for one in self.expected.of(log_odds))
-        return Values(expected, low, high, tenth, ninetieth)
+        too_wide = high - low > ninetieth - tenth
+        if quantity.kind == "count":  # to whole numbers, half outwards
+            tenth, ninetieth = np.ceil(tenth - 0.5), np.floor(ninetieth + 0.5)
+        return Values(expected, low, high, tenth, ninetieth, too_wide)
+
+    def agrees(self, quantity: Quantity) -> bool:
+        """Return whether the expected values are those of the steps, but for rounding."""
+        if any(step.log_odds != self.expected.log_odds for step in self.steps):
+            return False
+        whole = quantity.lengths @ np.array([step.risk for step in self.steps])
+        apart = whole / quantity.lengths.sum() - np.array(self.expected.risk)
+        return bool(np.abs(apart).max() <= _ROUNDED)
 
 
 def fit(study: Study, weights: Vector, noisy: Floats, variance: float) -> Foreseen | None:

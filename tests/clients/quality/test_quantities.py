@@ -76,7 +76,7 @@ def test_the_steward_sees_the_values(tmp_path: Path) -> None:
     )
     seen = inspection(looked, SCHEMA, None)
     assert [one.name for one in seen.columns] == ["ill", "age", "ward"]
-    assert (seen.dark, seen.positive) == ("above the median of ill", 0.5)
+    assert (seen.dark, seen.positive) == ("with more ill", 0.5)
     assert seen.columns[0].rule == "0 to 8 visits"
     assert seen.columns[0].numbers[4] == 8
 
@@ -97,4 +97,23 @@ def test_a_column_that_is_the_value_again_is_found(tmp_path: Path) -> None:
 def test_a_value_that_never_changes_is_found(tmp_path: Path) -> None:
     ages = [str(20 + number % 60) for number in range(40)]
     looked = inspect_table(written(tmp_path, "csv", many(["3"] * 40, ages)), SCHEMA, "patient_id")
-    assert any("'ill': is 3 in every record" in str(one) for one in looked.found)
+    (found,) = [str(one) for one in looked.found if "'ill'" in str(one)]
+    assert "has the same value in every record" in found
+    assert "3" not in found
+
+
+def test_a_copy_of_the_value_is_found_also_where_most_are_at_the_last_level(tmp_path: Path) -> None:
+    values = np.minimum(np.random.default_rng(1).integers(0, 20, 200), 8)
+    table = many([str(one) for one in values], [str(20 + one) for one in values])
+    looked = inspect_table(written(tmp_path, "csv", table), SCHEMA, "patient_id")
+    assert np.median(values) == 8
+    assert any("'age': predicts the label almost alone" in str(one) for one in looked.found)
+
+
+def test_identifiers_as_the_outcome_are_found(tmp_path: Path) -> None:
+    born = {"kind": "number", "unit": "1", "levels": [0, 19_000_000, 21_000_000]}
+    schema = from_document(quantity_document(born)).data
+    days = [f"19{year:02}{month:02}15" for year in range(40, 80) for month in (3, 9)]
+    ages = [str(20 + number % 60) for number in range(80)]
+    looked = inspect_table(written(tmp_path, "csv", many(days, ages)), schema, "patient_id")
+    assert any("'ill': holds what looks like" in str(one) for one in looked.found)

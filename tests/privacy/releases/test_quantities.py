@@ -206,8 +206,34 @@ def test_the_expected_width_is_about_the_one_that_is_found() -> None:
 
 def test_words_have_no_powers_of_ten() -> None:
     one = np.array([1234.5])
-    values = quantities.Values(one, one, 2 * one, 0 * one, 10 * one)
+    values = quantities.Values(one, one, 2 * one, 0 * one, 10 * one, np.array([False]))
     assert values.in_words("dollars") == [
         "1230 to 2470 dollars; at least eight of ten patients 0 to 12300"
     ]
-    assert quantities.Values(one, one, 9 * one, one, 2 * one).in_words("1") == ["rank only"]
+    unknown = quantities.Values(one, one, 9 * one, one, 2 * one, np.array([True]))
+    assert unknown.in_words("1") == ["rank only"]
+
+
+def test_a_rare_count_that_is_well_known_is_stated() -> None:
+    """Eight of ten patients have none, and their expected number is still known."""
+    study, rng = STUDIES["count"], np.random.default_rng(11)
+    held, _ = patients(study, 4000, 12)
+    rare = Patients(held.inputs, (rng.random(4000) < 0.08).astype(float), held.patient, 4000)
+    sums = evaluation.sums(study, model(study), rare)
+    found = quantities.fit(study, model(study), sums + rng.normal(0, 3, sums.shape), 9.0)
+    assert found is not None
+    values = found.values(quantity_of(study), np.array([-1.0, 0.0, 1.0]))
+    assert (values.tenth == 0).all()
+    assert not values.is_too_wide.any()
+
+
+def test_steps_add_up_to_the_expected_value_and_others_do_not() -> None:
+    study = STUDIES["number"]
+    held, _ = patients(study, 1500, 13)
+    sums = evaluation.sums(study, model(study), held)
+    noise = np.random.default_rng(14).normal(0, 5, sums.shape)
+    found = quantities.fit(study, model(study), sums + noise, 25.0)
+    assert found is not None
+    assert found.agrees(quantity_of(study))
+    turned = quantities.Foreseen(found.expected, tuple(reversed(found.steps)))
+    assert not turned.agrees(quantity_of(study))
