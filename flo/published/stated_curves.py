@@ -23,7 +23,7 @@ _BY_TIMES = (
 _BY_QUANTITY = "the shares of steps between levels are logistic curves of the score"
 TOO_WIDE = "Where the band is wider than 30 %, only the rank of a score is known."
 TOO_WIDE_OF_QUANTITY = (
-    "One of ten patients with a score is below p10, nine of ten are below p90. "
+    "At least eight of ten patients with a score lie between p10 and p90. "
     "Where the band is wider than what eight of ten patients differ by, only the rank of a score "
     "is known."
 )
@@ -73,13 +73,12 @@ def _of_quantity(study: Study, quantity: Quantity, found: Foreseen) -> StatedCur
     unrounded = quantity.model_copy(update={"kind": "number"})
     values = found.values(unrounded, np.array(curve.log_odds))
     lines = {
-        "p90": values.ninetieth,
-        **{high: values.high, "expected": values.expected, low: values.low},
-        "p10": values.tenth,
+        **{"expected": values.expected, high: values.high, low: values.low},
+        **{"p90": values.ninetieth, "p10": values.tenth},
     }
     base = min(quantity.levels[0], 0.0)
     return StatedCurve(
-        f"expected {study.data.label} in {quantity.unit}",
+        f"expected {quantity.unit} ({study.data.label})",
         risks.against_scores(curve, lines, least_top=quantity.levels[1], base=base),
         _rows(quantity, found),
         _BY_QUANTITY,

@@ -48,7 +48,8 @@ class Quantity(Document):
     @model_validator(mode="after")
     def _rising(self) -> Quantity:
         if any(one >= other for one, other in pairwise(self.levels)):
-            raise ValueError("levels must rise")
+            shown = ", ".join(f"{one:g}" for one in self.levels)
+            raise ValueError(f"levels must rise, and these do not: {shown}")
         if self.kind == "count":
             if self.levels[0] != 0:
                 raise ValueError(f"levels of a count begin at 0, not at {self.levels[0]:g}")

@@ -235,15 +235,20 @@ def _outcome(text: str) -> dict[str, Any]:
     try:
         if kind == "time":
             column, unit, horizons, expected = parts
-            at = [float(one) for one in horizons.split(",")]
+            at = [_short(one) for one in horizons.split(",")]
             found = {"kind": "time-to-event", "time": column, "unit": unit, "horizons": at}
             return found | {"expected": float(expected)}
         unit, levels = parts
         if kind in ("number", "count"):
-            return {"kind": kind, "unit": unit, "levels": [float(one) for one in levels.split(",")]}
+            return {"kind": kind, "unit": unit, "levels": [_short(n) for n in levels.split(",")]}
     except ValueError as error:
         raise UsageError(_NO_OUTCOME.format(text)) from error
     raise UsageError(_NO_OUTCOME.format(text))
+
+
+def _short(text: str) -> float | int:
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def _number(text: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ _ROUNDED = 1e-4  # how far a published share may be from that of the steps
 _PLACES = 128  # positions at which functions are evaluated
 _FLATTER = 0.346  # of the cited formula, for logistic curves
 # Prior: standard deviations of all δ together, of δ along β, as values can be foreseen well or
-# badly, and of each; middle and deviation of log c. Chosen with docs/decisions/0048 in view.
+# badly, and of each; middle and deviation of log c. How they were chosen: docs/decisions/0048.
 _LEVEL, _WIDER, _STEPS, _SLOPE, _SLOPES = 0.3, 2.5, 0.8, 0.8, 0.25
 
 
@@ -104,7 +104,7 @@ class Foreseen:
         expected, low, high = (quantity.at_share(one) for one in self.expected.of(log_odds))
         too_wide = high - low > ninetieth - tenth
         if quantity.kind == "count":  # to whole numbers, half outwards
-            tenth, ninetieth = np.ceil(tenth - 0.5), np.floor(ninetieth + 0.5)
+            tenth, ninetieth = np.ceil(tenth - 0.5) + 0.0, np.floor(ninetieth + 0.5)  # no -0
         return Values(expected, low, high, tenth, ninetieth, too_wide)
 
     def agrees(self, quantity: Quantity) -> bool:

@@ -14,7 +14,7 @@ from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.gradients.augmentation import copies
 from flo.privacy.mechanisms.mechanisms import Mechanism
-from flo.privacy.releases import concordance, survey
+from flo.privacy.releases import concordance, evaluation, survey
 from flo.privacy.releases.score_waves import LENGTH, expected_half_width
 from flo.privacy.report.sheet_gate import gate_chances, gate_leaves
 from flo.privacy.report.sheet_monitor import monitor_chances, monitor_leaves
@@ -316,9 +316,21 @@ def _training_leaves(study: Study) -> dict[str, str]:
             f"a contribution is the mean over {count} flips and turns of each image, then clipped"
         )
     lines["evaluation"] = (
-        f"{released} for each class{by}, on held-out patients who are not used for training"
+        f"{released} for each {_class_of(study)}{by}, on held-out patients who are not used for "
+        "training"
     )
     return lines
+
+
+def _class_of(study: Study) -> str:
+    """Return what an evaluation's sums are of: one of several groups of patients by outcome."""
+    match study.data.outcome:
+        case None:
+            return "class"
+        case TimeToEvent():
+            return f"of {study.data.label_codes} groups of patients, by period and event"
+        case Quantity():
+            return f"of the {study.data.label_codes} levels"
 
 
 def _clipping(study: Study) -> str:
@@ -430,7 +442,9 @@ def _expected(study: Study, plan: Plan, patients: float) -> str:
         case Quantity() as quantity:
             levels = quantity.codes
             width = concordance.expected_half_width_of_levels(patients, levels, variance)
+    hidden = "; the card states no AUC at horizons: the subgroups have too many codes"
     return (
         f"{measure_of(study)} ± {width:.2f} (90 % interval, noise and sampling, if about "
         f"{patients:.0f} patients are held out)"
+        f"{hidden if study.data.times and not evaluation.fits_a_card(study) else ''}"
     )

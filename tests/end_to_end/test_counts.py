@@ -58,7 +58,7 @@ def test_from_launch_to_each_patients_expected_number(tmp_path: Path) -> None:
     assert found is not None
     assert (found.expected, found.steps) == (model.card.calibration, model.card.steps)
     shown = said(flo("model", "show", card, "--home", sites[0].directory))
-    for words in ("noisy concordance", "Expected ill in visits", "more ill"):
+    for words in ("noisy concordance", "Expected visits (ill)", "more ill"):
         assert words in shown
 
     data, out = tmp_path / "new.csv", tmp_path / "expected.csv"

@@ -10,6 +10,8 @@ from flo.privacy.report.sheet import sections
 from flo.study.document import Study, from_document
 from tests.builders import small_study, study_document
 from tests.flo.continued import CARD, ancestor, continuing
+from tests.flo.quantities import quantity_document
+from tests.flo.times import times_document
 
 PEOPLE = [f"{a} {b}" for a in ("Ada", "Rosa", "Mary") for b in ("Byron", "King", "Hall")]
 
@@ -97,3 +99,26 @@ def test_a_draft_names_the_models_that_it_continues() -> None:
         f"{CARD[:16]}; their lineage is added at launch"
     )
     assert not [s for s in sections(small_study()) if s.heading.startswith("Earlier models")]
+
+
+def said_of(document: dict[str, Any]) -> dict[str, str]:
+    return dict(row for one in sections(from_document(document)) for row in one.lines)
+
+
+def test_a_count_is_named_with_its_bounds_and_levels() -> None:
+    said = said_of(quantity_document())
+    assert said["the label"] == "'ill': a count of visits, 0 to 8; missing refused"
+    assert said["levels"] == "0, 1, 2, 4, 8 visits, from public knowledge"
+    assert any("concordance ± " in text for text in said.values())
+    assert "the label, LOOK CLOSELY" not in said
+    wide = said_of(quantity_document(kind="number", levels=[0, 1, 1e8]))
+    assert "record number" in wide["the label, LOOK CLOSELY"]
+
+
+@pytest.mark.parametrize("codes", [3, 40])
+def test_subgroups_that_hide_the_auc_at_horizons_are_said_before_approval(codes: int) -> None:
+    document = times_document()
+    document["data"]["columns"][1]["codes"] = [f"w{number}" for number in range(codes)]
+    document["evaluation"]["subgroups"] = ["ward"]
+    hidden = any("states no AUC at horizons" in text for text in said_of(document).values())
+    assert hidden == (codes == 40)
