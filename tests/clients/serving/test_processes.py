@@ -73,7 +73,7 @@ def test_a_record_system_may_ask_about_a_whole_ward_at_once(tmp_path: Path) -> N
         tokens = [token(url) for _ in range(many)]
         asked = [connections.post(HOOK, body, tokens.pop) for _ in range(many)]
         answers = await asyncio.gather(*asked)
-        connections.close()
+        await connections.close()
         return answers
 
     with serving_process(home):
@@ -229,7 +229,7 @@ def test_what_is_no_http_and_no_tls_takes_nobody_elses_answers(tmp_path: Path) -
         connections = Connections(port, home.directory / "serve.pem")
         status, answer = await connections.post(HOOK, body, lambda: token(url))
         assert (status, len(answer["cards"])) == (200, 1)
-        connections.close()
+        await connections.close()
 
     with serving_process(home):
         wait_until_ready(port, home)

@@ -78,26 +78,33 @@ class Connections:
             reader, writer = self._free.pop()
             if not reader.at_eof():  # the server closes what was idle for 75 seconds
                 break
-            writer.close()
+            writer.transport.abort()
         else:
             reader, writer = await asyncio.open_connection("localhost", self._port, ssl=self._tls)
         head = (
             f"POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {bearer}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
-        writer.write(head.encode() + body)
-        answered = await reader.readuntil(b"\r\n\r\n")
-        length = int(answered.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-        data = await reader.readexactly(length)
-        if b"connection: close" in answered.lower():
-            writer.close()
-        else:
-            self._free.append((reader, writer))
+        kept = False
+        try:
+            writer.write(head.encode() + body)
+            answered = await reader.readuntil(b"\r\n\r\n")
+            length = int(answered.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            data = await reader.readexactly(length)
+            kept = b"connection: close" not in answered.lower()
+        finally:
+            if kept:
+                self._free.append((reader, writer))
+            else:
+                writer.transport.abort()
         return int(answered.split(b" ")[1]), json.loads(data)
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Close them, and wait until they are: a socket left open would fail a later test."""
         for _, writer in self._free:
-            writer.close()
+            writer.transport.abort()
+        closed = (writer.wait_closed() for _, writer in self._free)
+        await asyncio.gather(*closed, return_exceptions=True)  # the server may have been killed
 
 
 def children(pid: int) -> list[int]:
@@ -183,7 +190,7 @@ async def siege(home: SiteHome, port: int, server: int, seconds: float, a_second
         other.cancel()
         if other.done() and not other.cancelled() and other.exception():
             result.failed.append(repr(other.exception()))
-    connections.close()
+    await connections.close()
     return result
 
 
