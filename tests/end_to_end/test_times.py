@@ -57,7 +57,7 @@ def test_from_launch_to_each_patients_risks(tmp_path: Path) -> None:
     curves = horizon_risks.fit(model.study, model.weights, *model.card.evaluated.sums(model.study))
     assert (*model.card.earlier_horizons, model.card.calibration) == curves, "anybody gets these"
     shown = said(flo("model", "show", card, "--home", sites[0].directory))
-    for words in ("noisy concordance", "AUC at 10 days", "Risks of ill by 60 days"):
+    for words in ("noisy concordance", "AUC at 10 days", "Risk of ill by 60 days"):
         assert words in shown
     estimates = evaluation.at_horizons(model.study, *model.card.evaluated.sums(model.study))
     assert len(estimates) == 3
