@@ -9,6 +9,7 @@ import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,6 +141,23 @@ def test_the_numbers_of_a_page_come_again_within_its_error(row: Row) -> None:
         assert one["auc_alone"] == pytest.approx(float(alone), abs=0.0015)
 
 
+# -- other outcomes than yes or no -----------------------------------------------------------------
+
+
+def with_its_concordance(page: Path) -> tuple[str, dict[str, Any]]:
+    """The page, and what its command gives again; both have the same concordance."""
+    text = page.read_text(encoding="utf-8")
+    (command,) = re.findall(r"^flo (simulate .*--compare.*)$", text, flags=re.MULTILINE)
+    words = [ROOT / word if word.endswith(".toml") else word for word in command.split()]
+    done = flo_process(*words, "--json", "-", seconds=300)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    (said,) = re.findall(r"concordance is (\.\d+), pooled without privacy (\.\d+)", text)
+    assert found["auc"] == pytest.approx(float(said[0]), abs=0.012)
+    assert found["auc_pooled"] == pytest.approx(float(said[1]), abs=0.0015)
+    return text, found
+
+
 # -- the time to an event --------------------------------------------------------------------------
 
 _HORIZON = re.compile(r"^\| (\d+) days \| (\.\d+) \| (\.\d+) \|$", re.MULTILINE)
@@ -147,15 +165,7 @@ _HORIZON = re.compile(r"^\| (\d+) days \| (\.\d+) \| (\.\d+) \|$", re.MULTILINE)
 
 @pytest.mark.slow  # 10 s
 def test_the_numbers_of_the_survival_page_come_again_within_its_error() -> None:
-    text = SURVIVAL.read_text(encoding="utf-8")
-    (command,) = re.findall(r"^flo (simulate .*--compare.*)$", text, flags=re.MULTILINE)
-    words = [ROOT / word if word.endswith(".toml") else word for word in command.split()]
-    done = flo_process(*words, "--json", "-", seconds=300)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    (said,) = re.findall(r"concordance is (\.\d+), pooled without privacy (\.\d+)", text)
-    assert found["auc"] == pytest.approx(float(said[0]), abs=0.012)
-    assert found["auc_pooled"] == pytest.approx(float(said[1]), abs=0.0015)
+    text, found = with_its_concordance(SURVIVAL)
     rows = _HORIZON.findall(text)
     assert len(rows) == len(found["horizons"]) == 3
     for (days, predicted, observed), one in zip(rows, found["horizons"], strict=True):
@@ -171,15 +181,7 @@ _WARD = re.compile(r"^\| ([a-z-]+) \| ([\d,]+) \| (\.\d+) \| (\.\d+) \| (\.\d+) 
 
 @pytest.mark.slow  # 10 s
 def test_the_numbers_of_the_page_of_stays_come_again_within_its_error() -> None:
-    text = STAY.read_text(encoding="utf-8")
-    (command,) = re.findall(r"^flo (simulate .*--compare.*)$", text, flags=re.MULTILINE)
-    words = [ROOT / word if word.endswith(".toml") else word for word in command.split()]
-    done = flo_process(*words, "--json", "-", seconds=300)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    (said,) = re.findall(r"concordance is (\.\d+), pooled without privacy (\.\d+)", text)
-    assert found["auc"] == pytest.approx(float(said[0]), abs=0.012)
-    assert found["auc_pooled"] == pytest.approx(float(said[1]), abs=0.0015)
+    text, found = with_its_concordance(STAY)
     (mean,) = re.findall(
         r"Expected are ([\d.]+) days on average, observed ([\d.]+); the expected days explain "
         r"(\.\d+) of the deviance",

@@ -5,12 +5,17 @@ The card (schema 7) and the tensors of a run of three real agents, on 120 made-u
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from flo.errors import TrustError
+from flo.keys.identity import Identity
 from flo.privacy.releases import quantities
+from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.quantities import Foreseen
-from flo.published.model_card import PublishedModel
+from flo.published.model_card import ModelCard, PublishedModel
 from tests.paths import ROOT
 
 KEPT = ROOT / "tests" / "kept" / "v20"
@@ -33,3 +38,41 @@ def test_its_expected_numbers_are_still_what_they_were() -> None:
     again = quantities.fit(model.study, model.weights, *model.card.evaluated.sums(model.study))
     assert again is not None
     assert again.expected.risk == pytest.approx(stated.expected.risk, abs=2e-3)
+
+
+def at_many_points(curve: Calibration) -> Calibration:
+    at = np.linspace(curve.log_odds[0], curve.log_odds[-1], 101)
+    risk, low, high = (tuple(one.tolist()) for one in curve.of(at))
+    return Calibration(
+        log_odds=tuple(at.tolist()), risk=risk, low=low, high=high, level=curve.level
+    )
+
+
+@pytest.mark.parametrize("change", ["none", "turned", "one less", "many points"])
+def test_a_card_whose_curves_contradict_each_other_is_refused(change: str) -> None:
+    """Also if the coordinator signs it."""
+    coordinator = (KEPT / "coordinator.txt").read_text().strip()
+    kept = PublishedModel.open(KEPT / "tiny.card.json", coordinator).card
+    curves: dict[str, Any] = {}
+    steps = list(kept.steps)
+    if change == "turned":
+        steps.reverse()
+    if change == "one less":
+        steps.pop()
+    if change == "many points":  # the same curves, which would make larger cards
+        assert kept.calibration is not None
+        curves = {"calibration": at_many_points(kept.calibration), "golden": None}
+        steps = [at_many_points(step) for step in steps]
+    signer = Identity.new()
+    changed: ModelCard = kept.model_copy(
+        update={
+            **curves,
+            "steps": tuple(steps),
+            "study_signature": signer.sign("study", kept.study.encode()),
+        }
+    ).signed(signer)
+    if change == "none":
+        assert changed.check(signer.fingerprint).data.quantity is not None
+        return
+    with pytest.raises(TrustError, match="contradicts its study"):
+        changed.check(signer.fingerprint)

@@ -23,10 +23,8 @@ _SYNONYMS = {"sex": "gender", "pulse": "heartrate"}
 _ANYTHING = {"0", "1", "true", "false", "yes", "no"}  # codes that many fields have
 _LABEL = ("0", "1")
 _CANDIDATES = 3  # fields named in the remark if none is similar enough
-Spellings = Mapping[str, Mapping[str, str]]
-
-
 _LATER = '; the outcome: write when = "after" if it is measured after the record\'s day'
+Spellings = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)

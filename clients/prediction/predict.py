@@ -23,7 +23,7 @@ from flo.clients.quality.check import check_inputs
 from flo.clients.sources.cells import as_ids
 from flo.clients.sources.error_wrapper import ErrorBoundary
 from flo.clients.sources.files import open_file
-from flo.documents.text import in_a_sheet
+from flo.documents.text import in_a_sheet, in_digits
 from flo.errors import UsageError
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.quantities import Foreseen
@@ -187,7 +187,7 @@ def _of_quantity(model: PublishedModel, quantity: Quantity, log_odds: Floats) ->
     values = Foreseen(model.card.calibration, model.card.steps).values(quantity, log_odds)
     columns = values.expected, values.low, values.high, values.tenth, values.ninetieth
     return [
-        _NO_VALUES if wide else tuple(f"{float(f'{value:.6g}'):.15g}" for value in row)
+        _NO_VALUES if wide else tuple(in_digits(value, 6) for value in row)
         for wide, row in zip(values.is_too_wide, zip(*columns, strict=True), strict=True)
     ]
 

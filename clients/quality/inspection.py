@@ -51,7 +51,7 @@ class Inspection:
     """Inspection of one source.
 
     ``positive``: share of records that are drawn dark, and ``dark``: which these are: those with
-    label 1, or those with more of a quantity: above its median, if any is. ``accepted``: finding ->
+    label 1, or the upper half of a quantity: above its median, if any is. ``accepted``: finding ->
     reason, from the mapping. ``day``: cohort and day of the records, if the mapping states them.
     """
 
@@ -111,7 +111,7 @@ def inspection(looked: InspectedTable, schema: Schema, mapping: StudyMapping | N
         len(of_each),
         int(of_each.max()) if len(of_each) else 0,
         float(ill.mean()) if len(ill) else 0.0,
-        f"with more {schema.label}" if schema.quantity else "with label 1",
+        f"in the upper half of {schema.label}" if schema.quantity else "with label 1",
         [
             replace(one, field=_field(mapping, one.name), when=_when(mapping, one.name))
             for one in seen

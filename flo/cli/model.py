@@ -143,7 +143,8 @@ def predict(
         done = score(opened, data, out, id_column, explain=explain, rule=rule)
     say(
         f"{done.records} records scored in {out} by {opened.title}: higher is "
-        f"{'more' if opened.study.data.quantity else 'likelier to be'} {opened.study.data.label}"
+        f"{'a larger value of' if opened.study.data.quantity else 'likelier to be'} "
+        f"{opened.study.data.label}"
     )
     say(_risks_in_words(opened, done))
     if rule is None:

@@ -47,3 +47,8 @@ def of_auc(auc: float, low: float, high: float) -> str:
 def _obeyed(letter: str) -> bool:
     category = unicodedata.category(letter)
     return category[0] == "C" or category in _SEPARATORS or letter in _BLANK
+
+
+def in_digits(value: float, digits: int) -> str:
+    """Return a number with so many significant digits, never as a power of ten."""
+    return f"{float(f'{value:.{digits}g}'):.15g}"

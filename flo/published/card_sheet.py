@@ -98,7 +98,7 @@ def _higher(study: Study) -> str:
         case TimeToEvent():
             return f"likelier {study.data.label} in each period between horizons"
         case Quantity():
-            return f"more {study.data.label}"
+            return f"a larger value of {study.data.label}"
 
 
 def _gate(model: PublishedModel) -> list[Section]:

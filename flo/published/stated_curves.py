@@ -70,8 +70,7 @@ def _of_risk(curve: Calibration, up: str, assumed: str) -> StatedCurve:
 def _of_quantity(study: Study, quantity: Quantity, found: Foreseen) -> StatedCurve:
     curve = found.expected
     high, low = risks.band_ends(curve)
-    unrounded = quantity.model_copy(update={"kind": "number"})
-    values = found.values(unrounded, np.array(curve.log_odds))
+    values = found.values(quantity, np.array(curve.log_odds), rounded=False)
     lines = {
         **{"expected": values.expected, high: values.high, low: values.low},
         **{"p90": values.ninetieth, "p10": values.tenth},

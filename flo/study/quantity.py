@@ -56,7 +56,10 @@ class Quantity(Document):
             if broken := [one for one in self.levels if one != int(one)]:
                 raise ValueError(f"levels of a count are whole numbers, not {broken[0]:g}")
             if self.levels[-1] > LARGEST_COUNT:
-                raise ValueError(f"level {self.levels[-1]:g} of a count, limit {LARGEST_COUNT}")
+                raise ValueError(
+                    f"level {self.levels[-1]:g} of a count, limit {LARGEST_COUNT}; larger ones are "
+                    'foreseen with kind = "number"'
+                )
         return self
 
     @property

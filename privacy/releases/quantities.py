@@ -35,6 +35,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from flo.arrays import Floats, Mask
+from flo.documents.text import in_digits
 from flo.privacy.releases import evaluation, score_waves
 from flo.privacy.releases.calibration import (
     Calibration,
@@ -77,8 +78,8 @@ class Values:
         return [
             "rank only"
             if wide
-            else f"{_short(low)} to {_short(high)} {unit}; at least eight of ten patients "
-            f"{_short(least)} to {_short(most)}"
+            else f"{in_digits(low, 3)} to {in_digits(high, 3)} {unit}; at least eight of ten "
+            f"patients {in_digits(least, 3)} to {in_digits(most, 3)}"
             for wide, low, high, least, most in zip(
                 *(self.is_too_wide, self.low, self.high, self.tenth, self.ninetieth), strict=True
             )
@@ -93,8 +94,11 @@ class Foreseen:
     expected: Calibration
     steps: tuple[Calibration, ...]
 
-    def values(self, quantity: Quantity, log_odds: Floats) -> Values:
-        """Return what belongs to scores (n,) of a model of this quantity."""
+    def values(self, quantity: Quantity, log_odds: Floats, *, rounded: bool = True) -> Values:
+        """Return what belongs to scores (n,) of a model of this quantity.
+
+        ``rounded``: p10 and p90 of a count are whole numbers.
+        """
         points = np.array(self.expected.log_odds)
         reached = np.stack([step.of(points)[0] for step in self.steps])
         tenth, ninetieth = (
@@ -103,7 +107,7 @@ class Foreseen:
         )
         expected, low, high = (quantity.at_share(one) for one in self.expected.of(log_odds))
         too_wide = high - low > ninetieth - tenth
-        if quantity.kind == "count":  # to whole numbers, half outwards
+        if rounded and quantity.kind == "count":  # to whole numbers, half outwards
             tenth, ninetieth = np.ceil(tenth - 0.5) + 0.0, np.floor(ninetieth + 0.5)  # no -0
         return Values(expected, low, high, tenth, ninetieth, too_wide)
 
@@ -199,11 +203,6 @@ class _Moments:
         noise = np.tensordot(whole, whole, axes=([1, 2], [1, 2]))
         covariance = self._variance * noise + _nearest_covariance(joint)
         return moments, np.concatenate([of_each, of_last[None]]), covariance
-
-
-def _short(value: float) -> str:
-    """Return a value with three digits, never as a power of ten."""
-    return f"{float(f'{value:.3g}'):.10g}"
 
 
 def _base(steps: int) -> Floats:

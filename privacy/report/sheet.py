@@ -185,11 +185,9 @@ def _outcome(study: Study) -> list[tuple[str, str]]:
         levels = ", ".join(f"{one:g}" for one in quantity.levels)
         what = f"{study.data.label!r}: a {quantity.kind} of {quantity.unit}"
         bounds = f"{quantity.levels[0]:g} to {quantity.levels[-1]:g}"
-        close = [
-            ("the label, LOOK CLOSELY", text)
-            for column in study.data.looked_at[:1]
-            for text in _could_tell(column)
-        ]
+        column = study.data.value_column
+        assert column is not None
+        close = [("the label, LOOK CLOSELY", text) for text in _could_tell(column)]
         return [
             ("the label", f"{what}, {bounds}; missing refused"),
             *close,

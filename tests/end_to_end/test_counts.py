@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 from pathlib import Path
 
 import pytest
 
-from flo.cli.coordinator.operator import Operator
 from flo.clients.home.site_home import SiteHome
 from flo.privacy.releases import quantities
 from flo.published.model_card import PublishedModel
-from flo.study.document import from_document
-from tests.builders import WHITENED
 from tests.commands import flo
-from tests.end_to_end.agents import agent
-from tests.end_to_end.running import SITES
-from tests.end_to_end.test_gate import published, said
+from tests.end_to_end.test_gate import said
+from tests.end_to_end.whole_run import whole_run
 from tests.flo.quantities import COUNT, quantity_document
-from tests.server.real_coordinator import serving
 
 pytestmark = pytest.mark.slow
 
 
 def test_from_launch_to_each_patients_expected_number(tmp_path: Path) -> None:
-    with serving(tmp_path / "coordinator") as coordinator, contextlib.ExitStack() as stack:
-        sites = [coordinator.enrol(tmp_path / name, name) for name in SITES]
-        for site in sites:
-            counted(site)
-            stack.enter_context(agent(site))
-        document = quantity_document(COUNT)
-        document["hospitals"] = [{"id": name, "declared_size": 40} for name in SITES]
-        document["mechanism"] |= {
-            **{"masking": "on", "noise": "distributed", "retry_allowance": 2, **WHITENED},
-        }
-        study = from_document(document)
-        with Operator(coordinator.home.directory) as operator:
-            digest = str(operator.call("POST", "studies", body=study.canonical_bytes)["digest"])
-        keys = [
-            f"{name}={site.open_identity().fingerprint}"
-            for name, site in zip(SITES, sites, strict=True)
-        ]
-        for site in sites:
-            said(flo("site", "confirm", *keys, "--home", site.directory))
-            reviewed = said(flo("site", "review", digest, "--home", site.directory))
-            assert "'ill': a count of visits, 0 to 8" in reviewed
-            said(flo("site", "approve", digest, "--yes", "--home", site.directory))
-        card = published(coordinator, digest)
-        trusted = coordinator.home.open_identity().fingerprint
-
+    seen = "'ill': a count of visits, 0 to 8"
+    card, trusted, sites = whole_run(tmp_path, quantity_document(COUNT), counted, seen)
     model = PublishedModel.open(card, trusted)
     assert model.card.schema_version == 7
     assert model.card.evaluated is not None
@@ -58,7 +29,7 @@ def test_from_launch_to_each_patients_expected_number(tmp_path: Path) -> None:
     assert found is not None
     assert (found.expected, found.steps) == (model.card.calibration, model.card.steps)
     shown = said(flo("model", "show", card, "--home", sites[0].directory))
-    for words in ("noisy concordance", "Expected visits (ill)", "more ill"):
+    for words in ("noisy concordance", "Expected visits (ill)", "a larger value of ill"):
         assert words in shown
 
     data, out = tmp_path / "new.csv", tmp_path / "expected.csv"

@@ -1,7 +1,7 @@
 """Real patients with a number or a count, and ordinary regressions on them without privacy.
 
 *visits* and *blood* were in view when the prior of ``flo.privacy.releases.quantities`` was chosen,
-with six more sets (docs/decisions/0048); the others were not.
+with six more sets (docs/decisions/0048); results of the others were seen in between.
 """
 
 from __future__ import annotations

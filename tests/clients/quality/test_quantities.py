@@ -76,7 +76,7 @@ def test_the_steward_sees_the_values(tmp_path: Path) -> None:
     )
     seen = inspection(looked, SCHEMA, None)
     assert [one.name for one in seen.columns] == ["ill", "age", "ward"]
-    assert (seen.dark, seen.positive) == ("with more ill", 0.5)
+    assert (seen.dark, seen.positive) == ("in the upper half of ill", 0.5)
     assert seen.columns[0].rule == "0 to 8 visits"
     assert seen.columns[0].numbers[4] == 8
 

@@ -1,0 +1,46 @@
+"""A study from launch to its card, at three real hospitals that agree to it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flo.cli.coordinator.operator import Operator
+from flo.clients.home.site_home import SiteHome
+from flo.study.document import from_document
+from tests.builders import WHITENED
+from tests.commands import flo
+from tests.end_to_end.agents import agent
+from tests.end_to_end.running import SITES
+from tests.end_to_end.test_gate import published, said
+from tests.server.real_coordinator import serving
+
+
+def whole_run(
+    folder: Path, document: dict[str, Any], prepare: Callable[[SiteHome], None], reviewed: str
+) -> tuple[Path, str, list[SiteHome]]:
+    """The card, the coordinator's fingerprint, and the sites. ``prepare``: writes a site's data.
+    ``reviewed``: what every steward reads before agreeing."""
+    with serving(folder / "coordinator") as coordinator, contextlib.ExitStack() as stack:
+        sites = [coordinator.enrol(folder / name, name) for name in SITES]
+        for site in sites:
+            prepare(site)
+            stack.enter_context(agent(site))
+        document["hospitals"] = [{"id": name, "declared_size": 40} for name in SITES]
+        document["mechanism"] |= {
+            **{"masking": "on", "noise": "distributed", "retry_allowance": 2, **WHITENED},
+        }
+        study = from_document(document)
+        with Operator(coordinator.home.directory) as operator:
+            digest = str(operator.call("POST", "studies", body=study.canonical_bytes)["digest"])
+        keys = [
+            f"{name}={site.open_identity().fingerprint}"
+            for name, site in zip(SITES, sites, strict=True)
+        ]
+        for site in sites:
+            said(flo("site", "confirm", *keys, "--home", site.directory))
+            assert reviewed in said(flo("site", "review", digest, "--home", site.directory))
+            said(flo("site", "approve", digest, "--yes", "--home", site.directory))
+        return published(coordinator, digest), coordinator.home.open_identity().fingerprint, sites
