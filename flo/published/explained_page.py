@@ -20,7 +20,7 @@ def shown(model: PublishedModel) -> dict[str, Any]:
     try:
         found = effects(model)
     except UsageError as error:
-        return {"no_effects": f"{error}. {error.hint}"}
+        return {"no_effects": f"{error}. {error.hint[:1].upper()}{error.hint[1:]}"}
     columns = [one for one in model.study.data.columns if not isinstance(one, ImageColumn)]
     return {
         "no_effects": "",
