@@ -21,7 +21,6 @@ _ALIKE = 0.6  # minimum similarity of a suggested field, 0 to 1
 _PREFIX = 3  # minimum letters of a short form, such as chol for cholesterol
 _SYNONYMS = {"sex": "gender", "pulse": "heartrate"}
 _ANYTHING = {"0", "1", "true", "false", "yes", "no"}  # codes that many fields have
-_LABEL = ("0", "1")
 _CANDIDATES = 3  # fields named in the remark if none is similar enough
 _LATER = '; the outcome: write when = "after" if it is measured after the record\'s day'
 Spellings = Mapping[str, Mapping[str, str]]
@@ -42,8 +41,9 @@ def suggest(
 
     ``spellings``: field -> its different cells and their meanings, for fields with few of them.
     """
-    found = {schema.label: _label(schema.label, offers, spellings)}
-    if value := schema.value_column:
+    found = {schema.label: _label(schema.label, schema.label_values, offers, spellings)}
+    value = schema.value_column
+    if isinstance(value, NumberColumn):
         same = [o for o in offers if _alike(value.name, o, letters=False) == 1]
         found[value.name] = _number(value, same if schema.quantity else offers)
         if schema.quantity and any(":" in offer.field for offer in offers):  # of dated events
@@ -62,14 +62,16 @@ def suggest(
     return found
 
 
-def _label(name: str, offers: Sequence[SourceField], spellings: Spellings) -> Suggestion:
+def _label(
+    name: str, values: Sequence[str], offers: Sequence[SourceField], spellings: Spellings
+) -> Suggestion:
     """Suggest only a field of the same name: a similar one would train a different model."""
     score = {offer: _alike(name, offer, letters=False) for offer in offers}
     same = [offer for offer in offers if score[offer] == 1]
     if len(same) == 1:
-        return _column(name, _LABEL, same, spellings)
+        return _column(name, values, same, spellings)
     like = sorted((o for o in offers if score[o] >= _ALIKE), key=lambda o: -score[o])
-    left = _column(name, _LABEL, [], spellings, [o for o in offers if o not in like])
+    left = _column(name, values, [], spellings, [o for o in offers if o not in like])
     return Suggestion(None, left.remark + _candidates(like, "fields with a similar name"))
 
 

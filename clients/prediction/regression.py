@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.special import logsumexp
 
-from flo.arrays import Floats
+from flo.arrays import Floats, Integers
 from flo.privacy.patients.patients import Patients
+from flo.study.classes import Classes, against_others
 from flo.study.outcome import Outcome
 from flo.study.quantity import Quantity
 from flo.study.time_to_event import TimeToEvent
@@ -22,10 +24,13 @@ def unprotected(
     """Train on patients of one or several hospitals; return log odds (n,) of inputs (n, d).
 
     With an ``outcome`` they are of the hazard in each of its periods, the same in all, or of the
-    share of a quantity's steps that is reached.
+    share of a quantity's steps that is reached; of several classes (n, classes), of each class
+    against all others.
     """
     inputs = np.concatenate([patients.inputs for patients in training])
     labels = np.concatenate([patients.labels for patients in training])
+    if isinstance(outcome, Classes):
+        return _multinomial(inputs, labels.astype(np.int64), outcome.codes)
     followed = np.ones(len(labels))
     if isinstance(outcome, Quantity):
         labels = labels / (outcome.codes - 1)
@@ -33,8 +38,7 @@ def unprotected(
         codes = labels.astype(np.int64)
         followed, labels = outcome.followed[codes], outcome.had_event[codes]
     inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
-    penalties = np.full(inputs.shape[1], _PENALTY)
-    penalties[-1] = 0.0  # the intercept is free, so that risks are right on average
+    penalties = _penalties(inputs)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         margin = inputs @ weights
@@ -46,3 +50,29 @@ def unprotected(
 
     found = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B")
     return lambda rows: rows @ found.x[:-1] + found.x[-1]
+
+
+def _multinomial(inputs: Floats, labels: Integers, classes: int) -> Callable[[Floats], Floats]:
+    """Return the log odds (n, classes) of a multinomial logistic regression."""
+    inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
+    penalties, told = _penalties(inputs), np.eye(classes)[labels]
+
+    def loss(flat: Floats) -> tuple[float, Floats]:
+        weights = flat.reshape(-1, classes)
+        outputs = inputs @ weights
+        whole = logsumexp(outputs, axis=1)
+        value = whole.sum() - (outputs * told).sum() + 0.5 * penalties @ (weights**2).sum(1)
+        apart = np.exp(outputs - whole[:, None]) - told
+        return float(value), (inputs.T @ apart + penalties[:, None] * weights).ravel()
+
+    start = np.zeros(inputs.shape[1] * classes)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B").x.reshape(-1, classes)
+    return lambda rows: against_others(rows @ found[:-1] + found[-1])
+
+
+def _penalties(inputs: Floats) -> Floats:
+    """Return those of inputs with a last column of ones, whose weight is free, so that risks are
+    right on average."""
+    penalties = np.full(inputs.shape[1], _PENALTY)
+    penalties[-1] = 0.0
+    return penalties

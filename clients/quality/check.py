@@ -188,6 +188,9 @@ def _labels(table: Table, schema: Schema) -> npt.NDArray[np.float64]:
     cells = table.columns[schema.label]
     if quantity := schema.quantity:
         return quantity.coded(cells.to_numpy())
+    if classes := schema.classes:
+        place = {name: float(number) for number, name in enumerate(classes.classes)}
+        return np.array([place[name] for name in cells.cat.categories])[cells.cat.codes]
     labels = np.asarray(cells == "1", dtype=np.float64)
     if times := schema.times:
         return times.coded(table.columns[times.time].to_numpy(), labels)

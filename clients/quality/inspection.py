@@ -16,7 +16,7 @@ import pandas as pd
 from flo.arrays import Floats, Mask
 from flo.clients.quality.check import InspectedTable
 from flo.clients.quality.findings import DataFinding
-from flo.clients.quality.plausibility import two_classes
+from flo.clients.quality.plausibility import two_sides
 from flo.clients.sources.mapping import StudyMapping
 from flo.pages.plots import Bars, bars
 from flo.pages.templates import Pages
@@ -51,7 +51,7 @@ class Inspection:
     """Inspection of one source.
 
     ``positive``: share of records that are drawn dark, and ``dark``: which these are: those with
-    label 1, or the upper half of a quantity: above its median, if any is. ``accepted``: finding ->
+    label 1, those of the last class, or the upper half of a quantity: above its median, if any is. ``accepted``: finding ->
     reason, from the mapping. ``day``: cohort and day of the records, if the mapping states them.
     """
 
@@ -90,9 +90,9 @@ def inspection(looked: InspectedTable, schema: Schema, mapping: StudyMapping | N
     """Summarise a source that was inspected; it may hold no records."""
     table = looked.table
     label = table.columns.get(schema.label)
-    ill = np.zeros(len(table), dtype=bool) if label is None else two_classes(table, schema)[0]
+    ill = np.zeros(len(table), dtype=bool) if label is None else two_sides(table, schema)[-1][0]
     of_each = pd.Series(table.ids, dtype=object).value_counts()
-    seen = [] if label is None or schema.quantity else [_of_label(schema.label, label)]
+    seen = [] if label is None or schema.looked_at != schema.columns else [_of_label(schema.label, label)]
     value = schema.value_column
     for column in (*([value] if value else []), *schema.columns):
         if isinstance(column, ImageColumn):
@@ -111,7 +111,7 @@ def inspection(looked: InspectedTable, schema: Schema, mapping: StudyMapping | N
         len(of_each),
         int(of_each.max()) if len(of_each) else 0,
         float(ill.mean()) if len(ill) else 0.0,
-        f"in the upper half of {schema.label}" if schema.quantity else "with label 1",
+        _dark(schema),
         [
             replace(one, field=_field(mapping, one.name), when=_when(mapping, one.name))
             for one in seen
@@ -121,6 +121,12 @@ def inspection(looked: InspectedTable, schema: Schema, mapping: StudyMapping | N
         schema.label,
         _day(mapping),
     )
+
+
+def _dark(schema: Schema) -> str:
+    if schema.quantity:
+        return f"in the upper half of {schema.label}"
+    return f"with {schema.label} {schema.label_values[-1]}" if schema.classes else "with label 1"
 
 
 def _day(mapping: StudyMapping | None) -> str:

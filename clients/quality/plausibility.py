@@ -115,8 +115,16 @@ def _shifted(table: Table, column: CategoryColumn) -> list[DataFinding]:
 
 
 def _leaks(table: Table, schema: Schema) -> list[DataFinding]:
-    """Find columns that nearly reveal the label alone, by the area under their own ROC curve."""
-    positive, negative = two_classes(table, schema)
+    """Find columns that nearly reveal the label alone, by the area under their own ROC curve; of
+    several classes those that nearly reveal one."""
+    found = [leak for sides in two_sides(table, schema) for leak in _leaks_of(table, schema, *sides)]
+    largest: dict[str, DataFinding] = {}
+    for one in sorted(found, key=lambda one: one.rule):  # the largest area last
+        largest[one.column] = one
+    return [largest[one.name] for one in schema.columns if one.name in largest]
+
+
+def _leaks_of(table: Table, schema: Schema, positive: Mask, negative: Mask) -> list[DataFinding]:
     classes = [_spread(positive), _spread(negative)]
     names = np.array(table.ids, dtype=object)
     least = _least_area(*(len(pd.unique(names[places])) for places in classes))
@@ -143,15 +151,19 @@ def _leaks(table: Table, schema: Schema) -> list[DataFinding]:
     return found
 
 
-def two_classes(table: Table, schema: Schema) -> tuple[Mask, Mask]:
-    """Return the records with label 1 and those with 0; those with more of a quantity or less."""
+def two_sides(table: Table, schema: Schema) -> list[tuple[Mask, Mask]]:
+    """Return the records with label 1 and those with 0; those with more of a quantity or less; for
+    each class those of it and all others."""
     label = table.columns[schema.label]
     if schema.quantity:
         middle = label.median()
         if middle < label.max():
-            return (label > middle).to_numpy(), (label <= middle).to_numpy()
-        return (label == middle).to_numpy(), (label < middle).to_numpy()  # half at a ceiling
-    return (label == "1").to_numpy(), (label == "0").to_numpy()
+            return [((label > middle).to_numpy(), (label <= middle).to_numpy())]
+        return [((label == middle).to_numpy(), (label < middle).to_numpy())]  # half at a ceiling
+    if schema.classes:
+        each = [(label == name).to_numpy() for name in schema.label_values]
+        return [(own, ~own) for own in each]
+    return [((label == "1").to_numpy(), (label == "0").to_numpy())]
 
 
 def _least_area(ill: int, well: int) -> float:
@@ -230,7 +242,7 @@ def _one_class(table: Table, schema: Schema) -> list[DataFinding]:
     """
     if len(table) < _FEWEST_OF_ONE_CLASS or schema.quantity:  # a constant quantity: placeholders
         return []
-    present = [code for code in ("0", "1") if (table.columns[schema.label] == code).any()]
+    present = [code for code in schema.label_values if (table.columns[schema.label] == code).any()]
     if len(present) != 1:
         return []
     rule = f"is {present[0]} in every record: is it the right field, with the right codes?"

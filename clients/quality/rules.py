@@ -15,7 +15,6 @@ from flo.clients.quality.table import Table
 from flo.study.cell_rules import MISSING_CELLS, NO_CODE, bad_pixel, no_code, out_of_bounds
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 
-LABELS = ("0", "1")
 ID = "\0id"  # a name that no column has
 _NO_ID, _REPEATED = "every record needs a patient id", "the study says one record per patient"
 _NO_LABEL, _NOT_WHOLE = "the label must be 0 or 1", "a count must be a whole number"
@@ -62,7 +61,7 @@ def _as_pandera(schema: Schema, *, labelled: bool) -> pandera.DataFrameSchema:
         once = pandera.Check(lambda ids: ~ids.duplicated(keep=False) | (ids == ""), error=_REPEATED)
         one = schema.records_per_patient == "one"
         columns[ID] = pandera.Column(checks=[known, once] if one else [known])
-        label = pandera.Check.isin(LABELS, error=_NO_LABEL, ignore_na=False)
+        label = pandera.Check.isin(schema.label_values, error=_NO_LABEL, ignore_na=False)
         columns[schema.label] = pandera.Column(checks=label, nullable=True)
         if value := schema.value_column:
             columns[value.name] = _column(value)

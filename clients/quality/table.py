@@ -93,10 +93,10 @@ def read(
     """
     images = {c.name: c for c in schema.columns if isinstance(c, ImageColumn)}
     pixels = {pixel: image.name for image in images.values() for pixel in image.pixels}
-    numbers = {c.name for c in schema.columns if isinstance(c, NumberColumn)}
-    numbers |= {schema.value_column.name} if schema.value_column else set()
+    read_as = *schema.columns, schema.value_column
+    numbers = {c.name for c in read_as if isinstance(c, NumberColumn)}
     known = {c.name: c.codes for c in schema.columns if isinstance(c, CategoryColumn)}
-    known[schema.label] = ("0", "1")
+    known[schema.label] = schema.label_values
     ids: list[str] = []
     doubts: dict[tuple[str, str, str], int] = {}
     notes: dict[str, int] = {}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from scipy.special import logit
 
-from flo.arrays import Mask
+from flo.arrays import Floats, Mask
 from flo.clients.prediction.finish import finished_log_odds, fit_at_home
 from flo.clients.prediction.regression import unprotected
 from flo.errors import DataError
@@ -19,10 +19,15 @@ from flo.privacy.patients.patients import Patients
 from flo.scores.metrics import Scores
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
-from flo.study.models import log_odds
+from flo.study.models import log_odds, scores
 from flo.study.parameters import Vector
 
 _PARTS = 5  # of a fold's patients
+
+
+def scores_by(study: Study, weights: Vector) -> Callable[[Floats], Floats]:
+    """Return the map from inputs (n, d) to the model's scores, (n,), or (n, classes) of classes."""
+    return partial(scores if study.data.classes else log_odds, study, weights)
 
 
 def pooled(study: Study, fold: Fold) -> Scores:
@@ -44,16 +49,16 @@ def finished(study: Study, fold: Fold, weights: Vector) -> Scores:
 
     A hospital with too few patients to finish a model uses the published one.
     """
-    scores = []
+    found = []
     for snapshot in fold.snapshots.values():
         inputs = snapshot.held_out.inputs
         try:
             last = fit_at_home(study, weights, snapshot.training).finished
         except DataError:
-            scores.append(log_odds(study, weights, inputs))
+            found.append(log_odds(study, weights, inputs))
         else:
-            scores.append(finished_log_odds(study, weights, last, inputs))
-    return scores_of(fold, np.concatenate(scores))
+            found.append(finished_log_odds(study, weights, last, inputs))
+    return scores_of(fold, np.concatenate(found))
 
 
 def calibrated(study: Study, fold: Fold, weights: Vector) -> Scores | None:

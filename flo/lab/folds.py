@@ -13,8 +13,11 @@ from flo.arrays import Floats
 from flo.clients.quality.check import EncodedTable
 from flo.clients.records.snapshot import Snapshot
 from flo.privacy.patients.split import position
-from flo.scores.metrics import Scores
+from flo.scores.metrics import Kind, Scores
+from flo.study.classes import Classes
 from flo.study.document import Study
+from flo.study.quantity import Quantity
+from flo.study.time_to_event import TimeToEvent
 
 
 @dataclass
@@ -70,12 +73,23 @@ def tested(fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
 
 def scored(study: Study, fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
     """Score them by labels of the study's outcome."""
-    codes, of_quantity = study.data.label_codes, study.data.quantity is not None
-    return replace(tested(fold, score), codes=codes, of_quantity=of_quantity)
+    return replace(tested(fold, score), codes=study.data.label_codes, kind=_kind(study))
+
+
+def _kind(study: Study) -> Kind:
+    match study.data.outcome:
+        case None:
+            return "yes or no"
+        case TimeToEvent():
+            return "times"
+        case Quantity():
+            return "quantity"
+        case Classes():
+            return "classes"
 
 
 def scores_of(fold: Fold, scores: Floats) -> Scores:
-    """Return the scores (records,) of the held-out records in the order of the snapshots."""
+    """Return the scores (records,) or (records, classes) of the held-out records in the order of the snapshots."""
     held = [snapshot.held_out for snapshot in fold.snapshots.values()]
     tested = fold.tested
     if tested is None:

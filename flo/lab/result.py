@@ -248,7 +248,7 @@ def _enough(tests: Sequence[Scores]) -> bool:
         for one in zip(*((t.scores, t.labels, t.patients, t.hospitals) for t in tests), strict=True)
     )
     first = tests[0]
-    return Scores(scores, labels, patients, hospitals, first.codes, first.of_quantity).has_interval
+    return Scores(scores, labels, patients, hospitals, first.codes, first.kind).has_interval
 
 
 def _mean(tests: Sequence[Scores]) -> float:

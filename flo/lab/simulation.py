@@ -152,8 +152,7 @@ def simulate(
                 found.seconds.extend(per_round)
                 found.models.append(state.model)
                 found.published.append(state.estimate)
-                score = partial(log_odds, study, state.model)
-                tests.append(scored(study, fold, score))
+                tests.append(scored(study, fold, comparison.scores_by(study, state.model)))
             found.private.extend(tests)
             found.redrawn.append([test.auc for test in tests])
             if study.data.times is not None:

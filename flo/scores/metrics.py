@@ -4,20 +4,24 @@ Where labels are codes of times to an event (``flo.study.time_to_event``), the A
 concordance between periods: over all pairs of a patient who had the event in a period and one who
 was followed through it, how often the first has the higher score. Where they are codes of a
 quantity (``flo.study.quantity``), it is the concordance between levels: over all pairs of a level
-and a lower one, records between two levels counting for both. All statistics are exact, so none of
-them is private.
+and a lower one, records between two levels counting for both. Where they are classes
+(``flo.study.classes``), it is the macro AUC: the mean of the AUCs of each class against all others,
+by the score of that class. All statistics are exact, so none of them is private.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.special import expit, logit
 
 from flo.arrays import Floats, Integers, Mask
 from flo.errors import UsageError
+
+Kind = Literal["yes or no", "times", "quantity", "classes"]
 
 _TWO_SIDED = 1.959964  # standard errors, for 95 %
 FEWEST_FOR_INTERVAL = 10  # patients of each class; with fewer, intervals are far too short
@@ -28,9 +32,9 @@ _POINTS = 101  # of a curve
 class Scores:
     """n records of one test: ``scores``, log-odds (n,), and ``labels``, 0 to ``codes`` - 1 (n,).
 
-    ``patients`` and ``hospitals`` (n,): the number of each record's patient and hospital. A patient
-    has the same number in every test, and so has a hospital. ``of_quantity``: whether labels are
-    codes of a quantity; more than two codes are of times otherwise.
+    Of several classes the scores are (n, classes). ``patients`` and ``hospitals`` (n,): the number
+    of each record's patient and hospital. A patient has the same number in every test, and so has a
+    hospital. ``kind``: what the labels are codes of.
     """
 
     scores: Floats
@@ -38,20 +42,31 @@ class Scores:
     patients: Integers
     hospitals: Integers
     codes: int = 2
-    of_quantity: bool = False
+    kind: Kind = "yes or no"
 
     @property
     def compared(self) -> list[tuple[Floats, Floats]]:
         """For how much each record counts in sets that are compared, (n,) each, 0 to 1: those of
-        the event and those without it, or those of a level and of all levels below."""
-        if self.of_quantity:
-            levels = weights_by_level(self.labels, self.codes)
-            return [(levels[:, n], levels[:, :n].sum(1)) for n in range(1, self.codes)]
-        if self.codes == 2:
-            sides = [(self.labels == 1, self.labels == 0)]
-        else:
-            sides = [(self.labels == n, self.labels > n) for n in range(1, self.codes, 2)]
+        the event and those without it, those of a level and of all levels below, or those of a
+        class and all others."""
+        match self.kind:
+            case "quantity":
+                levels = weights_by_level(self.labels, self.codes)
+                return [(levels[:, n], levels[:, :n].sum(1)) for n in range(1, self.codes)]
+            case "classes":
+                sides = [(self.labels == n, self.labels != n) for n in range(self.codes)]
+            case "times":
+                sides = [(self.labels == n, self.labels > n) for n in range(1, self.codes, 2)]
+            case "yes or no":
+                sides = [(self.labels == 1, self.labels == 0)]
         return [(had.astype(float), other.astype(float)) for had, other in sides]
+
+    @property
+    def by_comparison(self) -> list[Floats]:
+        """The scores (n,) of each comparison."""
+        if self.kind == "classes":
+            return list(np.ascontiguousarray(self.scores.T))
+        return [self.scores] * len(self.compared)
 
     @property
     def had_event(self) -> Mask:
@@ -90,11 +105,13 @@ class Scores:
 
     def _auc(self, weight: Floats) -> float:
         right = pairs = 0.0
-        for had, other in self.compared:
+        for scores, (had, other) in zip(self.by_comparison, self.compared, strict=True):
             if not had.any() or not other.any():
                 continue
-            pairs += float((weight @ had) * (weight @ other))
-            right += _in_order(self.scores, weight * had, weight * other)
+            own = float((weight @ had) * (weight @ other))
+            counts = own if self.kind == "classes" else 1.0  # each class counts alike
+            pairs += own / counts
+            right += _in_order(scores, weight * had, weight * other) / counts
         if not pairs:
             raise UsageError(
                 "the held-out patients of a fold are all of one class", hint="use fewer folds"
@@ -106,7 +123,7 @@ class Scores:
         own = self.hospitals == hospital
         return Scores(
             *(self.scores[own], self.labels[own], self.patients[own], self.hospitals[own]),
-            *(self.codes, self.of_quantity),
+            *(self.codes, self.kind),
         )
 
 
@@ -263,12 +280,17 @@ def _curve(test: Scores) -> tuple[Floats, Floats]:
 
 def _influence(test: Scores) -> Floats:
     """Return each record's influence on its test's AUC, (n,)."""
-    influence, area, pairs = np.zeros(len(test.scores)), test.auc, test.pairs
-    _, group = np.unique(test.scores, return_inverse=True)
-    for had, other in test.compared:
-        count, rest = float(had.sum()), float(other.sum())
-        if not count or not rest:
+    influence, area, pairs = np.zeros(len(test.labels)), test.auc, test.pairs
+    told = [bool(had.any() and other.any()) for had, other in test.compared]
+    for scores, (had, other), known in zip(
+        test.by_comparison, test.compared, told, strict=True
+    ):
+        if not known:
             continue
+        count, rest = float(had.sum()), float(other.sum())
+        _, group = np.unique(scores, return_inverse=True)
+        if test.kind == "classes":
+            area, pairs = exact_auc(scores, had), sum(told) * count * rest
         positive, negative = np.bincount(group, weights=had), np.bincount(group, weights=other)
         below = (np.cumsum(negative) - negative / 2)[group]  # of the others, ties half
         above = (positive.sum() - np.cumsum(positive) + positive / 2)[group]

@@ -248,8 +248,9 @@ class Study(Document):
         images = [column for column in self.data.columns if isinstance(column, ImageColumn)]
         if isinstance(self.model, Pack):
             found = networks.output(self.model.network, len(input_names(self.data)))
-            if found != (1,):
-                raise ValueError(f"the pack's output has shape {found}, not (1,), the log odds")
+            wanted = (self.data.outputs,)
+            if found != wanted:
+                raise ValueError(f"the pack's output has shape {found}, not {wanted}, the log odds")
         raw = [column for column in images if column.scattering is None]
         if self.model.kind == "cnn" and not raw:
             raise ValueError("a cnn needs an image column, without scattering")

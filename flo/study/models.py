@@ -18,6 +18,7 @@ import numpy.typing as npt
 from flo.arrays import Floats
 from flo.errors import StudyError
 from flo.study import networks
+from flo.study.classes import against_others
 from flo.study.document import Study
 from flo.study.features import input_names
 from flo.study.gate import CURVE_POINTS
@@ -39,17 +40,19 @@ _WORTH_SHARING = 1 << 22  # multiplications of a step
 
 
 def layers(study: Study) -> list[Layer]:
-    """Return the layers of the study's model, inputs (n, d) to log odds (n, 1)."""
+    """Return the layers of the study's model: from inputs (n, d) to log odds (n, 1), or of several
+    classes to one number for each (``flo.study.classes``)."""
+    inputs, outputs = len(input_names(study.data)), study.data.outputs
     match study.model:
         case Mlp(hidden=hidden):
-            return networks.mlp(len(input_names(study.data)), hidden)
+            return networks.mlp(inputs, hidden, outputs)
         case Cnn():
             image = _image(study.data)
-            return networks.cnn(image.channels, image.height, image.width)
+            return networks.cnn(image.channels, image.height, image.width, outputs)
         case Pack():
             return study.model.network
         case _:
-            return networks.logistic(len(input_names(study.data)))
+            return networks.logistic(inputs, outputs)
 
 
 def parameter_count(study: Study) -> int:
@@ -149,7 +152,7 @@ def request_precision(study: Study, purpose: Purpose) -> np.dtype[Any]:
 def initial_weights(study: Study) -> Vector:
     """Return the public starting point, shape (p,), in the study's precision.
 
-    A logistic model starts at zero, which predicts 0.5 for every record. Others start uniformly
+    A logistic model starts at zero, which predicts 0.5 for every record, or every class alike. Others start uniformly
     within ± 1/√inputs of each layer (LeCun 1998), normalisations at 1 and 0; on whitened inputs as
     in ``_nearly_linear``. The digits are SHAKE-256 of the study's digest, so that every partner can
     verify them. The time to an event starts at the hazard that the study expects.
@@ -185,8 +188,8 @@ def _nearly_linear(study: Study, even: Vector) -> Vector:
     """Return the start of an mlp on whitened inputs, (p,), from even numbers in [-1, 1], (p,).
 
     The first layer, which has one more input for its bias, is so small that tanh does not bend.
-    The next ones keep the length of what passes, the last has the norm ``OUTPUT_NORM``, biases are
-    0. The model thus starts as a linear one of nearly 0, and its first steps are those of logistic
+    The next ones keep the length of what passes, each output's weights in the last have the norm
+    ``OUTPUT_NORM``, biases are 0. The model thus starts as a linear one of nearly 0, and its first steps are those of logistic
     regression (lazy training: Chizat, Oyallon, Bach 2019).
     """
     network = layers(study)
@@ -200,8 +203,9 @@ def _nearly_linear(study: Study, even: Vector) -> Vector:
             if name == "weight":
                 weights[start:end] = even[start:end] * math.sqrt(3 / shape[1])
             start = end
-    last = slice(-network[-1].sizes[0] - 1, -1)
-    weights[last] *= OUTPUT_NORM / np.linalg.norm(weights[last])
+    width, outputs = network[-1].sizes
+    last = weights[-(width + 1) * outputs : -outputs].reshape(outputs, width)
+    last *= OUTPUT_NORM / np.linalg.norm(last, axis=1, keepdims=True)
     return weights
 
 
@@ -277,7 +281,7 @@ def last_features(study: Study, weights: Vector, inputs: Floats) -> Floats:
 
 def _ends_linear(study: Study) -> bool:
     last = layers(study)[-1]
-    return last.kind == "Linear" and last.sizes[1] == 1
+    return last.kind == "Linear" and last.sizes[1] == study.data.outputs
 
 
 def _width(study: Study) -> int:
@@ -285,7 +289,15 @@ def _width(study: Study) -> int:
 
 
 def log_odds(study: Study, weights: Vector, inputs: Floats) -> Floats:
-    """Return log odds of label 1, shape (n,), for inputs (n, d), one record at a time.
+    """Return log odds of label 1, shape (n,), for inputs (n, d), by a model of one output."""
+    (found,) = scores(study, weights, inputs).T
+    return found
+
+
+def scores(study: Study, weights: Vector, inputs: Floats) -> Floats:
+    """Return log odds (n, outputs) for inputs (n, d), one record at a time.
+
+    Of label 1, or of each of several classes against all others.
 
     A product over the whole batch would be faster, but kernels treat the last rows of a block
     differently. Removing one patient could then change another's score by one bit, and move it
@@ -293,24 +305,30 @@ def log_odds(study: Study, weights: Vector, inputs: Floats) -> Floats:
     models see each record alone, in one buffer.
     """
     if study.model.kind == "logistic":
-        products = np.ascontiguousarray(inputs) * weights[:-1]
-        return np.asarray(products.sum(axis=1) + weights[-1], dtype=np.float64)
+        slopes, intercepts = np.split(weights, [-study.data.outputs])
+        rows = np.ascontiguousarray(inputs)
+        each = [(rows * one).sum(axis=1) for one in slopes.reshape(study.data.outputs, -1)]
+        return _log_odds(study, np.stack(each, axis=1) + intercepts)
     import torch
 
     module, threads = build(study), torch.get_num_threads()
     single = torch.from_numpy(weights.astype(np.float32))
     torch.nn.utils.vector_to_parameters(single, module.parameters())
     record = torch.zeros((1, inputs.shape[1]))
-    scores = np.zeros(len(inputs))
+    found = np.zeros((len(inputs), study.data.outputs))
     torch.set_num_threads(1)  # one record is too little work to share
     try:
         with torch.inference_mode():
             for i, row in enumerate(inputs):
                 record.copy_(torch.from_numpy(row))
-                scores[i] = module(record).item()
+                found[i] = module(record).numpy()
     finally:
         torch.set_num_threads(threads)
-    return scores
+    return _log_odds(study, found)
+
+
+def _log_odds(study: Study, outputs: Floats) -> Floats:
+    return against_others(outputs) if study.data.classes else outputs.astype(np.float64, copy=False)
 
 
 def _image(schema: Schema) -> ImageColumn:

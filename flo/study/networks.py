@@ -164,9 +164,9 @@ _WANTED: dict[LayerKind, str] = {
 }
 
 
-def logistic(inputs: int) -> list[Layer]:
-    """Return the layers of one log odds, linear in the inputs."""
-    return [Layer("Linear", (inputs, 1))]
+def logistic(inputs: int, outputs: int = 1) -> list[Layer]:
+    """Return the layers of log odds that are linear in the inputs."""
+    return [Layer("Linear", (inputs, outputs))]
 
 
 def mlp(inputs: int, hidden: Shape, outputs: int = 1) -> list[Layer]:

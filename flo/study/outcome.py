@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from flo.study.classes import Classes
 from flo.study.quantity import Quantity
 from flo.study.time_to_event import TimeToEvent
 
-Outcome = Annotated[TimeToEvent | Quantity, Field(discriminator="kind")]
+Outcome = Annotated[TimeToEvent | Quantity | Classes, Field(discriminator="kind")]

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from flo.documents.document import Document
 from flo.study import identifier_patterns
+from flo.study.classes import Classes
 from flo.study.names import Bound, Code, ColumnName, Text, Words
 from flo.study.outcome import Outcome
 from flo.study.quantity import Quantity
@@ -168,11 +169,12 @@ def tells_who(column: Column) -> str | None:
 
 
 class Schema(Document):
-    """The meaning of a record, the columns in use, and the label column: 0 or 1, or a quantity.
+    """The meaning of a record, the columns in use, and the label column: 0 or 1, a quantity or a class.
 
     For a patient with ``many`` records the first ``most_records`` are used, so that no patient's
     number of records can delay a round. ``outcome``: what is foreseen, if it is not yes or no. Of
-    the time to an event, the label says whether the event was seen; a quantity is the label's.
+    the time to an event, the label says whether the event was seen; a quantity or one of several
+    classes is the label's.
     """
 
     record: Text
@@ -208,12 +210,15 @@ class Schema(Document):
         return self
 
     @property
-    def value_column(self) -> NumberColumn | None:
-        """The outcome's time or quantity as a column that is read and checked like others; None if
-        it is yes or no."""
+    def value_column(self) -> NumberColumn | CategoryColumn | None:
+        """The outcome's time, quantity or class as a column that is read and checked like others;
+        None if it is yes or no."""
         match self.outcome:
             case None:
                 return None
+            case Classes():
+                codes = self.outcome.classes
+                return CategoryColumn(kind="category", name=self.label, codes=codes)
             case TimeToEvent():
                 name, least, most = self.outcome.time, 0.0, LONGEST_TIME
             case Quantity():
@@ -222,10 +227,15 @@ class Schema(Document):
         return NumberColumn(kind="number", name=name, unit=unit, minimum=least, maximum=most)
 
     @property
+    def label_values(self) -> tuple[str, ...]:
+        """What the label's column may hold, unless it is a quantity: 0 or 1, or the classes."""
+        return self.classes.classes if self.classes else ("0", "1")
+
+    @property
     def looked_at(self) -> tuple[Column, ...]:
         """All columns that may hold what identifies patients or means "not known": those of the
-        study, and before them a quantity that it foresees."""
-        value = self.value_column if self.quantity is not None else None
+        study, and before them a quantity or classes that it foresees."""
+        value = None if self.times is not None else self.value_column
         return self.columns if value is None else (value, *self.columns)
 
     @property
@@ -244,8 +254,18 @@ class Schema(Document):
         return self.outcome if isinstance(self.outcome, Quantity) else None
 
     @property
+    def classes(self) -> Classes | None:
+        """The outcome if it is one of several classes, which is then the label."""
+        return self.outcome if isinstance(self.outcome, Classes) else None
+
+    @property
+    def outputs(self) -> int:
+        """How many scores a model gives a record: one for each of several classes, otherwise 1."""
+        return self.classes.codes if self.classes else 1
+
+    @property
     def label_codes(self) -> int:
-        """How many classes releases have: a record's label is, or lies between, 0 .. this - 1."""
+        """How many codes labels have: a record's label is, or lies between, 0 .. this - 1."""
         return 2 if self.outcome is None else self.outcome.codes
 
     def category(self, name: str) -> CategoryColumn:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from flo.study.classes import Classes
 from flo.study.time_to_event import TimeToEvent
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _RULE: tuple[tuple[float, float, int, float, float], ...] = (
 # start is about the share of patients who have the event, so a Newton step is one over it; the
 # clip halves that curvature. Chosen and measured in docs/decisions/0047.
 _OF_TIMES = (0.35, 15, 2.0)
+# For several classes: clip, rounds, learning rate, momentum; docs/decisions/0049.
+_OF_CLASSES = (0.35, 15, 4.0, 0.5)
 # For a model with too many inputs for second moments.
 WIDE: dict[str, Any] = {"clip": 0.25, "steps": 30, "learning_rate": 0.5, "momentum": 0.9}
 
@@ -51,6 +54,8 @@ def whitened(declared: int, epsilon: float, outcome: Outcome | None = None) -> d
     if isinstance(outcome, TimeToEvent):
         clip, steps, newton = _OF_TIMES
         rate, momentum = round(newton / outcome.expected, 2), 0.0
+    if isinstance(outcome, Classes):
+        clip, steps, rate, momentum = _OF_CLASSES
     return {
         "algorithm": "whitened",
         "clip": clip,

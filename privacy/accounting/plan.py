@@ -236,7 +236,7 @@ def _plan(study: Study) -> Plan:
             **trained,
             "evaluation": part(
                 lambda sigma: (Histogram if tested.bins else ScoreWaves)(
-                    evaluation.length(study), sigma, max(1, len(tested.subgroups))
+                    evaluation.length(study), sigma, evaluation.squared_norm(study)
                 ),
                 tested.epsilon,
                 1,

@@ -31,6 +31,7 @@ from flo.privacy.gradients.contributions import (
     RankOne,
     SumOfRankOne,
 )
+from flo.study.classes import Classes
 from flo.study.outcome import Outcome
 from flo.study.quantity import Quantity
 from flo.study.sequences import LastStep, MeanOfSteps
@@ -109,6 +110,8 @@ def loss_of(outcome: Outcome | None) -> Loss:
             return HazardLoss(outcome.followed, outcome.had_event)
         case Quantity():
             return LevelLoss(outcome.codes - 1)
+        case Classes():
+            return categorical_loss
         case None:
             return binary_loss
 

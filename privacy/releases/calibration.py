@@ -121,10 +121,25 @@ def fit(study: Study, weights: Vector, noisy: Floats, variance: float) -> Calibr
     return fit_at(evaluation.Positions.of_model(study, weights), classes, spread)
 
 
-def fit_at(positions: evaluation.Positions, classes: Floats, variance: float) -> Calibration | None:
+def fit_each(
+    study: Study, weights: Vector, noisy: Floats, variance: float
+) -> tuple[Calibration, ...]:
+    """Return the risk of each of several classes, as a function of its own score; of none if for
+    one no risk can be stated. Each is fitted alone, so that their sum is about 1 and seldom 1."""
+    sums = evaluation.of_each_class(study, noisy, variance)
+    positions = evaluation.Positions.of_outputs(study, weights)
+    found = [fit_at(at, *of_class) for at, of_class in zip(positions, sums, strict=True)]
+    known = [one for one in found if one is not None]
+    return tuple(known) if len(known) == len(found) else ()
+
+
+def fit_at(
+    positions: evaluation.Positions, classes: Floats, variance: float | Floats
+) -> Calibration | None:
     """Return the calibration for scores at these positions; None if no fit is found.
 
-    ``classes`` (2, LENGTH): sums of negatives and positives, with ``variance`` in every number.
+    ``classes`` (2, LENGTH): sums of negatives and positives, with ``variance`` in every number, or
+    in each of negatives' and of positives' numbers, (2,).
     """
     places = scores_at(positions, _PLACES)
     if positions.deviation is None:
@@ -215,11 +230,17 @@ class _Moments:
     """The moments m_g of a release, their covariance, and the likelihood of δ and b."""
 
     def __init__(
-        self, scores: Floats, test: Floats, middle: float, classes: Floats, variance: float
+        self,
+        scores: Floats,
+        test: Floats,
+        middle: float,
+        classes: Floats,
+        variance: float | Floats,
     ) -> None:
         """``scores``, ``test`` (places,): log odds and g at middles of equal parts of [0, 1]."""
         places = len(scores)
-        self._apart, self._middle, self._variance = scores - middle, middle, variance
+        self._apart, self._middle = scores - middle, middle
+        self._of_negative, self._of_positive = np.broadcast_to(variance, 2)
         self._of = score_waves.coefficients(np.eye(places))  # function (places,) -> coefficients
         self._tests = np.stack([np.ones(places), test - middle])
         negatives, positives = classes
@@ -238,11 +259,12 @@ class _Moments:
 
         def covariance(one: int, other: int) -> Floats:
             left = (known[one] - predicted[one]) * (known[other] - predicted[other])
-            noise = (left + predicted[one] * predicted[other]).sum(1)
+            right = predicted[one] * predicted[other]
+            noise = (self._of_positive * left + self._of_negative * right).sum(1)
             sampling = (labels * self._tests[one] * self._tests[other]) @ self._both
             if one == other:
                 sampling = np.maximum(sampling, 0.0)
-            return np.asarray(self._variance * noise + sampling)
+            return np.asarray(noise + sampling)
 
         first, second = covariance(0, 0) + _LEAST, covariance(1, 1) + _LEAST
         most = 0.999 * np.sqrt(first * second)  # noisy totals may break Cauchy and Schwarz

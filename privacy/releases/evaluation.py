@@ -13,8 +13,14 @@ level of ``flo.study.quantity``: a record between two levels is shared between t
 sum 1, so that its vector is no longer. The estimate is then of the concordance
 (``flo.privacy.releases.concordance``) instead of the AUC.
 
+Several classes have a score each (``flo.study.classes``), whose positives and negatives are
+counted: a record of class c at the weight 1 among the positives of score c, and at the weight
+1/√(K - 1) among the negatives of the K - 1 others. The one vector has the norm 1 and the others
+together have the norm 1, so that a patient's has at most √2, whatever K is. The estimate is of the
+mean of the K AUCs, each of one class against all others.
+
 Subgroups. If the study names k category columns, all patients are counted once for each column, by
-code. A patient weighs 1 in each of the k groupings, so the norm is √k. The overall AUC comes from
+code. A patient weighs 1 in each of the k groupings, so the norm is √k, or √(2k). The overall AUC comes from
 the mean of the groupings' totals.
 
 Studies of schema 1 and 2 count in score bins instead (``flo.privacy.releases.score_bins``).
@@ -22,8 +28,9 @@ Studies of schema 1 and 2 count in score bins instead (``flo.privacy.releases.sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.special import expit, ndtr
@@ -55,7 +62,12 @@ def groupings(study: Study) -> dict[str, list[str]]:
 def length(study: Study) -> int:
     """Return the length of a release: all classes, for every code of every grouping."""
     groups = sum(len(codes) for codes in groupings(study).values())
-    return groups * study.data.label_codes * _of_a_class(study)
+    return groups * study.data.outputs * _sides(study) * _of_a_class(study)
+
+
+def squared_norm(study: Study) -> int:
+    """Return the square of the largest norm that a patient's contribution can have."""
+    return len(groupings(study)) * (1 if study.data.classes is None else 2)
 
 
 def fits_a_card(study: Study) -> bool:
@@ -65,27 +77,35 @@ def fits_a_card(study: Study) -> bool:
 
 def sums(study: Study, weights: Vector, held_out: Patients) -> Floats:
     """Return the exact sums over a site's held-out patients, shape (length,)."""
-    vectors, grouped, classes = _vectors(study, weights), groupings(study), study.data.label_codes
+    vectors, grouped, sides = _vectors(study, weights), groupings(study), _sides(study)
     weight = record_weights(held_out.patient, held_out.count)
     totals = {
-        name: np.zeros((classes * len(codes), _of_a_class(study)))
+        name: np.zeros((len(codes) * len(vectors) * sides, _of_a_class(study)))
         for name, codes in grouped.items()
     }
     for start in range(0, len(held_out.labels), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
         inputs, labels = held_out.inputs[some], held_out.labels[some]
-        scores = models.log_odds(study, weights, inputs)
-        usable = np.isfinite(scores) & _is_label(study, labels)
-        shares = _shares(study, np.where(usable, labels, 0.0))
-        adds = vectors(np.where(usable, scores, 0.0)) * np.where(usable, weight[some], 0.0)[:, None]
-        for name, total in totals.items():
-            code = cell_of(study.data, name, inputs, 0) if name else np.zeros(len(labels), int)
-            known = (code >= 0)[:, None]
-            for label, share in shares:
-                row = np.where(code >= 0, classes * code + label, 0)
-                for place, column in enumerate((adds * known * share[:, None]).T):
-                    total[:, place] += np.bincount(row, weights=column, minlength=len(total))
+        scores = models.scores(study, weights, inputs)
+        usable = np.isfinite(scores).all(1) & _is_label(study, labels)
+        scores, labels = np.where(usable[:, None], scores, 0.0), np.where(usable, labels, 0.0)
+        counted = np.where(usable, weight[some], 0.0)[:, None]
+        for output, vectors_of in enumerate(vectors):
+            adds, shares = vectors_of(scores[:, output]) * counted, _shares(study, labels, output)
+            for name, total in totals.items():
+                code = cell_of(study.data, name, inputs, 0) if name else np.zeros(len(labels), int)
+                known = (code >= 0)[:, None]
+                for side, share in shares:
+                    row = np.where(code >= 0, (code * len(vectors) + output) * sides + side, 0)
+                    for place, column in enumerate((adds * known * share[:, None]).T):
+                        total[:, place] += np.bincount(row, weights=column, minlength=len(total))
     return np.concatenate([total.ravel() for total in totals.values()])
+
+
+def _sides(study: Study) -> int:
+    """Return how many sums of a score there are: negatives and positives of yes or no and of one
+    class, otherwise one for each code."""
+    return study.data.label_codes if study.data.classes is None else 2
 
 
 def _is_label(study: Study, labels: Floats) -> Mask:
@@ -95,8 +115,11 @@ def _is_label(study: Study, labels: Floats) -> Mask:
     return np.asarray((labels >= 0) & (labels <= last) & whole)
 
 
-def _shares(study: Study, labels: Floats) -> list[tuple[Integers, Floats]]:
-    """Return classes (n,), each with the shares (n,) of the records with these labels (n,)."""
+def _shares(study: Study, labels: Floats, output: int) -> list[tuple[Integers, Floats]]:
+    """Return sides (n,), each with the shares (n,) of the records with these labels (n,)."""
+    if study.data.classes is not None:
+        own = labels == output
+        return [(own.astype(np.int64), np.where(own, 1.0, _of_negatives(study)))]
     below = np.floor(labels).astype(np.int64)
     if study.data.quantity is None:
         return [(below, np.ones(len(labels)))]
@@ -104,19 +127,23 @@ def _shares(study: Study, labels: Floats) -> list[tuple[Integers, Floats]]:
     return [(below, 1 - (labels - below)), (above, labels - below)]
 
 
+def _of_negatives(study: Study) -> float:
+    """Return for how much a record counts among the negatives of another class than its own."""
+    return (study.data.outputs - 1) ** -0.5
+
+
 def read(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, dict[str, Estimate]]:
     """Return the overall estimate, and one for each ``column=code`` of the subgroups.
 
     ``noisy`` (length,) is a release or a sum of releases, with ``variance`` in every number.
     """
-    classes = noisy.reshape(-1, study.data.label_codes, _of_a_class(study))
-    grouped = groupings(study)
+    groups, grouped = _by_group(study, noisy), groupings(study)
     names = [f"{column}={code}" for column, codes in grouped.items() if column for code in codes]
     subgroups = {
-        name: _estimate(study, both, variance)
-        for name, both in zip(names, classes, strict=False)  # there are no names without subgroups
+        name: _estimate(study, sums, variance)
+        for name, sums in zip(names, groups, strict=False)  # there are no names without subgroups
     }
-    return _estimate(study, *of_everyone(study, noisy, variance)), subgroups
+    return _estimate(study, *_over_groups(study, groups, variance)), subgroups
 
 
 def at_horizons(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, ...]:
@@ -129,15 +156,46 @@ def at_horizons(study: Study, noisy: Floats, variance: float) -> tuple[Estimate,
 def of_everyone(study: Study, noisy: Floats, variance: float) -> tuple[Floats, float]:
     """Return the sums (classes, _) over all patients, and the variance of each number.
 
-    Negatives and positives, or a class for each code of an outcome. Each grouping counts every
-    patient once, so the sums are the mean over the groupings.
+    Negatives and positives, or a class for each code of an outcome, by a model of one output. Each
+    grouping counts every patient once, so the sums are the mean over the groupings.
     """
-    classes = noisy.reshape(-1, study.data.label_codes, _of_a_class(study))
+    sums, spread = _over_groups(study, _by_group(study, noisy), variance)
+    return sums[0], spread
+
+
+def of_each_class(study: Study, noisy: Floats, variance: float) -> list[tuple[Floats, Floats]]:
+    """Return, for each of several classes, the negatives and positives of its score, (2, LENGTH),
+    over all patients, and the variance of each number of either, (2,)."""
+    return _of_classes(study, *_over_groups(study, _by_group(study, noisy), variance))
+
+
+def by_class(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, ...]:
+    """Return the AUC of each of several classes against all others; none of other outcomes."""
+    if study.data.classes is None:
+        return ()
+    return tuple(score_waves.auc(*one) for one in of_each_class(study, noisy, variance))
+
+
+def _by_group(study: Study, noisy: Floats) -> Floats:
+    """Return the sums as (groups, outputs, sides, _)."""
+    return noisy.reshape(-1, study.data.outputs, _sides(study), _of_a_class(study))
+
+
+def _over_groups(study: Study, groups: Floats, variance: float) -> tuple[Floats, float]:
     count = len(groupings(study))
-    return classes.sum(0) / count, variance * len(classes) / count**2
+    return groups.sum(0) / count, variance * len(groups) / count**2
 
 
-def _estimate(study: Study, classes: Floats, variance: float) -> Estimate:
+def _of_classes(study: Study, sums: Floats, variance: float) -> list[tuple[Floats, Floats]]:
+    """Return the sums (outputs, 2, LENGTH) of whole patients, and their variances."""
+    scale = np.array([_of_negatives(study), 1.0])
+    return [(both / scale[:, None], variance / scale**2) for both in sums]
+
+
+def _estimate(study: Study, sums: Floats, variance: float) -> Estimate:
+    if study.data.classes is not None:
+        return _mean([score_waves.auc(*one) for one in _of_classes(study, sums, variance)])
+    (classes,) = sums
     if study.evaluation.bins:
         return score_bins.auc(classes.ravel(), variance)
     if study.data.times is not None:
@@ -145,6 +203,37 @@ def _estimate(study: Study, classes: Floats, variance: float) -> Estimate:
     if study.data.quantity is not None:
         return concordance.between_levels(classes, variance)
     return score_waves.auc(classes, variance)
+
+
+def _mean(each: Sequence[Estimate]) -> Estimate:
+    """Return the mean of AUCs from sums with independent noise.
+
+    The patients are the same, so that sampling may move all AUCs together: its deviation of the
+    mean is at most the mean of the deviations, which is taken.
+    """
+    centre = float(np.mean([one.auc for one in each]))
+    share = np.array([one.noise_share for one in each])
+    bias = float(np.mean([one.bias for one in each]))
+
+    def half(widths: list[float]) -> tuple[float, float]:
+        """Return the squares of what noise and sampling add to one side."""
+        side = np.array(widths)
+        return float((side**2 * share).sum()) / len(side) ** 2, float(
+            (side * np.sqrt(1 - share)).mean() ** 2
+        )
+
+    below, above = half([a.auc - a.low - a.bias for a in each]), half(
+        [a.high - a.auc - a.bias for a in each]
+    )
+    noise, whole = below[0] + above[0], sum(below) + sum(above)
+    return Estimate(
+        centre,
+        max(0.0, centre - sum(below) ** 0.5 - bias),
+        min(1.0, centre + sum(above) ** 0.5 + bias),
+        each[0].level,
+        noise / whole if whole > 0 else 0.0,
+        bias,
+    )
 
 
 def _of_a_class(study: Study) -> int:
@@ -164,12 +253,21 @@ class Positions:
 
     @classmethod
     def of_model(cls, study: Study, weights: Vector) -> Positions:
-        """Return the positions of the study's model with these weights."""
+        """Return the positions of the study's model of one output with these weights."""
+        (found,) = cls.of_outputs(study, weights)
+        return found
+
+    @classmethod
+    def of_outputs(cls, study: Study, weights: Vector) -> list[Positions]:
+        """Return the positions of each output of the study's model with these weights."""
         if any(isinstance(column, ImageColumn) for column in study.data.columns):
-            return cls(0.0, None)
-        made_up = np.nan_to_num(models.log_odds(study, weights, made_up_inputs(study.data)))
+            return [cls(0.0, None)] * study.data.outputs
+        made_up = np.nan_to_num(models.scores(study, weights, made_up_inputs(study.data)))
         made_up = np.clip(made_up, -_LARGEST, _LARGEST)  # keeps the mean finite for any weights
-        return cls(float(made_up.mean()), float(max(made_up.std(), 1 / _LARGEST)))
+        return [
+            cls(float(one.mean()), float(max(one.std(), 1 / _LARGEST)))
+            for one in np.ascontiguousarray(made_up.T)
+        ]
 
     def of(self, scores: Floats) -> Floats:
         """Return the positions (n,) of finite log odds (n,)."""
@@ -187,10 +285,13 @@ class Positions:
         return np.interp(positions, self.of(known), known)
 
 
-def _vectors(study: Study, weights: Vector) -> Callable[[Floats], Floats]:
-    """Return the map from finite log odds (n,) to each record's vector of norm 1."""
+def _vectors(study: Study, weights: Vector) -> list[Callable[[Floats], Floats]]:
+    """Return for each output the map from finite log odds (n,) to records' vectors of norm 1."""
     if bins := study.evaluation.bins:
         edges = score_bins.public_edges(study, weights, bins)
-        return lambda scores: score_bins.vectors(scores, edges)
-    positions = Positions.of_model(study, weights)
-    return lambda scores: score_waves.vectors(positions.of(scores))
+        return [lambda scores: score_bins.vectors(scores, edges)]
+    return [partial(_waves_at, one) for one in Positions.of_outputs(study, weights)]
+
+
+def _waves_at(positions: Positions, scores: Floats) -> Floats:
+    return score_waves.vectors(positions.of(scores))

@@ -90,23 +90,24 @@ def vectors(position: Floats) -> Floats:
     return np.hstack([np.ones((len(position), 1)), np.cos(angle), np.sin(angle)]) * SCALE
 
 
-def auc(sums: Floats, variance: float) -> Estimate:
+def auc(sums: Floats, variance: float | Floats) -> Estimate:
     """Return the AUC from the (noisy) sums (2, LENGTH) of negatives and positives.
 
-    ``variance`` >= 0: of the noise in each number. Only the final result is clamped. With too
-    little signal the interval is [0, 1].
+    ``variance`` >= 0: of the noise in each number, or in each of the negatives' and of the
+    positives' numbers, (2,). Only the final result is clamped. With too little signal the interval
+    is [0, 1].
     """
-    well, ill = _Class.of(sums[0]), _Class.of(sums[1])
+    well, ill = _classes(sums, variance)
     pairs, each = well.total * ill.total, (ill.waves * well.waves.conj()).imag * AREA
     someone = min(well.total, ill.total) > NOBODY
     raw = 0.5 + each.sum() / pairs if someone else 0.5
     centre = float(min(1.0, max(0.0, raw)))
     theta = candidates(centre)
     statistic = each.sum() - (theta - 0.5) * pairs
-    noise = _noise(theta, well, ill, variance)
-    sampling = _placements(theta, ill, well, statistic, variance)
-    sampling += _placements(1 - theta, well, ill, statistic, variance)
-    bias = _beyond(each, well, ill, variance) if someone else 0.0
+    noise = _noise(theta, well, ill)
+    sampling = _placements(theta, ill, well, statistic)
+    sampling += _placements(1 - theta, well, ill, statistic)
+    bias = _beyond(each, well, ill) if someone else 0.0
     return estimated(centre, theta, statistic, (noise, sampling), bias)
 
 
@@ -153,7 +154,7 @@ def accepted(theta: Floats, statistic: Floats, variance: Floats) -> tuple[float,
 
 def patients(sums: Floats) -> tuple[float, float]:
     """Return how many negatives and positives (noisy) sums (2, LENGTH) are of, at least 1 each."""
-    well, ill = (max(_Class.of(one).total, 1.0) for one in sums)
+    well, ill = (max(one.total, 1.0) for one in _classes(sums, 0.0))
     return well, ill
 
 
@@ -188,7 +189,7 @@ def of_total() -> Floats:
     return np.asarray(np.eye(LENGTH)[0] / SCALE)
 
 
-def expected_half_width(patients: float, prevalence: float, variance: float) -> float:
+def expected_half_width(patients: float, prevalence: float, variance: float | Floats) -> float:
     """Return the expected half width of the interval before a run, for a model of AUC about .85.
 
     Positions of the two classes are assumed normal around 0.39 and 0.61 with a deviation of 0.15,
@@ -200,26 +201,29 @@ def expected_half_width(patients: float, prevalence: float, variance: float) -> 
     one_each = np.array([vectors(places).T @ (one / one.sum()) for one in some])
     many = np.array([patients * (1 - prevalence), patients * prevalence])
     sums = many[:, None] * one_each
-    well, ill = _Class.of(sums[0]), _Class.of(sums[1])
+    well, ill = _classes(sums, variance)
     theta, pairs, zero = np.array([auc(sums, 0.0).auc]), well.total * ill.total, np.zeros(1)
     # These sums are exact: they lack the variance that noise adds to noisy sums.
-    noise = _noise(theta, well, ill, variance) + 2 * _floor(theta, variance)
-    sampling = _placements(theta, ill, well, zero, 0.0)
-    sampling += _placements(1 - theta, well, ill, zero, 0.0)
+    noise = _noise(theta, well, ill) + 2 * _floor(theta, well, ill)
+    well, ill = _classes(sums, 0.0)
+    sampling = _placements(theta, ill, well, zero) + _placements(1 - theta, well, ill, zero)
     return float(min(0.5, Z * np.sqrt(noise + sampling)[0] / pairs))
 
 
 @dataclass(frozen=True)
 class _Class:
-    """A class's number of patients, and Σ e^(ikπu) over them, (WAVES,); both may be noisy."""
+    """A class's number of patients, and Σ e^(ikπu) over them, (WAVES,).
+
+    ``noise``: its variance in each number of the release."""
 
     total: float
     waves: Waves
+    noise: float
 
     @classmethod
-    def of(cls, sums: Floats) -> _Class:
+    def of(cls, sums: Floats, noise: float) -> _Class:
         whole = sums / SCALE
-        return cls(float(whole[0]), whole[1 : WAVES + 1] + 1j * whole[WAVES + 1 :])
+        return cls(float(whole[0]), whole[1 : WAVES + 1] + 1j * whole[WAVES + 1 :], noise)
 
     @property
     def lengths(self) -> Floats:
@@ -237,21 +241,27 @@ class _Class:
         return np.asarray(2 * turned.real.sum(1))
 
 
-def _floor(theta: Floats, s: float) -> Floats:
+def _classes(sums: Floats, variance: float | Floats) -> tuple[_Class, _Class]:
+    """Return negatives and positives of (noisy) sums (2, LENGTH)."""
+    well, ill = np.broadcast_to(variance, 2).tolist()
+    return _Class.of(sums[0], well), _Class.of(sums[1], ill)
+
+
+def _floor(theta: Floats, well: _Class, ill: _Class) -> Floats:
     """Return the variance of U(θ) from noise alone, as if there were no patients, (t,)."""
     waves = 2 * (AREA_NOISE * WAVE_NOISE).sum()
-    return np.asarray(s**2 * (waves + ((theta - 0.5) * TOTAL_NOISE) ** 2))
+    return np.asarray(well.noise * ill.noise * (waves + ((theta - 0.5) * TOTAL_NOISE) ** 2))
 
 
-def _noise(theta: Floats, well: _Class, ill: _Class, s: float) -> Floats:
-    """Return the variance of U(θ) from noise of variance ``s`` in each number, (t,)."""
-    waves = (AREA_NOISE * (well.lengths + ill.lengths)).sum()
-    totals = (theta - 0.5) ** 2 * TOTAL_NOISE * (well.total**2 + ill.total**2)
-    floor = _floor(theta, s)
-    return np.asarray(np.maximum(s * (waves + totals) - floor, floor))
+def _noise(theta: Floats, well: _Class, ill: _Class) -> Floats:
+    """Return the variance of U(θ) from noise, (t,)."""
+    waves = (AREA_NOISE * (ill.noise * well.lengths + well.noise * ill.lengths)).sum()
+    totals = TOTAL_NOISE * (ill.noise * well.total**2 + well.noise * ill.total**2)
+    floor = _floor(theta, well, ill)
+    return np.asarray(np.maximum(waves + (theta - 0.5) ** 2 * totals - floor, floor))
 
 
-def _placements(theta: Floats, one: _Class, other: _Class, statistic: Floats, s: float) -> Floats:
+def _placements(theta: Floats, one: _Class, other: _Class, statistic: Floats) -> Floats:
     """Return the variance of U(θ) from sampling the patients of class ``one``, (t,).
 
     Each patient adds to U the number of the other class below, less θ times their total.
@@ -260,15 +270,16 @@ def _placements(theta: Floats, one: _Class, other: _Class, statistic: Floats, s:
     many, below = one.density(place) / _PLACES, other.below(place)
     share = theta * other.total
     squares = (many @ below**2) - 2 * share * (many @ below) + share**2 * many.sum()
-    seen = s * ((theta - 0.5) ** 2 * TOTAL_NOISE + AREA_NOISE.sum())
+    seen = other.noise * ((theta - 0.5) ** 2 * TOTAL_NOISE + AREA_NOISE.sum())
     squares = squares - one.total * seen - statistic**2 / max(one.total, 1.0)
     return np.asarray(np.maximum(squares, 0.0))
 
 
-def _beyond(each: Floats, well: _Class, ill: _Class, s: float) -> float:
+def _beyond(each: Floats, well: _Class, ill: _Class) -> float:
     """Return the second half of the waves' contribution to the AUC, beyond z times its noise."""
     half, pairs = slice(WAVES // 2, None), well.total * ill.total
-    noise = (AREA_NOISE * (s * (well.lengths + ill.lengths) - 2 * s**2 * WAVE_NOISE))[half].sum()
-    least = 2 * s**2 * (AREA_NOISE * WAVE_NOISE)[half].sum()
+    least = 2 * well.noise * ill.noise * (AREA_NOISE * WAVE_NOISE)[half].sum()
+    seen = AREA_NOISE * (ill.noise * well.lengths + well.noise * ill.lengths)
+    noise = seen[half].sum() - least
     added = abs(each[half].sum()) - Z * np.sqrt(max(noise, least))
     return float(min(1.0, max(0.0, added / pairs)))

@@ -56,9 +56,9 @@ def planned_patients(study: Study, hospitals: Iterable[str]) -> float:
 def exponent(study: Study) -> float:
     """Return e: 1/4 where n·ε², n the planned patients of all hospitals, is at most 600.
 
-    Always 1/4 for the time to an event (docs/decisions/0047).
+    Always 1/4 for the time to an event and for several classes (docs/decisions/0047, 0049).
     """
-    if study.data.times is not None:
+    if study.data.times is not None or study.data.classes is not None:
         return 0.25
     patients = planned_patients(study, (hospital.id for hospital in study.hospitals))
     return 0.25 if patients * study.mechanism.epsilon**2 <= usual.LITTLE else 0.5

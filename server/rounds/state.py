@@ -87,7 +87,8 @@ class RunState:
 
     ``calibration``: of yes and no; of the time to an event, of the risk by the last horizon, and
     ``earlier_horizons``: by those before, in order; of a quantity, of its expected value, and
-    ``steps``: of the share of each step between levels that is reached.
+    ``steps``: of the share of each step between levels that is reached. ``by_class``: of each of
+    several classes, which have no ``calibration``.
 
     Where sums survive dropouts: ``deals``, what each hospital dealt for the next request;
     ``survivors``, once their list was named to anybody.
@@ -110,6 +111,7 @@ class RunState:
     calibration: Calibration | None = None
     earlier_horizons: tuple[Calibration, ...] = ()
     steps: tuple[Calibration, ...] = ()
+    by_class: tuple[Calibration, ...] = ()
     sums: Vector = field(default_factory=lambda: NO_WEIGHTS)
     sums_of: tuple[str, ...] = ()
     regressed: Vector = field(default_factory=lambda: NO_WEIGHTS)
@@ -314,6 +316,9 @@ def _evaluated(study: Study, state: RunState, noisy: Floats, variance: float) ->
         if found is None:
             return replace(state, phase="done")
         return replace(state, phase="done", calibration=found.expected, steps=found.steps)
+    if study.data.classes is not None:
+        each = calibration.fit_each(study, state.model, noisy, variance)
+        return replace(state, phase="done", by_class=each)
     risks = calibration.fit(study, state.model, noisy, variance)
     state = replace(state, calibration=risks)
     if study.gate is None:
