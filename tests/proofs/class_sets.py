@@ -183,8 +183,35 @@ def enrolled() -> Sorted:
     return made("enrolled", table, columns, "health", ["fair", "good", "excellent"])
 
 
+def schooled() -> Sorted:
+    """Germans in 1984 (COUNT's rwm1984): how long they went to school."""
+    names = ("outwork", "female", "married", "kids", "self")
+    columns = [
+        *(number("docvis", 0, 30, "visits"), number("hospvis", 0, 5, "visits")),
+        *(number("age", 25, 65, "years"), number("hhninc", 0, 15, "1,000 marks")),
+        *(category(name, "0", "1") for name in names),
+    ]
+    table = general_table("COUNT", "rwm1984")
+    table["edlevel"] = table["edlevel"].astype(str)
+    return made("schooled", table, columns, "edlevel", ["1", "2", "3", "4"])
+
+
+def chronic() -> Sorted:
+    """Australians (Ecdat's DoctorAUS): a chronic condition that limits them, another, or none."""
+    columns = [
+        *(number("age", 0.1, 0.8, "centuries"), number("income", 0, 1.5, "10,000 dollars")),
+        *(number("illness", 0, 5, "illnesses"), number("actdays", 0, 14, "days")),
+        *(number("hscore", 0, 12), number("doctorco", 0, 5), number("prescrib", 0, 8)),
+        *(category("sex", "0", "1"), category("insurance", "freepor", "freerepa", "levyplus", "medlevy")),
+    ]
+    table = general_table("Ecdat", "DoctorAUS")
+    table["chcond"] = table["chcond"].astype(str)
+    return made("chronic", table, columns, "chcond", ["np", "nla", "la"])
+
+
 CHOSEN_ON: dict[str, Callable[[], Sorted]] = {
     **{"function": function, "illness": illness, "leukaemia": leukaemia, "smokers": smokers},
+    **{"schooled": schooled, "chronic": chronic},
 }
 GENERAL: dict[str, Callable[[], Sorted]] = {
     **{"tumours": tumours, "elderly": elderly, "families": families, "enrolled": enrolled},
