@@ -68,8 +68,9 @@ def predict(
     from its card's calibration; it is empty if the card has none, or where the band is too wide
     (``flo.privacy.report.risks``), so that only the rank is known. A model of the time to an event
     has the three for each horizon, such as ``risk_30``, and its score is the hazard in a period.
-    One of a number or a count has ``expected`` with its band ``low`` to ``high``, and ``p10`` and
-    ``p90``, which one and nine of ten such patients are below.
+    One of several classes has ``score``, ``risk``, ``low`` and ``high`` for each, such as
+    ``risk_severe``. One of a number or a count has ``expected`` with its band ``low`` to ``high``,
+    and ``p10`` and ``p90``, which one and nine of ten such patients are below.
 
     ``explain``: also write ``raises`` and ``lowers``, up to three columns whose direction is
     certain, the largest first (``flo.published.explanation``); and ``if_changed`` if the study says
@@ -87,7 +88,7 @@ def predict(
     """
     if out.resolve() == data.resolve():
         raise UsageError(f"--out {out} would overwrite the data", hint="choose another file")
-    if id_column in _COLUMNS | set(_risk_columns(model.study)):
+    if id_column in _COLUMNS.union(_score_columns(model.study), _risk_columns(model.study)):
         raise UsageError(
             f"--id-column {id_column} is the name of a column of the scores",
             hint="rename the file's column of ids",
@@ -98,26 +99,32 @@ def predict(
     source = ErrorBoundary(open_file(data, id_column))
     inputs = check_inputs(source, model.study.data)
     why, reasons = _reasons(model, inputs) if explain else ([], [])
-    log_odds = model.log_odds(inputs)
+    if isinstance(model, FinishedAtHome):
+        log_odds = model.log_odds(inputs)[:, None]
+    else:
+        log_odds = model.scores(inputs)
     risks = _risks(model, log_odds)
     flagged: list[str] = []
     if rule is not None and not isinstance(model, FinishedAtHome):
         flagged = [
             "" if own == (_NO_RISK,) else "yes" if one else "no"
-            for own, one in zip(risks, rule.flagged(model, inputs, log_odds), strict=True)
+            for own, one in zip(risks, rule.flagged(model, inputs, log_odds[:, 0]), strict=True)
         ]
     ids = [cell for batch in source.ids() for cell in as_ids(batch).to_pylist()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     named = [in_a_sheet(id_column)] if ids else []
     flag = ["flagged"] if flagged else []
-    writer.writerow(["row", *named, "score", *_risk_columns(model.study), *flag, *why])
-    for number, (score, bands) in enumerate(zip(expit(log_odds), risks, strict=True), start=1):
+    writer.writerow(
+        ["row", *named, *_score_columns(model.study), *_risk_columns(model.study), *flag, *why]
+    )
+    for number, (scores, bands) in enumerate(zip(expit(log_odds), risks, strict=True), start=1):
         own = [in_a_sheet(ids[number - 1] or "")] if ids else []
         said = reasons[number - 1] if reasons else ()
         marked = flagged[number - 1 : number]
         stated = [cell for band in bands for cell in band]
-        writer.writerow([number, *own, f"{score:.6f}", *stated, *marked, *said])
+        scored_as = [f"{score:.6f}" for score in scores]
+        writer.writerow([number, *own, *scored_as, *stated, *marked, *said])
     scored = text.getvalue().encode()
     write_private(out, scored)
     write_record(model, out, scored, len(risks), rule)
@@ -146,17 +153,24 @@ def _cell(several: list[str]) -> str:
     return "; ".join(in_a_sheet(one.replace(";", ",")) for one in several)
 
 
+def _score_columns(study: Study) -> list[str]:
+    """Return the names of the columns of scores: one, or one for each of several classes."""
+    classes = study.data.classes
+    return [f"score_{in_a_sheet(name)}" for name in classes.classes] if classes else ["score"]
+
+
 def _risk_columns(study: Study) -> list[str]:
-    """Return the names of the columns of risks: one band, or one for each horizon; or of values."""
+    """Return the names of the columns of risks: one band, or one for each horizon or class; or of
+    values."""
     if study.data.quantity is not None:
         return ["expected", "low", "high", "p10", "p90"]
-    if study.data.times is None:
+    if study.data.times is not None:
+        of = [_in_words(horizon) for horizon in study.data.times.horizons]
+    elif study.data.classes is not None:
+        of = [in_a_sheet(name) for name in study.data.classes.classes]
+    else:
         return ["risk", "low", "high"]
-    return [
-        f"{name}_{_in_words(horizon)}"
-        for horizon in study.data.times.horizons
-        for name in ("risk", "low", "high")
-    ]
+    return [f"{name}_{one}" for one in of for name in ("risk", "low", "high")]
 
 
 def _in_words(horizon: float) -> str:
@@ -167,10 +181,17 @@ def _in_words(horizon: float) -> str:
 def _risks(model: PublishedModel | FinishedAtHome, log_odds: Floats) -> list[tuple[Band, ...]]:
     """Return risk, low and high of each record as text, each empty if it is not known.
 
-    One band a record, or one for each horizon; of a quantity its values.
+    One band a record, or one for each horizon or class; of a quantity its values. ``log_odds``:
+    (n, outputs).
     """
     if isinstance(model, FinishedAtHome):
-        return [((f"{risk:.6f}", "", ""),) for risk in expit(log_odds)]
+        return [((f"{risk:.6f}", "", ""),) for risk in expit(log_odds[:, 0])]
+    if classes := model.study.data.classes:
+        if not model.card.by_class:
+            return [(_NO_RISK,) * classes.codes] * len(log_odds)
+        each = zip(model.card.by_class, log_odds.T, strict=True)
+        return list(zip(*(_bands(curve, one) for curve, one in each), strict=True))
+    log_odds = log_odds[:, 0]
     times, quantity = model.study.data.times, model.study.data.quantity
     last = model.card.calibration
     if last is None:

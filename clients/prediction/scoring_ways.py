@@ -39,7 +39,7 @@ def refuse_other_scores(model: PublishedModel, way: str = TABLE) -> None:
     """
     if model.card.golden is None:
         return
-    score = _record_way(model, model.log_odds) if way == RECORD else _table_way(model)
+    score = _record_way(model, model.scores) if way == RECORD else _table_way(model)
     _refuse(golden_cases(model, {way: score}))
 
 
@@ -103,7 +103,7 @@ def every_way(model: PublishedModel, onnx: bytes | None) -> dict[str, Score]:
     schema = model.study.data
     found = {
         TABLE: _table_way(model),
-        RECORD: _record_way(model, model.log_odds),
+        RECORD: _record_way(model, model.scores),
     }
     if onnx is not None:
         score = onnx_scores(onnx, model.study)
@@ -112,7 +112,7 @@ def every_way(model: PublishedModel, onnx: bytes | None) -> dict[str, Score]:
 
 
 def _table_way(model: PublishedModel) -> Score:
-    return lambda cells: model.log_odds(as_a_table(model.study.data, cells))
+    return lambda cells: model.scores(as_a_table(model.study.data, cells))
 
 
 def _record_way(model: PublishedModel, log_odds: Callable[[Floats], Floats]) -> Score:

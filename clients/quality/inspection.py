@@ -51,8 +51,9 @@ class Inspection:
     """Inspection of one source.
 
     ``positive``: share of records that are drawn dark, and ``dark``: which these are: those with
-    label 1, those of the last class, or the upper half of a quantity: above its median, if any is. ``accepted``: finding ->
-    reason, from the mapping. ``day``: cohort and day of the records, if the mapping states them.
+    label 1, those of the last class, or the upper half of a quantity: above its median, if any is.
+    ``accepted``: finding -> reason, from the mapping. ``day``: cohort and day of the records, if
+    the mapping states them.
     """
 
     records: int
@@ -92,7 +93,11 @@ def inspection(looked: InspectedTable, schema: Schema, mapping: StudyMapping | N
     label = table.columns.get(schema.label)
     ill = np.zeros(len(table), dtype=bool) if label is None else two_sides(table, schema)[-1][0]
     of_each = pd.Series(table.ids, dtype=object).value_counts()
-    seen = [] if label is None or schema.looked_at != schema.columns else [_of_label(schema.label, label)]
+    seen = (
+        []
+        if label is None or schema.looked_at != schema.columns
+        else [_of_label(schema.label, label)]
+    )
     value = schema.value_column
     for column in (*([value] if value else []), *schema.columns):
         if isinstance(column, ImageColumn):

@@ -117,7 +117,9 @@ def _shifted(table: Table, column: CategoryColumn) -> list[DataFinding]:
 def _leaks(table: Table, schema: Schema) -> list[DataFinding]:
     """Find columns that nearly reveal the label alone, by the area under their own ROC curve; of
     several classes those that nearly reveal one."""
-    found = [leak for sides in two_sides(table, schema) for leak in _leaks_of(table, schema, *sides)]
+    found = [
+        leak for sides in two_sides(table, schema) for leak in _leaks_of(table, schema, *sides)
+    ]
     largest: dict[str, DataFinding] = {}
     for one in sorted(found, key=lambda one: one.rule):  # the largest area last
         largest[one.column] = one

@@ -104,6 +104,11 @@ def simulate(
             f"expected {simulated.study.data.label}: {value['predicted']:.3g} {quantity.unit} on "
             f"average, observed {value['observed']:.3g}; {part} {value['explained']:.3f}"
         )
+    for one in result.get("classes") or ():
+        say(
+            f"{simulated.study.data.label} {one['class']}: AUC {one['auc']:.4f}, predicted "
+            f"{one['predicted']:.3f} on average, observed {one['observed']:.3f}"
+        )
     if (noisy := result["evaluation"]) is not None:
         say(
             f"the study's noisy evaluation: its {noisy['level']:.0%} interval contained the exact "
@@ -161,7 +166,11 @@ def _by_hospital(result: dict[str, Any], *, compare: bool) -> Table:
         ways |= {"auc_finished": "finished at home"} if yes_or_no else {}
         ways |= {"auc_pooled": "pooled", "auc_alone": "alone"}
         risks |= {"brier_finished": "finished", "brier_alone": "alone"} if yes_or_no else {}
-    counted = ["patients", *([] if result.get("values") else ["positive"])]  # of yes or no
+    counted = [
+        name
+        for name in ("patients", "positive")
+        if all(name in one for one in result["sites"].values())
+    ]
     table = Table("among its own patients", *counted, *ways.values(), *risks.values())
 
     def shown(value: float | None) -> str:

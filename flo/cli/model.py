@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flo.clients.prediction.predict import Predicted
     from flo.privacy.report.sheet import Section
     from flo.published.model_card import PublishedModel
+    from flo.study.schema import Schema
 
 app = typer.Typer()
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="NAME.safetensors or its card.")]
@@ -143,8 +144,7 @@ def predict(
         done = score(opened, data, out, id_column, explain=explain, rule=rule)
     say(
         f"{done.records} records scored in {out} by {opened.title}: higher is "
-        f"{'a larger value of' if opened.study.data.quantity else 'likelier to be'} "
-        f"{opened.study.data.label}"
+        f"{_higher(opened.study.data)} {opened.study.data.label}"
     )
     say(_risks_in_words(opened, done))
     if rule is None:
@@ -299,16 +299,25 @@ def _say_late(late: str) -> None:
         say(f"what the coordinator withdrew since {late} is not known here: is the agent running?")
 
 
+def _higher(schema: Schema) -> str:
+    if schema.classes:
+        return "likelier to be that"
+    return "a larger value of" if schema.quantity else "likelier to be"
+
+
 def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> str:
     """Return what the risks of a predicted file are, and why some are missing."""
     from flo.published.model_card import PublishedModel
     from flo.scoring.curve import TOO_WIDE
+    from flo.study.classes import Classes
     from flo.study.quantity import Quantity
     from flo.study.time_to_event import TimeToEvent
 
     if not isinstance(model, PublishedModel):
         return "risks are calibrated on this hospital's patients; the model is not private"
-    if model.card.calibration is None:
+    curves = (model.card.calibration, *model.card.by_class)
+    level = next((one.level for one in curves if one), None)
+    if level is None:
         return "scores rank patients; the card has no calibration, so there are no risks"
     match model.study.data.outcome:
         case None:
@@ -317,8 +326,10 @@ def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> 
             some = "a risk at some horizon at least,"
         case Quantity():
             some = f"an expected {model.study.data.label}"
+        case Classes():
+            some = "a risk of some class at least,"
     said = (
-        f"{done.with_risk} have {some} with its {100 * model.card.calibration.level:.0f} % band, "
+        f"{done.with_risk} have {some} with its {100 * level:.0f} % band, "
         "calibrated for the patients of all hospitals together"
     )
     if missing := done.records - done.with_risk:

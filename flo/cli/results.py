@@ -602,7 +602,9 @@ class SimulatedResult(CommandResult):
     the concordance between periods, ``positive`` are patients with the event by the last horizon,
     and there is no ``calibration``. ``values``, of a number or a count: mean ``predicted`` and
     ``observed`` value, and the share of variance or deviance that is ``explained``; AUCs are the
-    concordance between levels, and ``positive`` are patients above the first level. ``years``, with
+    concordance between levels, and nobody is ``positive``. ``classes``, of several: of each
+    ``class`` its ``auc`` against all others, and mean ``predicted`` risk and ``observed`` share;
+    AUCs are macro AUCs otherwise, and nobody is ``positive``. ``years``, with
     ``--years``: for each ``year`` the AUC of the first year's model (``first_only``), of that
     year's own (``fresh``), of the one that goes on learning (``continued``) and of a study of all
     patients (``all_at_once``), with ``standard_errors`` over runs; ``life_epsilon``: ε of the most
@@ -635,6 +637,7 @@ class SimulatedResult(CommandResult):
     auc_within_alone: float | None = None
     horizons: list[dict[str, float]] | None = None
     values: dict[str, float] | None = None
+    classes: list[dict[str, Any]] | None = None
     years: list[dict[str, Any]] | None = None
     life_epsilon: float | None = None
     calibration_published: dict[str, float] | None = None

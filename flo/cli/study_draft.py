@@ -45,7 +45,7 @@ def new(
         str | None,
         typer.Option(
             help="If not yes or no: time:COLUMN:UNIT:HORIZON,...:EXPECTED, "
-            "number:UNIT:LEVEL,... or count:UNIT:LEVEL,..."
+            "number:UNIT:LEVEL,..., count:UNIT:LEVEL,... or classes:CODE,..."
         ),
     ] = None,
     id_column: Annotated[str, typer.Option(help="The patient id; never part of a study.")] = (

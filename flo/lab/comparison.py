@@ -16,7 +16,7 @@ from flo.errors import DataError
 from flo.lab.folds import Fold, scored, scores_of, tested
 from flo.lab.in_the_clear import round_in_the_clear, trainers_of
 from flo.privacy.patients.patients import Patients
-from flo.scores.metrics import Scores
+from flo.scores.metrics import Scores, exact_auc
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
 from flo.study.models import log_odds, scores
@@ -112,6 +112,30 @@ def values(study: Study, fold: Fold, weights: Vector) -> tuple[float, float, flo
     exact = quantity.valued(test.labels)
     explained = quantity.explained(exact, expected)
     return float(expected.mean()), float(exact.mean()), explained
+
+
+def by_class(study: Study, fold: Fold, weights: Vector) -> list[tuple[float, float, float]] | None:
+    """Return of each class its exact AUC, its mean predicted risk and the observed share.
+
+    Predicted as by ``calibrated``; None without a card's risks.
+    """
+    outcome = study.data.classes
+    assert outcome is not None
+    test = scored(study, fold, scores_by(study, weights))
+    predicted = np.zeros((outcome.codes, len(test.labels)))
+    for chosen, done in _by_others(study, fold, weights):
+        if not done.by_class:
+            return None
+        each = zip(done.by_class, test.scores[chosen].T, strict=True)
+        predicted[:, chosen] = [curve.of(own)[0] for curve, own in each]
+    return [
+        (
+            exact_auc(np.ascontiguousarray(own), test.labels == number),
+            float(risk.mean()),
+            float((test.labels == number).mean()),
+        )
+        for number, (own, risk) in enumerate(zip(test.scores.T, predicted, strict=True))
+    ]
 
 
 def _by_others(study: Study, fold: Fold, weights: Vector) -> Iterator[tuple[Mask, RunState]]:

@@ -89,7 +89,10 @@ def _kind(study: Study) -> Kind:
 
 
 def scores_of(fold: Fold, scores: Floats) -> Scores:
-    """Return the scores (records,) or (records, classes) of the held-out records in the order of the snapshots."""
+    """Return the scores (records,) or (records, classes) of the held-out records.
+
+    They are in the order of the snapshots.
+    """
     held = [snapshot.held_out for snapshot in fold.snapshots.values()]
     tested = fold.tested
     if tested is None:

@@ -36,8 +36,10 @@ class Simulation:
     the observed one at each horizon of each test; all that is called AUC is then the concordance
     between periods, nothing is finished at home, and no test tells Brier scores. ``values``: of a
     quantity, the mean expected value, the mean, and the share of variation that is explained, of
-    each test; AUCs are the concordance between levels, and the rest is as with times. ``years``:
-    the study repeated with patients who arrive over years.
+    each test; AUCs are the concordance between levels, and the rest is as with times. ``by_class``:
+    of several classes, the AUC of each, its mean predicted risk and the observed share, of each
+    test; AUCs are macro AUCs otherwise, and the rest is as with times. ``years``: the study
+    repeated with patients who arrive over years.
     """
 
     study: Study
@@ -54,6 +56,7 @@ class Simulation:
     seconds: list[float] = field(default_factory=list)
     horizons: list[list[tuple[float, float]] | None] = field(default_factory=list)
     values: list[tuple[float, float, float] | None] = field(default_factory=list)
+    by_class: list[list[tuple[float, float, float]] | None] = field(default_factory=list)
     years: Years | None = None
 
     @property
@@ -63,7 +66,7 @@ class Simulation:
 
     @property
     def measure(self) -> str:
-        """The name of the measure in ``auc``: AUC or concordance."""
+        """The name of the measure in ``auc``: AUC, macro AUC or concordance."""
         return measure_of(self.study)
 
     @property
@@ -106,8 +109,10 @@ class Simulation:
     def hospitals(self) -> dict[str, dict[str, Any]]:
         """By hospital: numbers of tested ``patients`` and ``positive`` ones, AUCs and Brier scores.
 
-        An AUC is None if no test had patients of both classes.
+        An AUC is None if no test had patients of both classes. Quantities and classes have no
+        positive patients.
         """
+        events = self.study.data.looked_at == self.study.data.columns
         yes_or_no = self.study.data.outcome is None
         ways, risks = {"auc": self.private}, {"brier": self.private} if yes_or_no else {}
         if self.pooled:
@@ -119,7 +124,7 @@ class Simulation:
         return {
             hospital.id: {
                 "declared_size": hospital.declared_size,
-                **_tested(self.private, number),
+                **_tested(self.private, number, events=events),
                 **{name: within(tests, number) for name, tests in ways.items()},
                 **{name: brier_within(tests, number) for name, tests in risks.items()},
             }
@@ -188,6 +193,8 @@ class Simulation:
             result["horizons"] = self._at_horizons()
         if self.study.data.quantity is not None:
             result["values"] = self._values()
+        if self.study.data.classes is not None:
+            result["classes"] = self._classes()
         if self.years is not None:
             result |= {"years": self.years.document, "life_epsilon": self.years.life_epsilon}
         if self.pooled:
@@ -226,6 +233,17 @@ class Simulation:
         names = ("predicted", "observed", "explained")
         return dict(zip(names, np.mean(known, axis=0).tolist(), strict=True))
 
+    def _classes(self) -> list[dict[str, Any]] | None:
+        """Return what is known of each class, means over the tests."""
+        outcome, known = self.study.data.classes, [one for one in self.by_class if one]
+        if outcome is None or not known:
+            return None
+        names = ("auc", "predicted", "observed")
+        return [
+            {"class": name, **dict(zip(names, means.tolist(), strict=True))}
+            for name, means in zip(outcome.classes, np.mean(known, axis=0), strict=True)
+        ]
+
     @property
     def verdict(self) -> list[str] | None:
         """Sentences on who gains and whether risks can be believed; None without comparisons."""
@@ -261,9 +279,11 @@ def _over(hospitals: dict[str, dict[str, Any]], name: str) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _tested(tests: Sequence[Scores], hospital: int) -> dict[str, int]:
-    """Count the different patients, and those with a record whose label is 1."""
+def _tested(tests: Sequence[Scores], hospital: int, *, events: bool) -> dict[str, int]:
+    """Count the different patients, and if there are ``events`` those with a record that has it."""
     own = [test.of(hospital) for test in tests]
     patients = np.concatenate([test.patients for test in own])
+    if not events:
+        return {"patients": len(np.unique(patients))}
     ill = np.concatenate([test.patients[test.had_event] for test in own])
     return {"patients": len(np.unique(patients)), "positive": len(np.unique(ill))}

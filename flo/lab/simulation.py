@@ -31,7 +31,6 @@ from flo.lab.years import run_years, study_of_a_year
 from flo.server.rounds.loop import run_study
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
-from flo.study.models import log_odds
 from flo.study.yes_or_no import require_yes_or_no
 
 Progress = Callable[[str], None]
@@ -159,6 +158,8 @@ def simulate(
                 found.horizons.extend([comparison.at_horizons(study, fold, state.model)])
             if study.data.quantity is not None:
                 found.values.extend([comparison.values(study, fold, state.model)])
+            if study.data.classes is not None:
+                found.by_class.extend([comparison.by_class(study, fold, state.model)])
             if compare:
                 yes_or_no = study.data.outcome is None
                 found.compare(

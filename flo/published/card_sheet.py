@@ -5,11 +5,13 @@ from __future__ import annotations
 from flo.documents.text import of_auc
 from flo.keys.identity import fingerprint, format_fingerprint
 from flo.privacy.releases import evaluation
+from flo.privacy.releases.score_waves import Estimate
 from flo.privacy.report.sheet import Section
 from flo.privacy.report.wording import LIFE, of_life
 from flo.published.gate_words import rows
 from flo.published.model_card import BINS_HIDE, ModelCard, PublishedModel, Quality
 from flo.published.stated_curves import stated
+from flo.study.classes import Classes
 from flo.study.document import Study
 from flo.study.features import input_names
 from flo.study.models import parameter_count
@@ -56,6 +58,7 @@ def sections(model: PublishedModel) -> list[Section]:
             (
                 (f"noisy {measure_of(study)}", quality_in_words(card.evaluation)),
                 *_at_horizons(study, card),
+                *_by_class(study, card),
                 *((name, quality_in_words(found)) for name, found in card.subgroups.items()),
                 *([("caution", BINS_HIDE)] if study.evaluation.bins else []),
             ),
@@ -82,12 +85,27 @@ def _at_horizons(study: Study, card: ModelCard) -> list[tuple[str, str]]:
         return [("AUC at horizons", "not stated: the study has too many codes of subgroups")]
     estimates = evaluation.at_horizons(study, *card.evaluated.sums(study))
     return [
-        (
-            f"AUC at {horizon:g} {outcome.unit}",
-            f"{of_auc(found.auc, found.low, found.high)} ({100 * found.level:.0f} % interval)",
-        )
+        (f"AUC at {horizon:g} {outcome.unit}", _in_words(found))
         for horizon, found in zip(outcome.horizons, estimates, strict=True)
     ]
+
+
+def _by_class(study: Study, card: ModelCard) -> list[tuple[str, str]]:
+    """Return the AUC of each of several classes, from the card's sums; nothing without them."""
+    outcome = study.data.classes
+    if outcome is None or card.evaluation is None:
+        return []
+    if card.evaluated is None:
+        return [("AUC by class", "not stated: the study has too many codes of subgroups")]
+    estimates = evaluation.by_class(study, *card.evaluated.sums(study))
+    return [
+        (f"AUC of {name} against all others", _in_words(found))
+        for name, found in zip(outcome.classes, estimates, strict=True)
+    ]
+
+
+def _in_words(found: Estimate) -> str:
+    return f"{of_auc(found.auc, found.low, found.high)} ({100 * found.level:.0f} % interval)"
 
 
 def _higher(study: Study) -> str:
@@ -99,6 +117,8 @@ def _higher(study: Study) -> str:
             return f"likelier {study.data.label} in each period between horizons"
         case Quantity():
             return f"a larger value of {study.data.label}"
+        case Classes():
+            return f"one for each {study.data.label}: likelier this than all others"
 
 
 def _gate(model: PublishedModel) -> list[Section]:
@@ -133,7 +153,7 @@ def _lineage(study: Study) -> list[Section]:
 
 def _risks(study: Study, card: ModelCard) -> list[Section]:
     """Return what the model's scores mean, by the card's calibration, at each horizon if any."""
-    if card.calibration is None:
+    if card.calibration is None and not card.by_class:
         return [
             Section("Risks", (("calibration", "none: scores rank patients, and are no risks"),))
         ]

@@ -27,8 +27,9 @@ from scipy.special import expit, logit
 from flo.arrays import Floats
 from flo.documents.document import Document
 from flo.privacy.releases.calibration import Calibration
+from flo.study.classes import MOST_CLASSES
 from flo.study.document import Study
-from flo.study.models import log_odds
+from flo.study.models import scores
 from flo.study.parameters import Vector
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 from flo.study.synthetic import encoded, made_up_cells
@@ -42,7 +43,7 @@ _SAME, _SAME_OF_NETWORKS = 1e-9, 1e-4
 _SAME_RISK, _SAME_RISK_OF_NETWORKS = 1e-14, 2e-7  # near 0 and 1, numbers tell risks no finer
 
 Cells = Mapping[str, Floats]
-Score = Callable[[Cells], Floats]  # cells of n patients -> log odds (n,)
+Score = Callable[[Cells], Floats]  # cells of n patients -> log odds (n,) or (n, classes)
 
 
 class Golden(Document):
@@ -50,11 +51,12 @@ class Golden(Document):
 
     ``cases``: version of the cases. Since version 2 there is also the risk of each point of the
     calibration's curve, and of each place between two, which no made-up patient may reach.
-    ``risks``: None if the model has no calibration.
+    ``risks``: None if the model has no calibration. Of several classes, a case has log odds for
+    each, in the order of the study, and there are no risks.
     """
 
     cases: Literal[1, 2] = 1
-    log_odds: Annotated[tuple[float, ...], Field(max_length=_MOST)]
+    log_odds: Annotated[tuple[float, ...], Field(max_length=_MOST * MOST_CLASSES)]
     risks: Annotated[tuple[float, ...], Field(max_length=_MOST + _MOST_PLACES)] | None = None
 
     @model_validator(mode="after")
@@ -68,7 +70,7 @@ class Golden(Document):
 
     def follow_from(self, study: Study, calibration: Calibration | None) -> bool:
         """Return whether there is one number for each case of this study."""
-        count = len(names(study.data))
+        count = len(_scored(study.data))
         if len(self.log_odds) != count or (self.risks is None) != (calibration is None):
             return False
         places = _places(calibration) if calibration and self.cases == 2 else ()
@@ -77,7 +79,7 @@ class Golden(Document):
     @classmethod
     def of(cls, study: Study, weights: Vector, calibration: Calibration | None) -> Golden | None:
         """Return a model's golden cases; None if it has no finite score for one of them."""
-        found = log_odds(study, weights, encoded(study.data, cells(study.data)))
+        found = scores(study, weights, encoded(study.data, cells(study.data))).ravel()
         if not np.isfinite(found).all():
             return None
         risks = None
@@ -104,11 +106,11 @@ class Case:
 def compare(study: Study, golden: Golden, score: Score) -> list[Case]:
     """Score the golden cases in one way; return each beside what the card states."""
     stated = np.array(golden.log_odds)
-    found = score(cells(study.data))
+    found = score(cells(study.data)).ravel()
     return [
         Case(name, float(there), float(here), bool(same))
         for name, there, here, same in zip(
-            names(study.data), stated, found, _alike(study, found, stated), strict=True
+            _scored(study.data), stated, found, _alike(study, found, stated), strict=True
         )
     ]
 
@@ -164,6 +166,13 @@ def names(schema: Schema) -> list[str]:
     """Return what each case is, such as ``age missing``, in their order."""
     general = [f"made-up patient {number}" for number in range(1, _counts(schema)[0] + 1)]
     return general + [f"{column.name} {what}" for column, what, _ in _edges(schema)]
+
+
+def _scored(schema: Schema) -> list[str]:
+    """Return what each score is of: a case, or a case and one of several classes."""
+    if schema.classes is None:
+        return names(schema)
+    return [f"{name}, {of_class}" for name in names(schema) for of_class in schema.classes.classes]
 
 
 def cells(schema: Schema) -> dict[str, Floats]:

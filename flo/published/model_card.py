@@ -40,10 +40,11 @@ from flo.protocol.messages import LARGEST_WEIGHT
 from flo.published.evaluated import EvaluatedSums
 from flo.published.gate_result import GateSums
 from flo.published.golden import Golden
+from flo.study.classes import MOST_CLASSES, Classes
 from flo.study.document import MAX_STUDY_BYTES, Study
 from flo.study.lineage import Life
 from flo.study.loading import from_canonical
-from flo.study.models import flat, log_odds
+from flo.study.models import flat, log_odds, scores
 from flo.study.outcome import Outcome
 from flo.study.parameters import Vector
 from flo.study.quantity import MOST_LEVELS, Quantity
@@ -99,7 +100,7 @@ class ModelCard(Document):
     ``noise``: the lower triangle of the covariance of the weights, if only the noise were drawn
     again (``flo.privacy.releases.model_noise``), and ``average``: of the patients' inputs,
     as far as noise lets one know; None if they are not known. ``evaluated``: the noisy sums of the
-    evaluation; only cards of schema 5 to 7 have it, and None if there was none or they are very
+    evaluation; only cards of schema 5 to 8 have it, and None if there was none or they are very
     many.
 
     Cards of schema 6 are of the time to an event. ``evaluation`` and ``subgroups`` then state the
@@ -110,9 +111,13 @@ class ModelCard(Document):
     ``subgroups`` state the concordance between levels; ``calibration`` what share of the range lies
     below the expected value, and ``steps`` what share of each step between levels is reached; log
     odds are of the share of all steps.
+
+    Cards of schema 8 are of several classes (``flo.study.classes``). ``evaluation`` and
+    ``subgroups`` state the mean of the classes' AUCs; ``by_class`` the risk of each class, by its
+    own log odds. There is no ``calibration``.
     """
 
-    schema_version: Literal[1, 2, 3, 4, 5, 6, 7] = 2
+    schema_version: Literal[1, 2, 3, 4, 5, 6, 7, 8] = 2
     study: Annotated[str, StringConstraints(max_length=MAX_STUDY_BYTES)]
     study_signature: Signature
     run: Identifier
@@ -127,6 +132,7 @@ class ModelCard(Document):
     calibration: Calibration | None = None
     earlier_horizons: Annotated[tuple[Calibration, ...], Field(max_length=MOST_HORIZONS)] = ()
     steps: Annotated[tuple[Calibration, ...], Field(max_length=MOST_LEVELS)] = ()
+    by_class: Annotated[tuple[Calibration, ...], Field(max_length=MOST_CLASSES)] = ()
     life: Life | None = None
     gate: GateSums | None = None
     evaluated: EvaluatedSums | None = None
@@ -149,6 +155,8 @@ class ModelCard(Document):
             document.pop("earlier_horizons", None)
         if self.schema_version < 7:
             document.pop("steps", None)
+        if self.schema_version < 8:
+            document.pop("by_class", None)
         if self.schema_version < 3:
             document.pop("life", None)
         if self.schema_version < 5:
@@ -169,6 +177,8 @@ class ModelCard(Document):
             raise ValueError("a card of schema_version 1 to 5 has no risks at several horizons")
         if self.schema_version < 7 and self.steps:
             raise ValueError("a card of schema_version 1 to 6 has no steps between levels")
+        if self.schema_version < 8 and self.by_class:
+            raise ValueError("a card of schema_version 1 to 7 has no risks of several classes")
         if self.schema_version < 3 and self.life is not None:
             raise ValueError("a card of schema_version 1 or 2 has no life")
         if self.schema_version < 4 and (self.gate or self.golden or self.noise or self.average):
@@ -177,7 +187,7 @@ class ModelCard(Document):
             raise ValueError("a card of schema_version 1 to 4 has no sums of its evaluation")
         if self.evaluation is None and self.gate is not None:
             raise ValueError("a gate without an evaluation")
-        if self.evaluation is None and self.calibration is not None:
+        if self.evaluation is None and (self.calibration is not None or self.by_class):
             raise ValueError("a calibration without an evaluation")
         return self
 
@@ -234,7 +244,9 @@ class ModelCard(Document):
             and (self.life is None or (self.report is not None and not self.without_extract))
             and (self.calibration is None or not study.evaluation.bins)
             and (max(self.schema_version, 5) == schema_of(study.data.outcome))
-            and has_a_curve_for_each(study, self.calibration, self.earlier_horizons, self.steps)
+            and has_a_curve_for_each(
+                study, self.calibration, self.earlier_horizons, self.steps, self.by_class
+            )
             and (study.gate is None or self.schema_version >= 4)
             and (self.gate is None or self.gate.follow_from(study))
             and (self.evaluated is None or self._follows_from_sums(study, self.evaluated))
@@ -277,8 +289,12 @@ class PublishedModel:
         return f"{self.study.name}, version {self.study.version}"
 
     def log_odds(self, inputs: Floats) -> Floats:
-        """Return log odds of label 1, shape (n,), for inputs (n, d)."""
+        """Return log odds of label 1, shape (n,), for inputs (n, d), by a model of one output."""
         return log_odds(self.study, self.weights, inputs)
+
+    def scores(self, inputs: Floats) -> Floats:
+        """Return log odds (n, outputs): of label 1, or of each of several classes."""
+        return scores(self.study, self.weights, inputs)
 
     @property
     def is_linear(self) -> bool:
@@ -358,7 +374,7 @@ class PublishedModel:
         return cls(card, study, weights)
 
 
-def schema_of(outcome: Outcome | None) -> Literal[5, 6, 7]:
+def schema_of(outcome: Outcome | None) -> Literal[5, 6, 7, 8]:
     """Return the schema of the cards of that outcome; of yes or no 5, or an older one."""
     match outcome:
         case None:
@@ -367,6 +383,8 @@ def schema_of(outcome: Outcome | None) -> Literal[5, 6, 7]:
             return 6
         case Quantity():
             return 7
+        case Classes():
+            return 8
 
 
 def has_a_curve_for_each(
@@ -374,20 +392,31 @@ def has_a_curve_for_each(
     calibration: Calibration | None,
     earlier: Sequence[Calibration],
     steps: Sequence[Calibration],
+    by_class: Sequence[Calibration],
 ) -> bool:
-    """Return whether there is a curve for each horizon or step of the study, or none at all.
+    """Return whether there is a curve for each horizon, step or class of the study, or none at all.
 
     Several curves have at most 100 points each, so that a card can be read; those of steps add up.
     """
-    times, quantity = study.data.times, study.data.quantity
+    times, quantity, classes = study.data.times, study.data.quantity, study.data.classes
+    if classes is not None:
+        if calibration is not None or earlier or steps:
+            return False
+        return len(by_class) in (0, classes.codes) and _are_short(by_class)
+    if by_class or (calibration is None and (earlier or steps)):
+        return False
     if calibration is None:
-        return not earlier and not steps
+        return True
     wanted = (times.periods - 1 if times else 0, quantity.codes - 1 if quantity else 0)
     if (len(earlier), len(steps)) != wanted:
         return False
-    if wanted != (0, 0) and max(len(one.risk) for one in (calibration, *earlier, *steps)) > _POINTS:
+    if wanted != (0, 0) and not _are_short((calibration, *earlier, *steps)):
         return False
     return quantity is None or Foreseen(calibration, tuple(steps)).agrees(quantity)
+
+
+def _are_short(curves: Sequence[Calibration]) -> bool:
+    return all(len(one.risk) <= _POINTS for one in curves)
 
 
 def read_card(path: Path) -> ModelCard:

@@ -16,6 +16,7 @@ from flo.study.document import Study
 from flo.study.quantity import Quantity
 
 _BY_YES_OR_NO = "the risk is a logistic curve of the score"
+_BY_CLASS = "the risk of the class is a logistic curve of its score"
 _BY_TIMES = (
     "hazards of periods are logistic curves of the score; other causes that end the follow-up are "
     "taken to be no event"
@@ -49,7 +50,12 @@ class StatedCurve:
 
 
 def stated(study: Study, card: ModelCard) -> list[StatedCurve]:
-    """Return the card's curves: one, or one for each horizon; none if it has none."""
+    """Return the card's curves: one, or one for each horizon or class; none if it has none."""
+    if study.data.classes is not None:
+        return [
+            _of_risk(curve, f"risk of {study.data.label} = {name}", _BY_CLASS)
+            for name, curve in zip(study.data.classes.classes, card.by_class, strict=False)
+        ]
     last, times, quantity = card.calibration, study.data.times, study.data.quantity
     if last is None:
         return []

@@ -282,9 +282,7 @@ def _influence(test: Scores) -> Floats:
     """Return each record's influence on its test's AUC, (n,)."""
     influence, area, pairs = np.zeros(len(test.labels)), test.auc, test.pairs
     told = [bool(had.any() and other.any()) for had, other in test.compared]
-    for scores, (had, other), known in zip(
-        test.by_comparison, test.compared, told, strict=True
-    ):
+    for scores, (had, other), known in zip(test.by_comparison, test.compared, told, strict=True):
         if not known:
             continue
         count, rest = float(had.sum()), float(other.sum())

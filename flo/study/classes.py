@@ -54,5 +54,6 @@ def against_others(outputs: Floats) -> Floats:
     """
     columns = list(np.ascontiguousarray(outputs.T))
     others = (columns[:k] + columns[k + 1 :] for k in range(len(columns)))
-    each = [one - reduce(np.logaddexp, rest) for one, rest in zip(columns, others, strict=True)]
+    with np.errstate(invalid="ignore"):  # an output that is not finite has no finite log odds
+        each = [one - reduce(np.logaddexp, rest) for one, rest in zip(columns, others, strict=True)]
     return np.stack(each, axis=1)

@@ -416,12 +416,12 @@ class Study(Document):
 
     def refuse_identifying(self) -> None:
         """Raise StudyError if a header, a codebook or the label's name identifies patients."""
-        found = [(column.name, tells_who(column)) for column in self.data.columns]
-        lines = [f"column {name!r} {rule}" for name, rule in found if rule]
+        found = {column.name: tells_who(column) for column in self.data.looked_at}
+        lines = [f"column {name!r} {rule}" for name, rule in found.items() if rule]
         lines += [
             f"the outcome's column {name!r} has a name that suggests an identifier"
             for name in self.data.outcome_columns
-            if identifier_patterns.of_header(name)
+            if identifier_patterns.of_header(name) and not found.get(name)
         ]
         if lines:
             raise StudyError(

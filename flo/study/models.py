@@ -152,10 +152,11 @@ def request_precision(study: Study, purpose: Purpose) -> np.dtype[Any]:
 def initial_weights(study: Study) -> Vector:
     """Return the public starting point, shape (p,), in the study's precision.
 
-    A logistic model starts at zero, which predicts 0.5 for every record, or every class alike. Others start uniformly
-    within ± 1/√inputs of each layer (LeCun 1998), normalisations at 1 and 0; on whitened inputs as
-    in ``_nearly_linear``. The digits are SHAKE-256 of the study's digest, so that every partner can
-    verify them. The time to an event starts at the hazard that the study expects.
+    A logistic model starts at zero, which predicts 0.5 for every record, or every class alike.
+    Others start uniformly within ± 1/√inputs of each layer (LeCun 1998), normalisations at 1 and 0;
+    on whitened inputs as in ``_nearly_linear``. The digits are SHAKE-256 of the study's digest, so
+    that every partner can verify them. The time to an event starts at the hazard that the study
+    expects.
     """
     weights = _usual_start(study)
     if study.data.times is not None and _ends_linear(study):
@@ -189,8 +190,8 @@ def _nearly_linear(study: Study, even: Vector) -> Vector:
 
     The first layer, which has one more input for its bias, is so small that tanh does not bend.
     The next ones keep the length of what passes, each output's weights in the last have the norm
-    ``OUTPUT_NORM``, biases are 0. The model thus starts as a linear one of nearly 0, and its first steps are those of logistic
-    regression (lazy training: Chizat, Oyallon, Bach 2019).
+    ``OUTPUT_NORM``, biases are 0. The model thus starts as a linear one of nearly 0, and its first
+    steps are those of logistic regression (lazy training: Chizat, Oyallon, Bach 2019).
     """
     network = layers(study)
     first = network[0].sizes
@@ -290,6 +291,7 @@ def _width(study: Study) -> int:
 
 def log_odds(study: Study, weights: Vector, inputs: Floats) -> Floats:
     """Return log odds of label 1, shape (n,), for inputs (n, d), by a model of one output."""
+    found: Floats
     (found,) = scores(study, weights, inputs).T
     return found
 
@@ -305,7 +307,7 @@ def scores(study: Study, weights: Vector, inputs: Floats) -> Floats:
     models see each record alone, in one buffer.
     """
     if study.model.kind == "logistic":
-        slopes, intercepts = np.split(weights, [-study.data.outputs])
+        slopes, intercepts = weights[: -study.data.outputs], weights[-study.data.outputs :]
         rows = np.ascontiguousarray(inputs)
         each = [(rows * one).sum(axis=1) for one in slopes.reshape(study.data.outputs, -1)]
         return _log_odds(study, np.stack(each, axis=1) + intercepts)

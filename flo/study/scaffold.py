@@ -27,7 +27,7 @@ _SHARED_FROM = 3  # hospitals
 _NAMES_SHOWN = 20
 _NO_OUTCOME = (
     "--outcome {!r} is none of time:COLUMN:UNIT:HORIZON,...:EXPECTED, number:UNIT:LEVEL,... and "
-    "count:UNIT:LEVEL,..."
+    "count:UNIT:LEVEL,... or classes:CODE,..."
 )
 _EPSILON, _INTERVALS = 0.5, 12
 
@@ -72,8 +72,8 @@ def scaffold(
     """Draft a study of the declared columns. Raises UsageError for missing or malformed input.
 
     With ``questions`` it is a study of statistics: always with a table of all columns by the label.
-    ``outcome``: if it is not yes or no, ``count:UNIT:LEVEL,LEVEL,...`` or ``number:`` likewise, or
-    ``time:COLUMN:UNIT:HORIZON,...:EXPECTED``.
+    ``outcome``: if it is not yes or no, ``classes:CODE,CODE,...``, ``count:UNIT:LEVEL,LEVEL,...``
+    or ``number:`` likewise, or ``time:COLUMN:UNIT:HORIZON,...:EXPECTED``.
 
     With three or more hospitals the draft has distributed noise. With two, each hospital would have
     to add all of its noise itself, in case the other colludes with the coordinator.
@@ -238,6 +238,8 @@ def _outcome(text: str) -> dict[str, Any]:
             at = [_short(one) for one in horizons.split(",")]
             found = {"kind": "time-to-event", "time": column, "unit": unit, "horizons": at}
             return found | {"expected": float(expected)}
+        if kind == "classes" and len(parts) == 1:
+            return {"kind": kind, "classes": rest.split(",")}
         unit, levels = parts
         if kind in ("number", "count"):
             return {"kind": kind, "unit": unit, "levels": [_short(n) for n in levels.split(",")]}

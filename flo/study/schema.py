@@ -169,7 +169,7 @@ def tells_who(column: Column) -> str | None:
 
 
 class Schema(Document):
-    """The meaning of a record, the columns in use, and the label column: 0 or 1, a quantity or a class.
+    """The meaning of a record, the columns in use, and the label: 0 or 1, a quantity or a class.
 
     For a patient with ``many`` records the first ``most_records`` are used, so that no patient's
     number of records can delay a round. ``outcome``: what is foreseen, if it is not yes or no. Of

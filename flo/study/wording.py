@@ -5,6 +5,7 @@ Words help people and change no input of a model, so versions of a study may dif
 
 from __future__ import annotations
 
+from flo.study.classes import Classes
 from flo.study.document import Study
 from flo.study.quantity import Quantity
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
@@ -29,7 +30,13 @@ def code_in_words(column: CategoryColumn, code: str) -> str:
 
 def measure_of(study: Study) -> str:
     """Return what an evaluation of the study's model estimates."""
-    return "AUC" if study.data.outcome is None else "concordance"
+    match study.data.outcome:
+        case None:
+            return "AUC"
+        case Classes():
+            return "macro AUC"
+        case _:
+            return "concordance"
 
 
 def outcome_of(study: Study) -> str:
@@ -41,6 +48,8 @@ def outcome_of(study: Study) -> str:
             return "the time to an event"
         case Quantity(kind=kind):
             return f"a {kind}"
+        case Classes():
+            return "one of several classes"
 
 
 def means_the_same(one: Column, other: Column) -> bool:

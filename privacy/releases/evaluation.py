@@ -20,8 +20,8 @@ together have the norm 1, so that a patient's has at most √2, whatever K is. T
 mean of the K AUCs, each of one class against all others.
 
 Subgroups. If the study names k category columns, all patients are counted once for each column, by
-code. A patient weighs 1 in each of the k groupings, so the norm is √k, or √(2k). The overall AUC comes from
-the mean of the groupings' totals.
+code. A patient weighs 1 in each of the k groupings, so the norm is √k, of classes √(2k). The
+overall AUC comes from the mean of the groupings' totals.
 
 Studies of schema 1 and 2 count in score bins instead (``flo.privacy.releases.score_bins``).
 """
@@ -129,7 +129,7 @@ def _shares(study: Study, labels: Floats, output: int) -> list[tuple[Integers, F
 
 def _of_negatives(study: Study) -> float:
     """Return for how much a record counts among the negatives of another class than its own."""
-    return (study.data.outputs - 1) ** -0.5
+    return float((study.data.outputs - 1) ** -0.5)
 
 
 def read(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, dict[str, Estimate]]:
@@ -174,6 +174,17 @@ def by_class(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, ..
     if study.data.classes is None:
         return ()
     return tuple(score_waves.auc(*one) for one in of_each_class(study, noisy, variance))
+
+
+def expected_half_width_of_classes(study: Study, patients: float, variance: float) -> float:
+    """Return the expected half width of the macro AUC's interval before a run.
+
+    As ``score_waves.expected_half_width``, for classes of equally many of the ``patients``. The
+    noise of K classes is independent, so that of their mean has a K-th of the variance.
+    """
+    count = study.data.outputs
+    of_sides = np.array([count - 1.0, 1.0]) * variance / count
+    return score_waves.expected_half_width(patients, 1 / count, of_sides)
 
 
 def _by_group(study: Study, noisy: Floats) -> Floats:
@@ -222,8 +233,9 @@ def _mean(each: Sequence[Estimate]) -> Estimate:
             (side * np.sqrt(1 - share)).mean() ** 2
         )
 
-    below, above = half([a.auc - a.low - a.bias for a in each]), half(
-        [a.high - a.auc - a.bias for a in each]
+    below, above = (
+        half([a.auc - a.low - a.bias for a in each]),
+        half([a.high - a.auc - a.bias for a in each]),
     )
     noise, whole = below[0] + above[0], sum(below) + sum(above)
     return Estimate(

@@ -30,6 +30,7 @@ from flo.privacy.report.wording import (
     trust,
 )
 from flo.study import identifier_patterns
+from flo.study.classes import Classes
 from flo.study.document import Study
 from flo.study.models import layers
 from flo.study.packs import Pack
@@ -193,6 +194,12 @@ def _outcome(study: Study) -> list[tuple[str, str]]:
             *close,
             ("levels", f"{levels} {quantity.unit}, from public knowledge"),
         ]
+    if classes := study.data.classes:
+        column = study.data.value_column
+        assert column is not None
+        what = f"{study.data.label!r}: one of {', '.join(classes.classes)}; missing refused"
+        close = [("the label, LOOK CLOSELY", text) for text in _could_tell(column)]
+        return [("the label", what), *close]
     label = ("the label", f"{study.data.label!r} (0 or 1)")
     outcome = study.data.times
     if outcome is None:
@@ -329,6 +336,8 @@ def _class_of(study: Study) -> str:
             return f"of {study.data.label_codes} groups of patients, by period and event"
         case Quantity():
             return f"of the {study.data.label_codes} levels"
+        case Classes():
+            return f"of the {study.data.label_codes} classes, and for all others beside it"
 
 
 def _clipping(study: Study) -> str:
@@ -440,6 +449,8 @@ def _expected(study: Study, plan: Plan, patients: float) -> str:
         case Quantity() as quantity:
             levels = quantity.codes
             width = concordance.expected_half_width_of_levels(patients, levels, variance)
+        case Classes():
+            width = evaluation.expected_half_width_of_classes(study, patients, variance)
     hidden = "; the card states no AUC at horizons: the subgroups have too many codes"
     return (
         f"{measure_of(study)} ± {width:.2f} (90 % interval, noise and sampling, if about "

@@ -149,9 +149,11 @@ def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: R
     if evaluated is not None and not (study.schema_version >= 4 and evaluated.follow_from(study)):
         raise MessageError("the result's evaluation is not of this study")
     golden, calibration = end.result.golden, end.result.calibration
-    further = end.result.earlier_horizons or (), end.result.steps or ()
-    if not has_a_curve_for_each(study, calibration, *further):
-        raise MessageError("the result's curves are not of the horizons or levels of this study")
+    given_curves = end.result.earlier_horizons, end.result.steps, end.result.by_class
+    if not has_a_curve_for_each(study, calibration, *(curves or () for curves in given_curves)):
+        raise MessageError(
+            "the result's curves are not of the horizons, levels or classes of this study"
+        )
     if golden is not None and not golden.follow_from(study, calibration):
         raise MessageError("the result's golden cases are not of this study")
     said = end.result.noise, end.result.average, end.result.average_deviation

@@ -72,6 +72,7 @@ def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
             "calibration": state.calibration and state.calibration.model_dump(mode="json"),
             "earlier_horizons": [one.model_dump(mode="json") for one in state.earlier_horizons],
             "steps": [one.model_dump(mode="json") for one in state.steps],
+            "by_class": [one.model_dump(mode="json") for one in state.by_class],
         }
     )
 
@@ -119,6 +120,7 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
         calibration=Calibration.model_validate(risks) if risks else None,
         earlier_horizons=_curves(document.get("earlier_horizons", ())),
         steps=_curves(document.get("steps", ())),
+        by_class=_curves(document.get("by_class", ())),
     )
 
 

@@ -132,6 +132,7 @@ def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
         "calibration": state.calibration and state.calibration.model_dump(mode="json"),
         **({"earlier_horizons": _dumped(state.earlier_horizons)} if state.earlier_horizons else {}),
         **({"steps": _dumped(state.steps)} if state.steps else {}),
+        **({"by_class": _dumped(state.by_class)} if state.by_class else {}),
         "model": model,
         "model_digest": model_digest(state.model),
         **({"gate": _asked(state)} if state.compared_digest else {}),

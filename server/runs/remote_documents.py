@@ -19,6 +19,7 @@ from flo.privacy.releases.calibration import Calibration
 from flo.published.evaluated import EvaluatedSums
 from flo.published.golden import Golden
 from flo.published.model_card import MOST_INPUTS, MOST_NOISE, Average, Variance
+from flo.study.classes import MOST_CLASSES
 from flo.study.document import MAX_STUDY_BYTES
 from flo.study.quantity import MOST_LEVELS
 from flo.study.statistics import MOST_CELLS, ROUNDS
@@ -121,6 +122,7 @@ class RunResult(Document):
         None
     )
     steps: Annotated[tuple[Calibration, ...], Field(max_length=MOST_LEVELS)] | None = None
+    by_class: Annotated[tuple[Calibration, ...], Field(max_length=MOST_CLASSES)] | None = None
     statistics: _Statistics | None = None
     gate: _AskedSum | None = None
     monitor: _AskedSum | None = None
@@ -135,7 +137,8 @@ class RunResult(Document):
 
 _LONG = (
     *("statistics", "gate", "monitor"),
-    *("earlier_horizons", "steps", "evaluated", "golden", "noise", "average", "average_deviation"),
+    *("earlier_horizons", "steps", "by_class", "evaluated", "golden"),
+    *("noise", "average", "average_deviation"),
 )
 
 

@@ -112,6 +112,7 @@ def write_card(
         calibration=result.get("calibration") if result["estimate"] else None,
         earlier_horizons=result.get("earlier_horizons", ()) if result["estimate"] else (),
         steps=result.get("steps", ()) if result["estimate"] else (),
+        by_class=result.get("by_class", ()) if result["estimate"] else (),
         gate=GateSums(**result["gate"]) if "gate" in result else None,
         evaluated=result.get("evaluated"),
         golden=result.get("golden"),
@@ -128,7 +129,7 @@ def write_card(
     return card_path
 
 
-def _card_schema(study: Study) -> Literal[2, 5, 6, 7]:
+def _card_schema(study: Study) -> Literal[2, 5, 6, 7, 8]:
     if study.data.outcome is not None:
         return schema_of(study.data.outcome)
     return 5 if study.schema_version >= 4 else 2

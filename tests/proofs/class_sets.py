@@ -44,7 +44,7 @@ def made(
     epsilon: float = 0.9,
 ) -> Sorted:
     """As ``flo study new`` would draft it, for four hospitals that are drawn by a fixed seed."""
-    terms = Classes(kind="classes", classes=classes)
+    terms = Classes(kind="classes", classes=tuple(classes))
     table = table[table[label].isin(classes)].reset_index(drop=True)
     table["patient_id"] = [f"{name}-{number:05}" for number in range(len(table))]
     for column in columns:
@@ -105,7 +105,10 @@ def illness() -> Sorted:
 def leukaemia() -> Sorted:
     """Recipients of bone marrow (mstate's ebmt2): which leukaemia they have."""
     columns = [
-        *(number("time", 0, 150, "months"), category("match", "No gender mismatch", "Gender mismatch")),
+        *(
+            number("time", 0, 150, "months"),
+            category("match", "No gender mismatch", "Gender mismatch"),
+        ),
         category("cod", "Alive", "Relapse", "GvHD", "Bacterial", "Viral", "Fungal", "Other"),
         category("tcd", "No TCD", "TCD", "Unknown"),
         *(category("year", "1985-1989", "1990-1994", "1995-1998"),),
@@ -202,7 +205,10 @@ def chronic() -> Sorted:
         *(number("age", 0.1, 0.8, "centuries"), number("income", 0, 1.5, "10,000 dollars")),
         *(number("illness", 0, 5, "illnesses"), number("actdays", 0, 14, "days")),
         *(number("hscore", 0, 12), number("doctorco", 0, 5), number("prescrib", 0, 8)),
-        *(category("sex", "0", "1"), category("insurance", "freepor", "freerepa", "levyplus", "medlevy")),
+        *(
+            category("sex", "0", "1"),
+            category("insurance", "freepor", "freerepa", "levyplus", "medlevy"),
+        ),
     ]
     table = general_table("Ecdat", "DoctorAUS")
     table["chcond"] = table["chcond"].astype(str)

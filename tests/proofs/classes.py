@@ -44,7 +44,9 @@ def rows(quick: bool) -> Iterator[Row]:
         for covered, what in ((found.macro, "macro AUC"), (found.single, "AUC of a class")):
             least = 0.87 - (chance(0.87, len(covered)) if quick else 0.0)
             share = float(np.mean(covered))
-            yield Row(f"{name}: 90 % interval holds the {what}", share, len(covered), seconds, least)
+            yield Row(
+                f"{name}: 90 % interval holds the {what}", share, len(covered), seconds, least
+            )
         for number, of_class in enumerate(data.outcome.classes):
             ratio = float(np.mean([one[number] for one in found.ratios]))
             row = f"{name}: mean risk / share of {of_class}"
@@ -116,7 +118,9 @@ def _judge(study: Study, fold: Fold, model: Vector, found: _Found) -> None:
             [curve.of(test.scores[own, k])[0] for k, curve in enumerate(curves)], axis=1
         )
         found.sums.append(float(risks.sum(1).mean()))
-        found.ratios.append(risks.mean(0) / np.bincount(labels[own], minlength=len(curves)) * own.sum())
+        found.ratios.append(
+            risks.mean(0) / np.bincount(labels[own], minlength=len(curves)) * own.sum()
+        )
 
 
 def _told(study: Study, model: Vector, scores: Floats, labels: Integers) -> Floats:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from flo.errors import StudyError
 from flo.study.document import from_document
 from flo.study.quantity import Quantity
+from flo.study.schema import NumberColumn
 from tests.builders import WHITENED, study_document
 from tests.flo.quantities import COUNT, NUMBER, quantity_document, quantity_study
 
@@ -78,7 +79,7 @@ def test_explained_is_r_squared_of_a_number_and_of_a_counts_deviance() -> None:
         (COUNT, {"levels": [0, 1.5, 3]}, "levels of a count are whole numbers, not 1.5"),
         (COUNT, {"levels": [0, 1, 10_001]}, "level 10001 of a count, limit 10000"),
         (COUNT, {"time": "days"}, "Extra inputs are not permitted"),
-        (COUNT, {"kind": "classes"}, "does not match any of the expected tags"),
+        (COUNT, {"kind": "ranks"}, "does not match any of the expected tags"),
     ],
 )
 def test_an_outcome_that_cannot_be(
@@ -99,7 +100,7 @@ def test_least_squares_is_refused() -> None:
 
 def test_the_label_is_the_quantity() -> None:
     study = quantity_study(NUMBER, **WHITENED)
-    assert study.data.value_column is not None
+    assert isinstance(study.data.value_column, NumberColumn)
     assert (study.data.value_column.name, study.data.value_column.maximum) == ("ill", 10)
     assert study.data.outcome_columns == ("ill",)
     assert study.data.label_codes == 5

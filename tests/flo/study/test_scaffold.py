@@ -60,6 +60,7 @@ def test_a_draft_is_of_the_newest_schema_and_of_the_plainest_kind(tmp_path: Path
         ("time:days:days:30,180,730:0.5", "time-to-event", (15, 0.35, 4.0)),
         ("count:visits:0,1,3,8,20", "count", (4, 0.08, 8.0)),
         ("number:mmHg:90,120,140,200", "number", (4, 0.08, 8.0)),
+        ("classes:mild,severe,worst", "classes", (15, 0.35, 4.0)),
     ],
 )
 def test_a_draft_may_foresee_something_else_than_yes_or_no(
@@ -78,13 +79,14 @@ def test_a_draft_may_foresee_something_else_than_yes_or_no(
     [
         ("count:visits", "'count:visits' is none of time:COLUMN"),
         ("count:visits:0,many,8", "is none of time:COLUMN"),
-        ("classes:a,b,c", "is none of time:COLUMN"),
+        ("classes:a,b", "at least 3 items"),
+        ("classes:a,b,c:4", "is none of time:COLUMN"),
         ("time:days:days:30", "is none of time:COLUMN"),
         ("time:weeks:weeks:4,26:0.5", "has no column 'weeks' in its first line"),
     ],
 )
 def test_an_outcome_that_is_none_is_named(tmp_path: Path, outcome: str, why: str) -> None:
-    with pytest.raises(UsageError, match=why):
+    with pytest.raises((UsageError, StudyError), match=why):
         draft(tmp_path, outcome=outcome)
 
 

@@ -43,7 +43,7 @@ def test_without_noise_it_is_that_of_all_pairs() -> None:
     assert found.auc == pytest.approx(exact, abs=0.002 + found.bias)
     assert found.low < exact < found.high
     everyone = np.arange(len(codes))
-    tested = Scores(positions, codes, everyone, np.zeros_like(everyone), codes=7)
+    tested = Scores(positions, codes, everyone, np.zeros_like(everyone), codes=7, kind="times")
     assert tested.auc == pytest.approx(exact, abs=1e-12)
 
 

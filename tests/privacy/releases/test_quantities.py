@@ -167,7 +167,7 @@ def test_the_concordance_between_levels_is_that_of_all_pairs(kind: str) -> None:
     held, _ = patients(study, 150, 8)
     scores = np.round(log_odds(study, model(study), held.inputs), 1)
     everyone = np.arange(150)
-    test = Scores(scores, held.labels, everyone, 0 * everyone, 5, of_quantity=True)
+    test = Scores(scores, held.labels, everyone, 0 * everyone, 5, kind="quantity")
     exact = brute_force(scores, weights_by_level(held.labels, 5))
     assert test.auc == pytest.approx(exact, abs=1e-9)
     assert test.pairs == pytest.approx(
@@ -176,7 +176,7 @@ def test_the_concordance_between_levels_is_that_of_all_pairs(kind: str) -> None:
     assert 0.5 < exact < 1
     found, _ = evaluation.read(study, evaluation.sums(study, model(study), held), 0.0)
     unrounded = log_odds(study, model(study), held.inputs)
-    truth = Scores(unrounded, held.labels, everyone, 0 * everyone, 5, of_quantity=True).auc
+    truth = Scores(unrounded, held.labels, everyone, 0 * everyone, 5, kind="quantity").auc
     assert found.auc == pytest.approx(truth, abs=0.003 + found.bias)
 
 
@@ -185,7 +185,7 @@ def test_its_interval_holds_the_exact_one_nine_times_in_ten() -> None:
     everybody, _ = patients(study, 8000, 99)
     scores = log_odds(study, model(study), everybody.inputs)
     place = np.arange(8000)
-    truth = Scores(scores, everybody.labels, place, 0 * place, 5, of_quantity=True).auc
+    truth = Scores(scores, everybody.labels, place, 0 * place, 5, kind="quantity").auc
     for sample in range(200):
         held, _ = patients(study, 800, 1000 + sample)
         sums = evaluation.sums(study, model(study), held)
