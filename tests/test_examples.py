@@ -22,11 +22,12 @@ from tests.paths import EXAMPLES, ROOT
 YEARLY = EXAMPLES / "yearly" / "README.md"  # which repeats the study of another page
 PAPER = EXAMPLES / "paper" / "README.md"  # of statistics, which have no AUC
 SURVIVAL = EXAMPLES / "survival" / "README.md"  # of the time to an event
+FUNCTION = EXAMPLES / "function" / "README.md"  # of classes
 STAY = EXAMPLES / "stay" / "README.md"  # of a count
-PAGES = sorted(set(EXAMPLES.glob("*/README.md")) - {YEARLY, PAPER, SURVIVAL, STAY})
+PAGES = sorted(set(EXAMPLES.glob("*/README.md")) - {YEARLY, PAPER, SURVIVAL, STAY, FUNCTION})
 STUDIES = sorted(
     set(EXAMPLES.glob("*/*.toml"))
-    - {file for page in (PAPER, SURVIVAL, STAY) for file in page.parent.glob("*.toml")}
+    - {file for page in (PAPER, SURVIVAL, STAY, FUNCTION) for file in page.parent.glob("*.toml")}
 )
 _ROW = re.compile(
     r"\| \[[\w.-]+\]\(([\w.-]+)\) \| ([\d.]+) \| (local|distributed) "
@@ -144,15 +145,22 @@ def test_the_numbers_of_a_page_come_again_within_its_error(row: Row) -> None:
 # -- other outcomes than yes or no -----------------------------------------------------------------
 
 
-def with_its_concordance(page: Path) -> tuple[str, dict[str, Any]]:
-    """The page, and what its command gives again; both have the same concordance."""
+def with_its_concordance(page: Path, seeds: str = "") -> tuple[str, dict[str, Any]]:
+    """The page, and what its command gives again; both have the same concordance or macro AUC.
+
+    ``seeds``: fewer than the page has, as it would take long.
+    """
     text = page.read_text(encoding="utf-8")
     (command,) = re.findall(r"^flo (simulate .*--compare.*)$", text, flags=re.MULTILINE)
     words = [ROOT / word if word.endswith(".toml") else word for word in command.split()]
+    if seeds:
+        words[words.index("--seeds") + 1] = seeds
     done = flo_process(*words, "--json", "-", seconds=300)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
-    (said,) = re.findall(r"concordance is (\.\d+), pooled without privacy (\.\d+)", text)
+    (said,) = re.findall(
+        r"(?:concordance|macro AUC) is (\.\d+), pooled without privacy (\.\d+)", text
+    )
     assert found["auc"] == pytest.approx(float(said[0]), abs=0.012)
     assert found["auc_pooled"] == pytest.approx(float(said[1]), abs=0.0015)
     return text, found
@@ -198,6 +206,23 @@ def test_the_numbers_of_the_page_of_stays_come_again_within_its_error() -> None:
         assert f"{one['patients']:,}" == patients
         assert one["auc_pooled"] == pytest.approx(float(pooled), abs=0.0015)
         assert one["auc_alone"] == pytest.approx(float(alone), abs=0.0015)
+
+
+# -- several classes -------------------------------------------------------------------------------
+
+_OF_CLASS = re.compile(r"^\| (\w+) \| (\.\d+) \| (\.\d+) \| (\.\d+) \|$", re.MULTILINE)
+
+
+@pytest.mark.slow  # 15 s
+def test_the_numbers_of_the_page_of_classes_come_again_within_its_error() -> None:
+    text, found = with_its_concordance(FUNCTION, seeds="1")
+    rows = _OF_CLASS.findall(text)
+    assert [name for name, *_ in rows] == [one["class"] for one in found["classes"]]
+    for (_, auc, predicted, observed), one in zip(rows, found["classes"], strict=True):
+        assert one["auc"] == pytest.approx(float(auc), abs=0.03)
+        assert one["predicted"] == pytest.approx(float(predicted), abs=0.02)
+        assert one["observed"] == pytest.approx(float(observed), abs=0.001)
+    assert [name for name, *_ in _WARD.findall(text)] == list(found["sites"])
 
 
 # -- five years of one study -----------------------------------------------------------------------

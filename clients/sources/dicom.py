@@ -99,11 +99,6 @@ class DicomFolder:
             no image.
             UsageError: a mapped field does not exist, or its tag may hold a name, a date or text.
         """
-        if schema.outcome is not None:
-            raise UsageError(
-                f"{self.name}: only outcomes of yes or no are read beside DICOM images yet",
-                hint="give a table with the images' features and the outcome",
-            )
         pixels = {c.name: c for c in schema.columns if isinstance(c, ImageColumn)}
         pixels = {name: column for name, column in pixels.items() if name in mapping.columns}
         fields = {name: mapped.one_field(name) for name, mapped in mapping.columns.items()}

@@ -37,6 +37,14 @@ LIMITS = {
     "bun": (0, 100),
 }
 LONGEST_STAY = 60
+# Of SUPPORT2's classes two are merged: few are in coma or intubated.
+FUNCTION = {
+    "no(M2 and SIP pres)": "able",
+    "adl>=4 (>=5 if sur)": "dependent",
+    "SIP>=30": "severe",
+    "Coma or Intub": "severe",
+    "<2 mo. follow-up": "dead",
+}
 FOLLOWED = ("age", "sex", "ca", "meanbp", "alb", "bili", "crea")
 CREDIT = (
     "SUPPORT2: Vanderbilt University, Department of Biostatistics (hbiostat.org/data); W. Knaus, "
@@ -78,6 +86,15 @@ def load_stay() -> dict[str, pd.DataFrame]:
     table = _table()
     table["stay"] = (table["slos"] - 2).clip(1, LONGEST_STAY)
     return _by_hospital(table, ["sex", "ca", *LIMITS, "stay"])
+
+
+def load_function() -> dict[str, pd.DataFrame]:
+    """Return ``load`` with ``function`` instead of ``hospdead``: how a patient lives two months
+    later, one of ``FUNCTION``. It is known of 7,705."""
+    table = _table()
+    table["function"] = table["sfdm2"].map(FUNCTION)
+    known = table[table["function"].notna()]
+    return _by_hospital(known, ["sex", "ca", *LIMITS, "function"])
 
 
 def _table() -> pd.DataFrame:

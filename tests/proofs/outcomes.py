@@ -1,10 +1,10 @@
-"""Outcomes other than yes or no: the time to an event, numbers and counts."""
+"""Outcomes other than yes or no: the time to an event, numbers and counts, classes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.proofs import quantities, times
+from tests.proofs import classes, quantities, times
 from tests.proofs.rows import Row
 
 
@@ -12,3 +12,4 @@ def rows(quick: bool) -> Iterator[Row]:
     """What a model is worth beside one without privacy, and whether what is published is true."""
     yield from times.rows(quick)
     yield from quantities.rows(quick)
+    yield from classes.rows(quick)

@@ -133,6 +133,38 @@ def test_labels_may_be_a_spreadsheets_with_semicolons_and_decimal_commas(tmp_pat
     assert found.table.columns["dose"].tolist() == [1.5, 2.5, 3.5, 4.5]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "cells", "codes"),
+    [
+        ({"kind": "classes", "classes": ["a", "b", "c"]}, "b c a b", [1, 2, 0, 1]),
+        ({"kind": "count", "unit": "nodes", "levels": [0, 2, 4]}, "0 1 4 3", [0, 0.5, 2, 1.5]),
+    ],
+    ids=["classes", "count"],
+)
+def test_the_labels_file_may_have_another_outcome_than_yes_or_no(
+    tmp_path: Path, outcome: dict[str, Any], cells: str, codes: list[float]
+) -> None:
+    images, labels = write(tmp_path)
+    lines = [f"P{number},{cell}" for number, cell in enumerate(cells.split())]
+    labels.write_text("\n".join(["PatientID,malignant", *lines]) + "\n")
+    schema = Schema.model_validate({**SCHEMA.model_dump(), "outcome": outcome})
+    source = DicomFolder(images, labels, "PatientID")
+    assert require_clean(source, schema, "PatientID", MAPPING).labels.tolist() == codes
+
+
+def test_the_labels_file_may_have_a_time_to_an_event(tmp_path: Path) -> None:
+    images, labels = write(tmp_path)
+    labels.write_text("PatientID,malignant,days\nP0,1,10\nP1,0,40\nP2,0,90\nP3,1,35\n")
+    outcome = {"kind": "time-to-event", "time": "days", "unit": "days", "horizons": [30, 60]}
+    changes = {"outcome": {**outcome, "expected": 0.5}, "records_per_patient": "one"}
+    schema = Schema.model_validate({**SCHEMA.model_dump(), **changes})
+    columns = {**MAPPING.model_dump()["columns"], "days": {"field": "days"}}
+    mapping = StudyMapping.model_validate({"columns": columns})
+    source = DicomFolder(images, labels, "PatientID")
+    found = require_clean(source, schema, "PatientID", mapping)
+    assert found.labels.tolist() == [1, 2, 4, 3]
+
+
 def test_labels_that_are_no_utf_8_are_refused_with_the_way_out(tmp_path: Path) -> None:
     images, labels = write(tmp_path)
     labels.write_bytes("PatientID,malignant,café\nP0,1,2\n".encode("cp1252"))
