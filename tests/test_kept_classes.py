@@ -1,0 +1,84 @@
+"""What the first FLO with several classes published: ``tests/kept/v21``.
+
+The card (schema 8) and the tensors of a run of three real agents, on 120 made-up patients.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flo.errors import TrustError
+from flo.keys.identity import Identity
+from flo.privacy.releases import calibration
+from flo.published.model_card import ModelCard, PublishedModel
+from flo.study.models import scores
+from tests.paths import ROOT
+from tests.test_kept_counts import at_many_points
+
+KEPT = ROOT / "tests" / "kept" / "v21"
+
+
+def kept() -> PublishedModel:
+    return PublishedModel.open(
+        KEPT / "tiny.card.json", (KEPT / "coordinator.txt").read_text().strip()
+    )
+
+
+def test_its_risks_are_still_what_they_were() -> None:
+    model = kept()
+    assert model.study.data.classes is not None
+    assert model.study.data.classes.classes == ("mild", "severe", "worst")
+    at_zero = [[float(one[0]) for one in curve.of(np.zeros(1))] for curve in model.card.by_class]
+    expected = [
+        [0.409643, 0.147535, 0.670871],
+        [0.506631, 0.227456, 0.779395],
+        [0.488628, 0.222574, 0.750295],
+    ]
+    np.testing.assert_allclose(at_zero, expected, atol=1e-5)
+    assert model.card.evaluated is not None
+    sums = model.card.evaluated.sums(model.study)
+    again = calibration.fit_each(model.study, model.weights, *sums)
+    for one, curve in zip(again, model.card.by_class, strict=True):
+        assert one.risk == pytest.approx(curve.risk, abs=2e-3)
+    found = scores(model.study, model.weights, np.zeros((1, 5)))
+    assert (1 / (1 + np.exp(-found))).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("change", ["none", "one less", "one more", "many points", "no curve"])
+def test_a_card_whose_curves_are_not_those_of_its_classes_is_refused(change: str) -> None:
+    """Also if the coordinator signs it. A card without any risk is one."""
+    card, curves = kept().card, list(kept().card.by_class)
+    changes: dict[str, Any] = {}
+    match change:
+        case "one less":
+            curves.pop()
+        case "one more":
+            curves.append(curves[0])
+        case "many points":
+            curves = [at_many_points(one) for one in curves]
+        case "no curve":
+            curves = []
+    signer = Identity.new()
+    changes |= {"by_class": tuple(curves)}
+    changes |= {"study_signature": signer.sign("study", card.study.encode())}
+    changed: ModelCard = card.model_copy(update=changes).signed(signer)
+    if change in ("none", "no curve"):
+        assert changed.check(signer.fingerprint).data.classes is not None
+        return
+    with pytest.raises(TrustError, match="contradicts its study"):
+        changed.check(signer.fingerprint)
+
+
+def test_risks_of_yes_or_no_are_not_on_a_card_of_classes() -> None:
+    card, signer = kept().card, Identity.new()
+    changes = {"calibration": card.by_class[0]}
+    changed = card.model_copy(
+        update=changes | {"study_signature": signer.sign("study", card.study.encode())}
+    ).signed(signer)
+    with pytest.raises(TrustError, match="contradicts its study"):
+        changed.check(signer.fingerprint)
+    with pytest.raises(ValueError, match="no risks of several classes"):
+        ModelCard.model_validate(card.model_dump(mode="json") | {"schema_version": 7})
