@@ -13,6 +13,7 @@ import pytest
 from flo.errors import TrustError
 from flo.keys.identity import Identity
 from flo.privacy.releases import calibration
+from flo.published import dossier
 from flo.published.model_card import ModelCard, PublishedModel
 from flo.study.models import scores
 from tests.paths import ROOT
@@ -45,6 +46,13 @@ def test_its_risks_are_still_what_they_were() -> None:
         assert one.risk == pytest.approx(curve.risk, abs=2e-3)
     found = scores(model.study, model.weights, np.zeros((1, 5)))
     assert (1 / (1 + np.exp(-found))).sum() == pytest.approx(1)
+
+
+def test_its_page_plots_each_class_and_no_point_where_nothing_is_known() -> None:
+    page = dossier.render(kept(), 0.2, [], [], [])
+    for words in ("AUC of mild", "AUC of worst", "Risk of ill = severe"):
+        assert words in page
+    assert page.count('class="dot"') == 2  # of all, and of mild; not of severe and of worst
 
 
 @pytest.mark.parametrize("change", ["none", "one less", "one more", "many points", "no curve"])

@@ -8,17 +8,31 @@ from typing import Any
 
 from flo.pages import plots
 from flo.privacy.releases.gate_decision import Comparison
+from flo.privacy.releases.score_waves import Estimate
 from flo.published.explanation import Column
+from flo.published.further_estimates import further_estimates
+from flo.published.model_card import ModelCard, Quality
+from flo.study.document import Study
 
 _MOST_EFFECTS = 12
 
 
 def quality_plot(result: dict[str, Any]) -> plots.Intervals | None:
-    """Plot noisy AUCs, overall and by subgroup, with intervals; from a run's result or a card."""
-    everyone = result.get("estimate") or result.get("evaluation")
+    """Plot noisy AUCs, overall and by subgroup, with intervals; from a run's result."""
+    everyone = result.get("estimate")
     found = {"all held-out patients": everyone} | (result.get("subgroups") or {})
     rows = [(name, one["low"], one["auc"], one["high"]) for name, one in found.items() if one]
     return plots.intervals(rows, 0.0, 1.0) if rows else None
+
+
+def quality_of_card(study: Study, card: ModelCard) -> plots.Intervals | None:
+    """Plot what a card states: overall, at each horizon or of each class, and by subgroup."""
+    if card.evaluation is None:
+        return None
+    found: dict[str, Estimate | Quality] = {"all held-out patients": card.evaluation}
+    found |= further_estimates(study, card) or {}
+    rows = [(name, one.low, one.auc, one.high) for name, one in (found | card.subgroups).items()]
+    return plots.intervals(rows, 0.0, 1.0)
 
 
 def gate_plot(found: Comparison) -> plots.Intervals:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from flo.documents.text import of_auc
 from flo.keys.identity import fingerprint, format_fingerprint
-from flo.privacy.releases import evaluation
 from flo.privacy.releases.score_waves import Estimate
 from flo.privacy.report.sheet import Section
 from flo.privacy.report.wording import LIFE, of_life
+from flo.published.further_estimates import further_estimates
 from flo.published.gate_words import rows
 from flo.published.model_card import BINS_HIDE, ModelCard, PublishedModel, Quality
 from flo.published.stated_curves import stated
@@ -57,8 +57,7 @@ def sections(model: PublishedModel) -> list[Section]:
             "Noisy evaluation on patients who were never trained on",
             (
                 (f"noisy {measure_of(study)}", quality_in_words(card.evaluation)),
-                *_at_horizons(study, card),
-                *_by_class(study, card),
+                *_further(study, card),
                 *((name, quality_in_words(found)) for name, found in card.subgroups.items()),
                 *([("caution", BINS_HIDE)] if study.evaluation.bins else []),
             ),
@@ -76,32 +75,15 @@ def sections(model: PublishedModel) -> list[Section]:
     ]
 
 
-def _at_horizons(study: Study, card: ModelCard) -> list[tuple[str, str]]:
-    """Return the AUC at each horizon of an outcome, from the card's sums; nothing without them."""
-    outcome = study.data.times
-    if outcome is None or card.evaluation is None:
+def _further(study: Study, card: ModelCard) -> list[tuple[str, str]]:
+    """Return the AUC at each horizon or of each class, from the card's sums."""
+    if card.evaluation is None:
         return []
-    if card.evaluated is None:
-        return [("AUC at horizons", "not stated: the study has too many codes of subgroups")]
-    estimates = evaluation.at_horizons(study, *card.evaluated.sums(study))
-    return [
-        (f"AUC at {horizon:g} {outcome.unit}", _in_words(found))
-        for horizon, found in zip(outcome.horizons, estimates, strict=True)
-    ]
-
-
-def _by_class(study: Study, card: ModelCard) -> list[tuple[str, str]]:
-    """Return the AUC of each of several classes, from the card's sums; nothing without them."""
-    outcome = study.data.classes
-    if outcome is None or card.evaluation is None:
-        return []
-    if card.evaluated is None:
-        return [("AUC by class", "not stated: the study has too many codes of subgroups")]
-    estimates = evaluation.by_class(study, *card.evaluated.sums(study))
-    return [
-        (f"AUC of {name} against all others", _in_words(found))
-        for name, found in zip(outcome.classes, estimates, strict=True)
-    ]
+    found = further_estimates(study, card)
+    if found is None:
+        what = "AUC at horizons" if study.data.times else "AUC by class"
+        return [(what, "not stated: the study has too many codes of subgroups")]
+    return [(name, _in_words(one)) for name, one in found.items()]
 
 
 def _in_words(found: Estimate) -> str:
@@ -118,7 +100,7 @@ def _higher(study: Study) -> str:
         case Quantity():
             return f"a larger value of {study.data.label}"
         case Classes():
-            return f"one for each {study.data.label}: likelier this than all others"
+            return f"one for each class of {study.data.label}: likelier this class"
 
 
 def _gate(model: PublishedModel) -> list[Section]:

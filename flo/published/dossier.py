@@ -45,7 +45,7 @@ def render(
         model=model,
         made=datetime.now(UTC).isoformat(timespec="minutes"),
         sections=[*card_sheet.sections(model), *decisions],
-        quality=card_plots.quality_plot(card.model_dump(include={"evaluation", "subgroups"})),
+        quality=card_plots.quality_of_card(model.study, card),
         measure=measure_of(model.study),
         curves=stated(model.study, card),
         gates=_gates(model, gates, coordinators),

@@ -16,7 +16,7 @@ from flo.pages.responses import ALONE, HEADERS, redirect
 from flo.privacy.report.page import render
 from flo.privacy.report.wording import LIFE, of_life
 from flo.published import explained_page
-from flo.published.card_plots import gate_plot, quality_plot
+from flo.published.card_plots import gate_plot, quality_of_card
 from flo.published.gate_result import GateSums
 from flo.published.gate_words import rows
 from flo.published.model_card import BINS_HIDE, ModelCard, PublishedModel, read_card
@@ -84,7 +84,7 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
         "curves": stated(offer.study, card),
         **gate_shown(offer.study, card.gate),
         **explained_page.shown(_opened(views, offer)),
-        "quality": quality_plot(card.model_dump(include={"evaluation", "subgroups"})),
+        "quality": quality_of_card(offer.study, card),
         "versions": [
             (
                 other,

@@ -29,7 +29,7 @@ def test_from_launch_to_each_patients_risks(tmp_path: Path) -> None:
     assert found == model.card.by_class
     assert len(found) == 3
     shown = said(flo("model", "show", card, "--home", sites[0].directory))
-    for words in ("noisy macro AUC", "AUC of worst against all others", "Risk of ill = mild"):
+    for words in ("noisy macro AUC", "AUC of worst", "Risk of ill = mild"):
         assert words in shown
 
     data, out = tmp_path / "new.csv", tmp_path / "risks.csv"
