@@ -106,7 +106,8 @@ def simulate(
         )
     for one in result.get("classes") or ():
         say(
-            f"{simulated.study.data.label} {one['class']}: AUC {one['auc']:.4f}, predicted "
+            f"{simulated.study.data.label} {one['class']}: AUC "
+            f"{'unknown' if one['auc'] is None else format(one['auc'], '.4f')}, predicted "
             f"{one['predicted']:.3f} on average, observed {one['observed']:.3f}"
         )
     if (noisy := result["evaluation"]) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -117,7 +118,8 @@ def values(study: Study, fold: Fold, weights: Vector) -> tuple[float, float, flo
 def by_class(study: Study, fold: Fold, weights: Vector) -> list[tuple[float, float, float]] | None:
     """Return of each class its exact AUC, its mean predicted risk and the observed share.
 
-    Predicted as by ``calibrated``; None without a card's risks.
+    Predicted as by ``calibrated``; None without a card's risks. An AUC is NaN if nobody, or
+    everybody, has the class.
     """
     outcome = study.data.classes
     assert outcome is not None
@@ -128,14 +130,13 @@ def by_class(study: Study, fold: Fold, weights: Vector) -> list[tuple[float, flo
             return None
         each = zip(done.by_class, test.scores[chosen].T, strict=True)
         predicted[:, chosen] = [curve.of(own)[0] for curve, own in each]
-    return [
-        (
-            exact_auc(np.ascontiguousarray(own), test.labels == number),
-            float(risk.mean()),
-            float((test.labels == number).mean()),
-        )
-        for number, (own, risk) in enumerate(zip(test.scores.T, predicted, strict=True))
-    ]
+    found = []
+    for number, (own, risk) in enumerate(zip(test.scores.T, predicted, strict=True)):
+        has = test.labels == number
+        some = has.any() and not has.all()
+        auc = exact_auc(np.ascontiguousarray(own), has) if some else math.nan
+        found.append((auc, float(risk.mean()), float(has.mean())))
+    return found
 
 
 def _by_others(study: Study, fold: Fold, weights: Vector) -> Iterator[tuple[Mask, RunState]]:

@@ -84,10 +84,10 @@ class SimulationResult(Simulation):
         return found[[name for name in columns if name in found]]
 
     @property
-    def coefficients(self) -> pd.Series:
+    def coefficients(self) -> pd.Series | pd.DataFrame:
         """Coefficients of a logistic model by input, averaged over all trained models.
 
-        The last is the intercept.
+        The last is the intercept. Of several classes each has a column of them.
 
         Raises:
             UsageError: another kind of model.
@@ -97,7 +97,12 @@ class SimulationResult(Simulation):
         if self.study.model.kind != "logistic":
             raise UsageError(f"a model of kind {self.study.model.kind} has no coefficients")
         names = [*input_names(self.study.data), "intercept"]
-        return pd.Series(sum(self.models) / len(self.models), index=names)
+        mean = np.mean(self.models, axis=0)
+        if classes := self.study.data.classes:
+            slopes, intercepts = mean[: -classes.codes], mean[-classes.codes :]
+            rows = np.vstack([slopes.reshape(classes.codes, -1).T, intercepts])
+            return pd.DataFrame(rows, index=names, columns=list(classes.classes))
+        return pd.Series(mean, index=names)
 
     def _repr_html_(self) -> str:
         if self.study.data.outcome is not None:  # its plots are of yes and no

@@ -238,11 +238,14 @@ class Simulation:
         outcome, known = self.study.data.classes, [one for one in self.by_class if one]
         if outcome is None or not known:
             return None
-        names = ("auc", "predicted", "observed")
-        return [
-            {"class": name, **dict(zip(names, means.tolist(), strict=True))}
-            for name, means in zip(outcome.classes, np.mean(known, axis=0), strict=True)
-        ]
+        by_class = np.array(known)  # (tests, classes, 3)
+        found: list[dict[str, Any]] = []
+        for number, name in enumerate(outcome.classes):
+            aucs = by_class[:, number, 0]
+            auc = float(np.nanmean(aucs)) if np.isfinite(aucs).any() else None
+            predicted, observed = by_class[:, number, 1:].mean(0).tolist()
+            found.append({"class": name, "auc": auc, "predicted": predicted, "observed": observed})
+        return found
 
     @property
     def verdict(self) -> list[str] | None:

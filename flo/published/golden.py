@@ -8,8 +8,8 @@ needed.
 
 The cases are the first ``_GENERAL`` made-up patients of the study (``flo.study.synthetic``), and
 one ordinary patient with each column in turn at its ends, at each hinge, at each code, and missing;
-of those, the first ``_EDGES``. Wide tables have fewer cases, of ``_CELLS`` cells together, because
-they are scored before every prediction.
+of those, the first ``_EDGES``, or as many scores of several classes. Wide tables have fewer cases,
+of ``_CELLS`` cells together, because they are scored before every prediction.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from flo.study.synthetic import encoded, made_up_cells
 
 _GENERAL, _EDGES, _CELLS, _FEWEST = 128, 2000, 200_000, 4
 _MOST = _GENERAL + _EDGES
+_MOST_SCORES = _GENERAL * MOST_CLASSES + _EDGES
 _MOST_PLACES = 2000  # of a calibration: twice its points
 # Largest difference of log odds, relative to 1 + |log odds|. Logistic models are computed in
 # float64; networks in float32, whose sums depend on processor and library.
@@ -56,7 +57,7 @@ class Golden(Document):
     """
 
     cases: Literal[1, 2] = 1
-    log_odds: Annotated[tuple[float, ...], Field(max_length=_MOST * MOST_CLASSES)]
+    log_odds: Annotated[tuple[float, ...], Field(max_length=_MOST_SCORES)]
     risks: Annotated[tuple[float, ...], Field(max_length=_MOST + _MOST_PLACES)] | None = None
 
     @model_validator(mode="after")
@@ -195,7 +196,7 @@ def _counts(schema: Schema) -> tuple[int, int]:
     width = sum(len(c.pixels) if isinstance(c, ImageColumn) else 1 for c in schema.columns)
     most = max(_CELLS // width, 2 * _FEWEST)
     general = min(_GENERAL, most // 2)
-    return general, min(_EDGES, most - general)
+    return general, min(_EDGES // schema.outputs, most - general)
 
 
 def _edges(schema: Schema) -> Iterator[tuple[Column, str, float]]:

@@ -31,7 +31,7 @@ from flo.errors import PolicyError, TrustError, UsageError
 from flo.keys.claims import Digest, PublicKey, Signature
 from flo.keys.identity import Signer, fingerprint, low_s, verify
 from flo.privacy.accounting.plan import Plan
-from flo.privacy.releases import evaluation, model_noise
+from flo.privacy.releases import calibration, evaluation, model_noise
 from flo.privacy.releases.calibration import Calibration
 from flo.privacy.releases.model_noise import MOST_WEIGHTS
 from flo.privacy.releases.quantities import Foreseen
@@ -55,6 +55,7 @@ FINISHED = ".finished"  # ending of finished models (``flo.clients.records.finis
 MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
 MAX_MODEL_BYTES, MAX_TENSORS_HEADER_BYTES = 1 << 30, 1 << 20
 _POINTS = 100  # of each of several curves; those of this version have 65
+_SAME_RISK = 5e-3  # of curves that are fitted on two machines
 _SAME = 2e-3  # two machines may accept neighbouring candidates for the end of an interval
 _ONE_FORM = 3  # from this study schema on, a card's signature has only one valid form
 MOST_INPUTS, MOST_NOISE = MOST_WEIGHTS - 1, MOST_WEIGHTS * (MOST_WEIGHTS + 1) // 2
@@ -371,6 +372,8 @@ class PublishedModel:
             raise TrustError(f"the tensors do not fit the study's model: {error}") from error
         if not (np.abs(weights) <= LARGEST_WEIGHT).all():
             raise TrustError(f"the model has weights beyond ±{LARGEST_WEIGHT:g}")
+        if not _are_of_their_classes(card, study, weights):
+            raise TrustError("the card's risks are not those of its evaluation, class by class")
         return cls(card, study, weights)
 
 
@@ -413,6 +416,17 @@ def has_a_curve_for_each(
     if wanted != (0, 0) and not _are_short((calibration, *earlier, *steps)):
         return False
     return quantity is None or Foreseen(calibration, tuple(steps)).agrees(quantity)
+
+
+def _are_of_their_classes(card: ModelCard, study: Study, weights: Vector) -> bool:
+    """Return whether the risks of several classes follow from the card's sums, in their order."""
+    if not card.by_class or card.evaluated is None:
+        return True
+    again = calibration.fit_each(study, weights, *card.evaluated.sums(study))
+    return len(again) == len(card.by_class) and all(
+        np.abs(curve.of(np.array(one.log_odds))[0] - one.risk).max() <= _SAME_RISK
+        for one, curve in zip(again, card.by_class, strict=True)
+    )
 
 
 def _are_short(curves: Sequence[Calibration]) -> bool:

@@ -87,8 +87,11 @@ class Scores:
 
     @property
     def has_interval(self) -> bool:
-        """Whether the classes have enough patients for an interval, and overlap."""
-        sides = zip(*self.compared, strict=True)
+        """Whether the sides have enough patients for an interval, of each class, and overlap."""
+        if self.kind == "classes":  # each is compared with all others
+            sides = [(side,) for both in self.compared for side in both]
+        else:
+            sides = list(zip(*self.compared, strict=True))
         classes = (np.unique(self.patients[np.any(side, axis=0)]) for side in sides)
         enough = min(len(patients) for patients in classes) >= FEWEST_FOR_INTERVAL
         return enough and 0 < self.auc < 1

@@ -251,7 +251,9 @@ def last_layer(study: Study, weights: Vector) -> Floats:
     """Return weights and intercept (k + 1,) with which ``last_features`` become the log odds.
 
     (1, 0) if the model does not end in one linear layer: its log odds are then the one feature.
+    The model has one output.
     """
+    assert study.data.outputs == 1
     if not _ends_linear(study):
         return np.array([1.0, 0.0])
     return np.asarray(weights[-_width(study) - 1 :], dtype=np.float64)

@@ -20,7 +20,7 @@ clip and adjacency and is never an argument.
 | ``FullBatchSum`` | clipped gradient, or products of inputs | chosen | α/(2σ²) |
 | ``PoissonSum`` | the same, with probability q | chosen | see there |
 | ``Histogram`` | weight 1 in each of ``groups`` groupings | √groups | α/(2σ²) |
-| ``ScoreWaves`` | a vector of norm 1 in each of ``groups`` groupings | √groups | α/(2σ²) |
+| ``ScoreWaves`` | ``groups`` vectors of norm 1, each with numbers of its own | √groups | α/(2σ²) |
 
 Noise shares. Under distributed noise n = |cohort| - b honest hospitals each add a share of variance
 v = (σ·Δ)²/n. The sum of discrete Gaussians is almost a discrete Gaussian of variance n·v: by
@@ -296,7 +296,9 @@ class ScoreWaves(Histogram):
     """Sums of held-out patients' wave vectors, once (``flo.privacy.releases.score_waves``).
 
     A vector has norm 1. A patient's records share a weight of 1, and a weighted mean of vectors of
-    norm 1 has norm at most 1. So in ``groups`` groupings the contribution's norm is at most
+    norm 1 has norm at most 1. A patient contributes one to each grouping, and of several classes
+    two: that of the own class, and those of all others together
+    (``flo.privacy.releases.evaluation``). So ``groups`` such vectors have a norm of at most
     √groups, as for counts.
     """
 

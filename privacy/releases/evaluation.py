@@ -179,12 +179,22 @@ def by_class(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, ..
 def expected_half_width_of_classes(study: Study, patients: float, variance: float) -> float:
     """Return the expected half width of the macro AUC's interval before a run.
 
-    As ``score_waves.expected_half_width``, for classes of equally many of the ``patients``. The
-    noise of K classes is independent, so that of their mean has a K-th of the variance.
+    As ``score_waves.expected_half_width``, for classes that ever fewer patients have: K parts, then
+    K - 1, down to 1. ``variance``: of the noise in each number over all ``patients``.
     """
     count = study.data.outputs
-    of_sides = np.array([count - 1.0, 1.0]) * variance / count
-    return score_waves.expected_half_width(patients, 1 / count, of_sides)
+    shares = np.arange(count, 0.0, -1.0) / (count * (count + 1) / 2)
+    of_sides = variance / _weights(study) ** 2
+    each = [score_waves.expected_variances(patients, share, of_sides) for share in shares]
+    noise, sampling = np.transpose(each)
+    whole = noise.sum() / count**2 + np.sqrt(sampling).mean() ** 2
+    return float(min(0.5, score_waves.Z * whole**0.5))
+
+
+def variance_of_everyone(study: Study, variance: float) -> float:
+    """Return the variance of a sum over all patients, of sums by group with this ``variance``."""
+    codes = [len(codes) for codes in groupings(study).values()]
+    return variance * sum(codes) / len(codes) ** 2
 
 
 def _by_group(study: Study, noisy: Floats) -> Floats:
@@ -193,14 +203,18 @@ def _by_group(study: Study, noisy: Floats) -> Floats:
 
 
 def _over_groups(study: Study, groups: Floats, variance: float) -> tuple[Floats, float]:
-    count = len(groupings(study))
-    return groups.sum(0) / count, variance * len(groups) / count**2
+    return groups.sum(0) / len(groupings(study)), variance_of_everyone(study, variance)
 
 
 def _of_classes(study: Study, sums: Floats, variance: float) -> list[tuple[Floats, Floats]]:
     """Return the sums (outputs, 2, LENGTH) of whole patients, and their variances."""
-    scale = np.array([_of_negatives(study), 1.0])
+    scale = _weights(study)
     return [(both / scale[:, None], variance / scale**2) for both in sums]
+
+
+def _weights(study: Study) -> Floats:
+    """Return for how much a patient counts among negatives and positives of one class, (2,)."""
+    return np.array([_of_negatives(study), 1.0])
 
 
 def _estimate(study: Study, sums: Floats, variance: float) -> Estimate:
@@ -220,30 +234,32 @@ def _mean(each: Sequence[Estimate]) -> Estimate:
     """Return the mean of AUCs from sums with independent noise.
 
     The patients are the same, so that sampling may move all AUCs together: its deviation of the
-    mean is at most the mean of the deviations, which is taken.
+    mean is at most the mean of the deviations, which is taken. Where nothing bounds an AUC, on
+    either side, its estimate may be wrong by its whole interval and in the same direction as
+    others, as too few patients are told from noise: such widths are added as they are.
     """
-    centre = float(np.mean([one.auc for one in each]))
-    share = np.array([one.noise_share for one in each])
-    bias = float(np.mean([one.bias for one in each]))
+    below = np.array([max(one.auc - one.low - one.bias, 0.0) for one in each])
+    above = np.array([max(one.high - one.auc - one.bias, 0.0) for one in each])
+    noise = np.array([one.noise_share for one in each])
+    known = np.array([one.low > 0 and one.high < 1 for one in each])
+    centre, bias = (float(np.mean([getattr(one, n) for one in each])) for n in ("auc", "bias"))
 
-    def half(widths: list[float]) -> tuple[float, float]:
-        """Return the squares of what noise and sampling add to one side."""
-        side = np.array(widths)
-        return float((side**2 * share).sum()) / len(side) ** 2, float(
-            (side * np.sqrt(1 - share)).mean() ** 2
-        )
+    def half(widths: Floats) -> tuple[float, float]:
+        """Return what one side is long, and the part of its square that noise adds."""
+        of_noise = float((widths**2 * noise)[known].sum()) / len(each) ** 2
+        of_sampling = float((widths * np.sqrt(1 - noise))[known].sum() / len(each)) ** 2
+        unknown = float(widths[~known].sum()) / len(each)
+        length = (of_noise + of_sampling) ** 0.5 + unknown
+        return length, of_noise + unknown**2
 
-    below, above = (
-        half([a.auc - a.low - a.bias for a in each]),
-        half([a.high - a.auc - a.bias for a in each]),
-    )
-    noise, whole = below[0] + above[0], sum(below) + sum(above)
+    (low, noise_below), (high, noise_above) = half(below), half(above)
+    whole = low**2 + high**2
     return Estimate(
         centre,
-        max(0.0, centre - sum(below) ** 0.5 - bias),
-        min(1.0, centre + sum(above) ** 0.5 + bias),
+        max(0.0, centre - low - bias),
+        min(1.0, centre + high + bias),
         each[0].level,
-        noise / whole if whole > 0 else 0.0,
+        min(1.0, (noise_below + noise_above) / whole) if whole > 0 else 0.0,
         bias,
     )
 

@@ -196,6 +196,13 @@ def expected_half_width(patients: float, prevalence: float, variance: float | Fl
     which spreads them over [0, 1]. ``patients`` > 0; ``prevalence`` in (0, 1), as one class alone
     has no AUC. The result lies in [0, 0.5].
     """
+    return float(min(0.5, Z * sum(expected_variances(patients, prevalence, variance)) ** 0.5))
+
+
+def expected_variances(
+    patients: float, prevalence: float, variance: float | Floats
+) -> tuple[float, float]:
+    """Return the variances of such an AUC from noise and from sampling; as above."""
     places = (np.arange(_PLACES) + 0.5) / _PLACES
     some = [np.exp(-0.5 * ((places - 0.5 - side) / 0.15) ** 2) for side in (-0.11, 0.11)]
     one_each = np.array([vectors(places).T @ (one / one.sum()) for one in some])
@@ -207,7 +214,7 @@ def expected_half_width(patients: float, prevalence: float, variance: float | Fl
     noise = _noise(theta, well, ill) + 2 * _floor(theta, well, ill)
     well, ill = _classes(sums, 0.0)
     sampling = _placements(theta, ill, well, zero) + _placements(1 - theta, well, ill, zero)
-    return float(min(0.5, Z * np.sqrt(noise + sampling)[0] / pairs))
+    return float(noise[0]) / pairs**2, float(sampling[0]) / pairs**2
 
 
 @dataclass(frozen=True)

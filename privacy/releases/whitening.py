@@ -139,7 +139,7 @@ def of_inputs(study: Study, weights: Vector, matrix: Vector) -> Floats:
     """Return the model of the inputs, (p,), of a model of z, (p,).
 
     The first layer's weights on z are V, (outputs, d), with which it has no bias; those on the
-    inputs are V·W, whose last column is the bias. A logistic model is such a layer of one output.
+    inputs are V·W, whose last column is the bias. A logistic model is such a layer.
     ``matrix``: W in any shape of d² numbers. The result is clipped to ± ``LARGEST_WEIGHT``.
     """
     d, outputs = second_moments.width(study), layers(study)[0].sizes[1]

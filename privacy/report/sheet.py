@@ -440,7 +440,8 @@ def _expected(study: Study, plan: Plan, patients: float) -> str:
             "an AUC with a wide interval, because score bins hide the order of the patients in one "
             "bin. A study of schema_version = 3 has no bins and estimates the AUC of the scores"
         )
-    variance = combined_variance(study, plan.purpose("evaluation"), len(study.hospitals))
+    of_each = combined_variance(study, plan.purpose("evaluation"), len(study.hospitals))
+    variance = evaluation.variance_of_everyone(study, of_each)
     match study.data.outcome:
         case None:
             width = expected_half_width(patients, ASSUMED_PREVALENCE, variance)
@@ -451,9 +452,12 @@ def _expected(study: Study, plan: Plan, patients: float) -> str:
             width = concordance.expected_half_width_of_levels(patients, levels, variance)
         case Classes():
             width = evaluation.expected_half_width_of_classes(study, patients, variance)
-    hidden = "; the card states no AUC at horizons: the subgroups have too many codes"
+    further = study.data.times or study.data.classes
+    what = "at horizons" if study.data.times else "by class"
+    hidden = f"; the card states no AUC {what}: the subgroups have too many codes"
     return (
         f"{measure_of(study)} ± {width:.2f} (90 % interval, noise and sampling, if about "
-        f"{patients:.0f} patients are held out)"
-        f"{hidden if study.data.times and not evaluation.fits_a_card(study) else ''}"
+        f"{patients:.0f} patients are held out"
+        f"{', and more if a class is rare' if study.data.classes else ''})"
+        f"{hidden if further and not evaluation.fits_a_card(study) else ''}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import calibration, evaluation, score_waves
 from flo.scores.metrics import Scores, exact_auc, interval
 from flo.study import models
-from flo.study.document import Study
-from tests.flo.class_studies import class_study
+from flo.study.document import Study, from_document
+from tests.flo.class_studies import CLASSES as NAMED
+from tests.flo.class_studies import class_document, class_study
 
 STUDY, GROUPED = class_study(), class_study(subgroups=True)
 WIDTH, CLASSES = 5, 3
@@ -106,16 +108,64 @@ def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
     assert of_class >= 3 * 46
 
 
-def test_an_interval_before_the_run_is_about_that_after_it() -> None:
-    held = patients(900, 3)
-    sums = evaluation.sums(STUDY, model(STUDY), held)
-    widths = []
+def spread_out(
+    study: Study, shares: list[float], count: int, rng: np.random.Generator
+) -> tuple[Floats, float]:
+    """Sums of patients whose class raises its own score, and the exact macro AUC of all of them."""
+    labels = rng.choice(len(shares), count, p=shares)
+    scores = rng.normal(0.35 + 0.15 * np.eye(len(shares))[labels], 0.12).clip(0, 1)
+    sums = np.zeros((len(shares), 2, score_waves.LENGTH))
+    for k in range(len(shares)):
+        vectors, own = score_waves.vectors(scores[:, k]), labels == k
+        sums[k, 1] = vectors[own].sum(0)
+        sums[k, 0] = vectors[~own].sum(0) / np.sqrt(len(shares) - 1)
+    exact_ones = [exact_auc(scores[:, k].copy(), labels == k) for k in range(len(shares))]
+    return sums.ravel(), float(np.mean(exact_ones))
+
+
+def of_classes(count: int) -> Study:
+    names = [str(number) for number in range(count)]
+    return from_document(class_document(NAMED, classes=names))
+
+
+@pytest.mark.parametrize(
+    ("shares", "count"),
+    [
+        ([0.5, 0.4, 0.04, 0.03, 0.03], 600),
+        ([0.6, 0.36, 0.04], 300),
+        ([1 / 12] * 12, 600),
+        ([0.4, 0.12, 0.08, 0.4], 1900),
+    ],
+    ids=["rare", "few", "twelve", "function"],
+)
+def test_an_interval_holds_the_truth_also_where_a_class_has_hardly_any_patients(
+    shares: list[float], count: int
+) -> None:
+    study, inside = of_classes(len(shares)), 0
+    truth = spread_out(study, shares, 60_000, np.random.default_rng(1))[1]
+    for seed in range(60):
+        rng = np.random.default_rng(100 + seed)
+        sums, _ = spread_out(study, shares, count, rng)
+        found, _ = evaluation.read(study, sums + rng.normal(0, 8.0, len(sums)), 64.0)
+        inside += found.low <= truth <= found.high
+    assert inside >= 50
+
+
+@pytest.mark.parametrize("shares", [[0.4, 0.12, 0.08, 0.4], [0.25] * 4, [0.5, 0.3, 0.2]])
+def test_an_interval_before_the_run_is_about_that_after_it(shares: list[float]) -> None:
+    study, widths = of_classes(len(shares)), []
     for seed in range(20):
-        noisy = sums + np.random.default_rng(seed).normal(0, 4.0, sums.shape)
-        found, _ = evaluation.read(STUDY, noisy, 16.0)
+        rng = np.random.default_rng(seed)
+        sums, _ = spread_out(study, shares, 2000, rng)
+        found, _ = evaluation.read(study, sums + rng.normal(0, 8.0, len(sums)), 64.0)
         widths.append((found.high - found.low) / 2)
-    expected = evaluation.expected_half_width_of_classes(STUDY, 900, 16.0)
-    assert expected == pytest.approx(np.mean(widths), rel=0.35)
+    expected = evaluation.expected_half_width_of_classes(study, 2000, 64.0)
+    assert 0.6 < expected / np.mean(widths) < 1.7
+
+
+def test_noise_of_everyone_is_that_of_the_mean_of_the_groupings() -> None:
+    assert evaluation.variance_of_everyone(STUDY, 3.0) == 3.0
+    assert evaluation.variance_of_everyone(GROUPED, 3.0) == 12.0  # four codes of one column
 
 
 @pytest.mark.parametrize("steeper", [0.5, 1.0, 1.6])
@@ -147,6 +197,11 @@ def test_the_exact_macro_auc_is_the_mean_over_the_classes_that_are_there() -> No
     low, high = interval([test])
     assert low < test.auc < high
     kept = held.labels < 2
+    assert test.has_interval
+    scarce = np.where(held.labels == 2, everyone % 100 == 0, True)
+    nine = Scores(scores[scarce], held.labels[scarce], everyone[scarce], 0 * everyone[scarce], 3)
+    assert (nine.labels == 2).sum() < 10
+    assert not replace(nine, kind="classes").has_interval
     few = Scores(scores[kept], held.labels[kept], everyone[kept], everyone[kept], 3, "classes")
     two = [exact_auc(scores[kept, k].copy(), held.labels[kept] == k) for k in range(2)]
     assert few.auc == pytest.approx(np.mean(two), abs=1e-12)
@@ -170,6 +225,6 @@ def test_a_share_of_the_noise_is_told() -> None:
     quiet, _ = evaluation.read(STUDY, sums, 0.0)
     loud, _ = evaluation.read(STUDY, sums, 100.0)
     assert quiet.noise_share == 0
-    assert 0.5 < loud.noise_share < 1
+    assert 0.3 < loud.noise_share < 1
     assert loud.high - loud.low > quiet.high - quiet.low
     assert loud.level == score_waves.LEVEL
