@@ -45,10 +45,14 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Predicted:
-    """Number of ``records`` that were scored, and of those whose risk was stated."""
+    """Number of ``records`` that were scored, and of those for which a risk was stated.
+
+    ``each``: for how many the first, the second, ... was: of each horizon or class.
+    """
 
     records: int
     with_risk: int
+    each: tuple[int, ...]
 
 
 def predict(
@@ -68,9 +72,10 @@ def predict(
     from its card's calibration; it is empty if the card has none, or where the band is too wide
     (``flo.privacy.report.risks``), so that only the rank is known. A model of the time to an event
     has the three for each horizon, such as ``risk_30``, and its score is the hazard in a period.
-    One of several classes has ``score``, ``risk``, ``low`` and ``high`` for each, such as
-    ``risk_severe``. One of a number or a count has ``expected`` with its band ``low`` to ``high``,
-    and ``p10`` and ``p90``, which one and nine of ten such patients are below.
+    One of several classes has ``risk``, ``low`` and ``high`` for each, such as ``risk_severe``, and
+    then the scores, such as ``score_severe``. One of a number or a count has ``expected`` with its
+    band ``low`` to ``high``, and ``p10`` and ``p90``, which one and nine of ten such patients are
+    below.
 
     ``explain``: also write ``raises`` and ``lowers``, up to three columns whose direction is
     certain, the largest first (``flo.published.explanation``); and ``if_changed`` if the study says
@@ -88,7 +93,7 @@ def predict(
     """
     if out.resolve() == data.resolve():
         raise UsageError(f"--out {out} would overwrite the data", hint="choose another file")
-    if id_column in _COLUMNS.union(_score_columns(model.study), _risk_columns(model.study)):
+    if id_column in _COLUMNS.union(_named(model.study)):
         raise UsageError(
             f"--id-column {id_column} is the name of a column of the scores",
             hint="rename the file's column of ids",
@@ -115,20 +120,20 @@ def predict(
     writer = csv.writer(text, lineterminator="\n")
     named = [in_a_sheet(id_column)] if ids else []
     flag = ["flagged"] if flagged else []
-    writer.writerow(
-        ["row", *named, *_score_columns(model.study), *_risk_columns(model.study), *flag, *why]
-    )
+    writer.writerow(["row", *named, *_named(model.study), *flag, *why])
     for number, (scores, bands) in enumerate(zip(expit(log_odds), risks, strict=True), start=1):
         own = [in_a_sheet(ids[number - 1] or "")] if ids else []
         said = reasons[number - 1] if reasons else ()
         marked = flagged[number - 1 : number]
         stated = [cell for band in bands for cell in band]
         scored_as = [f"{score:.6f}" for score in scores]
-        writer.writerow([number, *own, *scored_as, *stated, *marked, *said])
+        both = [*stated, *scored_as] if len(scored_as) > 1 else [*scored_as, *stated]
+        writer.writerow([number, *own, *both, *marked, *said])
     scored = text.getvalue().encode()
     write_private(out, scored)
     write_record(model, out, scored, len(risks), rule)
-    return Predicted(len(risks), sum(any(any(band) for band in own) for own in risks))
+    each = tuple(sum(any(band) for band in of_one) for of_one in zip(*risks, strict=True))
+    return Predicted(len(risks), sum(any(any(band) for band in own) for own in risks), each)
 
 
 def _reasons(
@@ -153,10 +158,12 @@ def _cell(several: list[str]) -> str:
     return "; ".join(in_a_sheet(one.replace(";", ",")) for one in several)
 
 
-def _score_columns(study: Study) -> list[str]:
-    """Return the names of the columns of scores: one, or one for each of several classes."""
-    classes = study.data.classes
-    return [f"score_{in_a_sheet(name)}" for name in classes.classes] if classes else ["score"]
+def _named(study: Study) -> list[str]:
+    """Return the names of the columns of scores and risks. Scores of several classes look like
+    risks, and come after them."""
+    if classes := study.data.classes:
+        return [*_risk_columns(study), *(f"score_{in_a_sheet(name)}" for name in classes.classes)]
+    return ["score", *_risk_columns(study)]
 
 
 def _risk_columns(study: Study) -> list[str]:

@@ -240,13 +240,17 @@ def _area(score: Floats, ill: Mask) -> float:
 def _one_class(table: Table, schema: Schema) -> list[DataFinding]:
     """Report a label that never changes: one class is absent, or the mapping names a wrong field.
 
+    Of several classes, which are absent is noted.
+
     With fewer than 20 records this is no surprise, and is not reported.
     """
     if len(table) < _FEWEST_OF_ONE_CLASS or schema.quantity:  # a constant quantity: placeholders
         return []
     present = [code for code in schema.label_values if (table.columns[schema.label] == code).any()]
     if len(present) != 1:
-        return []
+        absent = [name for name in schema.label_values if name not in present]
+        rule = "is in no record here: " + ", ".join(absent)
+        return [DataFinding(schema.label, rule, level="note", kind=ONE_CLASS)] if absent else []
     rule = f"is {present[0]} in every record: is it the right field, with the right codes?"
     return [DataFinding(schema.label, rule, level="to accept", kind=ONE_CLASS)]
 

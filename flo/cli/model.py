@@ -142,10 +142,7 @@ def predict(
         rule = _flag_rule(home, opened)
     with working("predicting"):
         done = score(opened, data, out, id_column, explain=explain, rule=rule)
-    say(
-        f"{done.records} records scored in {out} by {opened.title}: higher is "
-        f"{_higher(opened.study.data)} {opened.study.data.label}"
-    )
+    say(f"{done.records} records scored in {out} by {opened.title}: {_higher(opened.study.data)}")
     say(_risks_in_words(opened, done))
     if rule is None:
         _say_unflagged(home, opened)
@@ -301,15 +298,16 @@ def _say_late(late: str) -> None:
 
 def _higher(schema: Schema) -> str:
     if schema.classes:
-        return "likelier to be that"
-    return "a larger value of" if schema.quantity else "likelier to be"
+        return f"a risk of each class of {schema.label}, and its score, which is no risk"
+    return (
+        f"higher is {'a larger value of' if schema.quantity else 'likelier to be'} {schema.label}"
+    )
 
 
 def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> str:
     """Return what the risks of a predicted file are, and why some are missing."""
     from flo.published.model_card import PublishedModel
     from flo.scoring.curve import TOO_WIDE
-    from flo.study.classes import Classes
     from flo.study.quantity import Quantity
     from flo.study.time_to_event import TimeToEvent
 
@@ -319,6 +317,14 @@ def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> 
     level = next((one.level for one in curves if one), None)
     if level is None:
         return "scores rank patients; the card has no calibration, so there are no risks"
+    if classes := model.study.data.classes:
+        counts = zip(classes.classes, done.each, strict=True)
+        return (
+            f"risks, with their {100 * level:.0f} % band, are stated for "
+            + ", ".join(f"{name}: {count}" for name, count in counts)
+            + f" of {done.records} records; elsewhere the band is wider than {100 * TOO_WIDE:.0f} "
+            "%. They are calibrated for the patients of all hospitals together"
+        )
     match model.study.data.outcome:
         case None:
             some = "a risk"
@@ -326,8 +332,6 @@ def _risks_in_words(model: PublishedModel | FinishedAtHome, done: Predicted) -> 
             some = "a risk at some horizon at least,"
         case Quantity():
             some = f"an expected {model.study.data.label}"
-        case Classes():
-            some = "a risk of some class at least,"
     said = (
         f"{done.with_risk} have {some} with its {100 * level:.0f} % band, "
         "calibrated for the patients of all hospitals together"

@@ -112,12 +112,14 @@ def check(
     from flo.privacy.report.sheet import sections
     from flo.study.loading import load
     from flo.study.models import as_many_threads_as_help
+    from flo.study.yes_or_no import require_yes_or_no
 
     with working("calibrating noise"):
         loaded = load(study)
         loaded.refuse_identifying()
         refuse_unreadable(loaded)
         if years:
+            require_yes_or_no(loaded, "a study that is repeated over years")
             study_of_a_year(loaded, 0, years)  # refuses too many before the study is explained
         unwritten = loaded.unwritten
         parts = sections(loaded)

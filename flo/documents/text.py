@@ -36,7 +36,7 @@ def in_a_sheet(text: str) -> str:
 def of_auc(auc: float, low: float, high: float) -> str:
     """Format as ``0.843, 0.801 to 0.880``, without an end at 0 or 1, which is no information."""
     if low < _NOTHING_SAID and high > 1 - _NOTHING_SAID:
-        return f"{auc:.3f}, no information"
+        return "no information"
     if high > 1 - _NOTHING_SAID:
         return f"{auc:.3f}, {low:.3f} or more"
     if low < _NOTHING_SAID:

@@ -68,7 +68,7 @@ def sections(model: PublishedModel) -> list[Section]:
             (
                 ("signed by", format_fingerprint(fingerprint(bytes.fromhex(card.coordinator)))),
                 ("study digest", study.digest),
-                ("card digest", f"{card.digest} (names this model in [continues] of a study)"),
+                ("card digest", f"{card.digest}{_continues(study)}"),
                 ("file digest", card.file),
             ),
         ),
@@ -84,6 +84,10 @@ def _further(study: Study, card: ModelCard) -> list[tuple[str, str]]:
         what = "AUC at horizons" if study.data.times else "AUC by class"
         return [(what, "not stated: the study has too many codes of subgroups")]
     return [(name, _in_words(one)) for name, one in found.items()]
+
+
+def _continues(study: Study) -> str:
+    return "" if study.data.outcome else " (names this model in [continues] of a study)"
 
 
 def _in_words(found: Estimate) -> str:

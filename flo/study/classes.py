@@ -11,11 +11,13 @@ so that each class is evaluated and calibrated as an outcome of yes or no.
 
 from __future__ import annotations
 
+import unicodedata
 from functools import reduce
-from typing import Annotated, Literal
+from itertools import combinations
+from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from flo.arrays import Floats
 from flo.documents.document import Document
@@ -32,19 +34,36 @@ class Classes(Document):
     """
 
     kind: Literal["classes"]
-    classes: Annotated[tuple[Code, ...], Field(min_length=FEWEST_CLASSES, max_length=MOST_CLASSES)]
+    classes: tuple[Code, ...]
 
     @model_validator(mode="after")
     def _distinct(self) -> Classes:
-        twice = [one for one in self.classes if self.classes.count(one) > 1]
-        if twice:
-            raise ValueError(f"the class {twice[0]!r} appears twice")
+        if len(self.classes) < FEWEST_CLASSES:
+            raise ValueError(
+                f"{len(self.classes)} classes, at least {FEWEST_CLASSES}; two are yes or no, "
+                "without [data.outcome]"
+            )
+        if len(self.classes) > MOST_CLASSES:
+            raise ValueError(
+                f"{len(self.classes)} classes, limit {MOST_CLASSES}: merge those that few have"
+            )
+        for first, second in combinations(self.classes, 2):
+            if _looks_like(first) == _looks_like(second):
+                raise ValueError(f"the classes {first!r} and {second!r} cannot be told apart")
         return self
 
     @property
     def codes(self) -> int:
         """How many classes there are."""
         return len(self.classes)
+
+
+def _looks_like(name: str) -> str:
+    """Return one text for names that a person, or a table that writes 1 as 1.0, may confuse."""
+    try:
+        return str(float(name))
+    except ValueError:
+        return unicodedata.normalize("NFKC", name).casefold()
 
 
 def against_others(outputs: Floats) -> Floats:

@@ -29,13 +29,16 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from flo.arrays import Floats
 from flo.documents.document import Document
 from flo.privacy.releases import evaluation, score_waves
+from flo.study import models
 from flo.study.document import Study
 from flo.study.parameters import Vector
+from flo.study.synthetic import made_up_inputs
 
 LEVEL = 0.9  # share of the posterior within a band
 _POINTS = 65  # of the published curve
@@ -48,6 +51,7 @@ _WIDE, _COARSE, _FINE, _FARTHEST, _REACH, _MOVES, _BORDER = 41, 21, 45, (20.0, 5
 _SHIFT, _SLOPE, _SLOPES, _SLOPES_OF_IMAGES, _FREEDOM = 0.6, 0.85, 0.4, 1.0, 4
 _CLIPPED = 0.1  # share of positions at either end where g does not grow further
 _LEAST = 1e-5  # smallest risk that is stated, and variance of a moment that counts as 0
+_FARTHEST_SHIFT = 30.0  # log odds
 _NEAREST, _LARGEST = 1e-9, 1e9  # log odds of a curve: smallest step, largest value
 
 _Risks = Annotated[tuple[float, ...], Field(min_length=2, max_length=1000)]
@@ -125,12 +129,40 @@ def fit_each(
     study: Study, weights: Vector, noisy: Floats, variance: float
 ) -> tuple[Calibration, ...]:
     """Return the risk of each of several classes, as a function of its own score; of none if for
-    one no risk can be stated. Each is fitted alone, so that their sum is about 1 and seldom 1."""
+    one no risk can be stated.
+
+    Each is fitted alone. The mean of a wide posterior makes small risks larger, and risks of all
+    classes together more than 1, as no patient's can be. So the log odds of all curves are moved by
+    one number, with which the made-up patients' risks add up to 1 on average; not with images.
+    """
     sums = evaluation.of_each_class(study, noisy, variance)
     positions = evaluation.Positions.of_outputs(study, weights)
     found = [fit_at(at, *of_class) for at, of_class in zip(positions, sums, strict=True)]
     known = [one for one in found if one is not None]
-    return tuple(known) if len(known) == len(found) else ()
+    if len(known) < len(found):
+        return ()
+    if positions[0].deviation is None:
+        return tuple(known)
+    made_up = np.nan_to_num(models.scores(study, weights, made_up_inputs(study.data)))
+    risks = [curve.of(own)[0] for curve, own in zip(known, made_up.T, strict=True)]
+    by = _shift_to_one(logit(np.stack(risks)))
+    return tuple(_moved(curve, by) for curve in known)
+
+
+def _shift_to_one(log_odds: Floats) -> float:
+    """Return by how much log odds (classes, n) are moved for risks that add up to 1 on average."""
+
+    def beyond(by: float) -> float:
+        return float(expit(log_odds + by).sum(0).mean()) - 1
+
+    # At the ends all risks together are next to none, and next to the number of classes.
+    return float(brentq(beyond, -_FARTHEST_SHIFT, _FARTHEST_SHIFT))
+
+
+def _moved(curve: Calibration, by: float) -> Calibration:
+    """Return the curve with log odds of risks and band moved by ``by``."""
+    moved = [expit(logit(np.array(one)) + by) for one in (curve.risk, curve.low, curve.high)]
+    return curve_of(np.array(curve.log_odds), *moved)
 
 
 def fit_at(

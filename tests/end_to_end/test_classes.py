@@ -39,7 +39,7 @@ def test_from_launch_to_each_patients_risks(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     scores = [f"score_{name}" for name in NAMES]
     risks = [f"{what}_{name}" for name in NAMES for what in ("risk", "low", "high")]
-    assert list(rows[0]) == ["row", "patient_id", *scores, *risks]
+    assert list(rows[0]) == ["row", "patient_id", *risks, *scores]
     for row in rows:
         assert sum(float(row[name]) for name in scores) == pytest.approx(1, abs=1e-5)
         for name in NAMES:

@@ -81,7 +81,7 @@ def test_an_unknown_key_is_named_safely_and_of_another_party_not_at_all() -> Non
         ((0.843, 0.801, 0.880), "0.843, 0.801 to 0.880"),
         ((0.991, 0.793, 1.0), "0.991, 0.793 or more"),
         ((0.21, 0.0, 0.4), "0.210, 0.400 or less"),
-        ((0.55, 0.0001, 0.9999), "0.550, no information"),
+        ((0.55, 0.0001, 0.9999), "no information"),
     ],
 )
 def test_an_end_of_an_interval_that_says_nothing_is_not_told_as_a_number(

@@ -43,9 +43,15 @@ def test_outputs_without_bounds_have_finite_scores() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"classes": ["a", "b"]}, "at least 3 items"),
-        ({"classes": [str(n) for n in range(13)]}, "at most 12 items"),
-        ({"classes": ["a", "b", "a"]}, "the class 'a' appears twice"),
+        ({"classes": ["a", "b"]}, "two are yes or no, without [data.outcome]"),
+        (
+            {"classes": [str(n) for n in range(13)]},
+            "13 classes, limit 12: merge those that few have",
+        ),
+        ({"classes": ["a", "b", "a"]}, "the classes 'a' and 'a' cannot be told apart"),
+        ({"classes": ["1", "2", "1.0"]}, "the classes '1' and '1.0' cannot be told apart"),
+        ({"classes": ["I", "II", "i"]}, "the classes 'I' and 'i' cannot be told apart"),
+        ({"classes": ["é", "b", "e\u0301"]}, "cannot be told apart"),
         ({"classes": ["a", "b", "NA"]}, "it means missing"),
         ({"classes": ["a", "b", " c"]}, "outer spaces"),
         ({"unit": "days"}, "Extra inputs are not permitted"),

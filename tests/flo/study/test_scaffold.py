@@ -79,7 +79,7 @@ def test_a_draft_may_foresee_something_else_than_yes_or_no(
     [
         ("count:visits", "'count:visits' is none of time:COLUMN"),
         ("count:visits:0,many,8", "is none of time:COLUMN"),
-        ("classes:a,b", "at least 3 items"),
+        ("classes:a,b", "two are yes or no"),
         ("classes:a,b,c:4", "is none of time:COLUMN"),
         ("time:days:days:30", "is none of time:COLUMN"),
         ("time:weeks:weeks:4,26:0.5", "has no column 'weeks' in its first line"),
