@@ -1,11 +1,12 @@
 """Calibrated risks from the evaluation's release, at no further cost in privacy.
 
 Clipping and noise leave a model's log odds s too large, too small or off by a constant. A Platt
-(1999) fit, risk = π(s) = sigmoid(c + δ + b·(s - c)), repairs this. c is 0; with images, whose log
-odds may all lie far from it, c is that of the released mean position. The release has sums of waves
-over the positions u of both classes (``flo.privacy.releases.score_waves``), which give the total of
-any function of u over a class, with noise of known variance. So for g = 1 and for g = s, clipped to
-where patients are, since noise grows with the largest g, the moments
+(1999) fit, risk = π(s) = sigmoid(c + δ + b·(s - c)), repairs this. c is 0, or for one of several
+classes the log odds of its share if all had the same; with images, whose log odds may all lie far
+from it, c is that of the released mean position. The release has sums of waves over the positions u
+of both classes (``flo.privacy.releases.score_waves``), which give the total of any function of u
+over a class, with noise of known variance. So for g = 1 and for g = s, clipped to where patients
+are, since noise grows with the largest g, the moments
 
     m_g = Σ over positives g·(1 - π) - Σ over negatives g·π
 
@@ -29,16 +30,13 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
-from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from flo.arrays import Floats
 from flo.documents.document import Document
 from flo.privacy.releases import evaluation, score_waves
-from flo.study import models
 from flo.study.document import Study
 from flo.study.parameters import Vector
-from flo.study.synthetic import made_up_inputs
 
 LEVEL = 0.9  # share of the posterior within a band
 _POINTS = 65  # of the published curve
@@ -51,7 +49,6 @@ _WIDE, _COARSE, _FINE, _FARTHEST, _REACH, _MOVES, _BORDER = 41, 21, 45, (20.0, 5
 _SHIFT, _SLOPE, _SLOPES, _SLOPES_OF_IMAGES, _FREEDOM = 0.6, 0.85, 0.4, 1.0, 4
 _CLIPPED = 0.1  # share of positions at either end where g does not grow further
 _LEAST = 1e-5  # smallest risk that is stated, and variance of a moment that counts as 0
-_FARTHEST_SHIFT = 30.0  # log odds
 _NEAREST, _LARGEST = 1e-9, 1e9  # log odds of a curve: smallest step, largest value
 
 _Risks = Annotated[tuple[float, ...], Field(min_length=2, max_length=1000)]
@@ -131,53 +128,36 @@ def fit_each(
     """Return the risk of each of several classes, as a function of its own score; of none if for
     one no risk can be stated.
 
-    Each is fitted alone. The mean of a wide posterior makes small risks larger, and risks of all
-    classes together more than 1, as no patient's can be. So the log odds of all curves are moved by
-    one number, with which the made-up patients' risks add up to 1 on average; not with images.
+    Each is fitted alone, so that their sum is about 1 and seldom 1. Log odds are stretched around
+    those of a class if all were equally likely.
     """
     sums = evaluation.of_each_class(study, noisy, variance)
-    positions = evaluation.Positions.of_outputs(study, weights)
-    found = [fit_at(at, *of_class) for at, of_class in zip(positions, sums, strict=True)]
+    positions, equal = evaluation.Positions.of_outputs(study, weights), 1 / study.data.outputs
+    found = [
+        fit_at(at, *of_class, middle=float(logit(equal)))
+        for at, of_class in zip(positions, sums, strict=True)
+    ]
     known = [one for one in found if one is not None]
-    if len(known) < len(found):
-        return ()
-    if positions[0].deviation is None:
-        return tuple(known)
-    made_up = np.nan_to_num(models.scores(study, weights, made_up_inputs(study.data)))
-    risks = [curve.of(own)[0] for curve, own in zip(known, made_up.T, strict=True)]
-    by = _shift_to_one(logit(np.stack(risks)))
-    return tuple(_moved(curve, by) for curve in known)
-
-
-def _shift_to_one(log_odds: Floats) -> float:
-    """Return by how much log odds (classes, n) are moved for risks that add up to 1 on average."""
-
-    def beyond(by: float) -> float:
-        return float(expit(log_odds + by).sum(0).mean()) - 1
-
-    # At the ends all risks together are next to none, and next to the number of classes.
-    return float(brentq(beyond, -_FARTHEST_SHIFT, _FARTHEST_SHIFT))
-
-
-def _moved(curve: Calibration, by: float) -> Calibration:
-    """Return the curve with log odds of risks and band moved by ``by``."""
-    moved = [expit(logit(np.array(one)) + by) for one in (curve.risk, curve.low, curve.high)]
-    return curve_of(np.array(curve.log_odds), *moved)
+    return tuple(known) if len(known) == len(found) else ()
 
 
 def fit_at(
-    positions: evaluation.Positions, classes: Floats, variance: float | Floats
+    positions: evaluation.Positions,
+    classes: Floats,
+    variance: float | Floats,
+    *,
+    middle: float = 0.0,
 ) -> Calibration | None:
     """Return the calibration for scores at these positions; None if no fit is found.
 
     ``classes`` (2, LENGTH): sums of negatives and positives, with ``variance`` in every number, or
-    in each of negatives' and of positives' numbers, (2,).
+    in each of negatives' and of positives' numbers, (2,). ``middle``: c, unless it is of images.
     """
     places = scores_at(positions, _PLACES)
     if positions.deviation is None:
         middle, slopes = _middle_score(classes), _SLOPES_OF_IMAGES
     else:
-        middle, slopes = 0.0, _SLOPES
+        slopes = _SLOPES
     moments = _Moments(places, test_function(positions, places), middle, classes, variance)
     found = _posterior(moments, np.array([_SHIFT, slopes]))
     points = points_of(positions)
