@@ -75,7 +75,7 @@ def test_regressions_and_a_catalogue_say_what_they_said_when_they_were_published
 
 
 @pytest.mark.parametrize(
-    ("name", "schema", "later"), [("model.card.json", 3, 8), ("questions.statistics.json", 1, 2)]
+    ("name", "schema", "later"), [("model.card.json", 3, 9), ("questions.statistics.json", 1, 2)]
 )
 def test_what_a_later_version_wrote_is_refused(
     tmp_path: Path, name: str, schema: int, later: int

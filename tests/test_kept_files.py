@@ -406,7 +406,7 @@ def test_a_report_of_a_later_schema_is_refused(kept: Path, claimed: object) -> N
 @of_v2
 def test_a_model_card_of_a_later_schema_is_refused(home: SiteHome) -> None:
     path = home.directory / "model.card.json"
-    changed_json(path, schema_version=8)
+    changed_json(path, schema_version=9)
     with pytest.raises(UsageError, match="schema_version"):
         PublishedModel.open(path, *home.read_coordinator().fingerprints)
 
