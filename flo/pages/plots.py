@@ -53,12 +53,15 @@ class Plane:
 
 @dataclass(frozen=True)
 class Interval:
-    """Row of ``Intervals``. ``y``: of the row; ``low``, ``middle``, ``high``: x coordinates."""
+    """Row of ``Intervals``. ``y``: of the row; ``low``, ``middle``, ``high``: x coordinates.
+
+    ``middle``: None where no point is drawn.
+    """
 
     name: str
     y: float
     low: float
-    middle: float
+    middle: float | None
     high: float
 
 
@@ -132,7 +135,7 @@ def plane(
 
 
 def intervals(
-    rows: Sequence[tuple[str, float, float, float]],
+    rows: Sequence[tuple[str, float, float | None, float]],
     low: float,
     high: float,
     *,
@@ -141,6 +144,8 @@ def intervals(
     label: Callable[[float], str] | None = None,
 ) -> Intervals:
     """Lay out (name, low, middle, high) rows on one axis from at most ``low`` to ``high``.
+
+    ``middle``: None where no point is drawn.
 
     Ticks are at whole steps below ``high``; the axis begins at a tick. Long names are truncated.
     ``limit``: where a line across all rows is drawn. ``label``: of a tick; its value if left out.
@@ -164,7 +169,13 @@ def intervals(
         bottom,
         [Tick(place(low + n * step), said(low + n * step)) for n in range(count + 1)],
         [
-            Interval(cut(name), _ROW * (number + 0.5), place(below), place(middle), place(above))
+            Interval(
+                cut(name),
+                _ROW * (number + 0.5),
+                place(below),
+                None if middle is None else place(middle),
+                place(above),
+            )
             for number, (name, below, middle, above) in enumerate(rows)
         ],
         None if limit is None else place(limit),

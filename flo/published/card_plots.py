@@ -21,7 +21,7 @@ def quality_plot(result: dict[str, Any]) -> plots.Intervals | None:
     """Plot noisy AUCs, overall and by subgroup, with intervals; from a run's result."""
     everyone = result.get("estimate")
     found = {"all held-out patients": everyone} | (result.get("subgroups") or {})
-    rows = [(name, one["low"], one["auc"], one["high"]) for name, one in found.items() if one]
+    rows = [_row(name, one["low"], one["auc"], one["high"]) for name, one in found.items() if one]
     return plots.intervals(rows, 0.0, 1.0) if rows else None
 
 
@@ -31,8 +31,14 @@ def quality_of_card(study: Study, card: ModelCard) -> plots.Intervals | None:
         return None
     found: dict[str, Estimate | Quality] = {"all held-out patients": card.evaluation}
     found |= further_estimates(study, card) or {}
-    rows = [(name, one.low, one.auc, one.high) for name, one in (found | card.subgroups).items()]
+    found |= card.subgroups
+    rows = [_row(name, one.low, one.auc, one.high) for name, one in found.items()]
     return plots.intervals(rows, 0.0, 1.0)
+
+
+def _row(name: str, low: float, auc: float, high: float) -> tuple[str, float, float | None, float]:
+    """Return a row without a point if the interval is all that an AUC can be."""
+    return name, low, auc if low > 0 or high < 1 else None, high
 
 
 def gate_plot(found: Comparison) -> plots.Intervals:

@@ -68,8 +68,11 @@ def test_steps_hold_a_value_until_the_next() -> None:
 
 
 def test_an_interval_keeps_its_order_and_its_axis() -> None:
-    drawn = plots.intervals([("all", 0.2, 0.5, 0.9), ("some", -1, 0, 2)], 0, 1)
-    for row in drawn.rows:
+    rows = [("all", 0.2, 0.5, 0.9), ("some", -1, 0, 2), ("unknown", 0, None, 1)]
+    drawn = plots.intervals(rows, 0, 1)
+    assert drawn.rows[2].middle is None
+    for row in drawn.rows[:2]:
+        assert row.middle is not None
         assert drawn.left <= row.low <= row.middle <= row.high <= drawn.right
 
 
