@@ -93,11 +93,9 @@ def inspection(looked: InspectedTable, schema: Schema, mapping: StudyMapping | N
     label = table.columns.get(schema.label)
     ill = np.zeros(len(table), dtype=bool) if label is None else two_sides(table, schema)[-1][0]
     of_each = pd.Series(table.ids, dtype=object).value_counts()
-    seen = (
-        []
-        if label is None or schema.looked_at != schema.columns
-        else [_of_label(schema.label, label)]
-    )
+    seen: list[ColumnSeen] = []
+    if label is not None and schema.label_is_yes_or_no:
+        seen.append(_of_label(schema.label, label))
     value = schema.value_column
     for column in (*([value] if value else []), *schema.columns):
         if isinstance(column, ImageColumn):

@@ -112,7 +112,7 @@ class Simulation:
         An AUC is None if no test had patients of both classes. Quantities and classes have no
         positive patients.
         """
-        events = self.study.data.looked_at == self.study.data.columns
+        events = self.study.data.label_is_yes_or_no
         yes_or_no = self.study.data.outcome is None
         ways, risks = {"auc": self.private}, {"brier": self.private} if yes_or_no else {}
         if self.pooled:

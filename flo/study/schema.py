@@ -227,6 +227,11 @@ class Schema(Document):
         return NumberColumn(kind="number", name=name, unit=unit, minimum=least, maximum=most)
 
     @property
+    def label_is_yes_or_no(self) -> bool:
+        """Whether the label is 1 or 0, also of the time to an event."""
+        return self.outcome is None or self.times is not None
+
+    @property
     def label_values(self) -> tuple[str, ...]:
         """What the label's column may hold, unless it is a quantity: 0 or 1, or the classes."""
         return self.classes.classes if self.classes else ("0", "1")
@@ -235,7 +240,7 @@ class Schema(Document):
     def looked_at(self) -> tuple[Column, ...]:
         """All columns that may hold what identifies patients or means "not known": those of the
         study, and before them a quantity or classes that it foresees."""
-        value = None if self.times is not None else self.value_column
+        value = None if self.label_is_yes_or_no else self.value_column
         return self.columns if value is None else (value, *self.columns)
 
     @property
