@@ -28,7 +28,8 @@ from tests.proofs.rows import Row, chance
 from tests.proofs.truth import released
 
 _SEEDS, _DRAWS = 4, 50
-_LOST = {"elderly": 0.08}  # a class of 343 patients is hardly foreseen
+# A class of 343 patients is hardly foreseen; schooled has three of 200 to 290.
+_LOST = {"elderly": 0.08, "schooled": 0.035}
 
 
 def rows(quick: bool) -> Iterator[Row]:
