@@ -601,10 +601,11 @@ class SimulatedResult(CommandResult):
     to an event: ``predicted`` and ``observed`` risk at each ``horizon``; what is called AUC is then
     the concordance between periods, ``positive`` are patients with the event by the last horizon,
     and there is no ``calibration``. ``values``, of a number or a count: mean ``predicted`` and
-    ``observed`` value, and the share of variance or deviance that is ``explained``; AUCs are the
-    concordance between levels, and nobody is ``positive``. ``classes``, of several: of each
-    ``class`` its ``auc`` against all others, and mean ``predicted`` risk and ``observed`` share;
-    AUCs are macro AUCs otherwise, and nobody is ``positive``. ``years``, with
+    ``observed`` value, and the share of variance or deviance that is ``explained``. What is called
+    AUC is then the concordance between levels, and sites have no ``positive``. ``classes``: of each
+    ``class`` of an outcome of several its ``auc`` against all others, the mean ``predicted`` risk
+    and the ``observed`` share. What is called AUC elsewhere is then the macro AUC, and sites have
+    no ``positive``. ``years``, with
     ``--years``: for each ``year`` the AUC of the first year's model (``first_only``), of that
     year's own (``fresh``), of the one that goes on learning (``continued``) and of a study of all
     patients (``all_at_once``), with ``standard_errors`` over runs; ``life_epsilon``: ε of the most

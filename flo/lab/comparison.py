@@ -118,8 +118,8 @@ def values(study: Study, fold: Fold, weights: Vector) -> tuple[float, float, flo
 def by_class(study: Study, fold: Fold, weights: Vector) -> list[tuple[float, float, float]] | None:
     """Return of each class its exact AUC, its mean predicted risk and the observed share.
 
-    Predicted as by ``calibrated``; None without a card's risks. An AUC is NaN if nobody, or
-    everybody, has the class.
+    The risks are predicted as by ``calibrated``. The result is None if a card would state no risks.
+    An AUC is NaN if no record has the class, or all records have it.
     """
     outcome = study.data.classes
     assert outcome is not None

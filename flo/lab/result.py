@@ -37,9 +37,9 @@ class Simulation:
     between periods, nothing is finished at home, and no test tells Brier scores. ``values``: of a
     quantity, the mean expected value, the mean, and the share of variation that is explained, of
     each test; AUCs are the concordance between levels, and the rest is as with times. ``by_class``:
-    of several classes, the AUC of each, its mean predicted risk and the observed share, of each
-    test; AUCs are macro AUCs otherwise, and the rest is as with times. ``years``: the study
-    repeated with patients who arrive over years.
+    for each test, the AUC of each of several classes, its mean predicted risk and the observed
+    share; all that is called AUC elsewhere is then the macro AUC, and the rest is as with times.
+    ``years``: the study repeated with patients who arrive over years.
     """
 
     study: Study
@@ -109,8 +109,8 @@ class Simulation:
     def hospitals(self) -> dict[str, dict[str, Any]]:
         """By hospital: numbers of tested ``patients`` and ``positive`` ones, AUCs and Brier scores.
 
-        An AUC is None if no test had patients of both classes. Quantities and classes have no
-        positive patients.
+        An AUC is None if no test had patients of both classes. Of a quantity or of several classes
+        there is no number of positive patients.
         """
         events = self.study.data.label_is_yes_or_no
         yes_or_no = self.study.data.outcome is None

@@ -90,7 +90,7 @@ def _continues(study: Study) -> str:
     return "" if study.data.outcome else " (names this model in [continues] of a study)"
 
 
-def _in_words(found: Estimate) -> str:
+def _in_words(found: Estimate | Quality) -> str:
     return f"{of_auc(found.auc, found.low, found.high)} ({100 * found.level:.0f} % interval)"
 
 
@@ -159,4 +159,4 @@ def quality_in_words(found: Quality | None) -> str:
     """Return an AUC with its interval, or that there is none."""
     if found is None:
         return "not evaluated"
-    return f"{of_auc(found.auc, found.low, found.high)} ({100 * found.level:.0f} % interval)"
+    return _in_words(found)

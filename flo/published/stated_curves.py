@@ -51,10 +51,10 @@ class StatedCurve:
 
 def stated(study: Study, card: ModelCard) -> list[StatedCurve]:
     """Return the card's curves: one, or one for each horizon or class; none if it has none."""
-    if study.data.classes is not None:
+    if study.data.classes is not None and card.by_class:
         return [
             _of_risk(curve, f"risk of {study.data.label} = {name}", _BY_CLASS)
-            for name, curve in zip(study.data.classes.classes, card.by_class, strict=False)
+            for name, curve in zip(study.data.classes.classes, card.by_class, strict=True)
         ]
     last, times, quantity = card.calibration, study.data.times, study.data.quantity
     if last is None:

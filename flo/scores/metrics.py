@@ -87,7 +87,7 @@ class Scores:
 
     @property
     def has_interval(self) -> bool:
-        """Whether the sides have enough patients for an interval, of each class, and overlap."""
+        """Whether enough patients are on both sides, of several classes for each, and overlap."""
         if self.kind == "classes":  # each is compared with all others
             sides = [(side,) for both in self.compared for side in both]
         else:

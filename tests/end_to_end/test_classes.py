@@ -12,7 +12,11 @@ from flo.privacy.releases import calibration
 from flo.published.model_card import PublishedModel
 from tests.commands import flo
 from tests.end_to_end.test_gate import said
-from tests.end_to_end.whole_run import whole_run
+from tests.end_to_end.whole_run import (
+    refuses_what_takes_yes_or_no,
+    relabelled,
+    whole_run,
+)
 from tests.flo.class_studies import NAMES, class_document
 
 pytestmark = pytest.mark.slow
@@ -47,23 +51,9 @@ def test_from_launch_to_each_patients_risks(tmp_path: Path) -> None:
                 numbers = [float(row[f"{what}_{name}"]) for what in ("low", "risk", "high")]
                 assert numbers == sorted(numbers)
     said(flo("model", "check", card, "--home", sites[0].directory))
-    for command in (("finish", card), ("export", card, "--out", tmp_path / "x.onnx")):
-        refused = flo("model", *command, "--home", sites[0].directory)
-        assert refused.returncode != 0
-        assert "foresees one of several classes" in refused.stderr
-        assert "takes only an outcome of yes or no" in refused.stderr
+    refuses_what_takes_yes_or_no(card, sites[0], "one of several classes")
 
 
 def graded(site: SiteHome) -> None:
     """Give each of the site's patients a class, mostly the mild one to those who were well."""
-    (population,) = site.read_config().populations
-    path = population.file
-    assert path is not None
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    with path.open("w") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        for number, row in enumerate(rows):
-            grade = (1, 2, 2, 0)[number % 4] if row["ill"] == "1" else (0, 0, 1)[number % 3]
-            writer.writerow({**row, "ill": NAMES[grade]})
+    relabelled(site, lambda n, ill: NAMES[(1, 2, 2, 0)[n % 4] if ill else (0, 0, 1)[n % 3]])

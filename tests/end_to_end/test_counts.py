@@ -12,7 +12,11 @@ from flo.privacy.releases import quantities
 from flo.published.model_card import PublishedModel
 from tests.commands import flo
 from tests.end_to_end.test_gate import said
-from tests.end_to_end.whole_run import whole_run
+from tests.end_to_end.whole_run import (
+    refuses_what_takes_yes_or_no,
+    relabelled,
+    whole_run,
+)
 from tests.flo.quantities import COUNT, quantity_document
 
 pytestmark = pytest.mark.slow
@@ -44,23 +48,9 @@ def test_from_launch_to_each_patients_expected_number(tmp_path: Path) -> None:
             numbers = [float(row[name]) for name in ("low", "expected", "high")]
             assert numbers == sorted(numbers)
             assert 0 <= float(row["p10"]) <= float(row["p90"]) <= 8
-    for command in (("finish", card), ("export", card, "--out", tmp_path / "x.onnx")):
-        refused = flo("model", *command, "--home", sites[0].directory)
-        assert refused.returncode != 0
-        assert "foresees a count" in refused.stderr
-        assert "takes only an outcome of yes or no" in refused.stderr
+    refuses_what_takes_yes_or_no(card, sites[0], "a count")
 
 
 def counted(site: SiteHome) -> None:
     """Give each of the site's patients a number of visits, more for those who were ill."""
-    (population,) = site.read_config().populations
-    path = population.file
-    assert path is not None
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    with path.open("w") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        for number, row in enumerate(rows):
-            visits = 2 + number % 7 if row["ill"] == "1" else number % 3
-            writer.writerow({**row, "ill": visits})
+    relabelled(site, lambda n, ill: 2 + n % 7 if ill else n % 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,30 @@ from tests.end_to_end.agents import agent
 from tests.end_to_end.running import SITES
 from tests.end_to_end.test_gate import published, said
 from tests.server.real_coordinator import serving
+
+
+def refuses_what_takes_yes_or_no(card: Path, site: SiteHome, foreseen: str) -> None:
+    """Finishing at home and an export name what the study foresees, and do nothing."""
+    for command in (("finish", card), ("export", card, "--out", site.directory / "x.onnx")):
+        refused = flo("model", *command, "--home", site.directory)
+        assert refused.returncode != 0
+        assert f"foresees {foreseen}" in refused.stderr
+        assert "takes only an outcome of yes or no" in refused.stderr
+    assert not (site.directory / "x.onnx").exists()
+
+
+def relabelled(site: SiteHome, label: Callable[[int, bool], object]) -> None:
+    """Give each of the site's patients the label of their row and of whether they were ill."""
+    (population,) = site.read_config().populations
+    path = population.file
+    assert path is not None
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        for number, row in enumerate(rows):
+            writer.writerow({**row, "ill": label(number, row["ill"] == "1")})
 
 
 def whole_run(

@@ -63,7 +63,28 @@ def mapping(kind: str, table: pd.DataFrame) -> StudyMapping | None:
 def checked(kind: str, table: pd.DataFrame, folder: Path, schema: Schema = HEART) -> EncodedTable:
     """Through the gate, in the order of the ids."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = require_clean(source(kind, table, folder), schema, "patient_id", mapping(kind, table))
+    return _in_order(
+        require_clean(source(kind, table, folder), schema, "patient_id", mapping(kind, table))
+    )
+
+
+def with_another_label(
+    kind: str, table: pd.DataFrame, folder: Path, schema: Schema
+) -> EncodedTable:
+    """Through the gate of a study that foresees one of heart's columns; in the order of the ids."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mapped = mapping(kind, table)
+    if mapped is not None:
+        document = json.loads(mapped.model_dump_json(exclude_defaults=True))
+        del document["columns"]["disease"]
+        mapped = StudyMapping.model_validate_json(json.dumps(document))
+    found = require_clean(
+        source(kind, table, folder), schema, "patient_id", mapped, ignore=("disease",)
+    )
+    return _in_order(found)
+
+
+def _in_order(found: EncodedTable) -> EncodedTable:
     order = sorted(range(len(found.patient_ids)), key=found.patient_ids.__getitem__)
     return EncodedTable(
         found.inputs[order], found.labels[order], [found.patient_ids[n] for n in order]

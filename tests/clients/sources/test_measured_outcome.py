@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flo.clients.quality.check import EncodedTable, require_clean
 from flo.clients.sources.mapping import StudyMapping
 from flo.datasets import heart
 from flo.study.schema import Schema
 from tests.clients.sources.exports import chol, patient, write
-from tests.clients.sources.hospital import HEART, mapping, source
+from tests.clients.sources.hospital import HEART, with_another_label
 
 OUTCOME = {"kind": "number", "unit": "mg/dL", "levels": [100, 200, 250, 300, 600]}
 SCHEMA = Schema.model_validate(
@@ -28,23 +27,9 @@ SCHEMA = Schema.model_validate(
 def test_every_system_gives_the_values_of_the_csv(kind: str, tmp_path: Path) -> None:
     table = heart.load()["cleveland"]
     known = table[table["chol"].notna() & table["chol"].between(100, 600)].reset_index(drop=True)
-    (tmp_path / "csv").mkdir()
-    (tmp_path / kind).mkdir()
-
-    def read(one: str) -> EncodedTable:
-        mapped = mapping(one, known)
-        if mapped is not None:
-            document = json.loads(mapped.model_dump_json(exclude_defaults=True))
-            del document["columns"]["disease"]
-            mapped = StudyMapping.model_validate_json(json.dumps(document))
-        found = require_clean(
-            source(one, known, tmp_path / one), SCHEMA, "patient_id", mapped, ignore=("disease",)
-        )
-        order = sorted(range(len(found.patient_ids)), key=found.patient_ids.__getitem__)
-        ids = [found.patient_ids[place] for place in order]
-        return EncodedTable(found.inputs[order], found.labels[order], ids)
-
-    wanted, found = read("csv"), read(kind)
+    wanted, found = (
+        with_another_label(one, known, tmp_path / one, SCHEMA) for one in ("csv", kind)
+    )
     assert found.patient_ids == wanted.patient_ids
     np.testing.assert_array_equal(found.labels, wanted.labels)
     np.testing.assert_array_equal(found.inputs, wanted.inputs)
