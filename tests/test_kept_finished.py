@@ -26,11 +26,16 @@ def test_a_kept_finished_model_is_read_with_all_that_screens_show() -> None:
     assert found.gain is not None
     shown = found.finished
     assert (shown.low, shown.auc, shown.high) == pytest.approx((0.802, 0.898, 0.95), abs=0.001)
-    assert sum(patients for _, _, patients in shown.curve) == found.tested
-    assert found.to_bytes() == KEPT.read_bytes()
+    (risk,) = shown.risks
+    assert (risk.of, risk.error) == ("", document["finished"]["brier"])
+    assert (risk.predicted, risk.observed) == pytest.approx(
+        (document["finished"]["predicted"], document["finished"]["observed"])
+    )
+    assert sum(patients for _, _, patients in risk.curve) == found.tested
+    assert found.measure == "AUC"
 
 
 def test_a_finished_model_of_a_later_version_is_refused() -> None:
     document = canonical.decode(KEPT.read_bytes(), limit=1 << 20, what="kept", values=1 << 16)
     with pytest.raises(UsageError, match="schema_version"):
-        parse(FinishedModel, document | {"schema_version": 2}, "kept")
+        parse(FinishedModel, document | {"schema_version": 3}, "kept")

@@ -31,7 +31,7 @@ from flo.clients.prediction.versions import Versions
 from flo.clients.records.finished_model import FinishedModel, finished_names
 from flo.clients.serving import local
 from flo.errors import FloError, TrustError, UsageError
-from flo.pages.plots import Plane, plane
+from flo.pages.plots import Plane, agreement, plane
 from flo.pages.responses import redirect
 from flo.published import explained_page
 from flo.published.model_card import PublishedModel
@@ -52,7 +52,7 @@ class ShownModel:
     problem: str = ""
     hint: str = ""
     made: FinishedModel | None = None
-    plot: Plane | None = None
+    plots: tuple[Plane, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -228,9 +228,17 @@ def _shown(home: SiteHome, name: str) -> ShownModel:
         made = load_finished(home, name)
     except FloError as error:
         return ShownModel(name, str(error), error.hint)
+    plots = (_plot(made, number) for number in range(len(made.finished.risks)))
+    return ShownModel(name, made=made, plots=tuple(plots))
+
+
+def _plot(made: FinishedModel, number: int) -> Plane:
+    """Plot what was observed in groups of rising predicted risk or value, by each model."""
     lines = [
-        (label, [(risk, share) for risk, share, _ in fit.curve]) for label, fit in made.fits.items()
+        (label, [(told, observed) for told, observed, _ in fit.risks[number].curve])
+        for label, fit in made.fits.items()
     ]
+    if made.values:
+        return agreement(lines)
     lines.append(("ideal", [(0.0, 0.0), (1.0, 1.0)]))
-    plot = plane(lines, most_across=1.0, least_top=1.0, across=_PERCENT)
-    return ShownModel(name, made=made, plot=plot)
+    return plane(lines, most_across=1.0, least_top=1.0, across=_PERCENT)

@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit
 
 from flo.arrays import Floats
 from flo.clients.home.site_config import Population
@@ -29,6 +28,9 @@ from flo.clients.mapping.mapping_file import mapping_of
 from flo.clients.patients.birth import refuse_changed_birth
 from flo.clients.patients.id_continuity import check_id_continuity, ids_here
 from flo.clients.patients.opt_outs import OptOuts, opted_out
+from flo.clients.prediction.linear_fit import margins_of
+from flo.clients.prediction.local_fit import Said, fit_of, gain
+from flo.clients.prediction.margins import ranked, reached, stated
 from flo.clients.prediction.refit import Refit, TooFewPatients, refit
 from flo.clients.prediction.regression import unprotected
 from flo.clients.prediction.scoring_ways import refuse_other_scores
@@ -38,7 +40,6 @@ from flo.clients.records import approval
 from flo.clients.records.finished_model import (
     TOO_FEW,
     FinishedModel,
-    LocalFit,
     finished_called,
     published_path,
 )
@@ -47,14 +48,12 @@ from flo.errors import DataError, RefusedError, TrustError, UsageError
 from flo.privacy.patients.patients import Patients
 from flo.privacy.patients.split import keyed_hash
 from flo.published.model_card import PublishedModel, paths_of
-from flo.scores.metrics import Scores, brier, calibration_curve, difference, interval
 from flo.storage.files import make_private_directory, write_public
 from flo.study.document import Study
-from flo.study.models import last_features, last_layer, log_odds
+from flo.study.models import last_features, last_layer
 from flo.study.parameters import Vector
-from flo.study.yes_or_no import require_yes_or_no
+from flo.study.wording import measure_of
 
-_GROUP, _MOST_GROUPS = 15, 10  # records of a point of the calibration curve; points
 Progress = Callable[[str], None]
 
 
@@ -69,7 +68,6 @@ def finish(
         RefusedError: one of the patients opted out meanwhile. TrustError: as
         ``refuse_other_scores``.
     """
-    require_yes_or_no(model.study, "a finish at home")
     refuse_other_scores(model)
     progress("reading this hospital's patients")
     population = population_of(home, model.study)
@@ -82,25 +80,31 @@ def finish(
         )
     progress("refitting, with cross-validation")
     fitted = fit_at_home(model.study, model.weights, snapshot.training)
-    published, finished, alone = _tests(model, fitted.finished, snapshot)
+    study, outcome, held = model.study, model.study.data.outcome, snapshot.held_out
+    refitted = finished_margins(study, model.weights, fitted.finished, held.inputs)
+    published = Said.by_card(model, held.inputs)
+    finished = Said.by_margins(outcome, refitted)
+    alone = Said.by_margins(outcome, unprotected([snapshot.training], outcome)(held.inputs))
     key = home.open_patients_key()
     made = FinishedModel(
-        name=f"{model.study.name}-{model.card.run}",
-        study=model.study.digest,
+        name=f"{study.name}-{model.card.run}",
+        study=study.digest,
         model=model.card.file,
         population=population.name,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         weights=tuple(fitted.finished.tolist()),
         patients=tuple(sorted({keyed_hash(key, name) for name in checked.patient_ids})),
+        measure=measure_of(study),
+        values=study.data.quantity is not None,
         trained=snapshot.training.count,
-        tested=snapshot.held_out.count,
+        tested=held.count,
         slope=fitted.slope,
         kept=fitted.kept,
         penalty=None if np.isinf(fitted.penalty) else fitted.penalty,
-        published=_fit(published, model.calibrated(published.scores)),
-        finished=_fit(finished, finished.scores),
-        alone=_fit(alone, alone.scores),
-        gain=difference([finished], [alone]) if finished.has_interval else None,
+        published=fit_of(study, published, held),
+        finished=fit_of(study, finished, held),
+        alone=fit_of(study, alone, held),
+        gain=gain(study, finished, alone, held),
     )
     with home.decision_lock():
         if _any_opted_out(home, made.patients):
@@ -128,7 +132,7 @@ def fit_at_home(study: Study, weights: Vector, training: Patients) -> Refit:
     if not np.isfinite(features).all():
         raise TrustError("the published model computes no finite numbers on this hospital's data")
     try:
-        return refit(features, training, last_layer(study, weights))
+        return refit(features, training, last_layer(study, weights), study.data.outcome)
     except TooFewPatients as error:
         raise DataError(
             f"{TOO_FEW}: {error}",
@@ -136,9 +140,9 @@ def fit_at_home(study: Study, weights: Vector, training: Patients) -> Refit:
         ) from error
 
 
-def finished_log_odds(study: Study, weights: Vector, last: Floats, inputs: Floats) -> Floats:
-    """Return log odds (n,) by a model of ``weights`` whose last layer is ``last`` (k + 1,)."""
-    return np.asarray(last_features(study, weights, inputs) @ last[:-1] + last[-1])
+def finished_margins(study: Study, weights: Vector, refitted: Floats, inputs: Floats) -> Floats:
+    """Return the margins (n, m) of inputs (n, d), by ``weights`` with a ``refitted`` last layer."""
+    return margins_of(study.data.outcome, refitted, last_features(study, weights, inputs))
 
 
 def population_of(home: SiteHome, study: Study) -> Population:
@@ -187,10 +191,33 @@ class FinishedAtHome:
         """Name and version, for people."""
         return f"{self.model.title}, finished here"
 
+    def scores(self, inputs: Floats) -> Floats:
+        """Return log odds (n, outputs) by which inputs (n, d) are ranked, as a published model's."""
+        found = ranked(self.study.data.outcome, self._margins(inputs))
+        return found if self.study.data.classes else found[:, None]
+
     def log_odds(self, inputs: Floats) -> Floats:
-        """Return the finished model's log odds (n,) of inputs (n, d)."""
+        """Return log odds (n,) by a model of one output."""
+        found: Floats
+        (found,) = self.scores(inputs).T
+        return found
+
+    def risks(self, inputs: Floats) -> Floats:
+        """Return the risks (n, r) that ``margins.stated`` names; all are stated, without a band."""
+        return stated(self.study.data.outcome, self._margins(inputs))
+
+    def values(self, inputs: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return of a quantity the expected values (n,), and those that one and nine of ten
+        patients are below."""
+        quantity = self.study.data.quantity
+        assert quantity is not None
+        (share,) = self.risks(inputs).T
+        tails = quantity.tails(reached(self._margins(inputs)))
+        return quantity.at_share(share), *tails
+
+    def _margins(self, inputs: Floats) -> Floats:
         last = np.array(self.finished.weights)
-        return finished_log_odds(self.model.study, self.model.weights, last, inputs)
+        return finished_margins(self.study, self.model.weights, last, inputs)
 
 
 def open_finished(home: SiteHome, wanted: str) -> FinishedAtHome:
@@ -247,31 +274,3 @@ def _checked(home: SiteHome, population: Population, study: Study) -> EncodedTab
 
 def _any_opted_out(home: SiteHome, patients: Collection[str]) -> bool:
     return not set(OptOuts.load(home).patients).isdisjoint(patients)
-
-
-def _tests(model: PublishedModel, last: Floats, snapshot: Snapshot) -> list[Scores]:
-    """Return the held-out patients' scores by published, finished and alone."""
-    study, weights, held = model.study, model.weights, snapshot.held_out
-    return [
-        Scores(scores, held.labels, held.patient, np.zeros_like(held.patient))
-        for scores in (
-            log_odds(study, weights, held.inputs),
-            finished_log_odds(study, weights, last, held.inputs),
-            unprotected([snapshot.training])(held.inputs),
-        )
-    ]
-
-
-def _fit(test: Scores, risks: Floats) -> LocalFit:
-    """Return how a model ranks by its scores, and how right its ``risks`` are, as log odds (n,)."""
-    low, high = interval([test]) if test.has_interval else (None, None)
-    groups = min(_MOST_GROUPS, max(1, len(test.labels) // _GROUP))
-    return LocalFit(
-        auc=test.auc if test.has_both_classes else None,
-        low=low,
-        high=high,
-        brier=brier(risks, test.labels),
-        predicted=float(expit(risks).mean()),
-        observed=float(test.labels.mean()),
-        curve=tuple(calibration_curve(risks, test.labels, groups)),
-    )

@@ -68,7 +68,7 @@ def predict(
 
     Columns: ``row``, 1 for the first record; the id column if the file has one, escaped for
     spreadsheets; ``score``, 0 to 1, which ranks; ``risk`` of label 1 with its band ``low`` to
-    ``high``. A finished model's score is the risk, and has no band. A published model's risk comes
+    ``high``. A finished model's risks have no band; of yes or no its score is the risk. A published model's risk comes
     from its card's calibration; it is empty if the card has none, or where the band is too wide
     (``flo.privacy.report.risks``), so that only the rank is known. A model of the time to an event
     has the three for each horizon, such as ``risk_30``, and its score is the hazard in a period.
@@ -104,11 +104,11 @@ def predict(
     source = ErrorBoundary(open_file(data, id_column))
     inputs = check_inputs(source, model.study.data)
     why, reasons = _reasons(model, inputs) if explain else ([], [])
+    log_odds = model.scores(inputs)
     if isinstance(model, FinishedAtHome):
-        log_odds = model.log_odds(inputs)[:, None]
+        risks = _exact_risks(model, inputs)
     else:
-        log_odds = model.scores(inputs)
-    risks = _risks(model, log_odds)
+        risks = _risks(model, log_odds)
     flagged: list[str] = []
     if rule is not None and not isinstance(model, FinishedAtHome):
         flagged = [
@@ -185,14 +185,22 @@ def _in_words(horizon: float) -> str:
     return f"{horizon:.15g}"
 
 
-def _risks(model: PublishedModel | FinishedAtHome, log_odds: Floats) -> list[tuple[Band, ...]]:
+def _exact_risks(model: FinishedAtHome, inputs: Floats) -> list[tuple[Band, ...]]:
+    """Return the same as ``_risks`` of a finished model, which states every risk, without bands."""
+    if model.study.data.quantity is None:
+        return [tuple((f"{risk:.6f}", "", "") for risk in own) for own in model.risks(inputs)]
+    return [
+        ((in_digits(value, 6), "", "", in_digits(tenth, 6), in_digits(ninetieth, 6)),)
+        for value, tenth, ninetieth in zip(*model.values(inputs), strict=True)
+    ]
+
+
+def _risks(model: PublishedModel, log_odds: Floats) -> list[tuple[Band, ...]]:
     """Return risk, low and high of each record as text, each empty if it is not known.
 
     One band a record, or one for each horizon or class; of a quantity its values. ``log_odds``:
     (n, outputs).
     """
-    if isinstance(model, FinishedAtHome):
-        return [((f"{risk:.6f}", "", ""),) for risk in expit(log_odds[:, 0])]
     if classes := model.study.data.classes:
         if not model.card.by_class:
             return [(_NO_RISK,) * classes.codes] * len(log_odds)

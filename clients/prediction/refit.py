@@ -2,18 +2,20 @@
 
 A published model has seen many hospitals through noise; this hospital's patients are few, but exact
 and its own. The refit moves the last layer from the published weights towards what these patients
-say, as far as cross-validation supports it:
+say, as far as cross-validation supports it. Outcomes other than yes or no have several margins
+(``flo.clients.prediction.margins``), each with a place:
 
-    1. calibrate: log odds = a + b·s for the published log odds s, by maximum likelihood with a free
-       intercept a and log b ~ N(0, 0.5²), so that the slope is shrunk towards 1 (Platt 1999;
-       Steyerberg et al. 2004, doi:10.1002/sim.1844, for a prediction model at another hospital);
-    2. refit: minimise the logistic loss plus λ/2·‖w - b·w_published‖², intercept free, for each
+    1. calibrate: margins = a + b·s for the published log odds s, by maximum likelihood with a free
+       level of the places a and log b ~ N(0, 0.5²), so that the slope is shrunk towards 1 (Platt
+       1999; Steyerberg et al. 2004, doi:10.1002/sim.1844, for a prediction model at another
+       hospital);
+    2. refit: minimise the loss plus λ/2·‖w - b·w_published‖², places nearly free, for each
        penalty λ of ``PENALTIES``; λ = ∞ is the calibrated model, λ = 0 would forget the published
-       one; a layer of more than ``MOST_FEATURES`` inputs is calibrated only;
+       one; a layer of more than ``MOST_WEIGHTS`` weights is calibrated only;
     3. average the weights of all penalties with weights ∝ exp(the log-likelihood of 5-fold
        cross-validation by patient): pseudo-Bayesian model averaging (Geisser, Eddy 1979,
-       doi:10.1080/01621459.1979.10481632). Log odds are linear in the weights, so this averages
-       log odds. A single best penalty would be chosen by chance at small hospitals.
+       doi:10.1080/01621459.1979.10481632). Margins are linear in the weights, so this averages
+       margins. A single best penalty would be chosen by chance at small hospitals.
 
 The result depends on every patient of this hospital without any noise: it is **not private**.
 """
@@ -21,24 +23,24 @@ The result depends on every patient of this hospital without any noise: it is **
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from flo.arrays import Floats, Mask
+from flo.clients.prediction.linear_fit import Records, newton, ridge
+from flo.clients.prediction.margins import count, slopes, usual_places
 from flo.privacy.patients.patients import Patients
+from flo.study.outcome import Outcome
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
-MOST_FEATURES = 2000  # a wider last layer is calibrated only: its curvature is a square matrix
-FEWEST_OF_A_CLASS = 5  # training patients with, and without, the label
+MOST_WEIGHTS = 2000  # more of them are calibrated only: their curvature is a square matrix
+FEWEST_OF_A_CLASS = 5  # training patients who have what is foreseen, and who do not
 _FOLDS = 5
 _IRRATIONALS = (math.sqrt(2), math.sqrt(3))
 _REPEATED, _FEW = 2, 500  # small hospitals are cross-validated twice, since folds differ more
 _SLOPE_DEVIATION = 0.5  # of log b
-_FREE = 1e-4  # penalty of an intercept, which keeps the optimum finite
 
 
 class TooFewPatients(Exception):
@@ -47,7 +49,7 @@ class TooFewPatients(Exception):
 
 @dataclass(frozen=True)
 class Refit:
-    """Weights of the last layer, (k + 1,), the intercept last.
+    """Models as of ``flo.clients.prediction.linear_fit``.
 
     ``calibrated``: the published weights after step 1. ``finished``: the average of step 3.
     ``slope``: b. ``kept``: share of the average that the calibrated model has, 0 to 1. ``penalty``:
@@ -61,23 +63,24 @@ class Refit:
     penalty: float
 
 
-def refit(features: Floats, patients: Patients, published: Floats) -> Refit:
-    """Refit a last layer ``published`` (k + 1,) on training patients' ``features`` (records, k).
+def refit(
+    features: Floats, patients: Patients, published: Floats, outcome: Outcome | None = None
+) -> Refit:
+    """Refit a last layer on training patients' ``features`` (records, k).
+
+    ``published``: weights (k + 1,), or of several classes (k + 1, classes), the intercept last.
 
     Raises:
-        TooFewPatients: fewer than ``FEWEST_OF_A_CLASS`` with the label, or without it.
+        TooFewPatients: fewer than ``FEWEST_OF_A_CLASS`` with the label, or without it; with the
+        event; above the first level, or below the last; or of the second class by size.
     """
-    without, having = _of_each_class(patients)
-    if min(without, having) < FEWEST_OF_A_CLASS:
-        raise TooFewPatients(
-            f"{having} have the label and {without} do not; {FEWEST_OF_A_CLASS} of each are needed"
-        )
-    inputs, labels = with_intercept(features), patients.labels
-    slope, candidates = _candidates(inputs, labels, published)
+    records = Records.of(outcome, features, patients.labels)
+    _refuse_too_few(records, patients)
+    slope, candidates = _candidates(records, published)
     likelihood = np.zeros(len(candidates))
     for train, test in _splits(patients):
-        _, fitted = _candidates(inputs[train], labels[train], published)
-        likelihood -= [_loss(inputs[test] @ weights, labels[test]) for weights in fitted]
+        _, fitted = _candidates(records[train], published)
+        likelihood -= [records[test].loss(model) for model in fitted]
     likelihood /= _repeats(patients)
     shares = np.exp(likelihood - likelihood.max())
     shares /= shares.sum()
@@ -90,88 +93,73 @@ def refit(features: Floats, patients: Patients, published: Floats) -> Refit:
     )
 
 
-def _of_each_class(patients: Patients) -> tuple[int, int]:
-    """Return how many patients have a record with label 0, and with label 1."""
-    without, having = (len(np.unique(patients.patient[patients.labels == c])) for c in (0, 1))
-    return without, having
+def _refuse_too_few(records: Records, patients: Patients) -> None:
+    there, had = records.observed.there, records.observed.had
+    if slopes(records.observed.outcome) > 1:
+        sides = [had[:, number] > 0 for number in range(had.shape[1])]
+        having, without = sorted(_patients(patients, side) for side in sides)[:-3:-1]
+        if without < FEWEST_OF_A_CLASS:
+            raise TooFewPatients(
+                f"{having} and {without} are of the two largest classes; {FEWEST_OF_A_CLASS} of "
+                "each are needed"
+            )
+        return
+    having = _patients(patients, np.any(had > 0, axis=1))
+    without = _patients(patients, np.any(had < there, axis=1))
+    if min(without, having) < FEWEST_OF_A_CLASS:
+        raise TooFewPatients(
+            f"{having} have the label and {without} do not; {FEWEST_OF_A_CLASS} of each are needed"
+        )
 
 
-def ridge(inputs: Floats, labels: Floats, penalty: float, centre: Floats, start: Floats) -> Floats:
-    """Minimise the logistic loss + penalty/2·‖w - centre‖² over w (k,), whose last number is free.
-
-    ``inputs`` (n, k): the last column ones. ``start`` (k,): where the search begins.
-    """
-    penalties = np.full(inputs.shape[1], penalty)
-    penalties[-1] = _FREE
-
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        scores, apart = inputs @ weights, weights - centre
-        slope = inputs.T @ (expit(scores) - labels) + penalties * apart
-        return _loss(scores, labels) + 0.5 * float(penalties @ apart**2), slope
-
-    def curvature(weights: Floats) -> Floats:
-        return _information(inputs, inputs @ weights) + np.diag(penalties)
-
-    return _minimum(loss, curvature, start)
+def _patients(patients: Patients, chosen: Mask) -> int:
+    """Return how many patients have a chosen record."""
+    return len(np.unique(patients.patient[chosen]))
 
 
-def with_intercept(features: Floats) -> Floats:
-    """Append a column of ones: (n, k) to (n, k + 1)."""
-    return np.hstack([features, np.ones((len(features), 1))])
-
-
-def _candidates(inputs: Floats, labels: Floats, published: Floats) -> tuple[float, list[Floats]]:
-    """Return the slope of step 1, and the calibrated weights followed by those of each penalty."""
-    intercept, slope = _calibrated(inputs @ published, labels)
-    centre = slope * published
-    centre[-1] += intercept
+def _candidates(records: Records, published: Floats) -> tuple[float, list[Floats]]:
+    """Return the slope of step 1, and the calibrated model followed by those of each penalty."""
+    slope, centre = _calibrated(records, published)
     found = [centre]
-    if inputs.shape[1] > MOST_FEATURES:
+    if len(centre) > MOST_WEIGHTS:
         return slope, found
     for penalty in sorted(PENALTIES, reverse=True):
-        found.append(ridge(inputs, labels, penalty, centre, found[-1]))
+        found.append(ridge(records, penalty, centre, found[-1]))
     return slope, found
 
 
-def _calibrated(scores: Floats, labels: Floats) -> tuple[float, float]:
-    """Return intercept a and slope b of step 1 for log odds ``scores`` (n,)."""
-    prior = np.array([_FREE, _SLOPE_DEVIATION**-2])
-
-    def columns(at: Floats) -> Floats:
-        return np.stack([np.ones_like(scores), np.exp(at[1]) * scores], axis=1)
+def _calibrated(records: Records, published: Floats) -> tuple[float, Floats]:
+    """Return the slope b of step 1, and the model of it: b·w, and places a + b·intercept."""
+    outcome, observed = records.observed.outcome, records.observed
+    middle, own = usual_places(outcome)
+    number = len(middle)
+    weights, intercept = published[:-1], published[-1]
+    scores = records.features @ weights + intercept
+    scores = np.broadcast_to(scores.reshape(len(scores), -1), observed.had.shape)
+    prior = np.zeros((number + 1, number + 1))
+    prior[:-1, :-1], prior[-1, -1] = own, _SLOPE_DEVIATION**-2
+    start = np.append(middle, 0.0)
 
     def loss(at: Floats) -> tuple[float, Floats]:
-        both = columns(at)
-        moved = both.sum(axis=1) + (at[0] - 1)
-        slope = both.T @ (expit(moved) - labels) + prior * at
-        return _loss(moved, labels) + 0.5 * float(prior @ at**2), slope
+        moved = at[:-1] + np.exp(at[-1]) * scores
+        pulled = prior @ (at - start)
+        error = observed.error(moved)
+        slope = np.append(error.sum(0), (error * scores).sum() * np.exp(at[-1]))
+        return observed.loss(moved) + 0.5 * float((at - start) @ pulled), slope + pulled
 
     def curvature(at: Floats) -> Floats:  # Fisher's expected one, which is positive definite
-        both = columns(at)
-        return _information(both, both.sum(axis=1) + (at[0] - 1)) + np.diag(prior)
+        steep = np.exp(at[-1]) * scores
+        known = observed.information(at[:-1] + steep)
+        by_slope = np.einsum("nab,nb->na", known, steep)
+        found = np.empty_like(prior)
+        found[:-1, :-1], found[-1, -1] = known.sum(0), (by_slope * steep).sum()
+        found[:-1, -1] = found[-1, :-1] = by_slope.sum(0)
+        return found + prior
 
-    found = _minimum(loss, curvature, np.zeros(2))
-    return float(found[0]), float(np.exp(found[1]))
-
-
-def _minimum(
-    loss: Callable[[Floats], tuple[float, Floats]],
-    curvature: Callable[[Floats], Floats],
-    start: Floats,
-) -> Floats:
-    found = minimize(loss, start, jac=True, hess=curvature, method="trust-exact")
-    return np.asarray(found.x, dtype=np.float64)
-
-
-def _information(inputs: Floats, scores: Floats) -> Floats:
-    """Return Fisher's information of the logistic loss, (k, k)."""
-    risk = expit(scores)
-    return np.asarray((inputs * (risk * (1 - risk))[:, None]).T @ inputs, dtype=np.float64)
-
-
-def _loss(scores: Floats, labels: Floats) -> float:
-    """Return the logistic loss of log odds, summed over records."""
-    return float(np.logaddexp(0, scores).sum() - labels @ scores)
+    at = newton(loss, curvature, start)
+    slope = float(np.exp(at[-1]))
+    places = np.broadcast_to(slope * np.atleast_1d(intercept), (number,)) + at[:-1]
+    return slope, np.concatenate([slope * weights.ravel(), places])
 
 
 def _splits(patients: Patients) -> Iterator[tuple[Mask, Mask]]:

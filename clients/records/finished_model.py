@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from flo.clients.home.site_home import SiteHome
 from flo.documents import canonical
@@ -21,6 +21,8 @@ from flo.keys.claims import Digest
 from flo.keys.keystore import read_secret, write_secret
 from flo.published.model_card import FINISHED
 from flo.storage.files import make_private_directory
+from flo.study.classes import MOST_CLASSES
+from flo.study.names import Text
 from flo.study.terms import Identifier
 
 NOT_PRIVATE = "not private: it and its figures stay in this hospital"
@@ -32,41 +34,68 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Difference = Annotated[float, Field(ge=-2, le=2)]
 
 
+class LocalRisk(Document):
+    """How right one risk that a model states is, or the value that it expects.
+
+    ``of``: a horizon or a class, the unit of a value, or "" for yes or no. ``predicted`` and
+    ``observed``: mean risk and share of patients who had it, by the life table if not all were
+    followed; or mean expected value and mean value. ``error``: the Brier score of a risk, the root
+    mean squared error of a value; None of the time to an event. ``curve``: the same two means, and
+    the number of records, of groups of rising risk or expected value.
+    """
+
+    of: Text | Literal[""]
+    error: Annotated[float, Field(ge=0)] | None
+    predicted: float
+    observed: float
+    curve: tuple[tuple[float, float, int], ...]
+
+
 class LocalFit(Document):
     """How well one model fits this hospital's held-out patients: exact, so not private.
 
-    ``auc``: None if all held-out records are of one class. ``low`` and ``high``: its 95 % interval;
-    None with fewer patients than ``flo.scores.metrics.FEWEST_FOR_INTERVAL`` of a class.
-    ``predicted`` and ``observed``: mean risk, and share of label 1. ``curve``: see
-    ``flo.scores.metrics.calibration_curve``.
+    ``auc``: as ``FinishedModel.measure`` says; None if all held-out records are of one class.
+    ``low`` and ``high``: its 95 % interval; None with fewer patients than
+    ``flo.scores.metrics.FEWEST_FOR_INTERVAL`` of a class.
     """
 
     auc: Share | None
     low: Share | None
     high: Share | None
-    brier: Share
-    predicted: Share
-    observed: Share
-    curve: tuple[tuple[Share, Share, int], ...]
+    risks: Annotated[tuple[LocalRisk, ...], Field(min_length=1, max_length=MOST_CLASSES)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_schema_1(cls, fields: Any) -> Any:
+        """Read the only risk of yes or no as schema 1 wrote it."""
+        if not isinstance(fields, dict) or "brier" not in fields:
+            return fields
+        auc = {name: fields[name] for name in ("auc", "low", "high") if name in fields}
+        risk = {name: value for name, value in fields.items() if name not in auc}
+        return auc | {"risks": ({"of": "", "error": risk.pop("brier"), **risk},)}
 
 
 class FinishedModel(Document):
     """One published model's last layer, refitted on this hospital's patients.
 
-    ``name``: of the published model's files. ``model``: digest of its tensors. ``weights``: of the
-    last layer, the intercept last. ``patients``: keyed hashes of everyone whose records were used,
+    ``name``: of the published model's files. ``model``: digest of its tensors. ``weights``: a model
+    as of ``flo.clients.prediction.linear_fit``. ``measure``: what ``auc`` and ``gain`` are, AUC,
+    macro AUC or concordance; AUC in schema 1. ``values``: whether it foresees values in a unit and
+    no risks. ``patients``: keyed hashes of everyone whose records were used,
     for training or testing. ``slope``, ``kept`` and ``penalty``: see
     ``flo.clients.prediction.refit.Refit``; a ``penalty`` of None is infinite. ``gain``: AUC of
     finished less alone, as (low, middle, high) of a 95 % interval; None as ``low`` is.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     name: Name
     study: Digest
     model: Digest
     population: Identifier
     made: str
     weights: Annotated[tuple[float, ...], Field(min_length=2, max_length=1_000_000)]
+    measure: Text = "AUC"
+    values: bool = False
     patients: tuple[Digest, ...]
     trained: Annotated[int, Field(ge=0)]
     tested: Annotated[int, Field(ge=0)]

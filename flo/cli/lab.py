@@ -11,7 +11,11 @@ from flo.cli import results
 from flo.cli.terminal.options import StudyFile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.table import Table
+
+    from flo.study.document import Study
 
 
 def simulate(
@@ -92,24 +96,8 @@ def simulate(
                 f"risks {name}: predicted {risk['predicted']:.3f} on average, observed "
                 f"{risk['observed']:.3f}, Brier score {risk['brier']:.3f}"
             )
-    for one in result.get("horizons") or ():
-        unit = simulated.study.data.times.unit if simulated.study.data.times else ""
-        say(
-            f"risk by {one['horizon']:g} {unit}: predicted {one['predicted']:.3f} on average, "
-            f"observed {one['observed']:.3f}"
-        )
-    if (value := result.get("values")) and (quantity := simulated.study.data.quantity):
-        part = "R²" if quantity.kind == "number" else "share of deviance explained"
-        say(
-            f"expected {simulated.study.data.label}: {value['predicted']:.3g} {quantity.unit} on "
-            f"average, observed {value['observed']:.3g}; {part} {value['explained']:.3f}"
-        )
-    for one in result.get("classes") or ():
-        say(
-            f"{simulated.study.data.label} {one['class']}: AUC "
-            f"{'unknown' if one['auc'] is None else format(one['auc'], '.4f')}, predicted "
-            f"{one['predicted']:.3f} on average, observed {one['observed']:.3f}"
-        )
+    for line in _further(simulated.study, result):
+        say(line)
     if (noisy := result["evaluation"]) is not None:
         say(
             f"the study's noisy evaluation: its {noisy['level']:.0%} interval contained the exact "
@@ -132,6 +120,34 @@ def simulate(
         for sentence in result["verdict"]:
             say(f"- {sentence}")
     return results.SimulatedResult(**result)
+
+
+def _further(study: Study, result: dict[str, Any]) -> Iterator[str]:
+    """Yield what is known of each horizon or class, or of the values, one line each."""
+
+    def line(name: str, one: dict[str, Any], shown: str, unit: str = "", quality: str = "") -> str:
+        said = f"{name}: predicted {one['predicted']:{shown}}{unit} on average, observed "
+        said += f"{one['observed']:{shown}}{_quality(one, quality)}"
+        if "predicted_finished" in one:
+            said += f"; finished at home {one['predicted_finished']:{shown}}"
+            said += _quality(one, f"{quality}_finished")
+        return said
+
+    for one in result.get("horizons") or ():
+        unit = study.data.times.unit if study.data.times else ""
+        yield line(f"risk by {one['horizon']:g} {unit}", one, ".3f")
+    if (value := result.get("values")) and (quantity := study.data.quantity):
+        yield line(study.data.label, value, ".3g", f" {quantity.unit}", "explained")
+    for one in result.get("classes") or ():
+        yield line(f"{study.data.label} {one['class']}", one, ".3f", quality="auc")
+
+
+def _quality(one: dict[str, Any], key: str) -> str:
+    """Return the AUC of a class, or the share of variation that is explained, if there is one."""
+    if key not in one:
+        return ""
+    name = "AUC" if key.startswith("auc") else "share of variation explained"
+    return f", {name} {'unknown' if one[key] is None else format(one[key], '.4f')}"
 
 
 def by_year(years: list[dict[str, Any]]) -> Table:
@@ -164,7 +180,7 @@ def _by_hospital(result: dict[str, Any], *, compare: bool) -> Table:
     yes_or_no = result["calibration"] is not None
     ways, risks = {"auc": "this study"}, {"brier": "Brier"} if yes_or_no else {}
     if compare:
-        ways |= {"auc_finished": "finished at home"} if yes_or_no else {}
+        ways |= {"auc_finished": "finished at home"}
         ways |= {"auc_pooled": "pooled", "auc_alone": "alone"}
         risks |= {"brier_finished": "finished", "brier_alone": "alone"} if yes_or_no else {}
     counted = [

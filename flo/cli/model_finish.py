@@ -35,7 +35,8 @@ def finish(model: ModelFile, home: SiteFolder = SITE_FOLDER) -> results.Finished
         made = run(opened, model, published, status.update)
     say(f"[bold yellow]NOT PRIVATE[/]: {made.name} is {NOT_PRIVATE}")
     console().print(_fits(made))
-    console().print(_calibration(made))
+    for number, name in enumerate(one.of for one in made.finished.risks):
+        console().print(_calibration(made, number, name))
     say(_gain_in_words(made))
     say(
         f"refitted on {made.trained} patients, compared on {made.tested} others; the published "
@@ -53,35 +54,51 @@ def _gain_in_words(made: FinishedModel) -> str:
         return f"gain over alone: fewer than {FEWEST_FOR_INTERVAL} held-out patients of a class"
     low, middle, high = made.gain
     chance = ", which contains 0: it may be chance" if low <= 0 <= high else ""
-    return f"gain over alone {middle:+.3f} AUC (95 % interval {low:+.3f} to {high:+.3f}{chance})"
+    return (
+        f"gain over alone {middle:+.3f} {made.measure} (95 % interval {low:+.3f} to "
+        f"{high:+.3f}{chance})"
+    )
 
 
 def _fits(made: FinishedModel) -> Table:
     """Return a table of how well the three models fit this hospital's held-out patients."""
     from rich.table import Table
 
-    table = Table("model", "AUC (95 % interval)", "Brier", "mean risk", "observed")
-    for name, fit in made.fits.items():
-        table.add_row(
-            name,
-            _auc(fit),
-            f"{fit.brier:.3f}",
-            f"{fit.predicted:.1%}",
-            f"{fit.observed:.1%}",
-        )
+    named = [f"{one.of}: " if one.of and not made.values else "" for one in made.finished.risks]
+    table = Table("", *made.fits)
+    table.add_row(f"{made.measure} (95 % interval)", *(_auc(fit) for fit in made.fits.values()))
+    error, mean = ("typical error", "mean value") if made.values else ("Brier", "mean risk")
+    for number, name in enumerate(named):
+        risks = [fit.risks[number] for fit in made.fits.values()]
+        if risks[0].error is not None:
+            errors = (f"{one.error:.3g}" for one in risks)
+            table.add_row(f"{name}{error}", *errors)
+        table.add_row(f"{name}{mean}", *(_shown(made, one.predicted, one.of) for one in risks))
+        observed = _shown(made, risks[0].observed, risks[0].of)
+        table.add_row(f"{name}observed", *[observed] * len(risks))
     return table
 
 
-def _calibration(made: FinishedModel) -> Table:
-    """Return a table of predicted and observed risk, in groups of rising risk."""
+def _calibration(made: FinishedModel, number: int, name: str) -> Table:
+    """Return a table of what is predicted and observed, in groups that rise in it."""
     from rich.table import Table
 
-    names = (f"{name}: risk, observed" for name in made.fits)
-    table = Table("records by rising risk", *names)
-    curves = [fit.curve for fit in made.fits.values()]
+    foreseen = "value" if made.values else "risk"
+    names = (f"{name}: {foreseen}, observed" for name in made.fits)
+    title = f"{foreseen} {name}".strip() if name else None
+    table = Table(f"records by rising {foreseen}", *names, title=title)
+    curves = [fit.risks[number].curve for fit in made.fits.values()]
     for points in zip(*curves, strict=True):
-        table.add_row(str(points[0][2]), *(f"{risk:.0%}, {share:.0%}" for risk, share, _ in points))
+        cells = (f"{_shown(made, told)}, {_shown(made, observed)}" for told, observed, _ in points)
+        table.add_row(str(points[0][2]), *cells)
     return table
+
+
+def _shown(made: FinishedModel, value: float, unit: str = "") -> str:
+    """Return a risk in percent, or a value, with its ``unit`` if there is one."""
+    if made.values:
+        return f"{value:.3g} {unit}".rstrip()
+    return f"{value:.1%}" if unit or value < 0.1 else f"{value:.0%}"
 
 
 def _auc(fit: LocalFit) -> str:

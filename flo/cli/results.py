@@ -605,7 +605,7 @@ class SimulatedResult(CommandResult):
     AUC is then the concordance between levels, and sites have no ``positive``. ``classes``: of each
     ``class`` of an outcome of several its ``auc`` against all others, the mean ``predicted`` risk
     and the ``observed`` share. What is called AUC elsewhere is then the macro AUC, and sites have
-    no ``positive``. ``years``, with
+    no ``positive``. Names that end in ``finished``: the same, finished at home. ``years``, with
     ``--years``: for each ``year`` the AUC of the first year's model (``first_only``), of that
     year's own (``fresh``), of the one that goes on learning (``continued``) and of a study of all
     patients (``all_at_once``), with ``standard_errors`` over runs; ``life_epsilon``: ε of the most

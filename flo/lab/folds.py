@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from flo.arrays import Floats
+from flo.clients.prediction.local_fit import kind_of
 from flo.clients.quality.check import EncodedTable
 from flo.clients.records.snapshot import Snapshot
 from flo.privacy.patients.split import position
-from flo.scores.metrics import Kind, Scores
-from flo.study.classes import Classes
+from flo.scores.metrics import Scores
 from flo.study.document import Study
-from flo.study.quantity import Quantity
-from flo.study.time_to_event import TimeToEvent
 
 
 @dataclass
@@ -73,19 +71,8 @@ def tested(fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
 
 def scored(study: Study, fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
     """Score them by labels of the study's outcome."""
-    return replace(tested(fold, score), codes=study.data.label_codes, kind=_kind(study))
-
-
-def _kind(study: Study) -> Kind:
-    match study.data.outcome:
-        case None:
-            return "yes or no"
-        case TimeToEvent():
-            return "times"
-        case Quantity():
-            return "quantity"
-        case Classes():
-            return "classes"
+    test, kind = tested(fold, score), kind_of(study.data.outcome)
+    return replace(test, codes=study.data.label_codes, kind=kind)
 
 
 def scores_of(fold: Fold, scores: Floats) -> Scores:

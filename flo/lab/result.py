@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flo.lab.by_year import Years
-from flo.lab.verdict import verdict
+from flo.lab.judged import Judged, listed, means_of
+from flo.lab.verdict import Mean, verdict
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.releases.score_waves import Estimate
 from flo.scores.metrics import Scores, brier_within, calibration, difference, interval, within
@@ -32,14 +33,11 @@ class Simulation:
 
     ``redrawn``: the AUCs of each fold, one for each draw of the noise. ``models``: the weights of
     each private model. ``published``: the model's own noisy evaluation, if the run had one.
-    ``seconds``: of every round. ``horizons``: of the time to an event, the mean predicted risk and
-    the observed one at each horizon of each test; all that is called AUC is then the concordance
-    between periods, nothing is finished at home, and no test tells Brier scores. ``values``: of a
-    quantity, the mean expected value, the mean, and the share of variation that is explained, of
-    each test; AUCs are the concordance between levels, and the rest is as with times. ``by_class``:
-    for each test, the AUC of each of several classes, its mean predicted risk and the observed
-    share; all that is called AUC elsewhere is then the macro AUC, and the rest is as with times.
-    ``years``: the study repeated with patients who arrive over years.
+    ``seconds``: of every round. ``stated``: for each test how right the risks are that a card would
+    state, of each horizon or class, or the expected values; None if it would state none.
+    ``finished_states``: the same of the models that are finished at home. Of the time to an event
+    or a quantity all that is called AUC is the concordance, of several classes it is the macro AUC;
+    these have no Brier scores. ``years``: the study repeated with patients who arrive over years.
     """
 
     study: Study
@@ -54,9 +52,8 @@ class Simulation:
     models: list[npt.NDArray[np.floating]] = field(default_factory=list)
     published: list[Estimate | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    horizons: list[list[tuple[float, float]] | None] = field(default_factory=list)
-    values: list[tuple[float, float, float] | None] = field(default_factory=list)
-    by_class: list[list[tuple[float, float, float]] | None] = field(default_factory=list)
+    stated: list[list[Judged] | None] = field(default_factory=list)
+    finished_states: list[list[Judged]] = field(default_factory=list)
     years: Years | None = None
 
     @property
@@ -116,7 +113,7 @@ class Simulation:
         yes_or_no = self.study.data.outcome is None
         ways, risks = {"auc": self.private}, {"brier": self.private} if yes_or_no else {}
         if self.pooled:
-            ways |= {"auc_finished": self.finished} if yes_or_no else {}
+            ways |= {"auc_finished": self.finished}
             ways |= {"auc_pooled": self.pooled, "auc_alone": self.alone}
             risks |= (
                 {"brier_finished": self.finished, "brier_alone": self.alone} if yes_or_no else {}
@@ -134,13 +131,13 @@ class Simulation:
     def compare(
         self,
         *,
-        finished: Scores | None,
+        finished: Scores,
         calibrated: Scores | None,
         pooled: Scores,
         everywhere: Sequence[Scores],
     ) -> None:
         """Add a test of the patients of the last fold. ``everywhere``: by each hospital's model."""
-        self.finished.extend([finished] if finished else [])
+        self.finished.append(finished)
         self.calibrated.extend([calibrated] if calibrated else [])
         self.pooled.append(pooled)
         self.elsewhere.extend(everywhere)
@@ -189,12 +186,7 @@ class Simulation:
                 for hospital, found in hospitals.items()
             },
         }
-        if self.study.data.times is not None:
-            result["horizons"] = self._at_horizons()
-        if self.study.data.quantity is not None:
-            result["values"] = self._values()
-        if self.study.data.classes is not None:
-            result["classes"] = self._classes()
+        result |= self._further()
         if self.years is not None:
             result |= {"years": self.years.document, "life_epsilon": self.years.life_epsilon}
         if self.pooled:
@@ -203,49 +195,47 @@ class Simulation:
                 "auc_alone": _mean(self.elsewhere),
                 "auc_within_pooled": _over(hospitals, "auc_pooled"),
                 "auc_within_alone": _over(hospitals, "auc_alone"),
-            }
-        if self.finished:
-            result |= {
                 "auc_within_finished": _over(hospitals, "auc_finished"),
-                "calibration_published": calibration(self.calibrated) if self.calibrated else None,
-                "calibration_finished": calibration(self.finished),
-                "calibration_pooled": calibration(self.pooled),
             }
-            result["verdict"] = verdict(result, self._gains())
+            if self.study.data.outcome is None:
+                told = calibration(self.calibrated) if self.calibrated else None
+                result |= {
+                    "calibration_published": told,
+                    "calibration_finished": calibration(self.finished),
+                    "calibration_pooled": calibration(self.pooled),
+                }
+            result["verdict"] = verdict(
+                result,
+                self._gains(),
+                self._means_stated(),
+                measure=self.measure,
+                unit=self.study.data.quantity.unit if self.study.data.quantity else "",
+            )
         return result
 
-    def _at_horizons(self) -> list[dict[str, float]] | None:
-        """Return each horizon with predicted and observed risk, means over the tests."""
-        outcome, known = self.study.data.times, [one for one in self.horizons if one]
-        if outcome is None or not known:
-            return None
-        means = np.mean(known, axis=0)
-        return [
-            {"horizon": horizon, "predicted": float(predicted), "observed": float(observed)}
-            for horizon, (predicted, observed) in zip(outcome.horizons, means, strict=True)
-        ]
+    def _further(self) -> dict[str, Any]:
+        """Return what is known of an outcome other than yes or no, means over the tests."""
+        data, stated = self.study.data, means_of(self.stated)
+        finished = means_of(self.finished_states)
+        if data.times is not None:
+            at = [{"horizon": horizon} for horizon in data.times.horizons]
+            return {"horizons": listed(at, stated, finished)}
+        if data.classes is not None:
+            of = [{"class": name} for name in data.classes.classes]
+            return {"classes": listed(of, stated, finished, quality="auc")}
+        if data.quantity is not None:
+            found = listed([{}], stated, finished, quality="explained")
+            return {"values": found[0] if found else None}
+        return {}
 
-    def _values(self) -> dict[str, float] | None:
-        """Return what is known of the expected values, means over the tests."""
-        known = [one for one in self.values if one]
-        if not known:
-            return None
-        names = ("predicted", "observed", "explained")
-        return dict(zip(names, np.mean(known, axis=0).tolist(), strict=True))
-
-    def _classes(self) -> list[dict[str, Any]] | None:
-        """Return what is known of each class, means over the tests."""
-        outcome, known = self.study.data.classes, [one for one in self.by_class if one]
-        if outcome is None or not known:
-            return None
-        by_class = np.array(known)  # (tests, classes, 3)
-        found: list[dict[str, Any]] = []
-        for number, name in enumerate(outcome.classes):
-            aucs = by_class[:, number, 0]
-            auc = float(np.nanmean(aucs)) if np.isfinite(aucs).any() else None
-            predicted, observed = by_class[:, number, 1:].mean(0).tolist()
-            found.append({"class": name, "auc": auc, "predicted": predicted, "observed": observed})
-        return found
+    def _means_stated(self) -> dict[str, list[Mean] | None]:
+        """Return (predicted, observed) of each risk or value, by model; None of one that states
+        none."""
+        both = {"published": means_of(self.stated), "finished": means_of(self.finished_states)}
+        return {
+            name: None if found is None else [(one.predicted, one.observed) for one in found]
+            for name, found in both.items()
+        }
 
     @property
     def verdict(self) -> list[str] | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+from scipy.special import logit
 
 from flo.clients.quality.check import EncodedTable, encode_checked
 from flo.clients.sources.files import DataFrameSource, TableSource, open_file
@@ -23,9 +24,10 @@ from flo.errors import DataError, UsageError
 from flo.keys.claims import LedgerHead
 from flo.lab import comparison
 from flo.lab.by_year import Years
-from flo.lab.folds import Fold, folds, scored
+from flo.lab.folds import Fold, folds, scored, scores_of
 from flo.lab.hospitals import RUN, SimulatedSites, enrol, run_keys
 from flo.lab.in_the_clear import run_in_the_clear, trainers_of
+from flo.lab.judged import judged
 from flo.lab.result import Simulation
 from flo.lab.years import run_years, study_of_a_year
 from flo.server.rounds.loop import run_study
@@ -154,19 +156,20 @@ def simulate(
                 tests.append(scored(study, fold, comparison.scores_by(study, state.model)))
             found.private.extend(tests)
             found.redrawn.append([test.auc for test in tests])
-            if study.data.times is not None:
-                found.horizons.extend([comparison.at_horizons(study, fold, state.model)])
-            if study.data.quantity is not None:
-                found.values.extend([comparison.values(study, fold, state.model)])
-            if study.data.classes is not None:
-                found.by_class.extend([comparison.by_class(study, fold, state.model)])
+            stated = None
+            if compare or study.data.outcome is not None:
+                stated = comparison.risks(study, fold, state.model)
+                right = None if stated is None else judged(study, tests[-1], stated)
+                found.stated.append(right)
             if compare:
-                yes_or_no = study.data.outcome is None
+                finished, risks = comparison.finished(study, fold, state.model)
+                found.finished_states.append(judged(study, finished, risks))
+                calibrated = None
+                if study.data.outcome is None and stated is not None:
+                    calibrated = scores_of(fold, logit(stated[:, 0]))
                 found.compare(
-                    finished=comparison.finished(study, fold, state.model) if yes_or_no else None,
-                    calibrated=comparison.calibrated(study, fold, state.model)
-                    if yes_or_no
-                    else None,
+                    finished=finished,
+                    calibrated=calibrated,
                     pooled=comparison.pooled(study, fold),
                     everywhere=comparison.everywhere(study, fold),
                 )

@@ -134,6 +134,23 @@ def plane(
     )
 
 
+def agreement(lines: Sequence[tuple[str, Sequence[Point]]]) -> Plane:
+    """Lay out (predicted, observed) values on one round axis for both, with the ideal line."""
+    every = [value for _, points in lines for point in points for value in point]
+    least, most = min(every), max(every)
+    _, ticks = _ticks(max(most - least, 1e-6 * max(abs(most), 1.0)))
+    base = math.floor(least / ticks[1]) * ticks[1]
+    wide, ticks = _ticks(most - base)
+    shifted = [(label, [(x - base, y) for x, y in points]) for label, points in lines]
+    return plane(
+        [*shifted, ("ideal", [(0.0, base), (wide, base + wide)])],
+        most_across=wide,
+        least_top=base + wide,
+        across=[(tick, f"{base + tick:g}") for tick in ticks],
+        base=base,
+    )
+
+
 def intervals(
     rows: Sequence[tuple[str, float, float | None, float]],
     low: float,

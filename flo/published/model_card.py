@@ -193,6 +193,14 @@ class ModelCard(Document):
         return self
 
     @property
+    def curves(self) -> tuple[Calibration, ...]:
+        """The calibration of each risk that is stated: of label 1, of the event by each horizon, or
+        of each class; or of a quantity's expected value. Empty if none is known."""
+        if self.calibration is None:
+            return self.by_class
+        return (*self.earlier_horizons, self.calibration)
+
+    @property
     def risks_of_yes_or_no(self) -> Calibration | None:
         """The calibration, if it is of an outcome of yes or no."""
         return self.calibration if self.schema_version < 6 else None

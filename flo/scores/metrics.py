@@ -172,6 +172,13 @@ def brier(scores: Floats, labels: Floats) -> float:
     return float(np.mean((expit(scores) - labels) ** 2))
 
 
+def groups_of(risks: Floats, groups: int) -> list[Integers]:
+    """Return the places of records in groups of rising ``risks`` (n,), equally large give or take
+    one; there are fewer than ``groups`` if there are fewer records."""
+    order = np.argsort(risks, kind="stable")
+    return np.array_split(order, max(1, min(groups, len(order))))
+
+
 def calibration_curve(
     scores: Floats, labels: Floats, groups: int
 ) -> list[tuple[float, float, int]]:
@@ -180,11 +187,10 @@ def calibration_curve(
     The groups hold equally many records, give or take one; there are fewer than ``groups`` if there
     are fewer records. Equal scores may be in two groups.
     """
-    order = np.argsort(scores, kind="stable")
     risk = expit(scores)
     return [
         (float(risk[part].mean()), float(labels[part].mean()), len(part))
-        for part in np.array_split(order, min(groups, len(order)))
+        for part in groups_of(scores, groups)
     ]
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 from pydantic import model_validator
+from scipy.special import log_expit
 
 from flo.arrays import Floats
 from flo.documents.document import Document
@@ -64,6 +65,12 @@ def _looks_like(name: str) -> str:
         return str(float(name))
     except ValueError:
         return unicodedata.normalize("NFKC", name).casefold()
+
+
+def log_risks(scores: Floats) -> Floats:
+    """Return the logarithms of the probabilities of scores (n, K): outputs of a model whose log
+    odds of each class against all others are these."""
+    return np.asarray(log_expit(scores))
 
 
 def against_others(outputs: Floats) -> Floats:

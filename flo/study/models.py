@@ -18,7 +18,7 @@ import numpy.typing as npt
 from flo.arrays import Floats
 from flo.errors import StudyError
 from flo.study import networks
-from flo.study.classes import against_others
+from flo.study.classes import against_others, log_risks
 from flo.study.document import Study
 from flo.study.features import input_names
 from flo.study.gate import CURVE_POINTS
@@ -250,13 +250,17 @@ def as_many_threads_as_help(study: Study) -> Iterator[None]:
 def last_layer(study: Study, weights: Vector) -> Floats:
     """Return weights and intercept (k + 1,) with which ``last_features`` become the log odds.
 
-    (1, 0) if the model does not end in one linear layer: its log odds are then the one feature.
-    The model has one output.
+    Of several classes (k + 1, classes), with which they become log risks, but for a number that all
+    classes share. If the model does not end in one linear layer, what it says is the features, and
+    this is the identity.
     """
-    assert study.data.outputs == 1
+    outputs = study.data.outputs
     if not _ends_linear(study):
-        return np.array([1.0, 0.0])
-    return np.asarray(weights[-_width(study) - 1 :], dtype=np.float64)
+        layer = np.vstack([np.eye(outputs), np.zeros(outputs)])
+    else:
+        own = weights[-(_width(study) + 1) * outputs :]
+        layer = np.vstack([own[:-outputs].reshape(outputs, -1).T, own[-outputs:]])
+    return np.asarray(layer if study.data.classes else layer[:, 0], dtype=np.float64)
 
 
 def last_features(study: Study, weights: Vector, inputs: Floats) -> Floats:
@@ -268,7 +272,8 @@ def last_features(study: Study, weights: Vector, inputs: Floats) -> Floats:
     if study.model.kind == "logistic":
         return inputs
     if not _ends_linear(study):
-        return log_odds(study, weights, inputs)[:, None]
+        found = scores(study, weights, inputs)
+        return log_risks(found) if study.data.classes else found
     import torch
 
     module = build(study)

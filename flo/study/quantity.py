@@ -105,6 +105,19 @@ class Quantity(Document):
         expected = np.maximum(expected, 1e-6)
         return float((xlogy(values, values / expected) - (values - expected)).sum())
 
+    def tails(self, reached: Floats) -> tuple[Floats, Floats]:
+        """Return the values (n,) that one, and that nine of ten patients are below.
+
+        ``reached`` (K, n): as of ``exceeded_by``.
+        """
+        return self.outwards(self.exceeded_by(0.9, reached), self.exceeded_by(0.1, reached))
+
+    def outwards(self, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+        """Return two values (n,) of a count as whole numbers, half outwards; a number's as is."""
+        if self.kind == "number":
+            return low, high
+        return np.ceil(low - 0.5) + 0.0, np.floor(high + 0.5)  # no -0
+
     def exceeded_by(self, share: float, reached: Floats) -> Floats:
         """Return the values (n,) that this ``share`` of patients exceeds, 0 to 1.
 

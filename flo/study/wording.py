@@ -52,6 +52,22 @@ def outcome_of(study: Study) -> str:
             return "one of several classes"
 
 
+def risks_of(study: Study) -> list[str]:
+    """Return of what a model of the study states risks, or the unit of the values that it states.
+
+    Of an outcome of yes or no it states one risk, which has no name: "".
+    """
+    match study.data.outcome:
+        case None:
+            return [""]
+        case TimeToEvent(horizons=horizons, unit=unit):
+            return [f"by {horizon:g} {unit}" for horizon in horizons]
+        case Quantity(unit=unit):
+            return [unit]
+        case Classes(classes=classes):
+            return list(classes)
+
+
 def means_the_same(one: Column, other: Column) -> bool:
     """Return whether a column becomes the same inputs as that of an earlier study (``other``).
 

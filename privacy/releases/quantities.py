@@ -107,8 +107,8 @@ class Foreseen:
         )
         expected, low, high = (quantity.at_share(one) for one in self.expected.of(log_odds))
         too_wide = high - low > ninetieth - tenth
-        if rounded and quantity.kind == "count":  # to whole numbers, half outwards
-            tenth, ninetieth = np.ceil(tenth - 0.5) + 0.0, np.floor(ninetieth + 0.5)  # no -0
+        if rounded:
+            tenth, ninetieth = quantity.outwards(tenth, ninetieth)
         return Values(expected, low, high, tenth, ninetieth, too_wide)
 
     def agrees(self, quantity: Quantity) -> bool:

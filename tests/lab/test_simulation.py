@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flo.clients.prediction.finish import finished_log_odds, fit_at_home
+from flo.clients.prediction.finish import finished_margins, fit_at_home
 from flo.errors import DataError, UsageError
 from flo.lab.folds import folds
 from flo.lab.simulation import load_hospitals, run_once, simulate
@@ -70,7 +70,7 @@ def test_a_hospital_is_scored_by_the_model_that_it_would_finish_itself(data: Pat
         for number, snapshot in enumerate(fold.snapshots.values()):
             last = fit_at_home(study, weights, snapshot.training).finished
             inputs = snapshot.held_out.inputs
-            expected = finished_log_odds(study, weights, last, inputs)
+            (expected,) = finished_margins(study, weights, last, inputs).T
             np.testing.assert_array_equal(tested.of(number).scores, expected)
             assert not np.allclose(expected, log_odds(study, weights, inputs))
 

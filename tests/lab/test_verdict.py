@@ -6,18 +6,28 @@ from typing import Any
 
 import pytest
 
-from flo.lab.verdict import Gain, verdict
+from flo.lab.verdict import Gain, Mean
+from flo.lab.verdict import verdict as verdict_of
 
 Gains = dict[str, Gain | None]
+Stated = dict[str, list[Mean] | None]
+STATED: Stated = {"published": [(0.40, 0.30)], "finished": [(0.303, 0.30)]}
+
+
+def verdict(
+    found: dict[str, Any],
+    gains: Gains,
+    stated: Stated = STATED,
+    measure: str = "AUC",
+    unit: str = "",
+) -> list[str]:
+    return verdict_of(found, gains, stated, measure=measure, unit=unit)
 
 
 def result(**changes: Any) -> dict[str, Any]:
     site = {"brier_finished": 0.15, "brier_alone": 0.16}
     return {
         "sites": {"north": site, "south": site},
-        "calibration": {"predicted": 0.40, "observed": 0.30, "brier": 0.2},
-        "calibration_published": None,
-        "calibration_finished": {"predicted": 0.303, "observed": 0.30, "brier": 0.15},
         "auc": 0.80,
         "auc_pooled": 0.81,
         **changes,
@@ -60,6 +70,37 @@ def test_risks_are_to_be_believed_only_near_what_was_observed() -> None:
     said = verdict(result(), BOTH)
     assert "The published model's risks are 1.33 times the observed ones: do not" in said[2]
     assert "The finished model's risks are 1.01 times the observed ones on average" in said[3]
+
+
+def test_several_risks_are_believed_only_if_all_are() -> None:
+    *_, said = verdict(result(), BOTH, {"finished": [(0.097, 0.1), (0.52, 0.5)]})
+    assert said == "The finished model's risks are 0.97 to 1.04 times the observed ones on average."
+    *_, said = verdict(result(), BOTH, {"finished": [(0.097, 0.1), (0.62, 0.5)]})
+    assert said.endswith("0.97 to 1.24 times the observed ones: do not read them as risks.")
+
+
+def test_values_are_compared_in_their_unit() -> None:
+    stated: Stated = {"published": None, "finished": [(-1.234, -1.1)]}
+    *_, first, second = verdict(result(), BOTH, stated, unit="kg")
+    assert first == "The published model expects no values: it only ranks patients."
+    assert second == "The finished model expects -1.23 kg on average; -1.1 were observed."
+
+
+def test_a_card_that_would_state_no_risks_is_said_to_only_rank() -> None:
+    *_, said = verdict(result(), BOTH, {"published": None})
+    assert said == "The published model states no risks: it only ranks patients."
+
+
+def test_another_outcome_is_compared_by_its_own_measure_and_has_no_brier_score() -> None:
+    sites: dict[str, dict[str, float]] = {"north": {}, "south": {}}
+    said = verdict(
+        result(sites=sites, auc_pooled=0.85),
+        {"north": (0.01, 0.02, 0.03), "south": (-0.03, -0.02, -0.01)},
+        measure="concordance",
+    )
+    assert "+0.000 concordance on average" in said[0]
+    assert said[1] == "south would lose: concordance -0.020 (95 % interval -0.030 to -0.010)."
+    assert "0.050 concordance worse" in said[-1]
 
 
 def test_a_large_loss_to_noise_comes_with_a_way_out() -> None:

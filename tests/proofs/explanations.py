@@ -54,7 +54,7 @@ def _of_set(name: str, epsilon: float, quick: bool) -> Iterator[Row]:
     began, world = time.monotonic(), World.of(name, epsilon)
     snapshots = list(world.fold.snapshots.values())
     held = np.concatenate([one.held_out.inputs for one in snapshots])[:_PATIENTS]
-    ordinary = _weights(world, unprotected([one.training for one in snapshots]))
+    ordinary = _weights(world, unprotected([one.training for one in snapshots], None))
     redraws = _QUICK_REDRAWS if quick else _REDRAWS
     models = [published(world.study, world.fold) for _ in range(redraws)]
     mean = np.mean([model.weights[:-1] for model in models], axis=0)
@@ -109,7 +109,7 @@ def _of_network(name: str, epsilon: float, hidden: list[int]) -> Iterator[Row]:
     average = np.concatenate([one.training.inputs for one in snapshots]).mean(axis=0)
     models = [published(world.study, world.fold) for _ in range(_REDRAWS_OF_NETWORKS)]
     told = [contributions(model, held) for model in models]
-    ordinary = _weights(world, unprotected([one.training for one in snapshots]))
+    ordinary = _weights(world, unprotected([one.training for one in snapshots], None))
     truth = _truth(models[0], ordinary, held, average)
     exact = [contributions(_with_average(model, average), held).values for model in models]
     seconds = time.monotonic() - began
@@ -145,7 +145,7 @@ def _weights(world: World, score: object) -> Vector:
     """The weights of a linear score, without the intercept."""
     assert callable(score)
     size = len(input_names(world.study.data))
-    return np.asarray(score(np.eye(size)) - score(np.zeros((1, size))), dtype=np.float64)
+    return np.asarray(score(np.eye(size)) - score(np.zeros((1, size))), dtype=np.float64).ravel()
 
 
 def _truth(model: PublishedModel, weights: Vector, held: Floats, average: Floats) -> Floats:

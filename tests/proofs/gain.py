@@ -206,7 +206,7 @@ def _intervals() -> Iterator[Row]:
     began, consortium = time.monotonic(), CHOSEN_ON["heart"]()
     fold = next(folds(consortium.hospitals, 2, seed=0))
     state, _ = run_once(consortium.study, fold, fast=True)
-    one, other = finished(consortium.study, fold, state.model), pooled(consortium.study, fold)
+    one, other = finished(consortium.study, fold, state.model)[0], pooled(consortium.study, fold)
     auc, gain = one.auc, difference([one], [other])[1]
     generator, held = np.random.default_rng(), list[tuple[bool, bool]]()
     while len(held) < _DRAWS:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flo.arrays import Floats, Mask
+from flo.clients.prediction.margins import ranked
 from flo.clients.prediction.regression import unprotected
 from flo.lab.folds import Fold, folds, scored
 from flo.lab.simulation import run_once
@@ -82,10 +83,11 @@ def _tried(measured: Measured, seeds: int) -> _Found:
 def _without_privacy(measured: Measured, fold: Fold, chosen: Mask) -> Floats:
     """The values (n,) that the same model foresees, fitted and calibrated without noise."""
     training = [snapshot.training for snapshot in fold.snapshots.values()]
-    score = unprotected(training, measured.study.data.outcome)
+    margins = unprotected(training, measured.quantity)
     width = measured.inputs.shape[1]
-    (intercept,) = score(np.zeros((1, width)))
-    model = np.append(score(np.eye(width)) - intercept, intercept)
+    (intercept,) = ranked(measured.quantity, margins(np.zeros((1, width))))
+    slopes = ranked(measured.quantity, margins(np.eye(width))) - intercept
+    model = np.append(slopes, intercept)
     scores = log_odds(measured.study, model, measured.inputs)
     exact = _told(measured, model, scores, chosen).sum(0)
     stated = quantities.fit(measured.study, model, exact, _NO_NOISE)

@@ -48,9 +48,12 @@ def test_it_fits_this_hospitals_patients_better_than_the_published_model(
     assert made.finished.auc is not None
     assert made.published.auc is not None
     assert made.finished.auc > made.published.auc
-    assert made.finished.brier < made.published.brier
+    (finished,), (published,) = made.finished.risks, made.published.risks
+    assert finished.error is not None
+    assert published.error is not None
+    assert finished.error < published.error
     assert made.trained + made.tested == COUNT
-    assert sum(records for *_, records in made.finished.curve) == made.tested
+    assert sum(records for *_, records in finished.curve) == made.tested
 
 
 def test_only_the_training_side_shapes_it_and_only_the_other_side_tests_it(

@@ -9,7 +9,8 @@ from scipy.special import expit
 
 from flo.arrays import Floats
 from flo.clients.prediction import refit as rules
-from flo.clients.prediction.refit import TooFewPatients, refit, ridge, with_intercept
+from flo.clients.prediction.linear_fit import Records, ridge
+from flo.clients.prediction.refit import TooFewPatients, refit
 from flo.privacy.patients.patients import Patients
 
 PUBLISHED = np.array([0.8, -0.4, 0.1, -0.3])
@@ -21,6 +22,10 @@ def patients(count: int, truth: Floats, seed: int = 1, records: int = 1) -> Pati
     inputs = generator.normal(size=(count * records, 3))
     labels = generator.random(count * records) < expit(with_intercept(inputs) @ truth)
     return Patients(inputs, labels.astype(float), np.arange(count * records) // records, count)
+
+
+def with_intercept(features: Floats) -> Floats:
+    return np.hstack([features, np.ones((len(features), 1))])
 
 
 def fitted(some: Patients) -> rules.Refit:
@@ -40,13 +45,14 @@ def test_the_ridge_is_at_the_minimum_that_another_method_finds(penalty: float) -
         )
 
     other = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 20_000, "xatol": 1e-8})
-    found = ridge(inputs, some.labels, penalty, PUBLISHED, start)
+    found = ridge(Records.of(None, some.inputs, some.labels), penalty, PUBLISHED, start)
     assert found == pytest.approx(other.x, abs=2e-4)
 
 
 def test_a_large_penalty_leaves_the_published_weights_and_moves_the_intercept_only() -> None:
     some = patients(400, np.array([-1.0, 1.0, 0.0, 2.0]))
-    found = ridge(with_intercept(some.inputs), some.labels, 1e9, PUBLISHED, PUBLISHED)
+    records = Records.of(None, some.inputs, some.labels)
+    found = ridge(records, 1e9, PUBLISHED, PUBLISHED)
     assert found[:-1] == pytest.approx(PUBLISHED[:-1], abs=1e-4)
     assert expit(with_intercept(some.inputs) @ found).mean() == pytest.approx(some.labels.mean())
 
