@@ -184,7 +184,7 @@ def test_the_numbers_of_the_survival_page_come_again_within_its_error() -> None:
 
 # -- a count ---------------------------------------------------------------------------------------
 
-_WARD = re.compile(r"^\| ([a-z-]+) \| ([\d,]+) \| (\.\d+) \| (\.\d+) \| (\.\d+) \|$", re.MULTILINE)
+_WARD = re.compile(r"^\| ([a-z-]+) \| ([\d,]+)" + r" \| (\.\d+)" * 4 + r" \|$", re.MULTILINE)
 
 
 @pytest.mark.slow  # 10 s
@@ -192,17 +192,19 @@ def test_the_numbers_of_the_page_of_stays_come_again_within_its_error() -> None:
     text, found = with_its_concordance(STAY)
     (mean,) = re.findall(
         r"Expected are ([\d.]+) days on average, observed ([\d.]+); the expected days explain "
-        r"(\.\d+) of the deviance",
+        r"(\.\d+) of the deviance.* on its own patients, they explain (\.\d+)",
         text,
     )
-    expected, observed, explained = map(float, mean)
+    expected, observed, explained, at_home = map(float, mean)
     assert found["values"]["predicted"] == pytest.approx(expected, abs=0.6)
     assert found["values"]["observed"] == pytest.approx(observed, abs=0.06)
     assert found["values"]["explained"] == pytest.approx(explained, abs=0.03)
+    assert found["values"]["explained_finished"] == pytest.approx(at_home, abs=0.02)
     told = _WARD.findall(text)
     assert [name for name, *_ in told] == list(found["sites"])
-    for name, patients, _, pooled, alone in told:
+    for name, patients, _, finished, pooled, alone in told:
         one = found["sites"][name]
+        assert one["auc_finished"] == pytest.approx(float(finished), abs=0.03)
         assert f"{one['patients']:,}" == patients
         assert one["auc_pooled"] == pytest.approx(float(pooled), abs=0.0015)
         assert one["auc_alone"] == pytest.approx(float(alone), abs=0.0015)
@@ -210,7 +212,7 @@ def test_the_numbers_of_the_page_of_stays_come_again_within_its_error() -> None:
 
 # -- several classes -------------------------------------------------------------------------------
 
-_OF_CLASS = re.compile(r"^\| (\w+) \| (\.\d+) \| (\.\d+) \| (\.\d+) \|$", re.MULTILINE)
+_OF_CLASS = re.compile(r"^\| (\w+)" + r" \| (\.\d+)" * 4 + r" \|$", re.MULTILINE)
 
 
 @pytest.mark.slow  # 15 s
@@ -218,8 +220,9 @@ def test_the_numbers_of_the_page_of_classes_come_again_within_its_error() -> Non
     text, found = with_its_concordance(FUNCTION, seeds="1")
     rows = _OF_CLASS.findall(text)
     assert [name for name, *_ in rows] == [one["class"] for one in found["classes"]]
-    for (_, auc, predicted, observed), one in zip(rows, found["classes"], strict=True):
+    for (_, auc, predicted, observed, finished), one in zip(rows, found["classes"], strict=True):
         assert one["auc"] == pytest.approx(float(auc), abs=0.03)
+        assert one["auc_finished"] == pytest.approx(float(finished), abs=0.03)
         assert one["predicted"] == pytest.approx(float(predicted), abs=0.02)
         assert one["observed"] == pytest.approx(float(observed), abs=0.001)
     assert [name for name, *_ in _WARD.findall(text)] == list(found["sites"])

@@ -30,9 +30,12 @@ import numpy as np
 
 from flo.arrays import Floats, Mask
 from flo.clients.prediction.linear_fit import Records, newton, ridge
-from flo.clients.prediction.margins import count, slopes, usual_places
+from flo.clients.prediction.margins import usual_places
 from flo.privacy.patients.patients import Patients
+from flo.study.classes import Classes
 from flo.study.outcome import Outcome
+from flo.study.quantity import Quantity
+from flo.study.time_to_event import TimeToEvent
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 MOST_WEIGHTS = 2000  # more of them are calibrated only: their curvature is a square matrix
@@ -95,26 +98,24 @@ def refit(
 
 def _refuse_too_few(records: Records, patients: Patients) -> None:
     there, had = records.observed.there, records.observed.had
-    if slopes(records.observed.outcome) > 1:
-        sides = [had[:, number] > 0 for number in range(had.shape[1])]
-        having, without = sorted(_patients(patients, side) for side in sides)[:-3:-1]
-        if without < FEWEST_OF_A_CLASS:
-            raise TooFewPatients(
-                f"{having} and {without} are of the two largest classes; {FEWEST_OF_A_CLASS} of "
-                "each are needed"
-            )
-        return
-    having = _patients(patients, np.any(had > 0, axis=1))
-    without = _patients(patients, np.any(had < there, axis=1))
-    if min(without, having) < FEWEST_OF_A_CLASS:
-        raise TooFewPatients(
-            f"{having} have the label and {without} do not; {FEWEST_OF_A_CLASS} of each are needed"
-        )
-
-
-def _patients(patients: Patients, chosen: Mask) -> int:
-    """Return how many patients have a chosen record."""
-    return len(np.unique(patients.patient[chosen]))
+    match records.observed.outcome:
+        case Classes():
+            sides = [had[:, number] > 0 for number in range(had.shape[1])]
+            said = "{} and {} are of the two largest classes"
+        case TimeToEvent():
+            sides = [np.any(had > 0, axis=1), np.all(had == 0, axis=1)]
+            said = "{} had the event by the last horizon and {} did not"
+        case Quantity():
+            sides = [np.any(had > 0, axis=1), np.any(had < there, axis=1)]
+            said = "{} are above the first level and {} below the last"
+        case _:
+            sides = [had[:, 0] > 0, had[:, 0] == 0]
+            said = "{} have the label and {} do not"
+    counts = [len(np.unique(patients.patient[side])) for side in sides]
+    if len(counts) > 2:
+        counts = sorted(counts, reverse=True)[:2]
+    if min(counts) < FEWEST_OF_A_CLASS:
+        raise TooFewPatients(f"{said.format(*counts)}; {FEWEST_OF_A_CLASS} of each are needed")
 
 
 def _candidates(records: Records, published: Floats) -> tuple[float, list[Floats]]:

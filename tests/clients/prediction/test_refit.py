@@ -5,13 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from flo.arrays import Floats
 from flo.clients.prediction import refit as rules
-from flo.clients.prediction.linear_fit import Records, ridge
+from flo.clients.prediction.linear_fit import Records, margins_of, ridge
+from flo.clients.prediction.margins import Observed, count, stated, usual_places
 from flo.clients.prediction.refit import TooFewPatients, refit
 from flo.privacy.patients.patients import Patients
+from flo.study.classes import Classes
+from flo.study.outcome import Outcome
+from flo.study.quantity import Quantity
+from flo.study.time_to_event import TimeToEvent
+from tests.clients.prediction.test_margins import GRADES, TIMES, VISITS
 
 PUBLISHED = np.array([0.8, -0.4, 0.1, -0.3])
 
@@ -100,3 +106,108 @@ def test_a_hospital_with_too_few_of_a_class_is_refused() -> None:
     few = Patients(some.inputs, (np.arange(40) < 4).astype(float), some.patient, 40)
     with pytest.raises(TooFewPatients, match="5 of each"):
         fitted(few)
+
+
+# -- other outcomes --------------------------------------------------------------------------------
+
+LAWS: list[tuple[Outcome, Floats]] = [
+    (TIMES, np.array([0.8, -0.4, 0.1, -1.0])),
+    (VISITS, np.array([0.8, -0.4, 0.1, -0.3])),
+    (GRADES, np.array([[0.8, 0.0, -0.5], [-0.4, 0.3, 0.0], [0.1, 0.0, 0.0], [0.5, 0.0, -0.5]])),
+]
+each_law = pytest.mark.parametrize(("outcome", "law"), LAWS, ids=["times", "count", "classes"])
+
+
+def of_outcome(outcome: Outcome, law: Floats, count: int, seed: int = 1) -> Patients:
+    """Patients whose labels follow ``law``, as of a published last layer."""
+    generator = np.random.default_rng(seed)
+    inputs = generator.normal(size=(count, 3))
+    places, _ = usual_places(outcome)
+    drawn = generator.random((count, 1))
+    at = with_intercept(inputs) @ law
+    if isinstance(outcome, Classes):
+        labels = (drawn > np.cumsum(softmax(at, axis=1), axis=1)).sum(1).astype(np.float64)
+    elif isinstance(outcome, TimeToEvent):
+        survival = np.cumprod(1 - expit(at[:, None] + places), axis=1)
+        passed = (drawn < survival).sum(1)
+        labels = np.where(passed == outcome.periods, 2.0 * passed, 2.0 * passed + 1)
+    else:
+        labels = (drawn < expit(at[:, None] + places)).sum(1).astype(np.float64)
+    return Patients(inputs, labels, np.arange(count), count)
+
+
+@each_law
+def test_another_outcomes_law_is_kept_where_patients_follow_it(
+    outcome: Outcome, law: Floats
+) -> None:
+    some = of_outcome(outcome, law, 600)
+    found = refit(some.inputs, some, law, outcome)
+    slopes = found.finished[: -count(outcome)].reshape(3, -1)
+    published = law[:-1].reshape(3, -1)
+    if isinstance(outcome, Classes):  # a number that all classes share is no part of the law
+        slopes, published = (one - one.mean(1, keepdims=True) for one in (slopes, published))
+    np.testing.assert_allclose(slopes, published, atol=0.3)
+    assert found.penalty > min(rules.PENALTIES)
+
+
+@each_law
+def test_many_patients_replace_another_outcomes_law(outcome: Outcome, law: Floats) -> None:
+    some = of_outcome(outcome, -law, 4000)
+    found = refit(some.inputs, some, law, outcome)
+    slopes, truth = found.finished[: -count(outcome)].reshape(3, -1), -law[:-1].reshape(3, -1)
+    if isinstance(outcome, Classes):
+        slopes, truth = (one - one.mean(1, keepdims=True) for one in (slopes, truth))
+    np.testing.assert_allclose(slopes, truth, atol=0.2)
+
+
+@each_law
+def test_another_outcome_is_calibrated_at_a_hospital_of_other_levels(
+    outcome: Outcome, law: Floats
+) -> None:
+    """Without any refit, what is stated on average is what is observed here."""
+    other = law.copy()
+    other[-1] = other[-1] + 1.0 if law.ndim == 1 else np.array([-1.0, 0.5, 1.0])
+    some = of_outcome(outcome, other, 800)
+    stated_ = stated(
+        outcome, margins_of(outcome, refit(some.inputs, some, law, outcome).calibrated, some.inputs)
+    ).mean(0)
+    told = Observed.of(outcome, some.labels).had.mean(0)
+    if isinstance(outcome, TimeToEvent):
+        told = outcome.observed(some.labels)
+    elif isinstance(outcome, Quantity):
+        told = np.array([told @ outcome.lengths / outcome.lengths.sum()])
+    np.testing.assert_allclose(stated_, told, atol=0.02)
+
+
+def test_a_period_without_events_and_an_absent_class_have_a_risk() -> None:
+    some = of_outcome(*LAWS[0], 300)
+    kept = some.labels != 3  # nobody has the event in the second period
+    here = Patients(some.inputs[kept], some.labels[kept], np.arange(kept.sum()), int(kept.sum()))
+    found = refit(here.inputs, here, LAWS[0][1], TIMES).finished
+    risks = stated(TIMES, margins_of(TIMES, found, here.inputs))
+    assert (risks[:, 1] - risks[:, 0] > 1e-4).all()
+
+    some = of_outcome(*LAWS[2], 300)
+    kept = some.labels != 1
+    here = Patients(some.inputs[kept], some.labels[kept], np.arange(kept.sum()), int(kept.sum()))
+    found = refit(here.inputs, here, LAWS[2][1], GRADES).finished
+    assert (stated(GRADES, margins_of(GRADES, found, here.inputs))[:, 1] > 1e-4).all()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "labels", "said"),
+    [
+        (TIMES, [1] * 4 + [6] * 36, "4 had the event by the last horizon and 36 did not"),
+        (VISITS, [0] * 37 + [2.5] * 3, "3 are above the first level and 40 below the last"),
+        (GRADES, [0] * 33 + [1] * 4 + [2] * 3, "33 and 4 are of the two largest classes"),
+    ],
+    ids=["times", "count", "classes"],
+)
+def test_too_few_patients_of_another_outcome_are_refused(
+    outcome: Outcome, labels: list[float], said: str
+) -> None:
+    inputs = np.random.default_rng(1).normal(size=(40, 3))
+    few = Patients(inputs, np.array(labels, dtype=np.float64), np.arange(40), 40)
+    law = next(law for one, law in LAWS if one is outcome)
+    with pytest.raises(TooFewPatients, match=said):
+        refit(few.inputs, few, law, outcome)
