@@ -13,6 +13,7 @@ from flo.published.model_card import PublishedModel
 from tests.commands import flo
 from tests.end_to_end.test_gate import said
 from tests.end_to_end.whole_run import (
+    finishes_at_home,
     refuses_what_takes_yes_or_no,
     relabelled,
     whole_run,
@@ -52,6 +53,8 @@ def test_from_launch_to_each_patients_risks(tmp_path: Path) -> None:
                 assert numbers == sorted(numbers)
     said(flo("model", "check", card, "--home", sites[0].directory))
     refuses_what_takes_yes_or_no(card, sites[0], "one of several classes")
+    for row in finishes_at_home(card, sites[0], data, "macro AUC"):
+        assert sum(float(row[f"risk_{name}"]) for name in NAMES) == pytest.approx(1, abs=1e-5)
 
 
 def graded(site: SiteHome) -> None:

@@ -13,6 +13,7 @@ from flo.published.model_card import PublishedModel
 from tests.commands import flo
 from tests.end_to_end.test_gate import said
 from tests.end_to_end.whole_run import (
+    finishes_at_home,
     refuses_what_takes_yes_or_no,
     relabelled,
     whole_run,
@@ -49,6 +50,9 @@ def test_from_launch_to_each_patients_expected_number(tmp_path: Path) -> None:
             assert numbers == sorted(numbers)
             assert 0 <= float(row["p10"]) <= float(row["p90"]) <= 8
     refuses_what_takes_yes_or_no(card, sites[0], "a count")
+    for row in finishes_at_home(card, sites[0], data, "concordance"):
+        assert 0 < float(row["expected"]) < 8
+        assert 0 <= float(row["p10"]) <= float(row["p90"]) <= 8
 
 
 def counted(site: SiteHome) -> None:

@@ -13,7 +13,11 @@ from flo.privacy.releases import evaluation, horizon_risks
 from flo.published.model_card import PublishedModel
 from tests.commands import flo
 from tests.end_to_end.test_gate import said
-from tests.end_to_end.whole_run import whole_run
+from tests.end_to_end.whole_run import (
+    finishes_at_home,
+    refuses_what_takes_yes_or_no,
+    whole_run,
+)
 from tests.flo.times import times_document
 
 pytestmark = pytest.mark.slow
@@ -42,7 +46,10 @@ def test_from_launch_to_each_patients_risks(tmp_path: Path) -> None:
     assert list(rows[0]) == ["row", "patient_id", "score", *names]
     scores = model.log_odds(np.zeros((1, 5)))
     assert np.isfinite(scores).all()
-    refuses(sites[0], card)
+    refuses_what_takes_yes_or_no(card, sites[0], "the time to an event")
+    for row in finishes_at_home(card, sites[0], data, "concordance"):
+        risks = [float(row[f"risk_{days}"]) for days in (10, 30, 60)]
+        assert 0 < risks[0] <= risks[1] <= risks[2] < 1
 
 
 def followed(site: SiteHome) -> None:
@@ -58,16 +65,3 @@ def followed(site: SiteHome) -> None:
         for number, row in enumerate(rows):
             days = (number % 25 if row["ill"] == "1" else 20 + number % 50) + 1
             writer.writerow({**row, "days": days})
-
-
-def refuses(site: SiteHome, card: Path) -> None:
-    """What takes only yes or no says so."""
-    home = ("--home", site.directory)
-    for command in (
-        ("model", "fairness", card, "--threshold", "0.2"),
-        ("model", "finish", card),
-        ("model", "export", card, "--out", site.directory / "x.onnx"),
-    ):
-        refused = flo(*command, *home)
-        assert refused.returncode != 0
-        assert "takes only an outcome of yes or no" in refused.stderr, command

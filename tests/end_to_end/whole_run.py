@@ -10,6 +10,7 @@ from typing import Any
 
 from flo.cli.coordinator.operator import Operator
 from flo.clients.home.site_home import SiteHome
+from flo.clients.records.finished_model import finished_names
 from flo.study.document import from_document
 from tests.builders import WHITENED
 from tests.commands import flo
@@ -20,13 +21,27 @@ from tests.server.real_coordinator import serving
 
 
 def refuses_what_takes_yes_or_no(card: Path, site: SiteHome, foreseen: str) -> None:
-    """Finishing at home and an export name what the study foresees, and do nothing."""
-    for command in (("finish", card), ("export", card, "--out", site.directory / "x.onnx")):
+    """A threshold and an export name what the study foresees, and do nothing."""
+    exported = site.directory / "x.onnx"
+    for command in (("fairness", card, "--threshold", "0.2"), ("export", card, "--out", exported)):
         refused = flo("model", *command, "--home", site.directory)
         assert refused.returncode != 0
         assert f"foresees {foreseen}" in refused.stderr
         assert "takes only an outcome of yes or no" in refused.stderr
-    assert not (site.directory / "x.onnx").exists()
+    assert not exported.exists()
+
+
+def finishes_at_home(card: Path, site: SiteHome, data: Path, measure: str) -> list[dict[str, str]]:
+    """A partner finishes the model on its own patients; return the predictions of ``data``."""
+    finished = flo("model", "finish", card, "--home", site.directory)
+    assert finished.returncode == 0, finished.stderr
+    assert "NOT PRIVATE" in finished.stdout
+    assert measure in finished.stdout
+    (name,) = finished_names(site)
+    out = data.with_name("finished.csv")
+    said(flo("model", "predict", name, "--data", data, "--out", out, "--home", site.directory))
+    with out.open() as file:
+        return list(csv.DictReader(file))
 
 
 def relabelled(site: SiteHome, label: Callable[[int, bool], object]) -> None:

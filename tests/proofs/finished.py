@@ -8,7 +8,7 @@ random, so that they have least to gain, except SUPPORT2's (*function*, *support
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from flo.clients.prediction.margins import reached
 from flo.lab.folds import folds
 from flo.lab.simulation import run_once, simulate
 from tests.proofs import class_sets, quantity_sets, times_sets
+from tests.proofs.class_sets import Sorted
 from tests.proofs.quantity_sets import Measured
 from tests.proofs.rows import Row
+from tests.proofs.times_sets import Followed
 
 _SEEDS = 2
 _LEAST_OF_ONE = -0.005  # AUC or concordance that finishing may lose to alone, on one set
@@ -30,7 +32,10 @@ _TENTH_TO_NINETIETH = 0.78  # of patients, who are eight of ten or more
 def rows(quick: bool) -> Iterator[Row]:
     """What hospitals gain over what they have alone, and whether finished risks are right."""
     began, gains = time.monotonic(), list[float]()
-    makers = {**times_sets.SETS, **quantity_sets.SETS, **class_sets.CHOSEN_ON, **class_sets.GENERAL}
+    makers: dict[str, Callable[[], Followed | Measured | Sorted]] = {
+        **{**times_sets.SETS, **quantity_sets.SETS},
+        **{**class_sets.CHOSEN_ON, **class_sets.GENERAL},
+    }
     for name in ("tumours",) if quick else makers:
         data = makers[name]()
         seeds = 1 if quick else _SEEDS
