@@ -279,9 +279,12 @@ def _show_ways(study: Study, found: list[Candidate]) -> None:
 
     from flo.cli.terminal.output import console, plain, say
     from flo.lab import advice
+    from flo.lab.made_up import share_of
+    from flo.study.wording import measure_of
 
     table = Table(
-        *("training", "rounds", "life budget", "with the label", "AUC without privacy", "lost"),
+        *("training", "rounds", "life budget", share_of(study.data.outcome)),
+        *(f"{measure_of(study)} without privacy", "lost"),
         title="On made-up patients: the effect of noise at this size, not of your columns",
     )
     best = advice.recommended(found)
@@ -293,7 +296,7 @@ def _show_ways(study: Study, found: list[Candidate]) -> None:
                 asked.algorithm if first else "",
                 str(asked.steps) if first else "",
                 f"{way.share:.0%}" if first else "",
-                f"{trial.prevalence:.0%}",
+                f"{trial.share:.0%}",
                 f"{trial.without:.3f}",
                 f"{trial.lost:.3f} ± {trial.error:.3f}",
                 style="bold" if way is best else None,
@@ -311,20 +314,23 @@ def _show_ways(study: Study, found: list[Candidate]) -> None:
 
 def _advice(way: Candidate) -> str:
     """Return in words whether to run a study that is trained in this way."""
-    worst, limit = way.worst, f"{way.limit:g}"
+    from flo.lab.made_up import in_these_worlds
+    from flo.study.wording import measure_of
+
+    worst, limit, measure = way.worst, f"{way.limit:g}", measure_of(way.study)
     if way.advised:
         return (
-            f"[bold green]advised,[/] if one patient in ten or more has the label: even in the "
-            f"worst of these worlds it loses at most {max(0.0, worst.at_most_lost):.3f} AUC "
+            f"[bold green]advised,[/] if {in_these_worlds(way.study.data.outcome)}: even in the "
+            f"worst of these worlds it loses at most {max(0.0, worst.at_most_lost):.3f} {measure} "
             f"(limit {limit})"
         )
     if way.advised is None:
         return (
             "[bold yellow]made-up patients cannot tell:[/] whether it loses more than "
-            f"{limit} AUC depends on your columns; flo simulate tries it on data you may see"
+            f"{limit} {measure} depends on your columns; flo simulate tries it on data you may see"
         )
     return (
-        f"[bold red]advised against:[/] at this size noise takes {way.lost:.2f} AUC on "
+        f"[bold red]advised against:[/] at this size noise takes {way.lost:.2f} {measure} on "
         f"average (limit {limit}). More patients or more ε would help, more records of the "
         "same patients would not"
     )

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from flo.clients.records.snapshot import Snapshot
-from flo.lab.advice import auc_of, laws_for, made_up, of_at_most, unsupported_reason
+from flo.lab.advice import auc_of, unsupported_reason
 from flo.lab.by_year import WAYS, Years
 from flo.lab.folds import Fold
 from flo.lab.in_the_clear import train_in_the_clear
+from flo.lab.made_up import World, laws_for, made_up, of_at_most
 from flo.lab.simulation import Progress
 from flo.lab.years import study_of_a_year
 from flo.privacy.accounting.life_budget import LifetimeBudget
@@ -28,7 +29,7 @@ from flo.study.terms import round_size
 from flo.study.usual import worth
 
 _LIVES = (0.9, 0.5)  # life budgets of hospitals
-_WORLD = (0.2, 0.75)  # prevalence, strength
+_WORLD = World(0.2, 0.75)
 _MOST_PATIENTS = 20_000  # a year
 
 
@@ -74,7 +75,7 @@ def _of_all_years(of_a_year: Study, study: Study, years: int) -> Study:
 def _try(study: Study, of_all_years: Study, law: int, found: Years) -> None:
     """Add one law's AUCs by year to ``found``."""
     runs: dict[str, list[float]] = {way: [] for way in WAYS}
-    folds = [made_up(study, law, *_WORLD, draw=year) for year in range(found.count)]
+    folds = [made_up(study, law, _WORLD, draw=year) for year in range(found.count)]
     models = dict[str, Vector]()
     earlier: EarlierModel | None = None
     for fold in folds:

@@ -11,6 +11,7 @@ import tomli_w
 
 from flo.lab import advice
 from flo.lab.advice import Candidate, Trial, candidates, recommended
+from flo.lab.made_up import of_at_most
 from flo.lab.network_size import network_size
 from flo.study import usual
 from flo.study.document import Study, from_document
@@ -36,7 +37,7 @@ def test_a_study_is_tried_as_it_is_and_as_it_would_be_drafted() -> None:
     assert as_it_is.changes(study) == {}
     settings = usual.whitened(30_000, 0.9)
     assert drafted.changes(study) == {**settings, "momentum": 0.3}
-    assert {trial.prevalence for trial in drafted.trials} == {0.5, 0.2, 0.1}
+    assert {trial.share for trial in drafted.trials} == {0.5, 0.2, 0.1}
     assert study.with_mechanism(**drafted.changes(study)).mechanism == drafted.study.mechanism
     assert {way.study.mechanism.epsilon for way in (as_it_is, drafted)} == {0.9}, "never less"
     assert recommended([as_it_is, drafted]) is drafted, "8 small steps do not reach the model"
@@ -98,9 +99,9 @@ def test_settings_are_changed_only_where_they_clearly_lose_more() -> None:
 
 
 def test_sizes_beyond_what_is_tried_are_those_of_a_smaller_study() -> None:
-    small = advice.of_at_most(study_with(900_000, delta=1e-9), 20_000)
+    small = of_at_most(study_with(900_000, delta=1e-9), 20_000)
     assert [hospital.declared_size for hospital in small.hospitals] == [6600] * 3
-    assert advice.of_at_most(study_with(400), 20_000) == study_with(400)
+    assert of_at_most(study_with(400), 20_000) == study_with(400)
 
 
 def test_a_study_whose_trial_would_take_long_is_not_tried() -> None:
