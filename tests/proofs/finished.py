@@ -29,15 +29,17 @@ _MEANS = (0.94, 1.06)
 _TENTH_TO_NINETIETH = 0.78  # of patients, who are eight of ten or more
 
 
+MAKERS: dict[str, Callable[[], Followed | Measured | Sorted]] = {
+    **{**times_sets.SETS, **quantity_sets.SETS},
+    **{**class_sets.CHOSEN_ON, **class_sets.GENERAL},
+}
+
+
 def rows(quick: bool) -> Iterator[Row]:
     """What hospitals gain over what they have alone, and whether finished risks are right."""
     began, gains = time.monotonic(), list[float]()
-    makers: dict[str, Callable[[], Followed | Measured | Sorted]] = {
-        **{**times_sets.SETS, **quantity_sets.SETS},
-        **{**class_sets.CHOSEN_ON, **class_sets.GENERAL},
-    }
-    for name in ("tumours",) if quick else makers:
-        data = makers[name]()
+    for name in ("tumours",) if quick else MAKERS:
+        data = MAKERS[name]()
         seeds = 1 if quick else _SEEDS
         found = simulate(data.study, data.hospitals, seeds=seeds, compare=True, fast=True)
         told, seconds = found.document, time.monotonic() - began

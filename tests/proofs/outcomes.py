@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.proofs import classes, finished, quantities, times
+from tests.proofs import advised, classes, finished, quantities, times
 from tests.proofs.rows import Row
 
 
@@ -14,3 +14,4 @@ def rows(quick: bool) -> Iterator[Row]:
     yield from quantities.rows(quick)
     yield from classes.rows(quick)
     yield from finished.rows(quick)
+    yield from advised.rows(quick)
