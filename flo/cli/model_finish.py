@@ -85,7 +85,7 @@ def _calibration(made: FinishedModel, number: int, name: str) -> Table:
 
     foreseen = "value" if made.values else "risk"
     names = (f"{name}: {foreseen}, observed" for name in made.fits)
-    title = f"{foreseen} {name}".strip() if name else None
+    title = f"value in {name}" if made.values else f"risk: {name}" if name else None
     table = Table(f"records by rising {foreseen}", *names, title=title)
     curves = [fit.risks[number].curve for fit in made.fits.values()]
     for points in zip(*curves, strict=True):

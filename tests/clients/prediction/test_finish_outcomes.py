@@ -211,9 +211,9 @@ def test_the_screen_says_how_right_it_is_here_and_that_it_is_not_private(
     shown = " ".join(ended.stderr.split())
     assert "NOT PRIVATE" in shown
     words = {
-        "v19": ("concordance", "by 30 days: mean", "risk by 60 days", "gain over alone"),
+        "v19": ("concordance", "by 30 days: mean", "risk: by 60 days", "gain over alone"),
         "v20": ("typical error", "mean value", "visits"),
-        "v21": ("macro AUC", "severe: Brier", "risk worst"),
+        "v21": ("macro AUC", "severe: Brier", "risk: worst"),
     }
     for said in words[kept]:
         assert said in shown
