@@ -52,7 +52,7 @@ class ShownModel:
     problem: str = ""
     hint: str = ""
     made: FinishedModel | None = None
-    plots: tuple[Plane, ...] = ()
+    plots: tuple[Plane | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,11 @@ def _shown(home: SiteHome, name: str) -> ShownModel:
     return ShownModel(name, made=made, plots=tuple(plots))
 
 
-def _plot(made: FinishedModel, number: int) -> Plane:
-    """Plot what was observed in groups of rising predicted risk or value, by each model."""
+def _plot(made: FinishedModel, number: int) -> Plane | None:
+    """Plot what was observed in groups of rising predicted risk or value, by each model; None if
+    patients were not followed long enough."""
+    if made.published.risks[number].observed is None:
+        return None
     lines = [
         (label, [(told, observed) for told, observed, _ in fit.risks[number].curve])
         for label, fit in made.fits.items()

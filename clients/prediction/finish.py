@@ -29,7 +29,7 @@ from flo.clients.patients.birth import refuse_changed_birth
 from flo.clients.patients.id_continuity import check_id_continuity, ids_here
 from flo.clients.patients.opt_outs import OptOuts, opted_out
 from flo.clients.prediction.linear_fit import margins_of
-from flo.clients.prediction.local_fit import Said, fit_of, gain
+from flo.clients.prediction.local_fit import Said, fit_of, gain, known_risks
 from flo.clients.prediction.margins import ranked, reached, stated
 from flo.clients.prediction.refit import Refit, TooFewPatients, refit
 from flo.clients.prediction.regression import unprotected
@@ -81,10 +81,12 @@ def finish(
     progress("refitting, with cross-validation")
     fitted = fit_at_home(model.study, model.weights, snapshot.training)
     study, outcome, held = model.study, model.study.data.outcome, snapshot.held_out
+    known = known_risks(outcome, snapshot.training.labels)
     refitted = finished_margins(study, model.weights, fitted.finished, held.inputs)
+    own = unprotected([snapshot.training], outcome)(held.inputs)
     published = Said.by_card(model, held.inputs)
-    finished = Said.by_margins(outcome, refitted)
-    alone = Said.by_margins(outcome, unprotected([snapshot.training], outcome)(held.inputs))
+    finished = Said.by_margins(outcome, refitted, known)
+    alone = Said.by_margins(outcome, own, known)
     key = home.open_patients_key()
     made = FinishedModel(
         name=f"{study.name}-{model.card.run}",
@@ -96,6 +98,7 @@ def finish(
         patients=tuple(sorted({keyed_hash(key, name) for name in checked.patient_ids})),
         measure=measure_of(study),
         values=study.data.quantity is not None,
+        known=known if study.data.times else None,
         trained=snapshot.training.count,
         tested=held.count,
         slope=fitted.slope,
@@ -203,8 +206,12 @@ class FinishedAtHome:
         return found
 
     def risks(self, inputs: Floats) -> Floats:
-        """Return the risks (n, r) that ``margins.stated`` names; all are stated, without a band."""
-        return stated(self.study.data.outcome, self._margins(inputs))
+        """Return the risks (n, r) that ``margins.stated`` names, without a band; NaN at horizons to
+        which this hospital's patients were not followed."""
+        found = stated(self.study.data.outcome, self._margins(inputs))
+        if self.finished.known is not None:
+            found[:, self.finished.known :] = np.nan
+        return found
 
     def values(self, inputs: Floats) -> tuple[Floats, Floats, Floats]:
         """Return of a quantity the expected values (n,), and those that one and nine of ten

@@ -17,6 +17,9 @@ from flo.clients.prediction.margins import Observed, count, slopes, usual_places
 from flo.study.outcome import Outcome
 
 
+_MOST_PRODUCTS = 2e9  # of records by weights by weights; more take a second for each step
+
+
 @dataclass(frozen=True)
 class Records:
     """n records of one hospital: their ``features`` (n, k), and what is ``observed`` of them."""
@@ -53,10 +56,12 @@ def ridge(records: Records, penalty: float, centre: Floats, start: Floats) -> Fl
     """Minimise the loss + penalty/2·‖slopes - those of the centre‖² over models (k·o + m,).
 
     Places are drawn to those of the centre, each as far as ``usual_places`` says. ``start``: where
-    the search begins.
+    the search begins. Where the curvature takes too long to compute, it is done without.
     """
     _, own = usual_places(records.observed.outcome)
-    split = len(centre) - len(own)
+    split, loss = len(centre) - len(own), _penalised(records, penalty, centre)
+    if len(records.features) * len(centre) ** 2 > _MOST_PRODUCTS:
+        return _downhill(loss, start)
 
     def curvature(model: Floats) -> Floats:
         found = _information(records, model)
@@ -64,7 +69,7 @@ def ridge(records: Records, penalty: float, centre: Floats, start: Floats) -> Fl
         found[split:, split:] += own
         return found
 
-    return newton(_penalised(records, penalty, centre), curvature, start)
+    return newton(loss, curvature, start)
 
 
 def plain(records: Records, penalty: float) -> Floats:
@@ -73,9 +78,7 @@ def plain(records: Records, penalty: float) -> Floats:
     middle, _ = usual_places(records.observed.outcome)
     features = records.features.shape[1] * slopes(records.observed.outcome)
     centre = np.concatenate([np.zeros(features), middle])
-    loss = _penalised(records, penalty, centre)
-    found = minimize(loss, centre, jac=True, method="L-BFGS-B")
-    return np.asarray(found.x, dtype=np.float64)
+    return _downhill(_penalised(records, penalty, centre), centre)
 
 
 def _penalised(
@@ -92,6 +95,12 @@ def _penalised(
         return value, _derivative(records, records.observed.error(margins)) + pulled
 
     return loss
+
+
+def _downhill(loss: Callable[[Floats], tuple[float, Floats]], start: Floats) -> Floats:
+    """Minimise a loss with its slope from ``start``."""
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000})
+    return np.asarray(found.x, dtype=np.float64)
 
 
 def newton(
@@ -112,19 +121,22 @@ def _derivative(records: Records, error: Floats) -> Floats:
 
 def _information(records: Records, model: Floats) -> Floats:
     """Return Fisher's information about the model, (k·o + m, k·o + m)."""
-    known, features = records.observed.information(records.margins(model)), records.features
-    (_, inputs), number = features.shape, known.shape[1]
-    per_feature = slopes(records.observed.outcome)
-    of_slopes = known if per_feature > 1 else known.sum(1, keepdims=True)  # (n, o, m)
-    both = of_slopes if per_feature > 1 else of_slopes.sum(2, keepdims=True)  # (n, o, o)
-    found = np.empty((inputs * per_feature + number,) * 2)
+    outcome, features = records.observed.outcome, records.features
+    own, joint = records.observed.information(records.margins(model))
+    (_, inputs), number, per_feature = features.shape, own.shape[1], slopes(outcome)
     split = inputs * per_feature
-    blocks = found[:split, :split].reshape(inputs, per_feature, inputs, per_feature)
-    for one in range(per_feature):
-        for other in range(per_feature):
-            blocks[:, one, :, other] = (features * both[:, one, other, None]).T @ features
-    found[:split, :split] = blocks.reshape(split, split)
-    across = np.einsum("nk,nom->kom", features, of_slopes).reshape(split, number)
-    found[:split, split:], found[split:, :split] = across, across.T
-    found[split:, split:] = known.sum(0)
+    found = np.zeros((split + number, split + number))
+    if per_feature == 1:
+        found[:split, :split] = (features * own.sum(1, keepdims=True)).T @ features
+        found[:split, split:] = features.T @ own
+        found[split:, split:] = np.diag(own.sum(0))
+    else:
+        moved = (features[:, :, None] * joint[:, None]).reshape(len(features), split)
+        both = np.hstack([moved, joint])
+        found -= both.T @ both
+        for one in range(per_feature):  # places of a class: its slopes', and its own
+            at = [*range(one, split, per_feature), split + one]
+            with_ones = np.hstack([features, np.ones((len(features), 1))])
+            found[np.ix_(at, at)] += (with_ones * own[:, one, None]).T @ with_ones
+    found[split:, :split] = found[:split, split:].T
     return found

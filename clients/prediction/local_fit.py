@@ -28,15 +28,17 @@ _GROUP, _MOST_GROUPS = 15, 10  # records of a point of a curve; points
 @dataclass(frozen=True)
 class Said:
     """What a model says of n records: ``scores``, log odds (n,) or of classes (n, classes), by
-    which it ranks them, and ``risks`` (n, r), 0 to 1 (``margins.stated``)."""
+    which it ranks them, and ``risks`` (n, r), 0 to 1 (``margins.stated``). ``known``: how many of
+    the risks, from the first on, it states; all if None."""
 
     scores: Floats
     risks: Floats
+    known: int | None = None
 
     @classmethod
-    def by_margins(cls, outcome: Outcome | None, found: Floats) -> Said:
+    def by_margins(cls, outcome: Outcome | None, found: Floats, known: int | None = None) -> Said:
         """Return what a linear model with these margins (n, m) says."""
-        return cls(margins.ranked(outcome, found), margins.stated(outcome, found))
+        return cls(margins.ranked(outcome, found), margins.stated(outcome, found), known)
 
     @classmethod
     def by_card(cls, model: PublishedModel, inputs: Floats) -> Said:
@@ -52,7 +54,8 @@ class Said:
         places, _ = margins.usual_places(outcome)
         if study.data.classes:
             return cls(outputs, margins.stated(outcome, log_risks(outputs)))
-        return cls(outputs[:, 0], margins.stated(outcome, outputs + places))
+        found = margins.published(outcome, outputs) + places
+        return cls(outputs[:, 0], margins.stated(outcome, found))
 
 
 def risks_by(curves: Sequence[Calibration], outputs: Floats) -> Floats | None:
@@ -64,6 +67,13 @@ def risks_by(curves: Sequence[Calibration], outputs: Floats) -> Floats | None:
     return np.stack(
         [curve.of(own)[0] for curve, own in zip(curves, columns, strict=True)], axis=1
     )
+
+
+def known_risks(outcome: Outcome | None, labels: Floats) -> int:
+    """Return how many of the risks, from the first on, patients with these codes (n,) tell."""
+    if isinstance(outcome, TimeToEvent):
+        return outcome.known_periods(labels)
+    return outcome.codes if isinstance(outcome, Classes) else 1
 
 
 def kind_of(outcome: Outcome | None) -> Kind:
@@ -90,6 +100,8 @@ def fit_of(study: Study, said: Said, patients: Patients) -> LocalFit:
         high=high,
         risks=tuple(
             _risk(study.data.outcome, number, name, risks, patients.labels)
+            if said.known is None or number < said.known
+            else LocalRisk(of=name, error=None, predicted=None, observed=None, curve=())
             for number, (name, risks) in enumerate(each)
         ),
     )
@@ -122,6 +134,9 @@ def _risk(
     many = min(_MOST_GROUPS, max(1, len(labels) // _GROUP))
     groups = groups_of(risks, many)
     if isinstance(outcome, TimeToEvent):  # some were not followed until the horizon
+        if number >= outcome.known_periods(labels):
+            predicted = float(risks.mean())
+            return LocalRisk(of=name, error=None, predicted=predicted, observed=None, curve=())
         observed = [float(outcome.observed(labels[group])[number]) for group in groups]
         everyone, error = float(outcome.observed(labels)[number]), None
         return _with_curve(name, risks, groups, observed, everyone, error)

@@ -30,7 +30,8 @@ from flo.study.time_to_event import TimeToEvent
 
 # Standard deviations of places from what is usual: the level of all is free, the rest is drawn
 # towards it, so that a period in which nobody had the event, or an absent class, has a risk.
-_LEVEL, _APART = 100.0, 1.0
+_LEVEL, _APART = 100.0, 2.0
+_FLATTER = 0.346  # as of flo.privacy.releases.quantities
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,16 @@ class Observed:
 
     @classmethod
     def of(cls, outcome: Outcome | None, labels: Floats) -> Observed:
-        """Return records with ``labels`` (n,), the codes of the outcome."""
+        """Return records with ``labels`` (n,), the codes of the outcome.
+
+        Nobody counts in a period of which they tell no risk (``TimeToEvent.known_periods``).
+        """
         match outcome:
             case TimeToEvent():
                 period, codes = np.arange(outcome.periods), labels.astype(np.int64)[:, None]
                 there = np.clip(outcome.followed[codes] - period, 0.0, 1.0)
-                had = (codes == 2 * period + 1).astype(np.float64)
+                there[:, outcome.known_periods(labels) :] = 0.0
+                had = (codes == 2 * period + 1) * np.minimum(there, 1.0)
             case Quantity():
                 steps = outcome.codes - 1
                 had = np.clip(labels[:, None] - np.arange(steps), 0.0, 1.0)
@@ -76,14 +81,14 @@ class Observed:
             return np.asarray(softmax(margins, axis=1) - self.had)
         return np.asarray(self.there * expit(margins) - self.had)
 
-    def information(self, margins: Floats) -> Floats:
-        """Return Fisher's information of each record about its margins, (n, m, m)."""
-        own = np.eye(margins.shape[1])
+    def information(self, margins: Floats) -> tuple[Floats, Floats]:
+        """Return Fisher's information of each record about its margins as a, u, both (n, m): it is
+        diag(a) - u·uᵀ."""
         if isinstance(self.outcome, Classes):
-            risk = softmax(margins, axis=1)
-            return np.asarray(risk[:, :, None] * (own - risk[:, None]))
+            risk = np.asarray(softmax(margins, axis=1))
+            return risk, risk
         risk = expit(margins)
-        return np.asarray((self.there * risk * (1 - risk))[:, :, None] * own)
+        return np.asarray(self.there * risk * (1 - risk)), np.zeros_like(margins)
 
 
 def count(outcome: Outcome | None) -> int:
@@ -115,6 +120,18 @@ def usual_places(outcome: Outcome | None) -> tuple[Floats, Floats]:
         middle = np.asarray(logit(1 - (np.arange(number) + 0.5) / number))
     spread = _LEVEL**2 + (_APART**2 * np.eye(number) if number > 1 else np.zeros((1, 1)))
     return middle, np.asarray(np.linalg.inv(spread))
+
+
+def published(outcome: Outcome | None, last: Floats) -> Floats:
+    """Return a published last layer, (k + 1,) or (k + 1, classes), as one of the margins' scale.
+
+    A quantity's score is the log odds of the mean over its steps, which is flatter than each of
+    them (Zeger, Liang, Albert 1988).
+    """
+    middle, _ = usual_places(outcome)
+    if isinstance(outcome, Quantity):
+        return np.asarray(last * np.sqrt(1 + _FLATTER * middle.var()))
+    return last
 
 
 def ranked(outcome: Outcome | None, margins: Floats) -> Floats:

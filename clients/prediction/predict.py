@@ -11,6 +11,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from scipy.special import expit
 
 from flo.arrays import Floats
@@ -186,9 +187,12 @@ def _in_words(horizon: float) -> str:
 
 
 def _exact_risks(model: FinishedAtHome, inputs: Floats) -> list[tuple[Band, ...]]:
-    """Return the same as ``_risks`` of a finished model, which states every risk, without bands."""
+    """Return the same as ``_risks`` of a finished model, which states risks without bands."""
     if model.study.data.quantity is None:
-        return [tuple((f"{risk:.6f}", "", "") for risk in own) for own in model.risks(inputs)]
+        return [
+            tuple(_NO_RISK if np.isnan(risk) else (f"{risk:.6f}", "", "") for risk in own)
+            for own in model.risks(inputs)
+        ]
     return [
         ((in_digits(value, 6), "", "", in_digits(tenth, 6), in_digits(ninetieth, 6)),)
         for value, tenth, ninetieth in zip(*model.values(inputs), strict=True)

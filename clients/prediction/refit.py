@@ -30,7 +30,8 @@ import numpy as np
 
 from flo.arrays import Floats, Mask
 from flo.clients.prediction.linear_fit import Records, newton, ridge
-from flo.clients.prediction.margins import usual_places
+from flo.clients.prediction.margins import count, usual_places
+from flo.clients.prediction.margins import published as of_margins
 from flo.privacy.patients.patients import Patients
 from flo.study.classes import Classes
 from flo.study.outcome import Outcome
@@ -79,12 +80,15 @@ def refit(
     """
     records = Records.of(outcome, features, patients.labels)
     _refuse_too_few(records, patients)
+    published = of_margins(outcome, published)
     slope, candidates = _candidates(records, published)
     likelihood = np.zeros(len(candidates))
     for train, test in _splits(patients):
         _, fitted = _candidates(records[train], published)
         likelihood -= [records[test].loss(model) for model in fitted]
     likelihood /= _repeats(patients)
+    if isinstance(outcome, Quantity):  # the steps of a value say the same
+        likelihood /= count(outcome)
     shares = np.exp(likelihood - likelihood.max())
     shares /= shares.sum()
     return Refit(
@@ -102,6 +106,8 @@ def _refuse_too_few(records: Records, patients: Patients) -> None:
         case Classes():
             sides = [had[:, number] > 0 for number in range(had.shape[1])]
             said = "{} and {} are of the two largest classes"
+        case TimeToEvent() if not there.any():
+            raise TooFewPatients("none was followed to the first horizon")
         case TimeToEvent():
             sides = [np.any(had > 0, axis=1), np.all(had == 0, axis=1)]
             said = "{} had the event by the last horizon and {} did not"
@@ -120,8 +126,8 @@ def _refuse_too_few(records: Records, patients: Patients) -> None:
 
 def _candidates(records: Records, published: Floats) -> tuple[float, list[Floats]]:
     """Return the slope of step 1, and the calibrated model followed by those of each penalty."""
-    slope, centre = _calibrated(records, published)
-    found = [centre]
+    slope, calibrated, centre = _calibrated(records, published)
+    found = [calibrated]
     if len(centre) > MOST_WEIGHTS:
         return slope, found
     for penalty in sorted(PENALTIES, reverse=True):
@@ -129,8 +135,11 @@ def _candidates(records: Records, published: Floats) -> tuple[float, list[Floats
     return slope, found
 
 
-def _calibrated(records: Records, published: Floats) -> tuple[float, Floats]:
-    """Return the slope b of step 1, and the model of it: b·w, and places a + b·intercept."""
+def _calibrated(records: Records, published: Floats) -> tuple[float, Floats, Floats]:
+    """Return the slope b of step 1, its model, and that which models of step 2 are drawn to.
+
+    Both have slopes b·w; the first has places a + b·intercept, and the other one usual places.
+    """
     outcome, observed = records.observed.outcome, records.observed
     middle, own = usual_places(outcome)
     number = len(middle)
@@ -150,17 +159,19 @@ def _calibrated(records: Records, published: Floats) -> tuple[float, Floats]:
 
     def curvature(at: Floats) -> Floats:  # Fisher's expected one, which is positive definite
         steep = np.exp(at[-1]) * scores
-        known = observed.information(at[:-1] + steep)
-        by_slope = np.einsum("nab,nb->na", known, steep)
+        own, joint = observed.information(at[:-1] + steep)
+        by_slope = own * steep - joint * (joint * steep).sum(1, keepdims=True)
         found = np.empty_like(prior)
-        found[:-1, :-1], found[-1, -1] = known.sum(0), (by_slope * steep).sum()
+        found[:-1, :-1] = np.diag(own.sum(0)) - joint.T @ joint
+        found[-1, -1] = (by_slope * steep).sum()
         found[:-1, -1] = found[-1, :-1] = by_slope.sum(0)
         return found + prior
 
     at = newton(loss, curvature, start)
     slope = float(np.exp(at[-1]))
-    places = np.broadcast_to(slope * np.atleast_1d(intercept), (number,)) + at[:-1]
-    return slope, np.concatenate([slope * weights.ravel(), places])
+    intercepts = np.broadcast_to(slope * np.atleast_1d(intercept), (number,))
+    both = [np.concatenate([slope * weights.ravel(), intercepts + a]) for a in (at[:-1], middle)]
+    return slope, both[0], both[1]
 
 
 def _splits(patients: Patients) -> Iterator[tuple[Mask, Mask]]:

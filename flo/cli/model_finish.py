@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import typer
@@ -35,8 +36,11 @@ def finish(model: ModelFile, home: SiteFolder = SITE_FOLDER) -> results.Finished
         made = run(opened, model, published, status.update)
     say(f"[bold yellow]NOT PRIVATE[/]: {made.name} is {NOT_PRIVATE}")
     console().print(_fits(made))
-    for number, name in enumerate(one.of for one in made.finished.risks):
-        console().print(_calibration(made, number, name))
+    for number, one in enumerate(made.published.risks):
+        if one.observed is None:
+            say(f"risk {one.of}: this hospital's patients were not followed so long")
+        else:
+            console().print(_calibration(made, number, one.of))
     say(_gain_in_words(made))
     say(
         f"refitted on {made.trained} patients, compared on {made.tested} others; the published "
@@ -70,8 +74,8 @@ def _fits(made: FinishedModel) -> Table:
     error, mean = ("typical error", "mean value") if made.values else ("Brier", "mean risk")
     for number, name in enumerate(named):
         risks = [fit.risks[number] for fit in made.fits.values()]
-        if risks[0].error is not None:
-            errors = (f"{one.error:.3g}" for one in risks)
+        errors = [f"{one.error:.3g}" for one in risks if one.error is not None]
+        if errors:
             table.add_row(f"{name}{error}", *errors)
         table.add_row(f"{name}{mean}", *(_shown(made, one.predicted, one.of) for one in risks))
         observed = _shown(made, risks[0].observed, risks[0].of)
@@ -88,14 +92,20 @@ def _calibration(made: FinishedModel, number: int, name: str) -> Table:
     title = f"value in {name}" if made.values else f"risk: {name}" if name else None
     table = Table(f"records by rising {foreseen}", *names, title=title)
     curves = [fit.risks[number].curve for fit in made.fits.values()]
-    for points in zip(*curves, strict=True):
-        cells = (f"{_shown(made, told)}, {_shown(made, observed)}" for told, observed, _ in points)
-        table.add_row(str(points[0][2]), *cells)
+    for points in zip_longest(*curves):
+        cells = [
+            f"{_shown(made, point[0])}, {_shown(made, point[1])}" if point else "-"
+            for point in points
+        ]
+        (records, *_) = (str(point[2]) for point in points if point)
+        table.add_row(records, *cells)
     return table
 
 
-def _shown(made: FinishedModel, value: float, unit: str = "") -> str:
-    """Return a risk in percent, or a value, with its ``unit`` if there is one."""
+def _shown(made: FinishedModel, value: float | None, unit: str = "") -> str:
+    """Return a risk in percent, or a value, with its ``unit`` if there is one; "-" if unknown."""
+    if value is None:
+        return "-"
     if made.values:
         return f"{value:.3g} {unit}".rstrip()
     return f"{value:.1%}" if unit or value < 0.1 else f"{value:.0%}"

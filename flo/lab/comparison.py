@@ -10,7 +10,7 @@ import numpy as np
 
 from flo.arrays import Floats, Mask
 from flo.clients.prediction.finish import finished_margins, fit_at_home
-from flo.clients.prediction.local_fit import Said, risks_by
+from flo.clients.prediction.local_fit import Said, known_risks, risks_by
 from flo.clients.prediction.margins import ranked
 from flo.clients.prediction.regression import unprotected
 from flo.errors import DataError
@@ -51,21 +51,33 @@ def _regression(study: Study, training: list[Patients]) -> Callable[[Floats], Fl
     return lambda inputs: ranked(outcome, margins(inputs))
 
 
-def finished(study: Study, fold: Fold, weights: Vector) -> tuple[Scores, Floats]:
+def finished(
+    study: Study, fold: Fold, weights: Vector, published: Floats | None = None
+) -> tuple[Scores, Floats]:
     """Score each hospital's patients by the model that it finished at home, and state their risks.
 
-    A hospital with too few patients to finish a model uses the published one, as it was trained.
+    A hospital with too few patients to finish a model uses the published one; so do all for what
+    their own patients do not tell. ``published``: the risks (n, r) that the published model's card
+    states; None for what it was trained on.
     """
-    outcome, found = study.data.outcome, list[Said]()
+    outcome, found, done = study.data.outcome, list[Said](), 0
     for snapshot in fold.snapshots.values():
         inputs = snapshot.held_out.inputs
+        as_published = Said.as_trained(study, scores(study, weights, inputs))
+        if published is not None:
+            own = published[done : done + len(inputs)]
+            as_published = replace(as_published, risks=own)
+        done += len(inputs)
         try:
             last = fit_at_home(study, weights, snapshot.training).finished
         except DataError:
-            found.append(Said.as_trained(study, scores(study, weights, inputs)))
+            found.append(as_published)
         else:
             margins = finished_margins(study, weights, last, inputs)
-            found.append(Said.by_margins(outcome, margins))
+            said = Said.by_margins(outcome, margins)
+            known = known_risks(outcome, snapshot.training.labels)
+            risks = np.hstack([said.risks[:, :known], as_published.risks[:, known:]])
+            found.append(replace(said, risks=risks))
     test = scored(study, fold, lambda _: np.concatenate([said.scores for said in found]))
     return test, np.concatenate([said.risks for said in found])
 

@@ -18,7 +18,7 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.releases.score_waves import Estimate
 from flo.scores.metrics import Scores, brier_within, calibration, difference, interval, within
 from flo.study.document import Study
-from flo.study.wording import measure_of
+from flo.study.wording import measure_of, risks_of
 
 
 @dataclass(frozen=True)
@@ -209,6 +209,7 @@ class Simulation:
                 self._gains(),
                 self._means_stated(),
                 measure=self.measure,
+                patients=sum(one["patients"] for one in hospitals.values()),
                 unit=self.study.data.quantity.unit if self.study.data.quantity else "",
             )
         return result
@@ -216,7 +217,8 @@ class Simulation:
     def _further(self) -> dict[str, Any]:
         """Return what is known of an outcome other than yes or no, means over the tests."""
         data, stated = self.study.data, means_of(self.stated)
-        finished = means_of(self.finished_states)
+        both = zip(self.stated, self.finished_states, strict=False)
+        finished = means_of([one for published, one in both if published])  # of the same patients
         if data.times is not None:
             at = [{"horizon": horizon} for horizon in data.times.horizons]
             return {"horizons": listed(at, stated, finished)}
@@ -229,12 +231,17 @@ class Simulation:
         return {}
 
     def _means_stated(self) -> dict[str, list[Mean] | None]:
-        """Return (predicted, observed) of each risk or value, by model; None of one that states
-        none."""
+        """Return what is known of each risk or value, by model; None of one that states none."""
         both = {"published": means_of(self.stated), "finished": means_of(self.finished_states)}
+        names = risks_of(self.study)
         return {
-            name: None if found is None else [(one.predicted, one.observed) for one in found]
-            for name, found in both.items()
+            model: None
+            if found is None
+            else [
+                Mean(name, one.predicted, one.observed)
+                for name, one in zip(names, found, strict=True)
+            ]
+            for model, found in both.items()
         }
 
     @property

@@ -162,7 +162,7 @@ def simulate(
                 right = None if stated is None else judged(study, tests[-1], stated)
                 found.stated.append(right)
             if compare:
-                finished, risks = comparison.finished(study, fold, state.model)
+                finished, risks = comparison.finished(study, fold, state.model, stated)
                 found.finished_states.append(judged(study, finished, risks))
                 calibrated = None
                 if study.data.outcome is None and stated is not None:

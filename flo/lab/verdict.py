@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
+from statistics import NormalDist
+from typing import Any, NamedTuple
 
 Gain = tuple[float, float, float]
-Mean = tuple[float, float]  # predicted, observed
+
+
+class Mean(NamedTuple):
+    """Mean ``predicted`` and ``observed`` risk or value; ``of``: its name, "" of yes or no."""
+
+    of: str
+    predicted: float
+    observed: float
+
 
 MARGIN = 0.003  # AUC and Brier score: a smaller difference is none
 _LARGE_LOSS = 0.02  # AUC below pooled
 _BELIEVED = (0.9, 1.1)  # predicted / observed
-_LEAST = 1e-9  # an observed mean that predicted ones are divided by
+_BY_CHANCE = 0.05  # how often right risks of a model may be called wrong
 
 
 def verdict(
@@ -20,16 +29,18 @@ def verdict(
     stated: dict[str, list[Mean] | None],
     *,
     measure: str,
+    patients: int,
     unit: str = "",
 ) -> list[str]:
     """Return sentences on the ``document`` of a ``flo.lab.result.Simulation`` with comparisons.
 
     ``measure``: what its AUCs are. ``gains``: by hospital, (low, middle, high) of the AUC of its
     finished model minus that of the one it trains alone, a 95 % interval; None with too few
-    patients of a class. ``stated``: by model, (predicted, observed) of each risk; None of a model
-    that states none. ``unit``: of values, where these are foreseen and no risks.
+    patients of a class. ``stated``: by model, what is known of each risk; None of a model that
+    states none. ``patients``: how many were tested. ``unit``: of values, where these are foreseen
+    and no risks.
     """
-    means = _values(unit, stated) if unit else _risks(stated)
+    means = _values(unit, stated) if unit else _risks(stated, patients)
     return [*_gains(measure, result["sites"], gains), *means, *_changes(measure, result)]
 
 
@@ -60,21 +71,32 @@ def _gains(
     return said if len(said) > 1 else [*said, "By these estimates no hospital loses."]
 
 
-def _risks(stated: dict[str, list[Mean] | None]) -> list[str]:
+def _risks(stated: dict[str, list[Mean] | None], patients: int) -> list[str]:
     """Compare predicted with observed risks."""
-    said, (least, most) = [], _BELIEVED
+    said = []
     for name, risks in stated.items():
         if risks is None:
             said.append(f"The {name} model states no risks: it only ranks patients.")
             continue
-        found = [predicted / max(observed, _LEAST) for predicted, observed in risks]
-        low, high = min(found), max(found)
+        found = [one.predicted / one.observed for one in risks if one.observed > 0]
+        low, high = min(found, default=1.0), max(found, default=1.0)
         between = f"{low:.2f} times" if low == high else f"{low:.2f} to {high:.2f} times"
+        wrong = [one.of or "they" for one in risks if _is_wrong(one, patients, len(risks))]
         said.append(
             f"The {name} model's risks are {between} the observed ones"
-            + (" on average." if least <= low <= high <= most else ": do not read them as risks.")
+            + (f": do not read them as risks ({', '.join(wrong)})." if wrong else " on average.")
         )
     return said
+
+
+def _is_wrong(one: Mean, patients: int, risks: int) -> bool:
+    """Return whether a mean risk is far from what was observed, by more than chance."""
+    least, most = _BELIEVED
+    if least * one.observed <= one.predicted <= most * one.observed:
+        return False
+    chance = NormalDist().inv_cdf(1 - _BY_CHANCE / 2 / risks)
+    spread = (one.predicted * (1 - one.predicted) / patients) ** 0.5
+    return abs(one.predicted - one.observed) > chance * spread
 
 
 def _values(unit: str, stated: dict[str, list[Mean] | None]) -> list[str]:
@@ -84,10 +106,10 @@ def _values(unit: str, stated: dict[str, list[Mean] | None]) -> list[str]:
         if values is None:
             said.append(f"The {name} model expects no values: it only ranks patients.")
             continue
-        ((expected, observed),) = values
+        (one,) = values
         said.append(
-            f"The {name} model expects {expected:.3g} {unit} on average; {observed:.3g} were "
-            "observed."
+            f"The {name} model expects {one.predicted:.3g} {unit} on average; {one.observed:.3g} "
+            "were observed."
         )
     return said
 

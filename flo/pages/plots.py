@@ -140,7 +140,7 @@ def agreement(lines: Sequence[tuple[str, Sequence[Point]]]) -> Plane:
     least, most = min(every), max(every)
     _, ticks = _ticks(max(most - least, 1e-6 * max(abs(most), 1.0)))
     base = math.floor(least / ticks[1]) * ticks[1]
-    wide, ticks = _ticks(most - base)
+    wide, ticks = _ticks(max(most - base, ticks[1]))
     shifted = [(label, [(x - base, y) for x, y in points]) for label, points in lines]
     return plane(
         [*shifted, ("ideal", [(0.0, base), (wide, base + wide)])],

@@ -96,7 +96,7 @@ class Quantity(Document):
         worse than the mean. NaN if all values are the same.
         """
         mean = np.full(len(values), values.mean())
-        whole = self._variation(values, mean)
+        whole = 0.0 if np.ptp(values) == 0 else self._variation(values, mean)
         return 1 - self._variation(values, expected) / whole if whole > 0 else math.nan
 
     def _variation(self, values: Floats, expected: Floats) -> float:
@@ -123,16 +123,15 @@ class Quantity(Document):
 
         ``reached`` (K, n): the share of each step that is reached on average, which is the share of
         patients above its middle if they lie evenly between two levels. From middle to middle the
-        log odds of the share are interpolated, because tails are thin; beyond them the shares are.
+        log odds of the share are interpolated, because tails are thin. Before the first middle and
+        after the last one, patients may all be at the bound: a value that more than half exceed is
+        then the lower end, and another one the upper end.
         """
         levels = np.array(self.levels)
         places = np.concatenate([levels[:1], (levels[:-1] + levels[1:]) / 2, levels[-1:]])
         falling = np.minimum.accumulate(reached, axis=0)
         odds = logit(np.clip(falling, _RARE, 1 - _RARE))
         within = np.array([np.interp(-logit(share), -one, places[1:-1]) for one in odds.T])
-        first, last = falling[0], falling[-1]
-        before = places[1] - (places[1] - places[0]) * (share - first) / np.maximum(
-            1 - first, _RARE
-        )
-        after = places[-2] + (places[-1] - places[-2]) * (last - share) / np.maximum(last, _RARE)
-        return np.where(share > first, before, np.where(share < last, after, within))
+        low, high = (0, 1) if share > 0.5 else (1, 2)
+        before, after = places[low], places[-3 + high]
+        return np.where(share > falling[0], before, np.where(share < falling[-1], after, within))

@@ -28,6 +28,7 @@ from flo.study.names import ColumnName, Text
 
 MOST_HORIZONS, LONGEST_TIME = 8, 1e9
 _CENSORED = 0.5  # of a period, for which those who were last seen within it were there
+_FEWEST_THROUGH, _MOST_LOST = 10, 0.1  # patients; share of those who were there
 
 
 class TimeToEvent(Document):
@@ -97,6 +98,19 @@ class TimeToEvent(Document):
         there = np.clip(self.followed - period, 0.0, 1.0) @ counts
         hazard = ((code == 2 * period + 1) @ counts) / np.maximum(there, 1e-9)
         return np.asarray(1 - np.cumprod(1 - hazard))
+
+    def known_periods(self, codes: Floats) -> int:
+        """Return in how many periods, from the first on, patients with these codes (n,) tell risks.
+
+        In each of them ten or more were followed through it, or nearly nobody was lost within it.
+        Where a hospital's follow-up ends before a horizon, all are lost, and nothing is known.
+        """
+        for period in range(self.periods):
+            there, lost = (codes >= 2 * period).sum(), (codes == 2 * period).sum()
+            through = (codes > 2 * period + 1).sum()
+            if not there or (through < _FEWEST_THROUGH and lost > _MOST_LOST * there):
+                return period
+        return self.periods
 
     @property
     def planned(self) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flo.lab.verdict import Gain, Mean
@@ -11,7 +12,7 @@ from flo.lab.verdict import verdict as verdict_of
 
 Gains = dict[str, Gain | None]
 Stated = dict[str, list[Mean] | None]
-STATED: Stated = {"published": [(0.40, 0.30)], "finished": [(0.303, 0.30)]}
+STATED: Stated = {"published": [Mean("", 0.40, 0.30)], "finished": [Mean("", 0.303, 0.30)]}
 
 
 def verdict(
@@ -20,8 +21,9 @@ def verdict(
     stated: Stated = STATED,
     measure: str = "AUC",
     unit: str = "",
+    patients: int = 10_000,
 ) -> list[str]:
-    return verdict_of(found, gains, stated, measure=measure, unit=unit)
+    return verdict_of(found, gains, stated, measure=measure, patients=patients, unit=unit)
 
 
 def result(**changes: Any) -> dict[str, Any]:
@@ -73,14 +75,35 @@ def test_risks_are_to_be_believed_only_near_what_was_observed() -> None:
 
 
 def test_several_risks_are_believed_only_if_all_are() -> None:
-    *_, said = verdict(result(), BOTH, {"finished": [(0.097, 0.1), (0.52, 0.5)]})
+    right = [Mean("mild", 0.097, 0.1), Mean("worst", 0.52, 0.5)]
+    *_, said = verdict(result(), BOTH, {"finished": right})
     assert said == "The finished model's risks are 0.97 to 1.04 times the observed ones on average."
-    *_, said = verdict(result(), BOTH, {"finished": [(0.097, 0.1), (0.62, 0.5)]})
-    assert said.endswith("0.97 to 1.24 times the observed ones: do not read them as risks.")
+    wrong = [Mean("mild", 0.097, 0.1), Mean("worst", 0.62, 0.5)]
+    *_, said = verdict(result(), BOTH, {"finished": wrong})
+    assert said.endswith("0.97 to 1.24 times the observed ones: do not read them as risks (worst).")
+
+
+def test_risks_of_rare_classes_are_not_called_wrong_by_chance() -> None:
+    """Right ones of twelve classes, of which one in fifty patients has the rarest."""
+    generator = np.random.default_rng(1)
+    shares = np.array([0.02] * 4 + [0.115] * 8)
+    called = 0
+    for _ in range(400):
+        observed = generator.multinomial(2000, shares) / 2000
+        means = [
+            Mean(str(n), share, seen)
+            for n, (share, seen) in enumerate(zip(shares, observed, strict=True))
+        ]
+        *_, said = verdict(result(), BOTH, {"finished": means}, patients=2000)
+        called += "do not read" in said
+    assert called <= 40
+    absent = [Mean("a", 0.3, 0.3), Mean("b", 0.0001, 0.0)]
+    *_, said = verdict(result(), BOTH, {"finished": absent})
+    assert said == "The finished model's risks are 1.00 times the observed ones on average."
 
 
 def test_values_are_compared_in_their_unit() -> None:
-    stated: Stated = {"published": None, "finished": [(-1.234, -1.1)]}
+    stated: Stated = {"published": None, "finished": [Mean("kg", -1.234, -1.1)]}
     *_, first, second = verdict(result(), BOTH, stated, unit="kg")
     assert first == "The published model expects no values: it only ranks patients."
     assert second == "The finished model expects -1.23 kg on average; -1.1 were observed."

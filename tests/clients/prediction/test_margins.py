@@ -48,16 +48,32 @@ def some_records(outcome: Outcome | None, count: int = 40, seed: int = 1) -> tup
 
 def test_the_loss_of_times_is_that_of_whoever_was_there() -> None:
     """By hand: through a period without the event, with it, and last seen within it (one half)."""
-    at = np.array([[-1.0, 0.5, 2.0]])
-    hazard = expit(at[0])
+    at, others = np.array([-1.0, 0.5, 2.0]), np.full(20, 6.0)  # followed through all periods
+    hazard = expit(at)
     parts = [
-        (TIMES.coded(np.array([5.0]), np.array([1.0])), hazard[0]),
-        (TIMES.coded(np.array([20.0]), np.array([1.0])), (1 - hazard[0]) * hazard[1]),
-        (TIMES.coded(np.array([20.0]), np.array([0.0])), (1 - hazard[0]) * (1 - hazard[1]) ** 0.5),
-        (TIMES.coded(np.array([70.0]), np.array([1.0])), np.prod(1 - hazard)),
+        ((5.0, 1.0), hazard[0]),
+        ((20.0, 1.0), (1 - hazard[0]) * hazard[1]),
+        ((20.0, 0.0), (1 - hazard[0]) * (1 - hazard[1]) ** 0.5),
+        ((70.0, 1.0), np.prod(1 - hazard)),
     ]
-    for code, likelihood in parts:
-        assert Observed.of(TIMES, code).loss(at) == pytest.approx(-np.log(likelihood))
+    alone = Observed.of(TIMES, others).loss(np.tile(at, (20, 1)))
+    for (time, event), likelihood in parts:
+        code = TIMES.coded(np.array([time]), np.array([event]))
+        both = Observed.of(TIMES, np.append(others, code)).loss(np.tile(at, (21, 1)))
+        assert both - alone == pytest.approx(-np.log(likelihood))
+
+
+def test_nobody_counts_in_a_period_to_whose_end_this_hospital_did_not_follow() -> None:
+    """All were last seen at 400 days of a first year, and at one horizon exactly."""
+    for last_seen in (30.0, 45.0):
+        times = np.concatenate([np.linspace(1, 29, 30), np.full(60, last_seen)])
+        codes = TIMES.coded(times, (np.arange(90) < 30).astype(float))
+        assert TIMES.known_periods(codes) == 2
+        told = Observed.of(TIMES, codes)
+        assert told.there[:, 2].tolist() == [0.0] * 90
+        assert told.had[:, 2].sum() == 0
+    everyone = TIMES.coded(np.full(40, 59.0), np.ones(40))
+    assert TIMES.known_periods(everyone) == 3, "all died, so nobody was lost"
 
 
 def test_the_loss_of_classes_is_minus_the_log_of_the_risk_of_the_class_one_has() -> None:
@@ -76,7 +92,9 @@ def test_a_count_between_two_levels_reaches_a_part_of_the_step() -> None:
 def test_derivatives_are_those_of_the_loss(outcome: Outcome | None) -> None:
     records, model = some_records(outcome)
     at, step, first = records.margins(model), 1e-5, np.arange(40) == 0
-    error, known = records.observed.error(at), records.observed.information(at)
+    error = records.observed.error(at)
+    own, joint = records.observed.information(at)
+    known = own[:, :, None] * np.eye(at.shape[1]) - joint[:, :, None] * joint[:, None]
     for place in range(at.shape[1]):
         moved = np.eye(at.shape[1])[place] * step
         both = [records.observed[first].loss(at[:1] + sign * moved) for sign in (1, -1)]

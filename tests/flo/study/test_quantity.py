@@ -44,8 +44,34 @@ def test_the_values_that_a_share_of_patients_exceeds() -> None:
     """A uniform number: half of the patients are above the middle, a tenth above nine tenths."""
     uniform = Quantity(kind="number", unit="1", levels=(0, 2, 4, 6, 8, 10))
     reached = np.array([[0.9, 0.7, 0.5, 0.3, 0.1]]).T
-    for share in (0.95, 0.9, 0.5, 0.25, 0.02):
+    for share in (0.9, 0.5, 0.25, 0.1):
         assert uniform.exceeded_by(share, reached) == pytest.approx([10 * (1 - share)], rel=0.03)
+    assert uniform.exceeded_by(0.95, reached) == 0, "patients may all be at the first level"
+    assert uniform.exceeded_by(0.02, reached) == 10, "or at the last"
+
+
+@pytest.mark.parametrize("at_zero", [0.0, 0.3, 0.7, 0.95])
+@pytest.mark.parametrize("at_most", [0.0, 0.2, 0.6])
+def test_eight_of_ten_lie_between_the_tails_also_where_values_pile_up_at_a_bound(
+    at_zero: float, at_most: float
+) -> None:
+    """Costs of nothing, and stays that are counted as 60."""
+    levels = (0, 100, 1000, 5000, 20000)
+    for kind in ("number", "count"):
+        outcome = Quantity(
+            kind=kind, unit="1", levels=levels if kind == "number" else (0, 5, 20, 60)
+        )
+        generator = np.random.default_rng(1)
+        values = generator.exponential(outcome.levels[-2], 20_000).clip(0, outcome.levels[-1])
+        drawn = generator.random(20_000)
+        values[drawn < at_zero] = 0
+        values[drawn > 1 - min(at_most, 1 - at_zero)] = outcome.levels[-1]
+        if kind == "count":
+            values = values.round()
+        codes = outcome.coded(values)[:, None]
+        reached = np.clip(codes - np.arange(outcome.codes - 1), 0, 1).mean(0)[:, None]
+        low, high = outcome.tails(reached)
+        assert ((low <= values) & (values <= high)).mean() >= 0.8, (kind, low, high)
 
 
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.floats(0, 1))
