@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -95,7 +96,7 @@ def _is_wrong(one: Mean, patients: int, risks: int) -> bool:
     if least * one.observed <= one.predicted <= most * one.observed:
         return False
     chance = NormalDist().inv_cdf(1 - _BY_CHANCE / 2 / risks)
-    spread = (one.predicted * (1 - one.predicted) / patients) ** 0.5
+    spread = math.sqrt(one.predicted * (1 - one.predicted) / patients)
     return abs(one.predicted - one.observed) > chance * spread
 
 

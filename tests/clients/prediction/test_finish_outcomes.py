@@ -19,6 +19,7 @@ from scipy.special import expit
 from flo.arrays import Floats
 from flo.clients.prediction.finish import finish
 from flo.clients.records.finished_model import FinishedModel, finished_names
+from flo.errors import DataError
 from flo.privacy.patients.split import is_held_out
 from flo.published.model_card import ModelCard
 from tests.builders import data_file, make_site, pretend_enrolled
@@ -146,7 +147,7 @@ def test_what_is_observed_is_that_of_the_held_out_patients(
     else:
         by_ten = ((table["days"] <= 10) & (table["ill"] == 1)).mean()
         assert observed[0] == pytest.approx(by_ten), "nobody is lost before the first horizon"
-        assert observed == sorted(observed)
+        assert observed == sorted(observed, key=lambda share: share or 0)
 
 
 @each_outcome
@@ -217,6 +218,44 @@ def test_the_screen_says_how_right_it_is_here_and_that_it_is_not_private(
     }
     for said in words[kept]:
         assert said in shown
+
+
+def test_no_risk_is_stated_at_a_horizon_to_which_nobody_here_was_followed(tmp_path: Path) -> None:
+    """Follow-up that ended after 40 days says nothing of 60, and must not look as if it did."""
+    site = site_of(tmp_path, "v19", followed)
+    table = pd.read_csv(data_file(site.home))
+    late = table["days"] > 40
+    table.loc[late, ["days", "ill"]] = [40.0, 0]
+    table.to_csv(data_file(site.home), index=False)
+    shown = flo("model", "finish", site.card, "--home", site.home.directory)
+    assert shown.returncode == 0, shown.stderr
+    said = " ".join(shown.stdout.split())
+    assert "risk by 60 days: this hospital's patients were not followed so long" in said
+    (name,) = finished_names(site.home)
+    made = FinishedModel.load(site.home, name)
+    assert made.known == 2
+    for fit in (made.finished, made.alone):
+        assert (fit.risks[2].predicted, fit.risks[2].observed) == (None, None)
+    assert made.published.risks[2].predicted is not None
+    assert made.published.risks[2].observed is None
+    for one in made.finished.risks[:2]:
+        assert one.predicted == pytest.approx(one.observed, abs=0.15)
+    out = tmp_path / "scores.csv"
+    asked = ("--data", data_file(site.home), "--out", out, "--home", site.home.directory)
+    assert flo("model", "predict", name, *asked).returncode == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["risk_60"] for row in rows} == {""}
+    assert all(0 < float(row["risk_10"]) <= float(row["risk_30"]) < 1 for row in rows)
+
+
+def test_a_hospital_that_followed_nobody_to_the_first_horizon_is_refused(tmp_path: Path) -> None:
+    site = site_of(tmp_path, "v19", followed)
+    table = pd.read_csv(data_file(site.home))
+    table.loc[table["days"] > 9, ["days", "ill"]] = [9.0, 0]
+    table.to_csv(data_file(site.home), index=False)
+    with pytest.raises(DataError, match="none was followed to the first horizon"):
+        site.finish()
 
 
 @pytest.mark.processes

@@ -56,11 +56,8 @@ def test_eight_of_ten_lie_between_the_tails_also_where_values_pile_up_at_a_bound
     at_zero: float, at_most: float
 ) -> None:
     """Costs of nothing, and stays that are counted as 60."""
-    levels = (0, 100, 1000, 5000, 20000)
-    for kind in ("number", "count"):
-        outcome = Quantity(
-            kind=kind, unit="1", levels=levels if kind == "number" else (0, 5, 20, 60)
-        )
+    for kind, levels in (("number", (0, 100, 1000, 5000, 20000)), ("count", (0, 5, 20, 60))):
+        outcome = Quantity.model_validate({"kind": kind, "unit": "1", "levels": levels})
         generator = np.random.default_rng(1)
         values = generator.exponential(outcome.levels[-2], 20_000).clip(0, outcome.levels[-1])
         drawn = generator.random(20_000)
