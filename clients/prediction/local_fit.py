@@ -131,43 +131,31 @@ def _risk(
     outcome: Outcome | None, number: int, name: str, risks: Floats, labels: Floats
 ) -> LocalRisk:
     """Return how right the risk of this number is for records with labels (n,)."""
-    many = min(_MOST_GROUPS, max(1, len(labels) // _GROUP))
-    groups = groups_of(risks, many)
+    groups = groups_of(risks, min(_MOST_GROUPS, max(1, len(labels) // _GROUP)))
+    error: float | None = None
     if isinstance(outcome, TimeToEvent):  # some were not followed until the horizon
-        if number >= outcome.known_periods(labels):
-            predicted = float(risks.mean())
-            return LocalRisk(of=name, error=None, predicted=predicted, observed=None, curve=())
-        observed = [float(outcome.observed(labels[group])[number]) for group in groups]
-        everyone, error = float(outcome.observed(labels)[number]), None
-        return _with_curve(name, risks, groups, observed, everyone, error)
-    had = labels
-    if isinstance(outcome, Quantity):
-        had, risks = outcome.valued(labels), outcome.at_share(risks)
-    elif isinstance(outcome, Classes):
-        had = (labels == number).astype(np.float64)
-    error = float(np.mean((risks - had) ** 2))
-    if isinstance(outcome, Quantity):
-        error = math.sqrt(error)
-    observed = [float(had[group].mean()) for group in groups]
-    return _with_curve(name, risks, groups, observed, float(had.mean()), error)
+        followed = number < outcome.known_periods(labels)
 
+        def observed(chosen: Integers) -> float:
+            return float(outcome.observed(labels[chosen])[number])
+    else:
+        followed, had = True, labels
+        if isinstance(outcome, Quantity):
+            had, risks = outcome.valued(labels), outcome.at_share(risks)
+        elif isinstance(outcome, Classes):
+            had = (labels == number).astype(np.float64)
+        error = float(np.mean((risks - had) ** 2))
+        if isinstance(outcome, Quantity):
+            error = math.sqrt(error)
 
-def _with_curve(
-    name: str,
-    risks: Floats,
-    groups: list[Integers],
-    observed: list[float],
-    everyone: float,
-    error: float | None,
-) -> LocalRisk:
-    curve = (
-        (float(risks[group].mean()), share, len(group))
-        for group, share in zip(groups, observed, strict=True)
-    )
+        def observed(chosen: Integers) -> float:
+            return float(had[chosen].mean())
+
+    curve = [(float(risks[group].mean()), observed(group), len(group)) for group in groups]
     return LocalRisk(
         of=name,
         error=error,
         predicted=float(risks.mean()),
-        observed=everyone,
-        curve=tuple(curve),
+        observed=observed(np.arange(len(labels))) if followed else None,
+        curve=tuple(curve) if followed else (),
     )
