@@ -195,7 +195,7 @@ class FinishedAtHome:
         return f"{self.model.title}, finished here"
 
     def scores(self, inputs: Floats) -> Floats:
-        """Return log odds (n, outputs) by which inputs (n, d) are ranked, as a published model's."""
+        """Return log odds (n, outputs) by which inputs (n, d) are ranked, as by a published one."""
         found = ranked(self.study.data.outcome, self._margins(inputs))
         return found if self.study.data.classes else found[:, None]
 

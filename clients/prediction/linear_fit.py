@@ -16,7 +16,6 @@ from flo.arrays import Floats, Mask
 from flo.clients.prediction.margins import Observed, count, slopes, usual_places
 from flo.study.outcome import Outcome
 
-
 _MOST_PRODUCTS = 2e9  # of records by weights by weights; more take a second for each step
 
 

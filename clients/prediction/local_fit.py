@@ -64,9 +64,7 @@ def risks_by(curves: Sequence[Calibration], outputs: Floats) -> Floats | None:
     if not curves:
         return None
     columns = np.broadcast_to(outputs, (len(outputs), len(curves))).T
-    return np.stack(
-        [curve.of(own)[0] for curve, own in zip(curves, columns, strict=True)], axis=1
-    )
+    return np.stack([curve.of(own)[0] for curve, own in zip(curves, columns, strict=True)], axis=1)
 
 
 def known_risks(outcome: Outcome | None, labels: Floats) -> int:

@@ -69,11 +69,11 @@ def predict(
 
     Columns: ``row``, 1 for the first record; the id column if the file has one, escaped for
     spreadsheets; ``score``, 0 to 1, which ranks; ``risk`` of label 1 with its band ``low`` to
-    ``high``. A finished model's risks have no band; of yes or no its score is the risk. A published model's risk comes
-    from its card's calibration; it is empty if the card has none, or where the band is too wide
-    (``flo.privacy.report.risks``), so that only the rank is known. A model of the time to an event
-    has the three for each horizon, such as ``risk_30``, and its score is the hazard in a period.
-    One of several classes has ``risk``, ``low`` and ``high`` for each, such as ``risk_severe``, and
+    ``high``. A finished model's risks have no band; of yes or no its score is the risk. A published
+    model's risk comes from its card's calibration; it is empty if the card has none, or where the
+    band is too wide (``flo.privacy.report.risks``), so that only the rank is known. A model of the
+    time to an event has the three for each horizon, such as ``risk_30``, and its score is the
+    hazard in a period. One of several classes has ``risk``, ``low`` and ``high`` for each, such as ``risk_severe``, and
     then the scores, such as ``score_severe``. One of a number or a count has ``expected`` with its
     band ``low`` to ``high``, and ``p10`` and ``p90``, which one and nine of ten such patients are
     below.

@@ -27,6 +27,7 @@ from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 SWAPPED, SHIFTED, LEAK = "swapped columns", "shifted codes", "label leak"
 ONE_CLASS = "label of one class"
+SHORT = "short follow-up"
 MISSING = "missing"
 _OUTSIDE, _FITS = 0.2, 0.95
 _LEAK_AUC, _HONEST = 0.95, 0.8
@@ -59,7 +60,8 @@ def plausibility_findings(
     found += find_duplicates(table, schema) + same_patient(table, id_column)
     found += other_characters(table, id_column)
     found += unexpected_size(table.ids, id_column, schema, expected)
-    return found + _one_class(table, schema) + _mostly_missing(table, schema)
+    found += _one_class(table, schema) + _short_follow_up(table, schema)
+    return found + _mostly_missing(table, schema)
 
 
 def _swapped_numbers(table: Table, columns: list[NumberColumn]) -> list[DataFinding]:
@@ -253,6 +255,24 @@ def _one_class(table: Table, schema: Schema) -> list[DataFinding]:
         return [DataFinding(schema.label, rule, level="note", kind=ONE_CLASS)] if absent else []
     rule = f"is {present[0]} in every record: is it the right field, with the right codes?"
     return [DataFinding(schema.label, rule, level="to accept", kind=ONE_CLASS)]
+
+
+def _short_follow_up(table: Table, schema: Schema) -> list[DataFinding]:
+    """Note horizons to which nearly nobody was followed: they count as there for a part of the
+    period, and make risks there too low."""
+    if schema.times is None or len(table) < _FEWEST_OF_ONE_CLASS:
+        return []
+    time = table.columns[schema.times.time].to_numpy()
+    had = (table.columns[schema.label] == schema.label_values[-1]).to_numpy()
+    known = np.isfinite(time)
+    periods = schema.times.known_periods(schema.times.coded(time[known], had[known].astype(float)))
+    if periods == schema.times.periods:
+        return []
+    rule = (
+        f"does not reach {schema.times.horizons[periods]:g} {schema.times.unit}: patients here "
+        "were not followed so long, and make risks from there on too low"
+    )
+    return [DataFinding(schema.times.time, rule, level="note", kind=SHORT)]
 
 
 def _mostly_missing(table: Table, schema: Schema) -> list[DataFinding]:

@@ -40,9 +40,10 @@ class LocalRisk(Document):
     ``of``: a horizon or a class, the unit of a value, or "" for yes or no. ``predicted`` and
     ``observed``: mean risk and share of patients who had it, by the life table if not all were
     followed; or mean expected value and mean value. They are None where this hospital's patients
-    were not followed long enough, ``predicted`` in training and ``observed`` among those held out. ``error``: the Brier score of a risk, the root
-    mean squared error of a value; None of the time to an event. ``curve``: the same two means, and
-    the number of records, of groups of rising risk or expected value.
+    were not followed long enough, ``predicted`` in training and ``observed`` among those held out.
+    ``error``: the Brier score of a risk, the root mean squared error of a value; None of the time
+    to an event. ``curve``: the same two means, and the number of records, of groups of rising risk
+    or expected value.
     """
 
     of: Text | Literal[""]
@@ -83,8 +84,8 @@ class FinishedModel(Document):
     as of ``flo.clients.prediction.linear_fit``. ``measure``: what ``auc`` and ``gain`` are, AUC,
     macro AUC or concordance; AUC in schema 1. ``values``: whether it foresees values in a unit and
     no risks. ``known``: how many horizons, from the first on, patients were followed to, so that
-    their risks are stated; None if all are. ``patients``: keyed hashes of everyone whose records were used,
-    for training or testing. ``slope``, ``kept`` and ``penalty``: see
+    their risks are stated; None if all are. ``patients``: keyed hashes of everyone whose records
+    were used, for training or testing. ``slope``, ``kept`` and ``penalty``: see
     ``flo.clients.prediction.refit.Refit``; a ``penalty`` of None is infinite. ``gain``: AUC of
     finished less alone, as (low, middle, high) of a 95 % interval; None as ``low`` is.
     """

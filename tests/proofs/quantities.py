@@ -47,7 +47,7 @@ def rows(quick: bool) -> Iterator[Row]:
         yield Row(f"{name}: share of an ordinary regression's", own / usual, runs, seconds, 0.75)
         means, within = float(np.mean(found.means)), float(np.mean(found.within))
         yield Row(f"{name}: expected / observed", means, len(found.means), seconds, 0.9, 1.1)
-        yield Row(f"{name}: patients from p10 to p90", within, runs, seconds, 0.75, 0.95)
+        yield Row(f"{name}: patients from p10 to p90", within, runs, seconds, 0.8, 0.97)
         covered, draws = float(np.mean(found.covered)), len(found.covered)
         least = 0.87 - (chance(0.87, draws) if quick else 0.0)
         yield Row(f"{name}: 90 % interval holds the concordance", covered, draws, seconds, least)

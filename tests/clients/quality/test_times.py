@@ -14,6 +14,7 @@ from flo.clients.sources.mapping import StudyMapping, problems
 from flo.errors import DataError
 from flo.study.document import from_document
 from tests.clients.quality.test_check import good, written
+from tests.clients.quality.test_quantities import many
 from tests.flo.times import times_document
 
 SCHEMA = from_document(times_document()).data
@@ -76,3 +77,20 @@ def test_the_steward_sees_the_times(tmp_path: Path) -> None:
     )
     seen = inspection(looked, SCHEMA, None)
     assert [one.name for one in seen.columns] == ["ill", "days", "age", "ward"]
+
+
+@pytest.mark.parametrize(("last_seen", "noted"), [(40, True), (30, True), (90, False)])
+def test_a_follow_up_that_ends_before_a_horizon_is_noted(
+    tmp_path: Path, last_seen: int, noted: bool
+) -> None:
+    """Such patients count as free of the event in a period that nobody saw them in."""
+    days = [str(min(3 + 2 * number, last_seen)) for number in range(60)]
+    ill = ["1" if number < 10 else "0" for number in range(60)]
+    ages = [str(20 + number) for number in range(60)]
+    table = many(ill, ages) | {"days": days}
+    looked = inspect_table(written(tmp_path, "csv", table), SCHEMA, "patient_id")
+    said = [str(one) for one in looked.found if "not followed so long" in str(one)]
+    assert len(said) == noted
+    if noted:
+        assert "'days': does not reach 60 days" in said[0]
+        encode_checked(written(tmp_path, "csv", table), SCHEMA, "patient_id")  # a note only
