@@ -73,10 +73,10 @@ def predict(
     model's risk comes from its card's calibration; it is empty if the card has none, or where the
     band is too wide (``flo.privacy.report.risks``), so that only the rank is known. A model of the
     time to an event has the three for each horizon, such as ``risk_30``, and its score is the
-    hazard in a period. One of several classes has ``risk``, ``low`` and ``high`` for each, such as ``risk_severe``, and
-    then the scores, such as ``score_severe``. One of a number or a count has ``expected`` with its
-    band ``low`` to ``high``, and ``p10`` and ``p90``, which one and nine of ten such patients are
-    below.
+    hazard in a period. One of several classes has ``risk``, ``low`` and ``high`` for each, such as
+    ``risk_severe``, and then the scores, such as ``score_severe``. One of a number or a count has
+    ``expected`` with its band ``low`` to ``high``, and ``p10`` and ``p90``, which one and nine of
+    ten such patients are below.
 
     ``explain``: also write ``raises`` and ``lowers``, up to three columns whose direction is
     certain, the largest first (``flo.published.explanation``); and ``if_changed`` if the study says
