@@ -1,4 +1,7 @@
-"""How well models fit a hospital's held-out patients, whatever the outcome: exact, not private."""
+"""How well models fit a hospital's held-out patients, for any outcome.
+
+The figures are exact, so they are not private.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,12 @@ _GROUP, _MOST_GROUPS = 15, 10  # records of a point of a curve; points
 
 @dataclass(frozen=True)
 class Said:
-    """What a model says of n records: ``scores``, log odds (n,) or of classes (n, classes), by
-    which it ranks them, and ``risks`` (n, r), 0 to 1 (``margins.stated``). ``known``: how many of
-    the risks, from the first on, it states; all if None."""
+    """What a model says of n records.
+
+    ``scores``: the log odds by which it ranks them, (n,), or of several classes (n, classes).
+    ``risks``: (n, r), as of ``margins.stated``. ``known``: how many of the risks it states, from
+    the first on; None if it states all.
+    """
 
     scores: Floats
     risks: Floats

@@ -20,24 +20,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, log_expit, logit, logsumexp, softmax
+from scipy.special import expit, log_expit, logsumexp, softmax
 
 from flo.arrays import Floats, Mask
 from flo.study.classes import Classes, against_others
 from flo.study.outcome import Outcome
-from flo.study.quantity import Quantity
+from flo.study.quantity import FLATTER, Quantity, even_places
 from flo.study.time_to_event import TimeToEvent
 
-# Standard deviations of places from what is usual: the level of all is free, the rest is drawn
-# towards it, so that a period in which nobody had the event, or an absent class, has a risk.
+# Standard deviations: of the level that all places share, and of each place from what is usual. So
+# a period in which nobody here had the event has a risk, and a class that nobody here has, too.
 _LEVEL, _APART = 100.0, 2.0
-_FLATTER = 0.346  # as of flo.privacy.releases.quantities
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What is known of n records: for how much each counts in a margin (``there``), and for how
-    much of that it ``had`` what the margin foresees, both (n, m), 0 <= had <= there <= 1."""
+    """What is known of n records. Both numbers are of each record and margin, (n, m).
+
+    ``there``: how much the record counts, 0 to 1. ``had``: how much of that has what the margin
+    foresees.
+    """
 
     outcome: Outcome | None
     there: Floats
@@ -54,7 +56,7 @@ class Observed:
                 period, codes = np.arange(outcome.periods), labels.astype(np.int64)[:, None]
                 there = np.clip(outcome.followed[codes] - period, 0.0, 1.0)
                 there[:, outcome.known_periods(labels) :] = 0.0
-                had = (codes == 2 * period + 1) * np.minimum(there, 1.0)
+                had = (codes == 2 * period + 1) * there
             case Quantity():
                 steps = outcome.codes - 1
                 had = np.clip(labels[:, None] - np.arange(steps), 0.0, 1.0)
@@ -117,20 +119,20 @@ def usual_places(outcome: Outcome | None) -> tuple[Floats, Floats]:
     number = count(outcome)
     middle = np.zeros(number)
     if isinstance(outcome, Quantity):
-        middle = np.asarray(logit(1 - (np.arange(number) + 0.5) / number))
+        middle = even_places(number)
     spread = _LEVEL**2 + (_APART**2 * np.eye(number) if number > 1 else np.zeros((1, 1)))
     return middle, np.asarray(np.linalg.inv(spread))
 
 
 def published(outcome: Outcome | None, last: Floats) -> Floats:
-    """Return a published last layer, (k + 1,) or (k + 1, classes), as one of the margins' scale.
+    """Return a published last layer, (k + 1,) or (k + 1, classes), on the scale of the margins.
 
     A quantity's score is the log odds of the mean over its steps, which is flatter than each of
     them (Zeger, Liang, Albert 1988).
     """
     middle, _ = usual_places(outcome)
     if isinstance(outcome, Quantity):
-        return np.asarray(last * np.sqrt(1 + _FLATTER * middle.var()))
+        return np.asarray(last * np.sqrt(1 + FLATTER * middle.var()))
     return last
 
 

@@ -218,8 +218,7 @@ def _risks(model: PublishedModel, log_odds: Floats) -> list[tuple[Band, ...]]:
         return [(empty,) * (times.periods if times else 1)] * len(log_odds)
     if quantity is not None:
         return [(one,) for one in _of_quantity(model, quantity, log_odds)]
-    curves = (*model.card.earlier_horizons, last)
-    return list(zip(*(_bands(curve, log_odds) for curve in curves), strict=True))
+    return list(zip(*(_bands(curve, log_odds) for curve in model.card.curves), strict=True))
 
 
 def _of_quantity(model: PublishedModel, quantity: Quantity, log_odds: Floats) -> list[Band]:

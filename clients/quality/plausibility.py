@@ -258,8 +258,10 @@ def _one_class(table: Table, schema: Schema) -> list[DataFinding]:
 
 
 def _short_follow_up(table: Table, schema: Schema) -> list[DataFinding]:
-    """Note horizons to which nearly nobody was followed: they count as there for a part of the
-    period, and make risks there too low."""
+    """Note the first horizon to which nearly nobody was followed.
+
+    Such patients count as free of the event in a part of the period, so that its risk is too low.
+    """
     if schema.times is None or len(table) < _FEWEST_OF_ONE_CLASS:
         return []
     time = table.columns[schema.times.time].to_numpy()

@@ -36,10 +36,11 @@ def finish(model: ModelFile, home: SiteFolder = SITE_FOLDER) -> results.Finished
         made = run(opened, model, published, status.update)
     say(f"[bold yellow]NOT PRIVATE[/]: {made.name} is {NOT_PRIVATE}")
     console().print(_fits(made))
-    for number, one in enumerate(made.published.risks):
-        if one.observed is None:
+    both = zip(made.published.risks, made.finished.risks, strict=True)
+    for number, (one, finished) in enumerate(both):
+        if one.observed is None or finished.predicted is None:
             say(f"risk {one.of}: this hospital's patients were not followed so long")
-        else:
+        if one.observed is not None:
             console().print(_calibration(made, number, one.of))
     say(_gain_in_words(made))
     say(
@@ -83,13 +84,13 @@ def _fits(made: FinishedModel) -> Table:
     return table
 
 
-def _calibration(made: FinishedModel, number: int, name: str) -> Table:
+def _calibration(made: FinishedModel, number: int, of: str) -> Table:
     """Return a table of what is predicted and observed, in groups that rise in it."""
     from rich.table import Table
 
     foreseen = "value" if made.values else "risk"
     names = (f"{name}: {foreseen}, observed" for name in made.fits)
-    title = f"value in {name}" if made.values else f"risk: {name}" if name else None
+    title = f"value in {of}" if made.values else f"risk: {of}" if of else None
     table = Table(f"records by rising {foreseen}", *names, title=title)
     curves = [fit.risks[number].curve for fit in made.fits.values()]
     for points in zip_longest(*curves):
@@ -97,8 +98,8 @@ def _calibration(made: FinishedModel, number: int, name: str) -> Table:
             f"{_shown(made, point[0])}, {_shown(made, point[1])}" if point else "-"
             for point in points
         ]
-        (records, *_) = (str(point[2]) for point in points if point)
-        table.add_row(records, *cells)
+        records = next(point[2] for point in points if point)
+        table.add_row(str(records), *cells)
     return table
 
 

@@ -17,6 +17,7 @@ from flo.errors import DataError
 from flo.lab.folds import Fold, scored, tested
 from flo.lab.in_the_clear import round_in_the_clear, trainers_of
 from flo.privacy.patients.patients import Patients
+from flo.privacy.releases.calibration import curves_of
 from flo.scores.metrics import Scores
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
@@ -92,7 +93,8 @@ def risks(study: Study, fold: Fold, weights: Vector) -> Floats | None:
     outputs = tested(fold, partial(scores, study, weights)).scores
     found = np.zeros((len(outputs), len(risks_of(study))))
     for chosen, done in _by_others(study, fold, weights):
-        stated = risks_by(done.curves, outputs[chosen])
+        curves = curves_of(done.calibration, done.earlier_horizons, done.by_class)
+        stated = risks_by(curves, outputs[chosen])
         if stated is None:
             return None
         found[chosen] = stated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ def judged(study: Study, test: Scores, stated: Floats) -> list[Judged]:
         case Quantity() as outcome:
             exact, expected = outcome.valued(test.labels), outcome.at_share(stated[:, 0])
             explained = outcome.explained(exact, expected)
-            return [Judged(explained, float(expected.mean()), float(exact.mean()))]
+            known = None if math.isnan(explained) else explained
+            return [Judged(known, float(expected.mean()), float(exact.mean()))]
         case Classes() as outcome:
             sides = [(test.scores[:, n], test.labels == n) for n in range(outcome.codes)]
         case _:

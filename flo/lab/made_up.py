@@ -58,8 +58,7 @@ class World:
 
 
 def worlds(outcome: Outcome | None) -> list[World]:
-    """Return the worlds in which a study is tried; the last one is that in which little is known
-    of the outcome.
+    """Return the worlds in which a study is tried. In the last one columns tell little.
 
     Of classes one world has equal ones, and the others have shares that fall evenly.
     """
@@ -187,7 +186,8 @@ def _chances(outcome: Outcome, inputs: Floats, law: int, world: World) -> Floats
     """Return the chance of each code, (n, codes), of patients with inputs (n, d)."""
     places, _ = usual_places(outcome)
     if isinstance(outcome, Classes):
-        sums = _sums(inputs, [law + _MOST * number for number in range(outcome.codes)])
+        others = [law + _MOST * number for number in range(outcome.codes)]  # beyond those tried
+        sums = _sums(inputs, others)
         even = world.share >= 1 / outcome.codes - _TINY
         frequent = np.ones(outcome.codes) if even else _falling(outcome.codes)
         at = math.sqrt(2) * world.strength * sums + np.log(frequent)

@@ -214,8 +214,8 @@ def simulate(
         epsilon, noise: replace the study's values.
         folds, seeds: folds of the cross-validation, and repetitions of it with other folds.
         redraws: how often each fold is trained with new noise, to measure the noise alone.
-        compare: add the models that hospitals finish at home, logistic regressions without
-            privacy, pooled and alone, and a verdict.
+        compare: add the models that hospitals finish at home, regressions without privacy, pooled
+            and alone, and a verdict.
         years: repeat the study with patients who arrive over so many years, each time with those
             who have budget, and let its model go on learning.
         fast: sum in the clear instead of through masks; same noise, same ε.

@@ -27,7 +27,7 @@ class Simulation:
 
     If requested, it includes ``calibrated``, the risks that a card would state, unless it would
     state none; ``finished``, where each hospital's patients are scored by the model that this
-    hospital finished at home; and ordinary logistic regressions without privacy:
+    hospital finished at home; and ordinary regressions without privacy:
     ``pooled`` over all hospitals' patients; ``alone``, one for each hospital, tested on its own
     patients; and ``elsewhere``, the same models tested on the patients of all hospitals.
 

@@ -82,10 +82,11 @@ def _risks(stated: dict[str, list[Mean] | None], patients: int) -> list[str]:
         found = [one.predicted / one.observed for one in risks if one.observed > 0]
         low, high = min(found, default=1.0), max(found, default=1.0)
         between = f"{low:.2f} times" if low == high else f"{low:.2f} to {high:.2f} times"
-        wrong = [one.of or "they" for one in risks if _is_wrong(one, patients, len(risks))]
+        wrong = [one.of for one in risks if _is_wrong(one, patients, len(risks))]
+        which = f" ({', '.join(wrong)})" if any(wrong) else ""
         said.append(
             f"The {name} model's risks are {between} the observed ones"
-            + (f": do not read them as risks ({', '.join(wrong)})." if wrong else " on average.")
+            + (f": do not read them as risks{which}." if wrong else " on average.")
         )
     return said
 

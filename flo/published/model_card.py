@@ -32,7 +32,7 @@ from flo.keys.claims import Digest, PublicKey, Signature
 from flo.keys.identity import Signer, fingerprint, low_s, verify
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.releases import calibration, evaluation, model_noise
-from flo.privacy.releases.calibration import Calibration
+from flo.privacy.releases.calibration import Calibration, curves_of
 from flo.privacy.releases.model_noise import MOST_WEIGHTS
 from flo.privacy.releases.quantities import Foreseen
 from flo.privacy.report.wording import trust
@@ -194,11 +194,8 @@ class ModelCard(Document):
 
     @property
     def curves(self) -> tuple[Calibration, ...]:
-        """The calibration of each risk that is stated: of label 1, of the event by each horizon, or
-        of each class; or of a quantity's expected value. Empty if none is known."""
-        if self.calibration is None:
-            return self.by_class
-        return (*self.earlier_horizons, self.calibration)
+        """The calibration of each risk that is stated; empty if none is known."""
+        return curves_of(self.calibration, self.earlier_horizons, self.by_class)
 
     @property
     def risks_of_yes_or_no(self) -> Calibration | None:

@@ -30,6 +30,12 @@ from flo.study.names import Bound, Text
 
 FEWEST_LEVELS, MOST_LEVELS, LARGEST_COUNT = 3, 12, 10_000
 _RARE = 1e-9  # share of patients
+FLATTER = 0.346  # the mean of logistic curves is flatter (Zeger, Liang, Albert 1988)
+
+
+def even_places(steps: int) -> Floats:
+    """Return log odds, (K,), that fall evenly from the first step to the last."""
+    return np.asarray(logit(1 - (np.arange(steps) + 0.5) / steps))
 
 
 class Quantity(Document):
@@ -132,6 +138,5 @@ class Quantity(Document):
         falling = np.minimum.accumulate(reached, axis=0)
         odds = logit(np.clip(falling, _RARE, 1 - _RARE))
         within = np.array([np.interp(-logit(share), -one, places[1:-1]) for one in odds.T])
-        low, high = (0, 1) if share > 0.5 else (1, 2)
-        before, after = places[low], places[-3 + high]
+        before, after = (places[0], places[-2]) if share > 0.5 else (places[1], places[-1])
         return np.where(share > falling[0], before, np.where(share < falling[-1], after, within))

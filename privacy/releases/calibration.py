@@ -26,6 +26,7 @@ post-processing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -162,6 +163,17 @@ def fit_at(
     found = _posterior(moments, np.array([_SHIFT, slopes]))
     points = points_of(positions)
     return None if found is None or len(points) < 2 else _curve(middle, points, *found)
+
+
+def curves_of(
+    last: Calibration | None, earlier: Sequence[Calibration], by_class: Sequence[Calibration]
+) -> tuple[Calibration, ...]:
+    """Return the calibration of each risk that is stated; empty if none is known.
+
+    ``last``: of label 1, of the event by the last horizon, or of a quantity's expected value.
+    ``earlier``: of the earlier horizons. ``by_class``: of each of several classes.
+    """
+    return tuple(by_class) if last is None else (*earlier, last)
 
 
 def points_of(positions: evaluation.Positions) -> Floats:

@@ -49,11 +49,10 @@ from flo.privacy.releases.moment_fit import fitted
 from flo.privacy.releases.score_waves import Z
 from flo.study.document import Study
 from flo.study.parameters import Vector
-from flo.study.quantity import Quantity
+from flo.study.quantity import FLATTER, Quantity, even_places
 
 _ROUNDED = 1e-4  # how far a published share may be from that of the steps
 _PLACES = 128  # positions at which functions are evaluated
-_FLATTER = 0.346  # of the cited formula, for logistic curves
 # Prior: standard deviations of all δ together, of δ along β, as values can be foreseen well or
 # badly, and of each; middle and deviation of log c. How they were chosen: docs/decisions/0048.
 _LEVEL, _WIDER, _STEPS, _SLOPE, _SLOPES = 0.3, 2.5, 0.8, 0.8, 0.25
@@ -170,11 +169,11 @@ class _Moments:
     def log_odds(self, theta: Floats, scores: Floats) -> tuple[Floats, Floats]:
         """Return the log odds of p (K, n) at scores (n,), and their derivatives by θ, (K, θ, n)."""
         steps = len(theta) - 1
-        places = _base(steps) + theta[:-1]
-        wide = 1 + _FLATTER * places.var()
+        places = even_places(steps) + theta[:-1]
+        wide = 1 + FLATTER * places.var()
         apart = wide**0.5 * np.exp(theta[-1]) * (scores - self._middle)
         moved = wide**0.5 * self._middle + apart
-        by_place = _FLATTER * (places - places.mean()) / steps / wide
+        by_place = FLATTER * (places - places.mean()) / steps / wide
         gradient = np.empty((steps, steps + 1, len(scores)))
         gradient[:, :-1] = np.eye(steps)[:, :, None] + by_place[:, None] * moved
         gradient[:, -1] = apart
@@ -205,14 +204,9 @@ class _Moments:
         return moments, np.concatenate([of_each, of_last[None]]), covariance
 
 
-def _base(steps: int) -> Floats:
-    """Return β, (K,)."""
-    return np.asarray(logit(1 - (np.arange(steps) + 0.5) / steps))
-
-
 def _prior(steps: int) -> tuple[Floats, Floats]:
     """Return the middle of θ (K + 1,) and its precision."""
-    base = _base(steps)
+    base = even_places(steps)
     spread = np.diag(np.append(np.full(steps, _STEPS), _SLOPES) ** 2.0)
     spread[:steps, :steps] += _LEVEL**2 + _WIDER**2 * np.outer(base, base)
     middle = np.append(np.zeros(steps), np.log(_SLOPE))

@@ -159,13 +159,6 @@ class RunState:
         return self.weights
 
     @property
-    def curves(self) -> tuple[Calibration, ...]:
-        """As of ``flo.published.model_card.ModelCard``."""
-        if self.calibration is None:
-            return self.by_class
-        return (*self.earlier_horizons, self.calibration)
-
-    @property
     def asked(self) -> Vector:
         """What the next request carries: the model, and W if the inputs are whitened."""
         match self.phase:

@@ -16,6 +16,7 @@ from tests.end_to_end.test_gate import said
 from tests.end_to_end.whole_run import (
     finishes_at_home,
     refuses_what_takes_yes_or_no,
+    rewritten,
     whole_run,
 )
 from tests.flo.times import times_document
@@ -57,14 +58,4 @@ def test_from_launch_to_each_patients_risks(tmp_path: Path) -> None:
 
 def followed(site: SiteHome) -> None:
     """Give each of the site's patients a time, which is shorter for those with the event."""
-    (population,) = site.read_config().populations
-    path = population.file
-    assert path is not None
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    with path.open("w") as file:
-        writer = csv.DictWriter(file, [*rows[0], "days"])
-        writer.writeheader()
-        for number, row in enumerate(rows):
-            days = (number % 25 if row["ill"] == "1" else 20 + number % 50) + 1
-            writer.writerow({**row, "days": days})
+    rewritten(site, lambda n, ill: {"days": (n % 25 if ill else 20 + n % 50) + 1})

@@ -46,16 +46,21 @@ def finishes_at_home(card: Path, site: SiteHome, data: Path, measure: str) -> li
 
 def relabelled(site: SiteHome, label: Callable[[int, bool], object]) -> None:
     """Give each of the site's patients the label of their row and of whether they were ill."""
+    rewritten(site, lambda number, ill: {"ill": label(number, ill)})
+
+
+def rewritten(site: SiteHome, cells: Callable[[int, bool], dict[str, object]]) -> None:
+    """Give each of the site's patients the cells of their row and of whether they were ill."""
     (population,) = site.read_config().populations
     path = population.file
     assert path is not None
     with path.open() as file:
-        rows = list(csv.DictReader(file))
+        old = list(csv.DictReader(file))
+    rows = [row | cells(number, row["ill"] == "1") for number, row in enumerate(old)]
     with path.open("w") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
-        for number, row in enumerate(rows):
-            writer.writerow({**row, "ill": label(number, row["ill"] == "1")})
+        writer.writerows(rows)
 
 
 def whole_run(
