@@ -36,7 +36,7 @@ from flo.privacy.patients.patients import Patients
 from flo.study.classes import Classes
 from flo.study.outcome import Outcome
 from flo.study.quantity import Quantity
-from flo.study.time_to_event import TimeToEvent
+from flo.study.time_to_event import FEWEST_THROUGH, TimeToEvent
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 MOST_WEIGHTS = 2000  # more of them are calibrated only: their curvature is a square matrix
@@ -106,8 +106,11 @@ def _refuse_too_few(records: Records, patients: Patients) -> None:
         case Classes():
             sides = [had[:, number] > 0 for number in range(had.shape[1])]
             said = "{} and {} are of the two largest classes"
-        case TimeToEvent() if not there.any():
-            raise TooFewPatients("none was followed to the first horizon")
+        case TimeToEvent(horizons=horizons, unit=unit) if not there.any():
+            raise TooFewPatients(
+                f"fewer than {FEWEST_THROUGH} were followed to {horizons[0]:g} {unit}, the first "
+                "horizon"
+            )
         case TimeToEvent():
             sides = [np.any(had > 0, axis=1), np.all(had == 0, axis=1)]
             said = "{} had the event by the last horizon and {} did not"

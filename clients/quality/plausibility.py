@@ -271,7 +271,7 @@ def _short_follow_up(table: Table, schema: Schema) -> list[DataFinding]:
     if periods == schema.times.periods:
         return []
     rule = (
-        f"does not reach {schema.times.horizons[periods]:g} {schema.times.unit}: patients here "
+        f"hardly ever reaches {schema.times.horizons[periods]:g} {schema.times.unit}: patients here "
         "were not followed so long, and make risks from there on too low"
     )
     return [DataFinding(schema.times.time, rule, level="note", kind=SHORT)]

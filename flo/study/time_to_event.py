@@ -28,7 +28,7 @@ from flo.study.names import ColumnName, Text
 
 MOST_HORIZONS, LONGEST_TIME = 8, 1e9
 _CENSORED = 0.5  # of a period, for which those who were last seen within it were there
-_FEWEST_THROUGH, _MOST_LOST = 10, 0.1  # patients; share of those who were there
+FEWEST_THROUGH, _MOST_LOST = 10, 0.1  # patients; share of those who were there
 
 
 class TimeToEvent(Document):
@@ -108,7 +108,7 @@ class TimeToEvent(Document):
         for period in range(self.periods):
             there, lost = (codes >= 2 * period).sum(), (codes == 2 * period).sum()
             through = (codes > 2 * period + 1).sum()
-            if not there or (through < _FEWEST_THROUGH and lost > _MOST_LOST * there):
+            if not there or (through < FEWEST_THROUGH and lost > _MOST_LOST * there):
                 return period
         return self.periods
 

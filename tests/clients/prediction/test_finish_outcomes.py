@@ -254,7 +254,9 @@ def test_a_hospital_that_followed_nobody_to_the_first_horizon_is_refused(tmp_pat
     table = pd.read_csv(data_file(site.home))
     table.loc[table["days"] > 9, ["days", "ill"]] = [9.0, 0]
     table.to_csv(data_file(site.home), index=False)
-    with pytest.raises(DataError, match="none was followed to the first horizon"):
+    with pytest.raises(
+        DataError, match="fewer than 10 were followed to 10 days, the first horizon"
+    ):
         site.finish()
 
 
