@@ -270,9 +270,10 @@ def _short_follow_up(table: Table, schema: Schema) -> list[DataFinding]:
     periods = schema.times.known_periods(schema.times.coded(time[known], had[known].astype(float)))
     if periods == schema.times.periods:
         return []
+    horizon = f"{schema.times.horizons[periods]:g} {schema.times.unit}"
     rule = (
-        f"hardly ever reaches {schema.times.horizons[periods]:g} {schema.times.unit}: patients here "
-        "were not followed so long, and make risks from there on too low"
+        f"hardly ever reaches {horizon}: patients here were not followed so long, and make risks "
+        "from there on too low"
     )
     return [DataFinding(schema.times.time, rule, level="note", kind=SHORT)]
 
