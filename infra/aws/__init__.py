@@ -5,7 +5,7 @@
     clients     boto3 clients, and translation of their errors
     kms         keys that never leave KMS: a key store, and a signer
     s3          the artifact store in a bucket
-    sagemaker   training jobs: request and state; submit sends the request
+    sagemaker   training jobs: request, start and state
     job/        the program of such a job, on this machine or in SageMaker
     registry    SageMaker's model registry; archives: its tar.gz
     serving/    doors to a hospital's own models: a Lambda function, a SageMaker endpoint

@@ -1,18 +1,13 @@
 """SageMaker training jobs: the request for a job, and a job's state.
 
 ``training_job`` builds the request, a plain document; it contains digests and keys, never a
-hospital, a study's title or a person. The SDK, which takes seconds and 200 MB to load, sends it
-from a separate process (``flo.infra.aws.submit``).
+hospital, a study's title or a person.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import Any
 
-from flo.errors import NetworkError, UsageError
 from flo.infra.aws.artifacts import checkpoint_uri, prefix_of, study_artifacts
 from flo.infra.aws.clients import client, code_of, translate_errors
 from flo.infra.aws.job_contract import APP, CHANNEL, LAUNCH_FILE, HyperParameters, launch_context
@@ -29,7 +24,6 @@ ENTRYPOINT = ["python", "-m", "flo.infra.aws.job.entry"]
 _OVER = {"Completed": "it ended", "Failed": "it failed", "Stopped": "it was stopped"}
 _UNKNOWN = ("ValidationException", "ResourceNotFound")
 _RESTARTS_OF_SAGEMAKER = 3
-_SUBMIT_SECONDS = 120
 
 
 def training_job(config: AwsConfig, access: JobAccess) -> dict[str, Any]:
@@ -101,12 +95,15 @@ class SageMakerJobs:
         self.token_seconds = min(config.hours + 1, LONGEST_SECONDS // 3600) * 3600
 
     def begin(self, access: JobAccess) -> None:
-        """Seal the job's access for it, then send the request through the SageMaker SDK."""
+        """Seal the job's access for it, then ask SageMaker to begin the job. Raises FloError."""
         launch_key = keystore(self._config.launch_key)
         context = launch_context(access.study, access.run)
         kept = sealed.seal(launch_key, context, access.to_bytes())
         self.artifacts(access.study).put(f"jobs/{access.job}/input/{LAUNCH_FILE}", kept)
-        submit(training_job(self._config, access), self._config.region)
+        with translate_errors(f"beginning job {access.job}"):
+            client("sagemaker", self._config.region).create_training_job(
+                **training_job(self._config, access)
+            )
 
     def state(self, job: str) -> JobState:
         """Return a job's state. An unknown job is over; a reason is cut to 300 characters."""
@@ -139,24 +136,3 @@ def audit_store(config: AwsConfig) -> ArtifactStore | None:
     days = 365 * config.audit_years + config.audit_years // 4 + 1
     s3 = client("s3", config.region)
     return S3Artifacts(s3, config.audit_bucket, config.audit_key, lock_days=days)
-
-
-def submit(request: dict[str, Any], region: str) -> None:
-    """Send the request. Raises NetworkError, or UsageError with SageMaker's error."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "flo.infra.aws.submit", region],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=_SUBMIT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise NetworkError(
-            f"SageMaker did not answer within {_SUBMIT_SECONDS} seconds", hint="try again later"
-        ) from error
-    if done.returncode == NetworkError.exit_code:
-        raise NetworkError(done.stderr.strip())
-    if done.returncode:
-        raise UsageError(f"SageMaker did not accept the job: {done.stderr.strip()[-500:]}")
