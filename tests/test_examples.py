@@ -171,7 +171,7 @@ def with_its_concordance(page: Path, seeds: str = "") -> tuple[str, dict[str, An
 _HORIZON = re.compile(r"^\| (\d+) days \| (\.\d+) \| (\.\d+) \|$", re.MULTILINE)
 
 
-@pytest.mark.slow  # 10 s
+@pytest.mark.examples
 def test_the_numbers_of_the_survival_page_come_again_within_its_error() -> None:
     text, found = with_its_concordance(SURVIVAL)
     rows = _HORIZON.findall(text)
@@ -187,7 +187,7 @@ def test_the_numbers_of_the_survival_page_come_again_within_its_error() -> None:
 _WARD = re.compile(r"^\| ([a-z-]+) \| ([\d,]+)" + r" \| (\.\d+)" * 4 + r" \|$", re.MULTILINE)
 
 
-@pytest.mark.slow  # 10 s
+@pytest.mark.examples
 def test_the_numbers_of_the_page_of_stays_come_again_within_its_error() -> None:
     text, found = with_its_concordance(STAY)
     (mean,) = re.findall(
@@ -215,7 +215,7 @@ def test_the_numbers_of_the_page_of_stays_come_again_within_its_error() -> None:
 _OF_CLASS = re.compile(r"^\| (\w+)" + r" \| (\.\d+)" * 4 + r" \|$", re.MULTILINE)
 
 
-@pytest.mark.slow  # 15 s
+@pytest.mark.examples
 def test_the_numbers_of_the_page_of_classes_come_again_within_its_error() -> None:
     text, found = with_its_concordance(FUNCTION, seeds="1")
     rows = _OF_CLASS.findall(text)

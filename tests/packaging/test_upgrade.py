@@ -147,7 +147,7 @@ class History:
     """A consortium and the reports of its studies, which two releases carried out.
 
     ``reports``: by the study's name, in order. ``seen``: what the older and the newer release said
-    of north's life budget, after a study that every hospital ran with one release.
+    of north's life budget after each.
     """
 
     consortium: Consortium
@@ -156,15 +156,11 @@ class History:
     seen: dict[str, list[Any]] = field(default_factory=dict)
 
 
-def everywhere(installed: Installed) -> dict[str, Installed]:
-    return dict.fromkeys(SITES, installed)
-
-
 @pytest.fixture(scope="module")
 def history(
     tmp_path_factory: pytest.TempPathFactory, older: Installed, newer: Installed
 ) -> Iterator[History]:
-    """Four studies: one hospital is upgraded, then the coordinator, then all; then all go back."""
+    """Three studies: a hospital is upgraded, then the coordinator and another; then all go back."""
     folder = tmp_path_factory.mktemp("consortium")
     (folder / "passphrase").write_text("correct horse battery staple\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -173,17 +169,15 @@ def history(
         made.enrol(older)
         found = History(made, folder / "north.backup")
         older.done("site", "backup", found.backup, "--home", made.site("north"))
-        mixed = {"north": newer, "south": older, "west": older}
+        one = {"north": newer, "south": older, "west": older}
         studies = [
-            ("a newer hospital", older, mixed),
-            ("a newer coordinator", newer, mixed),
-            ("newer", newer, everywhere(newer)),
-            ("older", older, everywhere(older)),
+            ("a newer hospital", older, one),
+            ("newer", newer, one | {"south": newer}),
+            ("older", older, dict.fromkeys(SITES, older)),
         ]
         for version, (name, at_coordinator, at_sites) in enumerate(studies, start=1):
             found.reports[name] = made.carry_out(version, at_coordinator, at_sites)
-            if at_sites != mixed:
-                found.seen[name] = [made.shares(one, "north") for one in (older, newer)]
+            found.seen[name] = [made.shares(release, "north") for release in (older, newer)]
         yield found
 
 
