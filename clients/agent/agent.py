@@ -58,7 +58,7 @@ log = logging.getLogger("flo.clients.agent")
 
 _FIRST_WAIT, _SHORT_WAIT, _LONGEST_WAIT = 0.2, 2.0, 30.0
 _SOON_SECONDS = 60.0  # enough for a coordinator to restart
-_IGNORED_SECONDS = 0.2  # before the next pull, if a message could not be read
+_IGNORED_SECONDS = 0.2  # before the next pull, if a message could not be read or none came
 _CLOSED_SECONDS, _LOOK_SECONDS, _RELOAD_SECONDS = 2.0, 60.0, 1.0
 _DECISIONS_SECONDS, _SELDOM_SECONDS = 10.0, 600.0
 
@@ -244,8 +244,11 @@ class Agent:
         """
         look_around = time.monotonic() + _LOOK_SECONDS
         while not self._stopping.is_set():
+            asked = time.monotonic()
             try:
                 incoming = link.pull()
+                if incoming is None and time.monotonic() < asked + _IGNORED_SECONDS:
+                    self._stopping.wait(_IGNORED_SECONDS)  # the coordinator did not hold the call
             except MessageError as error:
                 log.warning(f"ignored: {error}")
                 self._counted.ignored += 1

@@ -68,7 +68,7 @@ from flo.storage.files import (
 )
 
 _DEFAULT = Policy()
-_PATIENCE_SECONDS = 30.0
+_PATIENCE_SECONDS, _DECISION_SECONDS = 30.0, 3.0
 _LOOK_SECONDS = 0.5  # ``is_locked`` holds the lock for a moment
 _NEVER_CHANGED = ("split.key", "patients.key")
 _FOLDERS = ("approved", "snapshots", "replies", "extracts", "erasures", "finished")
@@ -265,8 +265,10 @@ class SiteHome:
     @contextmanager
     def decision_lock(self) -> Iterator[None]:
         """Hold the lock for approving or refusing a study, taking a patient out, or backing up or
-        recovering the folder. Raises RefusedError if another decision is being made."""
-        with locked(self.directory / "decision.lock", "another decision is being made here"):
+        recovering the folder. Raises RefusedError if another decision is being made; an agent that
+        has just started holds it for moments."""
+        why = "another decision is being made here"
+        with locked(self.directory / "decision.lock", why, patience=_DECISION_SECONDS):
             yield
 
     @contextmanager

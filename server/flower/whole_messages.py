@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.fleet_pb2 import (
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PushMessagesRequest,
+)
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
     PullObjectRequest,
+    PullObjectResponse,
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
@@ -27,40 +32,51 @@ from flo.protocol.whole_messages import MAX_REPLY, MOST_OBJECTS, joined, parted
 
 
 def pull(state: Any, node: int) -> bytes:
-    """Return the next message for a node: Flower's reply, then the content of each object.
+    """Return the next whole message for a node: Flower's reply, then the content of each object.
 
-    Empty if none waits, or if the next one is still being uploaded, which then waits on. Otherwise
-    the message counts as received: a hospital that loses it is asked again.
+    Empty if none waits. Messages that are still being uploaded are passed over and wait on: their
+    sender may have died. What is returned counts as received: a hospital that loses it is asked
+    again.
 
     Raises:
         RefusedError: its run is over. MessageError: it has too many objects.
     """
-    me = Node(node_id=node)
-    with _refusals():
-        reply = fleet_handlers.pull_messages(
-            PullMessagesRequest(node=me), state, state.object_store
-        )
-        if not reply.messages_list:
-            return b""
-        run = reply.messages_list[0].metadata.run_id
-        names = [tree.object_id for tree in iterate_object_tree(reply.message_object_trees[0])]
-        if len(names) > MOST_OBJECTS:
-            raise MessageError(f"the message has {len(names)} objects, at most {MOST_OBJECTS}")
-        objects = [
-            fleet_handlers.pull_object(
-                PullObjectRequest(node=me, run_id=run, object_id=name), state
+    me, passed_over = Node(node_id=node), []
+    try:
+        with _refusals():
+            while True:
+                reply = fleet_handlers.pull_messages(
+                    PullMessagesRequest(node=me), state, state.object_store
+                )
+                if not reply.messages_list:
+                    return b""
+                named = reply.messages_list[0].metadata
+                objects = _objects(me, reply, state)
+                if all(one.object_available for one in objects):
+                    break
+                passed_over.append(named.message_id)
+            received = ConfirmMessageReceivedRequest(
+                node=me, run_id=named.run_id, message_object_id=named.message_id
             )
-            for name in names
-        ]
-        message = reply.messages_list[0].metadata.message_id
-        if not all(one.object_available for one in objects):
-            waiting = state.message_ins_store.get(message)
+            fleet_handlers.confirm_message_received(received, state, state.object_store)
+    finally:
+        for identifier in passed_over:
+            waiting = state.message_ins_store.get(identifier)
             if waiting is not None:
                 waiting.metadata.delivered_at = ""
-            return b""
-        received = ConfirmMessageReceivedRequest(node=me, run_id=run, message_object_id=message)
-        fleet_handlers.confirm_message_received(received, state, state.object_store)
     return joined([reply.SerializeToString(), *(one.SerializeToString() for one in objects)])
+
+
+def _objects(me: Node, reply: PullMessagesResponse, state: Any) -> list[PullObjectResponse]:
+    """Return the objects of the reply's message. Raises MessageError if they are too many."""
+    names = [tree.object_id for tree in iterate_object_tree(reply.message_object_trees[0])]
+    if len(names) > MOST_OBJECTS:
+        raise MessageError(f"the message has {len(names)} objects, at most {MOST_OBJECTS}")
+    run = reply.messages_list[0].metadata.run_id
+    return [
+        fleet_handlers.pull_object(PullObjectRequest(node=me, run_id=run, object_id=name), state)
+        for name in names
+    ]
 
 
 def push(state: Any, node: int, body: bytes) -> str:

@@ -383,8 +383,9 @@ def test_two_opt_outs_that_were_cut_off_before_their_entries_lock_nobody_out(
 
 
 def test_nobody_opts_out_while_a_study_is_being_approved_and_the_other_way_round(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flo.clients.home.site_home._DECISION_SECONDS", 0.2)
     site = enrolled_site(tmp_path)
     with site.home.decision_lock():
         with pytest.raises(RefusedError, match="another decision is being made"):
