@@ -32,7 +32,7 @@ def alone(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [*_ALONE, *map(str, command)],
         cwd=cwd,
-        env={**kept, "OMP_NUM_THREADS": "1"},
+        env={**kept, "OMP_NUM_THREADS": "1", "PIP_NO_COMPILE": "1"},  # only what is used
         capture_output=True,
         text=True,
         timeout=500,
