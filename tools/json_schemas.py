@@ -9,6 +9,7 @@ import sys
 from typing import Any, get_type_hints
 
 from flo.cli import results
+from flo.cli.aws import results as of_aws
 from flo.cli.bench import every_command
 from flo.cli.coordinator import results as of_coordinator
 from flo.cli.site import results as of_site
@@ -58,7 +59,7 @@ def _result_of(command: Any) -> type:
 
 
 def _all_results() -> list[type]:
-    modules = (shared, of_coordinator, results, of_site)
+    modules = (shared, of_aws, of_coordinator, results, of_site)
     kinds = {kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)}
     found = [kind for kind in kinds if dataclasses.is_dataclass(kind) and kind is not CommandResult]
     return sorted(found, key=lambda kind: kind.__name__)

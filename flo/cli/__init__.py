@@ -101,7 +101,7 @@ _add_group(
     model_watch.app,
     model_registry.app,
 )
-_add_group("aws", "Deploy a coordinator into an AWS account, and watch it.", aws.app)
+_add_group("aws", "A coordinator in an AWS account: deploy it, let it sleep.", *aws.PARTS)
 for alone in (lab.simulate, lab.demo, lab.data, doctor.doctor):
     command(app)(alone)
 app.command()(bench.bench)

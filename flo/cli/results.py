@@ -1,4 +1,4 @@
-"""Results of all other commands (studies, audit, models, AWS), as ``--json`` writes them."""
+"""Results of all other commands (studies, audit, models), as ``--json`` writes them."""
 
 from __future__ import annotations
 
@@ -557,26 +557,6 @@ class PackagesResult(CommandResult):
     """A study's packages in the registry, the newest first."""
 
     packages: list[PackageLine]
-
-
-# -- AWS -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StackPlannedResult(CommandResult):
-    """``changes``: action, name, type, replaced. ``dollars``: estimate per month, by service."""
-
-    changes: list[dict[str, Any]]
-    dollars: dict[str, float]
-
-
-@dataclass(frozen=True)
-class StackStateResult(CommandResult):
-    """``status``: CloudFormation's, or gone. ``outputs``: values for coordinator.toml."""
-
-    name: str
-    status: str
-    outputs: dict[str, str]
 
 
 # -- on one machine --------------------------------------------------------------------------------

@@ -44,12 +44,39 @@ def launch(
         raise UsageError(f"--on {on} is not one of {', '.join(get_args(RunPlace))}")
     loaded = load(study)
     with Operator(home) as operator:
+        if operator.stack is not None:
+            _wake_if_asleep(operator)
         if dry_run:
             return _planned(operator, loaded)
         summary = operator.call("POST", f"studies?on={on}", body=loaded.canonical_bytes)
     where = "" if on == "here" else f", to be aggregated on {on}"
     say(f"offered: {study} (digest {summary['digest'][:12]}){where}")
     return state_of(summary if detach else follow(home, summary["digest"]))
+
+
+def _wake_if_asleep(operator: Operator) -> None:
+    """Wake the coordinator that an access file names, if it sleeps, and wait until it answers.
+
+    Raises:
+        NetworkError: it is awake and does not answer. FloError: it cannot be woken.
+    """
+    from flo.cli.aws.stack import show_step
+    from flo.cli.terminal.output import say
+    from flo.errors import NetworkError
+    from flo.infra.aws import sleeping
+    from flo.infra.aws.stack import Stack
+
+    try:
+        operator.call("GET", "studies")
+    except NetworkError:
+        if operator.stack is None:
+            raise
+        stack = Stack(operator.stack.name, operator.stack.region)
+        if sleeping.power(stack).awake:
+            raise
+        say(f"{stack.name} sleeps: waking it, which takes a few minutes")
+        sleeping.wake(stack, show_step)
+        operator.call("GET", "studies")
 
 
 @command(app)

@@ -9,6 +9,13 @@ from pydantic import StringConstraints
 from flo.documents.document import spelt
 
 Region = Annotated[str, spelt("[a-z]{2}(-[a-z]+)+-[0-9]", "an AWS region, such as eu-central-1")]
+StackName = Annotated[
+    str,
+    spelt(
+        "[A-Za-z][A-Za-z0-9-]{0,127}",
+        "the name of a CloudFormation stack: a letter, then letters, digits and hyphens",
+    ),
+]
 Account = Annotated[str, spelt("[0-9]{12}", "the 12 digits of an AWS account")]
 Bucket = Annotated[
     str,

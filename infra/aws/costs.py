@@ -1,33 +1,66 @@
-"""Estimate of an installation's monthly cost, from a fixed price table; not an offer.
+"""Estimate of an installation's monthly bill, by item, from a dated price table; not an offer.
 
-Prices: list prices on demand in us-east-1, US dollars, as the authors knew them in November 2026.
-They are not read from AWS; other regions differ by some 10 to 25 %.
+``prices.toml`` beside this file has the prices. Hours awake come from a calendar (``awake``).
+Machines are billed by the second; an interface endpoint by each begun hour, so each waking costs
+an endpoint one hour more.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
-HOURS = 730.0
-PRICES = {
-    "EC2 t3.medium, an hour": 0.0416,
-    "EBS gp3, a GB a month": 0.08,
-    "load balancer, an hour": 0.0225,
-    "load balancer capacity unit, an hour": 0.006,
-    "public IPv4 address, an hour": 0.005,
-    "interface endpoint in one zone, an hour": 0.01,
-    "KMS key, a month": 1.0,
-    "KMS, 10,000 requests": 0.03,
-    "S3, a GB a month": 0.023,
-    "S3, 1,000 writes": 0.005,
-    "log, a GB taken in": 0.50,
-    "alarm, a month": 0.10,
-    "own metric, a month": 0.30,
-    "SageMaker ml.m5.large, an hour": 0.115,
-    "traffic out, a GB": 0.09,
-}
-ENDPOINTS, ZONES, KEYS, ALARMS, DISK_GB = 7, 2, 6, 5, 50
-METRICS, METRICS_A_STUDY = 7, 4
+from pydantic import Field, StringConstraints
+
+from flo.documents.document import Document, read_settings
+from flo.errors import UsageError
+
+HOURS = 730.0  # a month
+PRICES = Path(__file__).parent / "prices.toml"
+ENDPOINTS, KEYS, ALARMS, DISK_GB = 7, 6, 5, 50  # of the template
+_BALANCER_ZONES = 2
+_METRICS, _METRICS_A_STUDY = 7, 4
+_START_HOURS = 0.15  # of a job, before its first round
+
+_Price = Annotated[float, Field(ge=0, le=10_000)]
+_Short = Annotated[str, StringConstraints(min_length=1, max_length=40)]
+_Prices = Annotated[dict[_Short, _Price], Field(min_length=1, max_length=200)]
+
+
+class Items(Document):
+    """Prices that do not depend on a machine's type; the unit is in each name."""
+
+    disk_gb_month: _Price
+    balancer_hour: _Price
+    balancer_unit_hour: _Price
+    address_hour: _Price
+    endpoint_hour: _Price
+    key_month: _Price
+    key_requests_10000: _Price
+    stored_gb_month: _Price
+    writes_1000: _Price
+    log_gb: _Price
+    alarm_month: _Price
+    metric_month: _Price
+    traffic_out_gb: _Price
+
+
+class PriceTable(Document):
+    """``as_of``: month of the prices. ``machine_hour``, ``job_hour``: by type of machine."""
+
+    schema_version: Literal[1]
+    as_of: Annotated[str, StringConstraints(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$")]
+    region: _Short
+    currency: _Short
+    machine_hour: _Prices
+    job_hour: _Prices
+    items: Items
+
+    @staticmethod
+    def read(path: Path = PRICES) -> PriceTable:
+        """Read a table. Raises UsageError naming the file and what is wrong."""
+        return read_settings(PriceTable, path)
 
 
 @dataclass(frozen=True)
@@ -41,25 +74,57 @@ class Use:
     seconds: float = 3.0
 
 
-def monthly(use: Use) -> dict[str, float]:
-    """Return dollars per month, by item."""
-    p = PRICES
+@dataclass(frozen=True)
+class Setup:
+    """How the stack is deployed.
+
+    ``endpoint_zones``: 1 or 2. ``hours``: awake in a month, 0 to 730. ``wakings``: how often it is
+    woken in a month; 0 if it is never put to sleep.
+    """
+
+    machine: str = "t3.medium"
+    job: str = "ml.m5.large"
+    endpoint_zones: int = 1
+    hours: float = HOURS
+    wakings: float = 0.0
+
+
+ALWAYS_ON = Setup(endpoint_zones=2)  # what bills are compared with: FLO before it could sleep
+
+
+def bill(use: Use, setup: Setup, prices: PriceTable) -> dict[str, float]:
+    """Return the cost of a month by item, in the table's currency.
+
+    Raises:
+        UsageError: the table has no price for a type of machine.
+    """
+    p = prices.items
+    machine = _of(prices.machine_hour, setup.machine, "machine_hour")
+    job = _of(prices.job_hour, setup.job, "job_hour")
     rounds = use.studies * use.rounds
-    job_hours = use.studies * (use.rounds * use.seconds / 3600 + 0.15)  # start-up of each job
-    out_gb = rounds * use.hospitals * use.model_mb / 1000
     writes = rounds * 3
-    balancer = p["load balancer, an hour"] + p["load balancer capacity unit, an hour"]
-    endpoint = p["interface endpoint in one zone, an hour"]
+    balancer = p.balancer_hour + p.balancer_unit_hour + _BALANCER_ZONES * p.address_hour
+    endpoint_hours = min(setup.hours + setup.wakings, HOURS)
     return {
-        "machine": HOURS * p["EC2 t3.medium, an hour"] + DISK_GB * p["EBS gp3, a GB a month"],
-        "load balancer": HOURS * (balancer + ZONES * p["public IPv4 address, an hour"]),
-        "private endpoints": HOURS * ENDPOINTS * ZONES * endpoint,
-        "keys": KEYS * p["KMS key, a month"] + writes / 10_000 * p["KMS, 10,000 requests"],
-        "storage": (rounds * 3 * use.model_mb / 1000) * p["S3, a GB a month"]
-        + writes / 1000 * p["S3, 1,000 writes"],
-        "logs and alarms": p["log, a GB taken in"]
-        + ALARMS * p["alarm, a month"]
-        + (METRICS + METRICS_A_STUDY * use.studies) * p["own metric, a month"],
-        "training jobs": job_hours * p["SageMaker ml.m5.large, an hour"],
-        "traffic to hospitals": out_gb * p["traffic out, a GB"],
+        "machine": setup.hours * machine,
+        "disk": DISK_GB * p.disk_gb_month,
+        "load balancer": HOURS * balancer,
+        "private endpoints": endpoint_hours * ENDPOINTS * setup.endpoint_zones * p.endpoint_hour,
+        "keys": KEYS * p.key_month + writes / 10_000 * p.key_requests_10000,
+        "storage": (rounds * 3 * use.model_mb / 1000) * p.stored_gb_month
+        + writes / 1000 * p.writes_1000,
+        "logs and alarms": p.log_gb
+        + ALARMS * p.alarm_month
+        + (_METRICS + _METRICS_A_STUDY * use.studies) * p.metric_month,
+        "training jobs": use.studies * (use.rounds * use.seconds / 3600 + _START_HOURS) * job,
+        "traffic to hospitals": rounds * use.hospitals * use.model_mb / 1000 * p.traffic_out_gb,
     }
+
+
+def _of(prices: dict[str, float], kind: str, table: str) -> float:
+    if kind not in prices:
+        raise UsageError(
+            f"the price table has no {kind} in [{table}]; it has {', '.join(sorted(prices))}",
+            hint="choose one of these, or give a table that has it: --prices FILE",
+        )
+    return prices[kind]

@@ -1,6 +1,6 @@
 """One CloudFormation stack: plan changes, apply them, report its status, delete it.
 
-The template is ``flo.yaml`` in this folder, sent unchanged.
+The template is ``flo.yaml`` in this folder, sent unchanged. ``sleeping`` puts the stack to sleep.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ from flo.infra.aws.clients import client, code_of, translate_errors
 
 TEMPLATE = Path(__file__).parent / "flo.yaml"
 _LOOK_SECONDS, _MOST_SECONDS = 3.0, 3600.0
+# Parameters that a deployment leaves as they are, unless it is given them.
+_LEFT = (
+    *("CoordinatorInstanceType", "EndpointZones", "Awake", "WakeAt", "SleepAt", "CalendarZone"),
+    *("LogDays", "AuditYears"),
+)
 _SETTINGS = {  # output of the template -> name in [aws] of coordinator.toml
     "Region": "region",
     "Bucket": "bucket",
@@ -61,10 +66,13 @@ class Stack:
 
     def outputs(self) -> dict[str, str]:
         """Return the outputs. Raises UsageError if there is no such stack."""
-        found = self._described()
-        if found is None:
-            raise UsageError(f"no stack {self.name} in {self.region}", hint="flo aws deploy")
-        return {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])}
+        found = self._existing().get("Outputs", [])
+        return {item["OutputKey"]: item["OutputValue"] for item in found}
+
+    def parameters(self) -> dict[str, str]:
+        """Return the values of the template's parameters. Raises UsageError as ``outputs``."""
+        found = self._existing()
+        return {item["ParameterKey"]: item["ParameterValue"] for item in found["Parameters"]}
 
     def plan(self, parameters: dict[str, str]) -> list[Change]:
         """Return what a deployment would change, without changing it.
@@ -107,19 +115,30 @@ class Stack:
         """
         before, began = self.status(), time.time()
         request = self._request(parameters)
-        from botocore.exceptions import ClientError
-
-        with translate_errors(f"deploying {self.name}"):
-            if before in (None, "REVIEW_IN_PROGRESS"):
+        if before in (None, "REVIEW_IN_PROGRESS"):
+            with translate_errors(f"deploying {self.name}"):
                 self._formation.create_stack(**request, OnFailure="ROLLBACK")
-            else:
-                try:
-                    self._formation.update_stack(**request)
-                except ClientError as error:  # CloudFormation has no error code for this
-                    if "No updates are to be performed" in str(error):
-                        return
-                    raise
+        elif not self._updates(request):
+            return
         self._follow(began, show)
+
+    def change(self, parameters: dict[str, str], show: Callable[[StackEvent], None]) -> None:
+        """Give the deployed template these values; call ``show`` with each step.
+
+        An update under way, such as the calendar's, is waited for.
+
+        Raises:
+            UsageError: there is no such stack, or AWS refuses a value. FloError: it was rolled
+            back.
+        """
+        known = self.parameters()
+        if str(self.status()).endswith("_IN_PROGRESS"):
+            self._follow(time.time(), lambda _: None)
+        began, request = time.time(), self._request(known | parameters)
+        del request["TemplateBody"]
+        request["UsePreviousTemplate"] = True
+        if self._updates(request):
+            self._follow(began, show)
 
     def destroy(self, show: Callable[[StackEvent], None]) -> None:
         """Delete the stack; buckets, keys, logs, images and the disk remain.
@@ -136,17 +155,39 @@ class Stack:
 
     # -- inside ----------------------------------------------------------------------------------
 
+    def _updates(self, request: dict[str, Any]) -> bool:
+        """Ask for an update; return False if there is nothing to change."""
+        from botocore.exceptions import ClientError
+
+        with translate_errors(f"updating {self.name}"):
+            try:
+                self._formation.update_stack(**request)
+            except ClientError as error:  # CloudFormation has no error code for this
+                if "No updates are to be performed" in str(error):
+                    return False
+                raise
+        return True
+
     def _request(self, parameters: dict[str, str]) -> dict[str, Any]:
+        found = self._described() or {}
+        known = {one["ParameterKey"]: one["ParameterValue"] for one in found.get("Parameters", [])}
+        left = {name: known[name] for name in _LEFT if name in known}
         return {
             "StackName": self.name,
             "TemplateBody": TEMPLATE.read_text(encoding="utf-8"),
             "Parameters": [
                 {"ParameterKey": name, "ParameterValue": value}
-                for name, value in sorted(parameters.items())
+                for name, value in sorted((left | parameters).items())
             ],
             "Capabilities": ["CAPABILITY_IAM"],
             "Tags": [{"Key": "flo", "Value": self.name}],
         }
+
+    def _existing(self) -> dict[str, Any]:
+        found = self._described()
+        if found is None:
+            raise UsageError(f"no stack {self.name} in {self.region}", hint="flo aws deploy")
+        return found
 
     def _described(self) -> dict[str, Any] | None:
         from botocore.exceptions import ClientError
@@ -217,7 +258,8 @@ class Stack:
 
 
 def settings(outputs: dict[str, str]) -> dict[str, Any]:
-    """Return ``[aws]`` of coordinator.toml as far as the stack knows it: all but ``image``."""
+    """Return ``[aws]`` of coordinator.toml as far as the outputs know it: all but ``image`` and
+    ``stack``."""
     found: dict[str, Any] = {name: outputs[output] for output, name in _SETTINGS.items()}
     found["subnets"] = outputs["Subnets"].split(",")
     found["security_groups"] = outputs["SecurityGroups"].split(",")

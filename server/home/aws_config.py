@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from flo.documents.aws_names import Bucket, Id, Image, Instance, Region, Role
+from flo.documents.aws_names import Bucket, Id, Image, Instance, Region, Role, StackName
 from flo.documents.document import Document
 from flo.keys.keystore import KmsKey
 
@@ -18,11 +18,13 @@ class AwsConfig(Document):
     """``role``: of a job. ``image``: the aggregator's container image, preferably by digest.
     ``serving_image``: the image with which a registered model can answer.
 
+    ``stack``: the CloudFormation stack, so that an access file can name what to wake.
     ``audit_bucket``: receives copies of the audit log, encrypted under ``audit_key`` and under
     Object Lock for ``audit_years``.
     """
 
     region: Region
+    stack: StackName | None = None
     bucket: Bucket
     artifacts_key: KmsKey
     launch_key: KmsKey

@@ -10,6 +10,7 @@ import httpx
 from pydantic import Field, StringConstraints
 
 from flo.audit.chain import MAX_EXPORT_BYTES
+from flo.documents.aws_names import Region, StackName
 from flo.documents.document import Document, read_json
 from flo.errors import EXIT_USAGE, FloError, MessageError, NetworkError, TrustError, UsageError
 from flo.protocol.https import Connection, ErrorReply, trusting
@@ -20,13 +21,21 @@ _LIMIT, _OWN_SECONDS = 1 << 20, 900
 _ASK_AGAIN = "ask the owner of the coordinator's folder for a new one: flo coordinator token NAME"
 
 
+class StackPlace(Document):
+    """The stack in which a coordinator may be asleep."""
+
+    name: StackName
+    region: Region
+
+
 class Access(Document):
-    """Access file, as ``flo coordinator token`` writes it."""
+    """Access file, as ``flo coordinator token`` writes it. ``stack``: None outside AWS."""
 
     schema_version: Literal[1] = 1
     url: Annotated[str, Field(pattern=r"^https://[^/\s]{1,253}$")]
     ca: Annotated[str, StringConstraints(max_length=8192)]
     token: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._=-]{1,2048}$")]
+    stack: StackPlace | None = None
 
 
 def read_access(place: Path) -> Access:
@@ -70,6 +79,7 @@ class Operator(Connection):
             super().__init__(self._access.url, context, limit=MAX_EXPORT_BYTES)
         except (TrustError, UsageError) as error:
             raise UsageError(f"{place} is not an access file", hint=_ASK_AGAIN) from error
+        self.stack = self._access.stack
         self._token = self._access.token
         self._good_until = float("inf") if self._home is None else 0.0
 
@@ -86,9 +96,11 @@ class Operator(Connection):
         try:
             response = self.http.request(method, f"/v1/flo/{path}", content=body, headers=headers)
         except httpx.RequestError as error:
-            raise NetworkError(
-                f"no coordinator answers at {self.url}", hint="start it: flo coordinator serve"
-            ) from error
+            hint = "start it: flo coordinator serve"
+            if self.stack is not None:
+                hint = f"it may sleep: flo aws wake --name {self.stack.name} --region "
+                hint += self.stack.region
+            raise NetworkError(f"no coordinator answers at {self.url}", hint=hint) from error
         if response.status_code != 200:
             raise self._refused(ErrorReply.of(response))
         return response

@@ -197,7 +197,7 @@ def token(
     """Write an access file with a signed, short-lived token; use it as --home of other commands."""
     from typing import get_args
 
-    from flo.cli.coordinator.operator import Access, issue_recorded
+    from flo.cli.coordinator.operator import Access, StackPlace, issue_recorded
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
     from flo.server.home.coordinator_home import CoordinatorHome
@@ -214,7 +214,13 @@ def token(
     if not path.parent.is_dir():
         raise UsageError(f"--out: the folder {path.parent} does not exist")
     text, _ = issue_recorded(opened, name, role, round(hours * 3600))  # type: ignore[arg-type]
-    access = Access(url=opened.read_private_url(), ca=opened.ca_path.read_text(), token=text)
+    aws = opened.read_config().aws
+    access = Access(
+        url=opened.read_private_url(),
+        ca=opened.ca_path.read_text(),
+        token=text,
+        stack=StackPlace(name=aws.stack, region=aws.region) if aws and aws.stack else None,
+    )
     write_private(path, access.to_bytes())
     may = [action for (who, action), yes in ALLOWED.items() if who == role and yes]
     say(f"{path}: {name} may {', '.join(may)}")

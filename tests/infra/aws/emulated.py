@@ -51,10 +51,31 @@ class Aws:
         return name
 
 
+def _update(resources: Any, template: dict[str, Any], parameters: Any = None) -> None:
+    """An update of parameters: private endpoints come and go by their condition.
+
+    moto looks at no condition in an update, and loses what refers to a changed parameter.
+    """
+    if parameters:
+        resources.input_parameters = parameters
+    resources.load_parameters()
+    resources.load_conditions()
+    for name, kept in template["Resources"].items():
+        if kept["Type"] == "AWS::EC2::VPCEndpoint" and "Condition" in kept:
+            there = resources.lazy_condition_map[kept["Condition"]]
+            endpoint = resources._parsed_resources.pop(name, None)
+            if endpoint is not None:
+                endpoint.ec2_backend.delete_vpc_endpoints([endpoint.id])
+            _ = there and resources[name]
+
+
 def _mend_moto() -> None:
     """Where moto does something else than AWS, in this process only."""
+    from moto.cloudformation.parsing import ResourceMap
     from moto.elbv2.models import ELBv2Backend
     from moto.kms.utils import ECDSAPrivateKey
+
+    setattr(ResourceMap, "update", _update)  # noqa: B010
 
     def sign(key: Any, message: bytes, signing_algorithm: str) -> bytes:
         """A digest is signed as it is; moto takes every message for a raw one."""

@@ -2,8 +2,8 @@
 
 Source: the IAM user guide, "Policy evaluation logic". Within one account: an explicit Deny wins;
 then an Allow of the role's own policy is enough, but for KMS keys, whose key policy must allow it
-too (here none delegates use to the account). Condition operators that this template does not use
-are an error, never a yes.
+too: to the role, or to the account, which leaves it to the role's own policy. Condition operators
+that this template does not use are an error, never a yes.
 """
 
 from __future__ import annotations
@@ -43,12 +43,14 @@ class Template:
         own = self._statements_of_role(role)
         others = self._statements_of_resource(asked.resource)
         for_role = [s for s in others if _names(_resolved(s.get("Principal")), f"arn:{role}")]
+        for_account = [s for s in others if "root" in str(s.get("Principal"))]
         if any(s["Effect"] == "Deny" and _matches(s, asked) for s in own + for_role):
             return False
         by_role = any(s["Effect"] == "Allow" and _matches(s, asked) for s in own)
         if asked.action.startswith("kms:"):
             return by_role and any(
-                s["Effect"] == "Allow" and _matches({**s, "Resource": "*"}, asked) for s in for_role
+                s["Effect"] == "Allow" and _matches({**s, "Resource": "*"}, asked)
+                for s in for_role + for_account
             )
         return by_role
 
@@ -56,9 +58,11 @@ class Template:
         found = []
         for resource in self._resources.values():
             properties = resource.get("Properties", {})
-            if resource["Type"] == "AWS::IAM::RolePolicy" and properties["RoleName"] == {
-                "Ref": role
-            }:
+            roles = {
+                "AWS::IAM::RolePolicy": [properties.get("RoleName")],
+                "AWS::IAM::ManagedPolicy": properties.get("Roles", []),
+            }
+            if {"Ref": role} in roles.get(resource["Type"], []):
                 found += properties["PolicyDocument"]["Statement"]
         return found
 

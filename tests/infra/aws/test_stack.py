@@ -9,12 +9,10 @@ import pytest
 
 from flo.errors import FloError, NetworkError
 from flo.infra.aws import stack
-from flo.infra.aws.costs import Use, monthly
 from flo.infra.aws.stack import TEMPLATE, Stack, settings
 from flo.server.home.aws_config import AwsConfig
 from tests.commands import flo_process
 from tests.infra.aws.emulated import REGION, Aws
-from tests.paths import ROOT
 
 MORE = ("--image", "ami-12c6146b", "--region", REGION)
 S3_LIST = f"com.amazonaws.{REGION}.s3"
@@ -148,20 +146,3 @@ def test_without_a_yes_nothing_is_deployed() -> None:
 
 def test_the_template_fits_into_one_request() -> None:
     assert len(TEMPLATE.read_bytes()) <= 51_200  # beyond that CloudFormation wants it in a bucket
-
-
-def test_costs_grow_with_hospitals_only_where_hospitals_matter() -> None:
-    few, many = monthly(Use(4)), monthly(Use(40))
-    assert {name for name in few if few[name] != many[name]} == {"traffic to hospitals"}
-    assert many["traffic to hospitals"] == pytest.approx(10 * few["traffic to hospitals"])
-
-
-def test_the_costs_in_the_docs_are_the_ones_of_the_price_table() -> None:
-    text = (ROOT / "docs" / "aws.md").read_text()
-    shown = text.partition("<!-- costs -->")[2].partition("<!-- /costs -->")[0].splitlines()[3:]
-    large = {"model_mb": 100, "seconds": 20}
-    uses = [Use(4), Use(40), Use(4, **large), Use(40, **large)]
-    for line in shown[:-1]:
-        name, *dollars = [cell.strip() for cell in line.strip("|").split("|")]
-        assert dollars == [f"{monthly(use)[name]:.2f}" for use in uses]
-    assert len(shown) - 1 == len(monthly(uses[0]))

@@ -171,6 +171,9 @@ BREAKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "people_show_a_second_factor": drop(
         "OperatorRole", P, "AssumeRolePolicyDocument", "Statement", 0, "Condition"
     ),
+    "only_the_accounts_calendar_wakes_it": drop(
+        "CalendarRole", P, "AssumeRolePolicyDocument", "Statement", 0, "Condition"
+    ),
     "logs_are_kept_and_encrypted": drop("CoordinatorLogs", P, "RetentionInDays"),
     "alarms_reach_someone": put("JobsFail", P, "AlarmActions", []),
 }
@@ -194,7 +197,11 @@ def test_a_template_that_breaks_a_promise_is_caught(loaded: dict[str, Any], rule
 
 # -- roles -----------------------------------------------------------------------------------------
 
-ROLES = ("CoordinatorRole", "AggregatorRole", "AuditorRole", "OperatorRole", "ReaderRole")
+ROLES = (
+    *("CoordinatorRole", "AggregatorRole", "AuditorRole", "OperatorRole", "ReaderRole"),
+    "CalendarRole",
+)
+SLEEPERS = {"OperatorRole", "CalendarRole"}
 STUDY = {"purpose": "launch", "study": "ab" * 32, "run": "run-1"}
 S3_ONLY = {"kms:ViaService": "s3.eu-central-1.amazonaws.com"}
 TLS = {"aws:SecureTransport": "true"}
@@ -210,6 +217,14 @@ def ours(key: str) -> dict[str, str]:
 
 JOB = "arn:aws:sagemaker:eu-central-1:123456789012:training-job/flo-run-1-1"
 STATE, COPY = "arn:ArtifactsBucket/studies/ab/runs/r/state-1", "arn:AuditBucket/2026/head"
+MACHINE = "arn:aws:ec2:eu-central-1:123456789012:instance/Coordinator"
+ENDPOINT = "arn:aws:ec2:eu-central-1:123456789012:vpc-endpoint/vpce-1"
+ALARM = "arn:aws:cloudwatch:eu-central-1:123456789012:alarm:AWS::StackName-CoordinatorAway-1"
+OPENS_A_DISK = {
+    "kms:GrantIsForAWSResource": "true",
+    "kms:ViaService": "ec2.eu-central-1.amazonaws.com",
+    "kms:CallerAccount": "123456789012",
+}
 PACKAGE = "arn:aws:sagemaker:eu-central-1:123456789012:model-package/flo-heart/1"
 INSIDE = {
     "sagemaker:VolumeKmsKey": "arn:ArtifactsKey",
@@ -307,6 +322,31 @@ MATRIX: list[tuple[Request, set[str]]] = [
         ),
         set(),
     ),
+    # sleeping and waking
+    (Request("ec2:StartInstances", MACHINE, {}), SLEEPERS),
+    (Request("ec2:StopInstances", MACHINE, {}), SLEEPERS),
+    (Request("ec2:StopInstances", MACHINE.replace("Coordinator", "i-other"), {}), set()),
+    (Request("ec2:RunInstances", MACHINE, {}), set()),
+    (Request("cloudformation:UpdateStack", "AWS::StackId", {}), SLEEPERS),
+    (Request("cloudformation:UpdateStack", "another stack", {}), set()),
+    (Request("cloudformation:DeleteStack", "AWS::StackId", {}), set()),
+    (Request("ec2:DeleteVpcEndpoints", ENDPOINT, {}), SLEEPERS),
+    (Request("ec2:CreateVpcEndpoint", ENDPOINT, {}), SLEEPERS),
+    (Request("ec2:ModifyVpcEndpoint", ENDPOINT, {}), set()),
+    (Request("cloudwatch:PutMetricAlarm", ALARM, {}), SLEEPERS),
+    (Request("cloudwatch:DeleteAlarms", ALARM, {}), set()),
+    (Request("kms:CreateGrant", "arn:MachineKey", OPENS_A_DISK), SLEEPERS),
+    (
+        Request(
+            "kms:CreateGrant",
+            "arn:MachineKey",
+            {**OPENS_A_DISK, "kms:GrantIsForAWSResource": "false"},
+        ),
+        set(),
+    ),
+    (Request("kms:Decrypt", "arn:MachineKey", OPENS_A_DISK), set()),
+    (Request("iam:PassRole", "arn:CalendarRole", {}), set()),
+    (Request("scheduler:UpdateSchedule", "anything", {}), set()),
     # nobody's business
     (Request("iam:CreateUser", "arn:anyone", {}), set()),
     (Request("ec2:TerminateInstances", "arn:Coordinator", {}), set()),

@@ -1,4 +1,4 @@
-"""``flo aws ...``"""
+"""``flo aws plan``, ``deploy``, ``status``, ``destroy``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flo.cli import results
+from flo.cli.aws import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import DryRun, Yes
 
@@ -23,6 +23,13 @@ Image = Annotated[
     str, typer.Option(help="Machine image (ami-...) of the coordinator, with FLO in it.")
 ]
 Address = Annotated[str, typer.Option(help="E-mail address that receives alarms.")]
+Machine = Annotated[
+    str | None, typer.Option(help="Type of the coordinator's machine; else as it is, or t3.medium.")
+]
+Zones = Annotated[
+    int | None,
+    typer.Option(min=1, max=2, help="Zones with private endpoints; else as they are, or 1."),
+]
 
 
 @command(app)
@@ -32,6 +39,8 @@ def plan(
     image: Image,
     region: RegionName,
     name: Name = "flo",
+    machine: Machine = None,
+    endpoint_zones: Zones = None,
     hospitals: Annotated[int, typer.Option(min=2, max=50, help="To estimate the cost.")] = 4,
 ) -> results.StackPlannedResult:
     """Show the changes that a deployment would make, and their cost, without making them."""
@@ -44,14 +53,14 @@ def plan(
 
     with working("asking AWS what would change"):
         stack = Stack(name, region)
-        changes = stack.plan(_parameters(region, networks, alarms, image))
+        changes = stack.plan(_parameters(region, networks, alarms, image, machine, endpoint_zones))
     table = Table("action", "what", "kind", "")
     for change in changes:
         replaced = "[bold red]replaces the existing one[/]" if change.replaced else ""
         table.add_row(change.action, change.name, change.type, replaced)
     console().print(table)
     say(f"{len(changes)} changes; nothing was changed")
-    dollars = _show_costs(hospitals)
+    dollars = _show_costs(hospitals, machine, endpoint_zones)
     say(f"next: flo aws deploy with the same options makes them in {region}")
     return results.StackPlannedResult([asdict(change) for change in changes], dollars)
 
@@ -63,6 +72,8 @@ def deploy(
     image: Image,
     region: RegionName,
     name: Name = "flo",
+    machine: Machine = None,
+    endpoint_zones: Zones = None,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> results.StackStateResult:
@@ -73,7 +84,7 @@ def deploy(
 
     if dry_run:
         stack = Stack(name, region)
-        changes = stack.plan(_parameters(region, networks, alarms, image))
+        changes = stack.plan(_parameters(region, networks, alarms, image, machine, endpoint_zones))
         for change in changes:
             say(f"{change.action} {change.name} ({change.type})")
         say(f"{len(changes)} changes; nothing was changed. `flo aws plan` has the costs")
@@ -81,18 +92,21 @@ def deploy(
     if not confirmed(f"Create or update stack {name} in {region}? It costs money.", yes):
         raise RefusedError("nothing was changed", hint="`flo aws plan` shows the changes and costs")
     stack = Stack(name, region)
-    stack.deploy(_parameters(region, networks, alarms, image), _show_step)
+    asked = _parameters(region, networks, alarms, image, machine, endpoint_zones)
+    stack.deploy(asked, show_step)
     state, outputs = stack.status() or "gone", stack.outputs()
     say(f"{name} is {state}")
-    _show_settings(outputs)
+    _show_settings(name, outputs)
     return results.StackStateResult(name, state, outputs)
 
 
 @command(app)
 def status(region: RegionName, name: Name = "flo") -> results.StackStateResult:
-    """Show the status of the stack, and its settings for coordinator.toml."""
+    """Show the status of the stack, whether it is awake, and its settings for coordinator.toml."""
+    from flo.cli.aws.sleeping import show_power
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
+    from flo.infra.aws.sleeping import power
     from flo.infra.aws.stack import Stack
 
     stack = Stack(name, region)
@@ -101,9 +115,13 @@ def status(region: RegionName, name: Name = "flo") -> results.StackStateResult:
         raise UsageError(f"no stack {name} in {region}", hint="create it: flo aws deploy")
     say(f"{name} is {found}")
     outputs = stack.outputs()
-    if outputs:
-        _show_settings(outputs)
-    return results.StackStateResult(name, found, outputs)
+    if "Targets" not in outputs:  # being made, or of an earlier FLO
+        return results.StackStateResult(name, found, outputs)
+    state = power(stack)
+    show_power(name, state)
+    _show_settings(name, outputs)
+    calendar = str(state.calendar) if state.calendar else None
+    return results.StackStateResult(name, found, outputs, state.awake, state.answers, calendar)
 
 
 @command(app)
@@ -121,12 +139,14 @@ def destroy(
         return results.StackStateResult(name, found, {})
     if not confirmed(f"Delete stack {name} in {region}? Hospitals lose their coordinator.", yes):
         raise RefusedError("nothing was changed", hint="--yes deletes it without asking")
-    Stack(name, region).destroy(_show_step)
+    Stack(name, region).destroy(show_step)
     say(f"{name} is deleted; buckets, keys, logs, images and the disk remain and cost money")
     return results.StackStateResult(name, "gone", {})
 
 
-def _parameters(region: str, networks: str, alarms: str, image: str) -> dict[str, str]:
+def _parameters(
+    region: str, networks: str, alarms: str, image: str, machine: str | None, zones: int | None
+) -> dict[str, str]:
     """Return the template's parameters, with AWS's prefix list of S3 in this region."""
     from flo.errors import UsageError
     from flo.infra.aws.clients import client, translate_errors
@@ -138,29 +158,32 @@ def _parameters(region: str, networks: str, alarms: str, image: str) -> dict[str
     own = [item for item in found if item["PrefixListName"] == f"com.amazonaws.{region}.s3"]
     if not own:
         raise UsageError(f"AWS has no prefix list of S3 in {region}", hint="check --region")
+    chosen = {"CoordinatorInstanceType": machine, "EndpointZones": zones}
     return {
         "HospitalNetworks": networks,
         "S3PrefixList": own[0]["PrefixListId"],
         "AlarmAddress": alarms,
         "CoordinatorImage": image,
+        **{name: str(value) for name, value in chosen.items() if value is not None},
     }
 
 
-def _show_step(event: StackEvent) -> None:
+def show_step(event: StackEvent) -> None:
+    """Show one step of a deployment."""
     from flo.cli.terminal.output import plain, say
 
     why = f": {event.why}" if event.why else ""
     say(plain(f"{event.status.lower().replace('_', ' ')}  {event.name}{why}"))
 
 
-def _show_settings(outputs: dict[str, str]) -> None:
+def _show_settings(name: str, outputs: dict[str, str]) -> None:
     import tomli_w
 
     from flo.cli.terminal.output import console, plain
     from flo.infra.aws.stack import settings
 
     image = f"{outputs['Repository']}@sha256:..."
-    text = tomli_w.dumps({"aws": {**settings(outputs), "image": image}})
+    text = tomli_w.dumps({"aws": {**settings(outputs), "stack": name, "image": image}})
     console().print(f"\nhospitals dial {outputs['Address']}; add to coordinator.toml:\n")
     console().print(plain(text), soft_wrap=True)
     console().print(
@@ -170,21 +193,12 @@ def _show_settings(outputs: dict[str, str]) -> None:
     )
 
 
-def _show_costs(hospitals: int) -> dict[str, float]:
-    from rich.table import Table
+def _show_costs(hospitals: int, machine: str | None, zones: int | None) -> dict[str, float]:
+    from flo.cli.aws.sleeping import show_bills
+    from flo.infra.aws.costs import PriceTable, Setup, Use, bill
 
-    from flo.cli.terminal.output import console, say
-    from flo.infra.aws.costs import Use, monthly
-
-    use = Use(hospitals)
-    table = Table("per month, about", "US dollars", title=f"{hospitals} hospitals")
-    found = monthly(use)
-    for what, dollars in found.items():
-        table.add_row(what, f"{dollars:.2f}")
-    table.add_row("[bold]total[/]", f"[bold]{sum(found.values()):.2f}[/]")
-    console().print(table)
-    say(
-        f"{use.studies} studies of {use.rounds} rounds, models of {use.model_mb:g} MB; list prices "
-        "of us-east-1 as of November 2026, not read from AWS (docs/aws.md)"
-    )
+    use, prices = Use(hospitals), PriceTable.read()
+    setup = Setup(machine or Setup.machine, endpoint_zones=zones or Setup.endpoint_zones)
+    found = bill(use, setup, prices)
+    show_bills({"awake all the time": found}, use, prices)
     return found

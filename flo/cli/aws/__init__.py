@@ -1,0 +1,8 @@
+"""`flo aws`: a coordinator in an AWS account, awake only when it is needed."""
+
+from __future__ import annotations
+
+from flo.cli.aws import sleeping, stack
+
+PARTS = (stack.app, sleeping.app)
+"""In the order of ``flo aws --help``."""
