@@ -38,6 +38,8 @@ _NETWORKS = [("heart", 0.9, [16]), ("support2", 0.5, [64]), ("nass", 0.5, [16])]
 _REDRAWS_OF_NETWORKS, _LATER = 15, 5
 _REDRAWS, _QUICK_REDRAWS, _PATIENTS, _TOP = 50, 5, 300, 5
 _ROOM, _FEW_TOP, _MANY_TOP = 0.1, 1.0, 0.3  # 3.5 standard errors of 5 and of 50 redraws
+# One redraw in 40 shows 4 % of wrong changes and the others none: sd .005 (80 redraws of heart).
+_WRONG, _FEW_WRONG = 0.01, 0.01
 _DEVIATIONS = (0.7, 1.5)  # stated by true
 _EXACT = 0.9  # of a deletion curve with the true average
 
@@ -74,17 +76,18 @@ def _of_set(name: str, epsilon: float, quick: bool) -> Iterator[Row]:
     title = f"{what}: median correlation of a patient's reasons"
     yield Row(title, float(np.mean(alike)), redraws, seconds, least - room)
     shown, wrong = _signs(told, truths)
-    most = 0.01 if promised else 1.0
+    wrong_at_most = _WRONG + (_FEW_WRONG if quick else 0.0)
+    most = wrong_at_most if promised else 1.0
     title = f"{what}: shown signs that are wrong, beside an ordinary regression"
     yield Row(title, wrong, shown, seconds, most=most)
     shown, wrong = _signs(told, [_truth(models[0], mean, held, average)] * redraws)
     title = f"{what}: shown signs that are wrong, beside training without noise"
-    yield Row(title, wrong, shown, seconds, most=0.01)
+    yield Row(title, wrong, shown, seconds, most=wrong_at_most)
     with_reasons = np.mean([bool(one.reasons(i)) for one in told for i in range(len(held))])
     yield Row(f"{what}: patients with reasons", float(with_reasons), redraws, seconds)
     for beside, weights, limit in (
         ("an ordinary regression", ordinary, most),
-        ("training without noise", mean, 0.01),
+        ("training without noise", mean, wrong_at_most),
     ):
         shown, wrong = _changes(models, weights, held)
         title = f"{what}: shown changes that raise the risk, beside {beside}"
@@ -123,7 +126,7 @@ def _of_network(name: str, epsilon: float, hidden: list[int]) -> Iterator[Row]:
         shown, wrong = _signs(told, [true] * many)
         bent = name == "nass" and true is truth  # clipping bends it away where the outcome is rare
         title = f"{what}: shown signs that are wrong, beside {beside}"
-        yield Row(title, wrong, shown, seconds, most=1.0 if bent else 0.01)
+        yield Row(title, wrong, shown, seconds, most=1.0 if bent else _WRONG)
     with_reasons = np.mean([bool(one.reasons(i)) for one in told for i in range(len(held))])
     yield Row(f"{what}: patients with reasons", float(with_reasons), many, seconds)
     title = f"{what}: stated deviation of log odds by that of the redrawn models"
