@@ -3,12 +3,14 @@
 Part of the adapter to Flower, with ``superlink`` and ``grid``. Flower binds a task's token to its
 run, but lets the task see every node and send any message to any of them; a hospital acts on a
 message's header. So for a lent run each uploaded object must be part of a request of that study and
-run, and each message must go to a hospital of that study.
+run, and each message must go to a hospital of that study. A job may have few requests waiting, so
+that no job fills the coordinator's memory.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,7 @@ from flo.errors import FloError, MessageError
 from flo.protocol.messages import request_header_of
 from flo.server.flower.grid import body_of
 
+MOST_WAITING = 8  # requests of a job to one hospital; a round needs one, and one after each retry
 _STRUCTURE = ("Message", "RecordDict")  # these contain only names of objects
 
 RUNTIME_CALLS = frozenset(
@@ -104,10 +107,20 @@ class ScopedHandlers(Handlers):
         return GetNodesResponse(nodes=[node for node in found.nodes if node.node_id in ours])
 
     def push_messages(self, request: Any, state: Any, task: Any) -> Any:
-        """Push messages; refuse all of them if one goes to another study's hospital."""
+        """Push messages; refuse all of them if one goes to another study's hospital, or would be
+        one too many that waits for the same hospital's answer.
+        """
         ours = set(self._loan.nodes())
-        if not {m.metadata.dst_node_id for m in request.messages_list} <= ours:
+        sent = Counter(message.metadata.dst_node_id for message in request.messages_list)
+        if not set(sent) <= ours:
             raise _refused("this message is to a hospital of another study")
+        sent.update(
+            message.metadata.dst_node_id
+            for message in list(state.message_ins_store.values())
+            if message.metadata.run_id == task.run_id
+        )
+        if max(sent.values(), default=0) > MOST_WAITING:
+            raise _refused(f"more than {MOST_WAITING} requests to one hospital would wait")
         return self._handlers.push_messages(request, state, task)
 
     def push_object(self, request: Any, state: Any, task: Any) -> Any:

@@ -1,4 +1,6 @@
-"""Runs in remote jobs: a job is started, gets its run on loan, and is replaced if it ends early.
+"""Runs in remote jobs: a job is begun, gets its run on loan, and is replaced if it ends early.
+
+A service may take minutes to answer, so each job is begun in a thread of its own.
 
 A job authenticates with its own secret to get its run's ServerApp, and with a token to report on
 its run. The secret is derived from this coordinator's keys and the token is signed by them, so a
@@ -9,6 +11,7 @@ job survives a restart of the coordinator. The service that begins and observes 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -63,13 +66,28 @@ class Aggregators(Protocol):
     """Longest lifetime of a job; seconds."""
 
     def begin(self, access: JobAccess) -> None:
-        """Begin the job that ``access`` names. Raises FloError."""
+        """Begin the job that ``access`` names; called in any thread. Raises FloError."""
 
     def state(self, job: str) -> JobState:
         """Return a job's state. Raises FloError; NetworkError if the service does not answer."""
 
     def artifacts(self, study: str) -> ArtifactStore:
         """Return the store of the study's states and models."""
+
+
+class _Beginning(threading.Thread):
+    """A job that is being begun. ``failed``: why it could not be; None so far, or if it was."""
+
+    def __init__(self, aggregators: Aggregators, access: JobAccess) -> None:
+        super().__init__(name=f"beginning {access.job}", daemon=True)
+        self.failed: Exception | None = None
+        self._aggregators, self._access = aggregators, access
+
+    def run(self) -> None:
+        try:
+            self._aggregators.begin(self._access)
+        except Exception as error:  # noqa: BLE001 - ``Jobs.begun`` raises it in the watcher's thread
+            self.failed = error
 
 
 class Jobs:
@@ -91,6 +109,7 @@ class Jobs:
         self._lent: dict[str, LeasedRun] = {}
         self.ready = False  # whether the runs under way have been resumed after a start
         self._states: dict[str, tuple[float, JobState]] = {}
+        self._beginning: dict[str, _Beginning] = {}
 
     @property
     def app(self) -> str:
@@ -119,8 +138,7 @@ class Jobs:
     def carry_out(self, run: str, study: str, flower_run: int) -> None:
         """Lend Flower's run to the run's last job; begin a new job if there is none or it is over.
 
-        Raises:
-            FloError: the job could not be begun.
+        ``begun`` tells whether it was begun. Raises FloError if the job's keys cannot be made.
         """
         job = self._store.last_job(run)
         begun = job is not None and self._may_go_on(job)
@@ -133,18 +151,35 @@ class Jobs:
         if begun:
             return
         token, _ = issue(self._home.open_identity(), job, "launch", self._elsewhere.token_seconds)
-        self._elsewhere.begin(
-            JobAccess(
-                url=self._home.read_private_url(),
-                ca=self._home.ca_path.read_text(),
-                job=job,
-                run=run,
-                study=study,
-                token=token,
-            )
+        access = JobAccess(
+            url=self._home.read_private_url(),
+            ca=self._home.ca_path.read_text(),
+            job=job,
+            run=run,
+            study=study,
+            token=token,
         )
+        self._beginning[job] = _Beginning(self._elsewhere, access)
+        self._beginning[job].start()
+
+    def begun(self, run: str, study: str) -> bool:
+        """Return whether the run's last job has been begun: False if it has none, or not yet.
+
+        Raises:
+            FloError: it could not be begun.
+        """
+        job = self._store.last_job(run)
+        beginning = self._beginning.get(job or "")
+        if job is None or beginning is None:
+            return job is not None
+        if beginning.is_alive():
+            return False
+        del self._beginning[job]
+        if beginning.failed is not None:
+            raise beginning.failed
         self._states[job] = (time.monotonic(), JobState(over=False))
         self._store.add_event(study, "job-begun", job=job)
+        return True
 
     def open(self, job: str) -> JobKeys:
         """Return a job's keys, once: a launch document that is found later gives no access.
@@ -166,6 +201,8 @@ class Jobs:
 
     def _may_go_on(self, job: str) -> bool:
         """Return whether a job is not known to be over; a job that is cut off ends by a timeout."""
+        if job in self._beginning:
+            return True
         try:
             return not self._state(job).over
         except NetworkError:
@@ -179,7 +216,7 @@ class Jobs:
     def why_over(self, run: str) -> str | None:
         """Return why the run's job is over; None if it is not, or if its state is not known."""
         job = self._store.last_job(run)
-        if job is None:
+        if job is None or job in self._beginning:
             return None
         try:
             state = self._state(job)

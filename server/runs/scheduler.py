@@ -197,6 +197,12 @@ class Runs:
                 self._jobs.forget(running.run)
                 del self._running[study]
                 continue
+            try:
+                self._jobs.begun(running.run, study)
+            except FloError as error:
+                log.exception("a job could not be begun")
+                self._give_up(running.run, study, f"a job could not be started: {error}")
+                continue
             over = self._jobs.why_over(running.run)
             if over is not None:
                 self._store.add_event(study, "job-over", run=running.run, why=over)

@@ -13,7 +13,12 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.supercore.error import FlowerError
 
 from flo.protocol.messages import Request
-from flo.server.flower.scoped_runtime import RUNTIME_CALLS, RuntimeScope, ScopedHandlers
+from flo.server.flower.scoped_runtime import (
+    MOST_WAITING,
+    RUNTIME_CALLS,
+    RuntimeScope,
+    ScopedHandlers,
+)
 from flo.server.flower.superlink import SuperLink
 from flo.server.rounds.state import NO_WEIGHTS, RunState, request_header
 from tests.builders import small_study
@@ -77,18 +82,42 @@ def handlers() -> ScopedHandlers:
     return ScopedHandlers(Flower(), lambda run: True, threading.Lock(), LOAN)
 
 
+TASK = SimpleNamespace(run_id=7)
+
+
+def messages(*nodes: int, run: int = 7) -> list[Any]:
+    return [
+        SimpleNamespace(metadata=SimpleNamespace(dst_node_id=node, run_id=run)) for node in nodes
+    ]
+
+
 def messages_to(*nodes: int) -> Any:
-    metadata = [SimpleNamespace(metadata=SimpleNamespace(dst_node_id=node)) for node in nodes]
-    return SimpleNamespace(messages_list=metadata)
+    return SimpleNamespace(messages_list=messages(*nodes))
+
+
+def waiting(*found: Any) -> Any:
+    """Flower's state with these messages."""
+    return SimpleNamespace(message_ins_store=dict(enumerate(found)))
 
 
 def test_it_sees_and_reaches_its_own_hospitals_only() -> None:
     found = handlers().get_nodes(None, None, None)
     assert [node.node_id for node in found.nodes] == [1, 2]
-    assert handlers().push_messages(messages_to(1, 2), None, None) == "pushed"
+    assert handlers().push_messages(messages_to(1, 2), waiting(), TASK) == "pushed"
     for nodes in ((3,), (1, 3), (0,)):
         with pytest.raises(FlowerError):
-            handlers().push_messages(messages_to(*nodes), None, None)
+            handlers().push_messages(messages_to(*nodes), waiting(), TASK)
+
+
+def test_a_job_has_few_requests_waiting_for_each_hospital() -> None:
+    """Those of another run, such as one before it, are not its own."""
+    most = [1] * MOST_WAITING
+    assert handlers().push_messages(messages_to(*most), waiting(), TASK) == "pushed"
+    others = messages(*most, run=6) + messages(2, 2)
+    assert handlers().push_messages(messages_to(*most), waiting(*others), TASK) == "pushed"
+    for asked, there in (([*most, 1], []), ([1], most), ([2, 1], most)):
+        with pytest.raises(FlowerError):
+            handlers().push_messages(messages_to(*asked), waiting(*messages(*there)), TASK)
 
 
 def test_its_calls_are_a_part_of_flowers() -> None:

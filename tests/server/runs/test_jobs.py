@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -34,9 +36,12 @@ class Elsewhere:
         self.begun: list[JobAccess] = []
         self.answers: dict[str, JobState | Exception] = {}
         self.refuses: Exception | None = None
+        self.answering = threading.Event()
+        self.answering.set()
         self._folder = folder
 
     def begin(self, access: JobAccess) -> None:
+        self.answering.wait(20)
         if self.refuses is not None:
             raise self.refuses
         self.begun.append(access)
@@ -74,6 +79,8 @@ class Scene:
 
     def carry_out(self, flower_run: int = 1) -> str:
         self.jobs.carry_out(RUN, STUDY.digest, flower_run)
+        while not self.jobs.begun(RUN, STUDY.digest):
+            time.sleep(0.01)
         return str(self.store.last_job(RUN))
 
 
@@ -150,6 +157,26 @@ def test_a_job_that_could_not_be_begun_is_told_and_named(scene: Scene) -> None:
     scene.elsewhere.answers[str(first)] = JobState(over=True, why="knows no such job")
     scene.restarted()
     assert scene.carry_out() != first
+
+
+def test_a_service_that_takes_its_time_holds_up_nothing(scene: Scene) -> None:
+    scene.elsewhere.answering.clear()
+    began = time.monotonic()
+    scene.jobs.carry_out(RUN, STUDY.digest, 1)
+    job = str(scene.store.last_job(RUN))
+    assert not scene.jobs.begun(RUN, STUDY.digest)
+    scene.elsewhere.answers[job] = JobState(over=True, why="knows no such job")
+    assert scene.jobs.why_over(RUN) is None, "it is not asked for before it is begun"
+    scene.jobs.carry_out(RUN, STUDY.digest, 2)
+    assert scene.store.last_job(RUN) == job, "and not begun twice"
+    assert time.monotonic() - began < 5
+    del scene.elsewhere.answers[job]
+    scene.elsewhere.answering.set()
+    while not scene.jobs.begun(RUN, STUDY.digest):
+        time.sleep(0.01)
+    assert [access.job for access in scene.elsewhere.begun] == [job]
+    events = scene.store.events(STUDY.digest)
+    assert [event["kind"] for event in events].count("job-begun") == 1
 
 
 def test_a_run_that_is_in_no_jobs_hands_is_lent_to_nobody(scene: Scene) -> None:
