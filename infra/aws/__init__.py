@@ -1,7 +1,8 @@
 """Adapters to AWS services, used by configuration only; they take no decisions.
 
     flo.yaml    the account as one CloudFormation template; promises.guard: what it promises
-    stack       plan, deploy, follow and destroy it; costs: estimate of its monthly cost
+    stack       plan, deploy, follow and destroy it; costs: a month's bill, by prices.toml
+    sleeping    the coordinator's machine and network stopped and started; awake: when
     clients     boto3 clients, and translation of their errors
     kms         keys that never leave KMS: a key store, and a signer
     s3          the artifact store in a bucket
