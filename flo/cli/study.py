@@ -44,10 +44,10 @@ def launch(
         raise UsageError(f"--on {on} is not one of {', '.join(get_args(RunPlace))}")
     loaded = load(study)
     with Operator(home) as operator:
-        if operator.stack is not None:
-            _wake_if_asleep(operator)
         if dry_run:
             return _planned(operator, loaded)
+        if operator.stack is not None:
+            _wake_if_asleep(operator)
         summary = operator.call("POST", f"studies?on={on}", body=loaded.canonical_bytes)
     where = "" if on == "here" else f", to be aggregated on {on}"
     say(f"offered: {study} (digest {summary['digest'][:12]}){where}")

@@ -29,7 +29,7 @@ To = Annotated[str, typer.Option("--to", help="When it goes to sleep, as 18:00."
 def sleep(region: RegionName, name: Name = "flo", yes: Yes = False) -> results.PowerResult:
     """Stop the coordinator's machine and remove its private endpoints; keep everything else."""
     from flo.cli.aws.stack import show_step
-    from flo.cli.terminal.output import confirmed, say
+    from flo.cli.terminal.output import confirmed, say, working
     from flo.errors import RefusedError
     from flo.infra.aws import sleeping
     from flo.infra.aws.stack import Stack
@@ -38,7 +38,8 @@ def sleep(region: RegionName, name: Name = "flo", yes: Yes = False) -> results.P
     if not confirmed(question, yes):
         raise RefusedError("nothing was changed", hint="--yes puts it to sleep without asking")
     began, stack = time.monotonic(), Stack(name, region)
-    sleeping.sleep(stack, show_step)
+    with working("putting it to sleep; this takes a few minutes"):
+        sleeping.sleep(stack, show_step)
     result = _result(stack, began)
     say(f"{name} sleeps; the disk, buckets, keys and load balancer stay")
     say(f"next: flo aws wake --name {name} --region {region}")

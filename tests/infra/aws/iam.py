@@ -97,7 +97,7 @@ def _holds(operator: str, name: str, values: list[str], keys: dict[str, str]) ->
         return (given is None) == (values == ["true"])
     if operator == "StringNotEquals":
         return given is None or given not in values
-    if operator == "BoolIfExists":
+    if operator in ("BoolIfExists", "StringEqualsIfExists"):
         return given is None or given in values
     if operator == "ForAllValues:StringEquals":
         return given is None or given in values

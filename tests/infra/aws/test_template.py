@@ -171,6 +171,7 @@ BREAKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "people_show_a_second_factor": drop(
         "OperatorRole", P, "AssumeRolePolicyDocument", "Statement", 0, "Condition"
     ),
+    "endpoints_lead_to_aws_only": statement("SleepAndWake", "Endpoints", "Condition", {}),
     "only_the_accounts_calendar_wakes_it": drop(
         "CalendarRole", P, "AssumeRolePolicyDocument", "Statement", 0, "Condition"
     ),
@@ -331,7 +332,8 @@ MATRIX: list[tuple[Request, set[str]]] = [
     (Request("cloudformation:UpdateStack", "another stack", {}), set()),
     (Request("cloudformation:DeleteStack", "AWS::StackId", {}), set()),
     (Request("ec2:DeleteVpcEndpoints", ENDPOINT, {}), SLEEPERS),
-    (Request("ec2:CreateVpcEndpoint", ENDPOINT, {}), SLEEPERS),
+    (Request("ec2:CreateVpcEndpoint", ENDPOINT, {"ec2:VpceServiceOwner": "amazon"}), SLEEPERS),
+    (Request("ec2:CreateVpcEndpoint", ENDPOINT, {"ec2:VpceServiceOwner": "210987654321"}), set()),
     (Request("ec2:ModifyVpcEndpoint", ENDPOINT, {}), set()),
     (Request("cloudwatch:PutMetricAlarm", ALARM, {}), SLEEPERS),
     (Request("cloudwatch:DeleteAlarms", ALARM, {}), set()),
