@@ -76,7 +76,11 @@ def _wake_if_asleep(operator: Operator) -> None:
             raise
         say(f"{stack.name} sleeps: waking it, which takes a few minutes")
         sleeping.wake(stack, show_step)
-        operator.call("GET", "studies")
+        try:
+            operator.call("GET", "studies")
+        except NetworkError as error:
+            hint = "open your session or tunnel to it anew, then say this again: nothing is lost"
+            raise NetworkError(f"{stack.name} is awake; {error}", hint=hint) from error
 
 
 @command(app)

@@ -7,20 +7,30 @@ job; FLO stores none of them.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from flo.errors import FloError, NetworkError, RefusedError, TrustError, UsageError
 
-_CONNECT_SECONDS, _READ_SECONDS, _TRIES = 5, 60, 4
+_PATIENT, _HURRIED = (5, 60, 4), (2, 5, 1)  # seconds to connect and to read, tries
+_making = threading.Lock()
 _DENIED = {"AccessDenied", "AccessDeniedException", "UnrecognizedClientException"}
 _BUSY = {"ThrottlingException", "Throttling", "SlowDown", "ServiceUnavailable", "InternalError"}
 
 
+def client(service: str, region: str | None = None, *, hurried: bool = False) -> Any:
+    """Return a boto3 client. Raises UsageError if the extra or the region is missing.
+
+    ``hurried``: for questions that are asked again anyway; it gives up after 7 seconds.
+    """
+    with _making:  # a client may be used by several threads, and made by one at a time
+        return _client(service, region, hurried)
+
+
 @functools.cache
-def client(service: str, region: str | None = None) -> Any:
-    """Return a boto3 client. Raises UsageError if the extra or the region is missing."""
+def _client(service: str, region: str | None, hurried: bool) -> Any:
     try:
         import boto3
         from botocore.config import Config
@@ -30,10 +40,11 @@ def client(service: str, region: str | None = None) -> Any:
             "the configuration uses AWS, but the AWS libraries are not installed",
             hint="pip install 'flo-federated[aws]'",
         ) from error
+    connect, read, tries = _HURRIED if hurried else _PATIENT
     config = Config(
-        connect_timeout=_CONNECT_SECONDS,
-        read_timeout=_READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": _TRIES},
+        connect_timeout=connect,
+        read_timeout=read,
+        retries={"mode": "standard", "total_max_attempts": tries},
     )
     try:
         return boto3.client(service, region_name=region, config=config)

@@ -114,7 +114,7 @@ def bill(use: Use, setup: Setup, prices: PriceTable) -> dict[str, float]:
         "storage": (rounds * 3 * use.model_mb / 1000) * p.stored_gb_month
         + writes / 1000 * p.writes_1000,
         "logs and alarms": p.log_gb
-        + ALARMS * p.alarm_month
+        + (ALARMS + (setup.wakings > 0)) * p.alarm_month  # a calendar has one of its own
         + (_METRICS + _METRICS_A_STUDY * use.studies) * p.metric_month,
         "training jobs": use.studies * (use.rounds * use.seconds / 3600 + _START_HOURS) * job,
         "traffic to hospitals": rounds * use.hospitals * use.model_mb / 1000 * p.traffic_out_gb,

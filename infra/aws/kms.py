@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import threading
 from typing import Any
 
 from flo.documents.canonical import Bytes
@@ -142,8 +143,8 @@ def signer(key: str) -> KmsSigner:
     return KmsSigner(key, client("kms", key.split(":")[3]))
 
 
-class _Heard:
-    """A KMS client that records the last error, because the SDK hides it in its own."""
+class _Heard(threading.local):
+    """A KMS client that records each thread's last error, because the SDK hides it in its own."""
 
     def __init__(self, kms: Any) -> None:
         self._kms = kms

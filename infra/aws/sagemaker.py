@@ -109,7 +109,7 @@ class SageMakerJobs:
         """Return a job's state. An unknown job is over; a reason is cut to 300 characters."""
         from botocore.exceptions import ClientError
 
-        sagemaker = client("sagemaker", self._config.region)
+        sagemaker = client("sagemaker", self._config.region, hurried=True)
         with translate_errors(f"reading the state of job {job}"):
             try:
                 found = sagemaker.describe_training_job(TrainingJobName=job)

@@ -46,7 +46,7 @@ def power(stack: Stack) -> Power:
 
 
 def sleep(stack: Stack, show: Callable[[StackEvent], None]) -> None:
-    """Stop the machine, then remove the private endpoints.
+    """Stop the machine, then remove the private endpoints and the alarm for its absence.
 
     The coordinator ends as at any shutdown; a round under way is asked again after waking.
 
@@ -54,10 +54,11 @@ def sleep(stack: Stack, show: Callable[[StackEvent], None]) -> None:
         FloError: one of them failed, or took over 15 minutes.
     """
     machine = _machine_that_can_sleep(stack)
+    _wait(lambda: _state(stack) != "pending", f"the machine {machine} did not start")
     with translate_errors(f"stopping {machine}"):
         client("ec2", stack.region).stop_instances(InstanceIds=[machine])
-    stack.change({"Awake": "no"}, show)  # at once: asleep, its alarms are silent
     _wait(lambda: _state(stack) == "stopped", f"the machine {machine} did not stop")
+    stack.change({"Awake": "no"}, show)
 
 
 def wake(stack: Stack, show: Callable[[StackEvent], None]) -> None:

@@ -131,9 +131,9 @@ class Stack:
             UsageError: there is no such stack, or AWS refuses a value. FloError: it was rolled
             back.
         """
-        known = self.parameters()
         if str(self.status()).endswith("_IN_PROGRESS"):
             self._follow(time.time(), lambda _: None)
+        known = self.parameters()
         began, request = time.time(), self._request(known | parameters)
         del request["TemplateBody"]
         request["UsePreviousTemplate"] = True
@@ -214,7 +214,7 @@ class Stack:
             if status is None or status == "DELETE_COMPLETE":
                 return
             if status.endswith(("_COMPLETE", "_FAILED")) and "CLEANUP" not in status:
-                if "ROLLBACK" in status or status.endswith("_FAILED"):
+                if "ROLLBACK" in status or status.endswith("_FAILED") or failed:
                     raise FloError(f"{self.name} is {status}: {failed or 'see its events'}")
                 return
             time.sleep(_LOOK_SECONDS)

@@ -3,14 +3,13 @@
 Part of the adapter to Flower, with ``superlink`` and ``grid``. Flower binds a task's token to its
 run, but lets the task see every node and send any message to any of them; a hospital acts on a
 message's header. So for a lent run each uploaded object must be part of a request of that study and
-run, and each message must go to a hospital of that study. A job may have few requests waiting, so
-that no job fills the coordinator's memory.
+run, and each message must go to a hospital of that study. Few requests of a job may wait for
+answers, so that no job fills the coordinator's memory.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,9 @@ from flo.errors import FloError, MessageError
 from flo.protocol.messages import request_header_of
 from flo.server.flower.grid import body_of
 
-MOST_WAITING = 8  # requests of a job to one hospital; a round needs one, and one after each retry
+# Requests of a job to each hospital on average, until they are answered or expire. A round needs
+# one, and another whenever the hospital connects anew.
+MOST_WAITING = 64
 _STRUCTURE = ("Message", "RecordDict")  # these contain only names of objects
 
 RUNTIME_CALLS = frozenset(
@@ -107,20 +108,18 @@ class ScopedHandlers(Handlers):
         return GetNodesResponse(nodes=[node for node in found.nodes if node.node_id in ours])
 
     def push_messages(self, request: Any, state: Any, task: Any) -> Any:
-        """Push messages; refuse all of them if one goes to another study's hospital, or would be
-        one too many that waits for the same hospital's answer.
+        """Push messages; refuse all of them if one goes to another study's hospital, or if too
+        many would wait.
         """
         ours = set(self._loan.nodes())
-        sent = Counter(message.metadata.dst_node_id for message in request.messages_list)
-        if not set(sent) <= ours:
+        if not {m.metadata.dst_node_id for m in request.messages_list} <= ours:
             raise _refused("this message is to a hospital of another study")
-        sent.update(
-            message.metadata.dst_node_id
+        waiting = sum(
+            message.metadata.run_id == task.run_id
             for message in list(state.message_ins_store.values())
-            if message.metadata.run_id == task.run_id
         )
-        if max(sent.values(), default=0) > MOST_WAITING:
-            raise _refused(f"more than {MOST_WAITING} requests to one hospital would wait")
+        if waiting + len(request.messages_list) > MOST_WAITING * len(ours):
+            raise _refused(f"more than {MOST_WAITING} requests to each hospital would wait")
         return self._handlers.push_messages(request, state, task)
 
     def push_object(self, request: Any, state: Any, task: Any) -> Any:

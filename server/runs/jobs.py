@@ -175,8 +175,10 @@ class Jobs:
         if beginning.is_alive():
             return False
         del self._beginning[job]
-        if beginning.failed is not None:
+        if isinstance(beginning.failed, FloError):
             raise beginning.failed
+        if beginning.failed is not None:
+            raise FloError(f"a bug in FLO: {beginning.failed!r:.200}") from beginning.failed
         self._states[job] = (time.monotonic(), JobState(over=False))
         self._store.add_event(study, "job-begun", job=job)
         return True

@@ -102,12 +102,12 @@ def emulated() -> Iterator[Aws]:
     environment = {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
-    clients.client.cache_clear()
+    clients._client.cache_clear()
     try:
         yield Aws(environment["AWS_ENDPOINT_URL"], environment)
     finally:
         server.stop()
-        clients.client.cache_clear()
+        clients._client.cache_clear()
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:

@@ -58,11 +58,9 @@ class Template:
         found = []
         for resource in self._resources.values():
             properties = resource.get("Properties", {})
-            roles = {
-                "AWS::IAM::RolePolicy": [properties.get("RoleName")],
-                "AWS::IAM::ManagedPolicy": properties.get("Roles", []),
-            }
-            if {"Ref": role} in roles.get(resource["Type"], []):
+            if resource["Type"] == "AWS::IAM::RolePolicy" and properties["RoleName"] == {
+                "Ref": role
+            }:
                 found += properties["PolicyDocument"]["Statement"]
         return found
 
@@ -101,7 +99,7 @@ def _holds(operator: str, name: str, values: list[str], keys: dict[str, str]) ->
         return given is None or given in values
     if operator == "ForAllValues:StringEquals":
         return given is None or given in values
-    if operator in ("StringEquals", "Bool"):
+    if operator in ("StringEquals", "ForAnyValue:StringEquals", "Bool"):
         return given is not None and given in values
     if operator == "ArnLike":
         return given is not None and any(_like(value, given) for value in values)

@@ -38,11 +38,12 @@ def test_costs_grow_with_hospitals_only_where_hospitals_matter() -> None:
     assert many["traffic to hospitals"] == pytest.approx(10 * few["traffic to hospitals"])
 
 
-def test_sleep_saves_machine_and_endpoints_and_nothing_else() -> None:
+def test_sleep_saves_machine_and_endpoints_and_the_calendar_has_an_alarm() -> None:
     awake, asleep = bill(Use(4), Setup(), TABLE), bill(Use(4), weekly(), TABLE)
     assert {name for name in awake if awake[name] != asleep[name]} == {
-        *("machine", "private endpoints"),
+        *("machine", "private endpoints", "logs and alarms"),
     }
+    assert asleep["logs and alarms"] == pytest.approx(awake["logs and alarms"] + 0.1)
     assert asleep["machine"] == pytest.approx(awake["machine"] * WEEK.hours / 730)
     # Each waking begins an hour of its own.
     hours = WEEK.hours + WEEK.wakings

@@ -171,7 +171,9 @@ BREAKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "people_show_a_second_factor": drop(
         "OperatorRole", P, "AssumeRolePolicyDocument", "Statement", 0, "Condition"
     ),
-    "endpoints_lead_to_aws_only": statement("SleepAndWake", "Endpoints", "Condition", {}),
+    "the_calendar_makes_our_endpoints_only_and_through_cloudformation": statement(
+        "CalendarPolicy", "Endpoints", "Condition", {}
+    ),
     "only_the_accounts_calendar_wakes_it": drop(
         "CalendarRole", P, "AssumeRolePolicyDocument", "Statement", 0, "Condition"
     ),
@@ -202,7 +204,6 @@ ROLES = (
     *("CoordinatorRole", "AggregatorRole", "AuditorRole", "OperatorRole", "ReaderRole"),
     "CalendarRole",
 )
-SLEEPERS = {"OperatorRole", "CalendarRole"}
 STUDY = {"purpose": "launch", "study": "ab" * 32, "run": "run-1"}
 S3_ONLY = {"kms:ViaService": "s3.eu-central-1.amazonaws.com"}
 TLS = {"aws:SecureTransport": "true"}
@@ -221,6 +222,8 @@ STATE, COPY = "arn:ArtifactsBucket/studies/ab/runs/r/state-1", "arn:AuditBucket/
 MACHINE = "arn:aws:ec2:eu-central-1:123456789012:instance/Coordinator"
 ENDPOINT = "arn:aws:ec2:eu-central-1:123456789012:vpc-endpoint/vpce-1"
 ALARM = "arn:aws:cloudwatch:eu-central-1:123456789012:alarm:AWS::StackName-CoordinatorAway-1"
+VIA = {"aws:CalledVia": "cloudformation.amazonaws.com"}
+TO, SERVICE = "ec2:VpceServiceName", "com.amazonaws.eu-central-1"
 OPENS_A_DISK = {
     "kms:GrantIsForAWSResource": "true",
     "kms:ViaService": "ec2.eu-central-1.amazonaws.com",
@@ -323,21 +326,28 @@ MATRIX: list[tuple[Request, set[str]]] = [
         ),
         set(),
     ),
-    # sleeping and waking
-    (Request("ec2:StartInstances", MACHINE, {}), SLEEPERS),
-    (Request("ec2:StopInstances", MACHINE, {}), SLEEPERS),
+    # sleeping and waking: people do it as administrators, and the calendar does nothing else
+    (Request("ec2:StartInstances", MACHINE, {}), {"CalendarRole"}),
+    (Request("ec2:StopInstances", MACHINE, {}), {"CalendarRole"}),
     (Request("ec2:StopInstances", MACHINE.replace("Coordinator", "i-other"), {}), set()),
     (Request("ec2:RunInstances", MACHINE, {}), set()),
-    (Request("cloudformation:UpdateStack", "AWS::StackId", {}), SLEEPERS),
+    (Request("cloudformation:UpdateStack", "AWS::StackId", {}), {"CalendarRole"}),
     (Request("cloudformation:UpdateStack", "another stack", {}), set()),
     (Request("cloudformation:DeleteStack", "AWS::StackId", {}), set()),
-    (Request("ec2:DeleteVpcEndpoints", ENDPOINT, {}), SLEEPERS),
-    (Request("ec2:CreateVpcEndpoint", ENDPOINT, {"ec2:VpceServiceOwner": "amazon"}), SLEEPERS),
-    (Request("ec2:CreateVpcEndpoint", ENDPOINT, {"ec2:VpceServiceOwner": "210987654321"}), set()),
-    (Request("ec2:ModifyVpcEndpoint", ENDPOINT, {}), set()),
-    (Request("cloudwatch:PutMetricAlarm", ALARM, {}), SLEEPERS),
-    (Request("cloudwatch:DeleteAlarms", ALARM, {}), set()),
-    (Request("kms:CreateGrant", "arn:MachineKey", OPENS_A_DISK), SLEEPERS),
+    (Request("ec2:DeleteVpcEndpoints", ENDPOINT, VIA), {"CalendarRole"}),
+    (Request("ec2:DeleteVpcEndpoints", ENDPOINT, {}), set()),
+    (Request("ec2:CreateVpcEndpoint", ENDPOINT, {**VIA, TO: f"{SERVICE}.kms"}), {"CalendarRole"}),
+    (Request("ec2:CreateVpcEndpoint", ENDPOINT, {TO: f"{SERVICE}.kms"}), set()),
+    (Request("ec2:CreateVpcEndpoint", ENDPOINT, {**VIA, TO: f"{SERVICE}.s3"}), set()),
+    (Request("ec2:CreateVpcEndpoint", ENDPOINT, {**VIA, TO: "com.example.elsewhere"}), set()),
+    (Request("ec2:ModifyVpcEndpoint", ENDPOINT, VIA), set()),
+    (Request("cloudwatch:PutMetricAlarm", ALARM, VIA), {"CalendarRole"}),
+    (Request("cloudwatch:PutMetricAlarm", ALARM, {}), set()),
+    (
+        Request("cloudwatch:PutMetricAlarm", ALARM.replace("CoordinatorAway", "Audit"), VIA),
+        set(),
+    ),
+    (Request("kms:CreateGrant", "arn:MachineKey", OPENS_A_DISK), {"CalendarRole"}),
     (
         Request(
             "kms:CreateGrant",

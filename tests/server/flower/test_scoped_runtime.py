@@ -111,10 +111,13 @@ def test_it_sees_and_reaches_its_own_hospitals_only() -> None:
 
 def test_a_job_has_few_requests_waiting_for_each_hospital() -> None:
     """Those of another run, such as one before it, are not its own."""
-    most = [1] * MOST_WAITING
+    most = [1, 2] * MOST_WAITING
     assert handlers().push_messages(messages_to(*most), waiting(), TASK) == "pushed"
-    others = messages(*most, run=6) + messages(2, 2)
+    others = messages(*most, run=6)
     assert handlers().push_messages(messages_to(*most), waiting(*others), TASK) == "pushed"
+    flapping = [1] * (2 * MOST_WAITING - 2)  # a hospital that connects again and again
+    there = waiting(*messages(*flapping))
+    assert handlers().push_messages(messages_to(1, 2), there, TASK) == "pushed"
     for asked, there in (([*most, 1], []), ([1], most), ([2, 1], most)):
         with pytest.raises(FlowerError):
             handlers().push_messages(messages_to(*asked), waiting(*messages(*there)), TASK)
