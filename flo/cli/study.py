@@ -46,8 +46,7 @@ def launch(
     with Operator(home) as operator:
         if dry_run:
             return _planned(operator, loaded)
-        if operator.stack is not None:
-            _wake_if_asleep(operator)
+        _wake_if_asleep(operator)
         summary = operator.call("POST", f"studies?on={on}", body=loaded.canonical_bytes)
     where = "" if on == "here" else f", to be aggregated on {on}"
     say(f"offered: {study} (digest {summary['digest'][:12]}){where}")
@@ -55,7 +54,7 @@ def launch(
 
 
 def _wake_if_asleep(operator: Operator) -> None:
-    """Wake the coordinator that an access file names, if it sleeps, and wait until it answers.
+    """Wake the coordinator if its access file names a stack that sleeps; wait until it answers.
 
     Raises:
         NetworkError: it is awake and does not answer. FloError: it cannot be woken.
@@ -66,11 +65,11 @@ def _wake_if_asleep(operator: Operator) -> None:
     from flo.infra.aws import sleeping
     from flo.infra.aws.stack import Stack
 
+    if operator.stack is None:
+        return
     try:
         operator.call("GET", "studies")
     except NetworkError:
-        if operator.stack is None:
-            raise
         stack = Stack(operator.stack.name, operator.stack.region)
         if sleeping.power(stack).awake:
             raise
@@ -79,7 +78,7 @@ def _wake_if_asleep(operator: Operator) -> None:
         try:
             operator.call("GET", "studies")
         except NetworkError as error:
-            hint = "open your session or tunnel to it anew, then say this again: nothing is lost"
+            hint = "open your session or tunnel to it again, and repeat this command"
             raise NetworkError(f"{stack.name} is awake; {error}", hint=hint) from error
 
 

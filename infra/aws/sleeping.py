@@ -2,7 +2,7 @@
 
 Asleep, the disk, the buckets, the keys and the load balancer stay, so nothing is lost and hospitals
 dial the same address; their agents try again until it answers. Each step may be repeated: whoever
-was interrupted says the command again.
+was interrupted repeats the command.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _LOOK_SECONDS, _MOST_SECONDS = 2.0, 900.0
 class Power:
     """``awake``: as it was asked last. ``machine``: EC2's word, such as running or stopped.
 
-    ``answers``: whether the load balancer reaches the coordinator.
+    ``answers``: whether the load balancer reaches the coordinator. ``calendar``: None without one,
+    or if it is none of FLO's.
     """
 
     awake: bool
@@ -34,14 +35,13 @@ class Power:
 
 def power(stack: Stack) -> Power:
     """Return the state. Raises UsageError if there is no such stack, or an older one."""
+    _machine_that_can_sleep(stack)
     asked = stack.parameters()
     return Power(
-        awake=asked.get("Awake", "yes") == "yes",
+        awake=asked["Awake"] == "yes",
         machine=_state(stack),
         answers=_answers(stack),
-        calendar=Calendar.from_cron(
-            asked.get("WakeAt", ""), asked.get("SleepAt", ""), asked.get("CalendarZone", "")
-        ),
+        calendar=Calendar.from_cron(asked["WakeAt"], asked["SleepAt"], asked["CalendarZone"]),
     )
 
 
@@ -114,7 +114,7 @@ def _answers(stack: Stack) -> bool:
     )
 
 
-def _wait(there: Callable[[], bool], why: str, hint: str = "say the command again") -> None:
+def _wait(there: Callable[[], bool], why: str, hint: str = "repeat the command") -> None:
     end = time.monotonic() + _MOST_SECONDS
     while not there():
         if time.monotonic() > end:

@@ -178,7 +178,8 @@ class Jobs:
         if isinstance(beginning.failed, FloError):
             raise beginning.failed
         if beginning.failed is not None:
-            raise FloError(f"a bug in FLO: {beginning.failed!r:.200}") from beginning.failed
+            why = f"a bug in FLO: {type(beginning.failed).__name__}"
+            raise FloError(why) from beginning.failed
         self._states[job] = (time.monotonic(), JobState(over=False))
         self._store.add_event(study, "job-begun", job=job)
         return True

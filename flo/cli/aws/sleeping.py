@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flo.cli.aws import results
+from flo.cli.aws.stack import Name, RegionName, show_step
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import Yes
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from flo.infra.aws.stack import Stack
 
 app = typer.Typer()
-Name = Annotated[str, typer.Option(help="Name of the stack.")]
-RegionName = Annotated[str, typer.Option(envvar="AWS_REGION", help="AWS region.")]
 Days = Annotated[str, typer.Option(help="Days on which it wakes: mon-fri, or mon,wed.")]
 From = Annotated[str, typer.Option("--from", help="When it wakes, as 08:00.")]
 To = Annotated[str, typer.Option("--to", help="When it goes to sleep, as 18:00.")]
@@ -28,7 +27,6 @@ To = Annotated[str, typer.Option("--to", help="When it goes to sleep, as 18:00."
 @command(app)
 def sleep(region: RegionName, name: Name = "flo", yes: Yes = False) -> results.PowerResult:
     """Stop the coordinator's machine and remove its private endpoints; keep everything else."""
-    from flo.cli.aws.stack import show_step
     from flo.cli.terminal.output import confirmed, say, working
     from flo.errors import RefusedError
     from flo.infra.aws import sleeping
@@ -49,7 +47,6 @@ def sleep(region: RegionName, name: Name = "flo", yes: Yes = False) -> results.P
 @command(app)
 def wake(region: RegionName, name: Name = "flo") -> results.PowerResult:
     """Start the coordinator's machine and make its private endpoints; wait until it answers."""
-    from flo.cli.aws.stack import show_step
     from flo.cli.terminal.output import say, working
     from flo.infra.aws import sleeping
     from flo.infra.aws.stack import Stack
@@ -73,7 +70,6 @@ def schedule(
     off: Annotated[bool, typer.Option("--off", help="Forget the calendar.")] = False,
 ) -> results.PowerResult:
     """Wake the coordinator and put it to sleep by a calendar, or forget the calendar."""
-    from flo.cli.aws.stack import show_step
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
     from flo.infra.aws import sleeping
@@ -90,7 +86,7 @@ def schedule(
     sleeping.schedule(stack, calendar, show_step)
     result = _result(stack, began)
     if calendar is None:
-        say(f"{name} has no calendar; it is {'awake' if result.awake else 'asleep'} until you say")
+        say(f"{name} has no calendar; it stays {'awake' if result.awake else 'asleep'}")
     else:
         say(f"{name} is awake {calendar}: {calendar.hours:.0f} hours a month")
         say(f"what that saves: flo aws cost --days {days} --from {begin} --to {end}")
@@ -135,7 +131,7 @@ def cost(
     return results.CostResult(table.currency, table.as_of, table.region, setup.hours, before, after)
 
 
-def show_power(name: str, state: Power) -> None:
+def show_power(stack: Stack, state: Power) -> None:
     """Show whether a stack is awake, and its calendar."""
     from flo.cli.terminal.output import say
 
@@ -143,7 +139,8 @@ def show_power(name: str, state: Power) -> None:
         answers = "answers" if state.answers else "does not answer"
         say(f"awake: its machine is {state.machine}, and the coordinator {answers}")
     else:
-        say(f"asleep: its machine is {state.machine}; wake it: flo aws wake --name {name}")
+        say(f"asleep: its machine is {state.machine}")
+        say(f"next: flo aws wake --name {stack.name} --region {stack.region}")
     say(f"calendar: awake {state.calendar}" if state.calendar else "calendar: none")
 
 

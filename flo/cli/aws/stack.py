@@ -41,7 +41,7 @@ def plan(
     name: Name = "flo",
     machine: Machine = None,
     endpoint_zones: Zones = None,
-    hospitals: Annotated[int, typer.Option(min=2, max=50, help="To estimate the cost.")] = 4,
+    hospitals: Annotated[int, typer.Option(min=2, max=128, help="To estimate the cost.")] = 4,
 ) -> results.StackPlannedResult:
     """Show the changes that a deployment would make, and their cost, without making them."""
     from dataclasses import asdict
@@ -115,11 +115,12 @@ def status(region: RegionName, name: Name = "flo") -> results.StackStateResult:
         raise UsageError(f"no stack {name} in {region}", hint="create it: flo aws deploy")
     say(f"{name} is {found}")
     outputs = stack.outputs()
-    if "Targets" not in outputs:  # being made, or of an earlier FLO
+    if outputs:
+        _show_settings(name, outputs)
+    if "Targets" not in outputs:  # it is being made, or an earlier FLO made it
         return results.StackStateResult(name, found, outputs)
     state = power(stack)
-    show_power(name, state)
-    _show_settings(name, outputs)
+    show_power(stack, state)
     calendar = str(state.calendar) if state.calendar else None
     return results.StackStateResult(name, found, outputs, state.awake, state.answers, calendar)
 

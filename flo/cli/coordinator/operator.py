@@ -97,9 +97,8 @@ class Operator(Connection):
             response = self.http.request(method, f"/v1/flo/{path}", content=body, headers=headers)
         except httpx.RequestError as error:
             hint = "start it: flo coordinator serve"
-            if self.stack is not None:
-                hint = f"it may sleep: flo aws wake --name {self.stack.name} --region "
-                hint += self.stack.region
+            if (at := self.stack) is not None:
+                hint = f"it may sleep: flo aws wake --name {at.name} --region {at.region}"
             raise NetworkError(f"no coordinator answers at {self.url}", hint=hint) from error
         if response.status_code != 200:
             raise self._refused(ErrorReply.of(response))

@@ -8,7 +8,18 @@ import pytest
 
 from flo.errors import UsageError
 from flo.infra.aws.awake import Calendar
-from flo.infra.aws.costs import ALWAYS_ON, ENDPOINTS, PRICES, PriceTable, Setup, Use, bill
+from flo.infra.aws.costs import (
+    ALARMS,
+    ALWAYS_ON,
+    DISK_GB,
+    ENDPOINTS,
+    KEYS,
+    PRICES,
+    PriceTable,
+    Setup,
+    Use,
+    bill,
+)
 from flo.infra.aws.stack import TEMPLATE
 from tests.commands import flo_process
 from tests.paths import ROOT
@@ -50,8 +61,14 @@ def test_sleep_saves_machine_and_endpoints_and_the_calendar_has_an_alarm() -> No
     assert asleep["private endpoints"] == pytest.approx(awake["private endpoints"] * hours / 730)
 
 
-def test_the_bill_counts_the_endpoints_of_the_template() -> None:
-    assert TEMPLATE.read_text().count("VpcEndpointType: Interface") == ENDPOINTS
+def test_the_bill_counts_what_the_template_makes() -> None:
+    """One of the alarms is the calendar's."""
+    text = TEMPLATE.read_text()
+    assert text.count("VpcEndpointType: Interface") == ENDPOINTS
+    assert text.count("Type: AWS::KMS::Key\n") == KEYS
+    assert text.count("Type: AWS::CloudWatch::Alarm\n") == ALARMS + 1
+    assert f"VolumeSize: {DISK_GB}\n" in text
+    assert f"Default: {Setup.machine}\n" in text
 
 
 def test_a_table_of_ones_own_replaces_ours(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import random
 import re
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -203,9 +204,15 @@ def test_a_stack_of_an_earlier_flo_is_left_alone(aws: Aws, tmp_path: Path) -> No
         patch.setattr("flo.infra.aws.stack.TEMPLATE", old)
         earlier = Stack("earlier", REGION)
         earlier.deploy({}, lambda _: None)
-    for change in (sleeping.sleep, sleeping.wake):
+    asked: list[Callable[[], object]] = [
+        lambda: sleeping.sleep(earlier, lambda _: None),
+        lambda: sleeping.wake(earlier, lambda _: None),
+        lambda: sleeping.schedule(earlier, None, lambda _: None),
+        lambda: sleeping.power(earlier),
+    ]
+    for one in asked:
         with pytest.raises(UsageError, match="earlier was deployed by an earlier FLO"):
-            change(earlier, lambda _: None)
+            one()
     (found,) = aws.client("ec2").describe_instances(InstanceIds=[earlier.outputs()["Machine"]])[
         "Reservations"
     ]
