@@ -54,7 +54,7 @@ log = logging.getLogger("flo.clients.serving.app")
 
 MAX_BODY = 4 << 20
 _MOST_HELD = 256 << 20  # bytes of all requests of a caller
-_TRIES = 3  # at a version that is withdrawn meanwhile
+_LONGEST_SECONDS = 30.0  # for which a request follows versions that change
 _NOT_FOUND = invalid(404, "there is no such path or model")
 _FORBIDDEN = invalid(401, "refused; the hospital's operator finds the reason in the log")
 _BUG = invalid(500, "this is a bug in FLO; the operator finds it in the log")
@@ -152,7 +152,7 @@ class App:
         self, name: str, kind: int, caller: str, body: bytes, send: Send, begun: float
     ) -> None:
         serving = self._serving
-        for _ in range(_TRIES):
+        while time.perf_counter() < begun + _LONGEST_SECONDS:
             answer_id = serving.ids.new()
             asked = (await serving.models.current(name)).asked  # 2
             if asked is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 import threading
@@ -16,7 +17,7 @@ import pytest
 from flo.clients.home.site_home import SiteHome
 from flo.clients.prediction import version_decisions, versions
 from flo.clients.prediction.flag_decisions import decide, rule_for
-from flo.clients.serving import answer_log, worker
+from flo.clients.serving import answer_log, app, worker
 from flo.clients.serving.answer_log import AnswerLog, check, paths
 from flo.clients.serving.frames import PLAIN, answered
 from flo.clients.serving.pool import Pool
@@ -29,6 +30,7 @@ from tests.clients.serving.served_site import (
     AtWork,
     put_into_use,
     served_site,
+    version_of,
 )
 from tests.clients.serving.test_hooks import during, entries
 
@@ -111,6 +113,35 @@ def test_an_answer_of_a_version_that_is_withdrawn_while_it_is_recorded_is_thrown
         line for kind, facts in entries(home) if kind == "answers" for line in facts["answers"]
     ]
     assert [line[3] for line in lines] == [9, 1], "what was computed is in the log, too"
+
+
+def decide_the_opposite(home: SiteHome) -> None:
+    if versions.read(home).current("tiny") == version_of(V9):
+        rollback(home)
+    else:
+        put_into_use(home, V9)
+
+
+@pytest.mark.parametrize(("changes", "longest", "status"), [(9, 30.0, 200), (10**9, 0.3, 503)])
+def test_a_request_follows_versions_that_change_for_half_a_minute(
+    home: SiteHome, monkeypatch: pytest.MonkeyPatch, changes: int, longest: float, status: int
+) -> None:
+    """On a slow machine a version may change several times while one request is answered."""
+    write, written = AnswerLog.append_answers, itertools.count()
+
+    def late(self: AnswerLog, lines: list[answer_log.Line]) -> None:
+        write(self, lines)
+        if next(written) < changes:
+            decide_the_opposite(home)
+
+    async def work(at: AtWork) -> None:
+        monkeypatch.setattr(AnswerLog, "append_answers", late)
+        monkeypatch.setattr(app, "_LONGEST_SECONDS", longest)
+        response = await at.clients["local"].post(SCORE, json=BODY)
+        assert response.status_code == status, response.text
+        assert ("change too quickly" in response.text) == (status == 503)
+
+    during(home, work)
 
 
 def test_a_version_that_this_machine_scores_otherwise_never_answers(
