@@ -18,6 +18,7 @@ An answer's id is on its card and in its resource. No entry has a patient's data
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -95,6 +96,20 @@ class AnswerLog:
                     before = end_of(last, earlier[-1])
             entries.append("continues", None, **before)
         return entries
+
+
+def minutes(folder: Path, identity: Signer, service: str) -> Counter[int]:
+    """Return how often a model answered in each minute since 1970, UTC."""
+    found = Counter[int]()
+    for path in paths(folder):
+        with closing(AuditLog(path, identity)) as log:
+            for entry in log.entries():
+                several = entry.facts.get("answers", ()) if entry.kind == "answers" else ()
+                count = sum(1 for _, _, name, *_ in several if name == service)
+                if count:
+                    at = datetime.fromisoformat(entry.time).timestamp()
+                    found[int(at // 60)] += count
+    return found
 
 
 def end_of(log: AuditLog, path: Path) -> dict[str, Any]:

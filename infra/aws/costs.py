@@ -7,6 +7,7 @@ an endpoint one hour more.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -44,10 +45,13 @@ class Items(Document):
     alarm_month: _Price
     metric_month: _Price
     traffic_out_gb: _Price
+    function_million: _Price
+    function_gb_second: _Price
 
 
 class PriceTable(Document):
-    """``as_of``: month of the prices. ``machine_hour``, ``job_hour``: by type of machine."""
+    """``as_of``: month of the prices. Hours are by type of machine: of the coordinator, of training
+    jobs, and of models' endpoints."""
 
     schema_version: Literal[1]
     as_of: Annotated[str, StringConstraints(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$")]
@@ -55,6 +59,7 @@ class PriceTable(Document):
     currency: _Short
     machine_hour: _Prices
     job_hour: _Prices
+    endpoint_hour: _Prices
     items: Items
 
     @staticmethod
@@ -99,8 +104,8 @@ def bill(use: Use, setup: Setup, prices: PriceTable) -> dict[str, float]:
         UsageError: the table has no price for a type of machine.
     """
     p = prices.items
-    machine = _of(prices.machine_hour, setup.machine, "machine_hour")
-    job = _of(prices.job_hour, setup.job, "job_hour")
+    machine = price_of(prices.machine_hour, setup.machine, "machine_hour")
+    job = price_of(prices.job_hour, setup.job, "job_hour")
     rounds = use.studies * use.rounds
     writes = rounds * 3
     balancer = p.balancer_hour + p.balancer_unit_hour + _BALANCER_ZONES * p.address_hour
@@ -121,7 +126,15 @@ def bill(use: Use, setup: Setup, prices: PriceTable) -> dict[str, float]:
     }
 
 
-def _of(prices: dict[str, float], kind: str, table: str) -> float:
+def function_price(prices: PriceTable, milliseconds: float, memory_mb: int) -> float:
+    """Return the price of one request to a function, which is billed by the whole millisecond."""
+    items = prices.items
+    gb_seconds = math.ceil(milliseconds) / 1000 * memory_mb / 1024
+    return items.function_million / 1e6 + gb_seconds * items.function_gb_second
+
+
+def price_of(prices: dict[str, float], kind: str, table: str) -> float:
+    """Return the price of a type of machine. Raises UsageError: the table does not have it."""
     if kind not in prices:
         raise UsageError(
             f"the price table has no {kind} in [{table}]; it has {', '.join(sorted(prices))}",

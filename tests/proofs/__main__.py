@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.proofs import (
+    costs,
     dropouts,
     explanations,
     fairness,
@@ -48,6 +49,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "versions": versions_compared.rows,
     "watch": _watch,
     "outcomes": outcomes.rows,
+    "cost": costs.rows,
 }
 _LINE = "{:7} {:58} {:>9} {:>14} {:>5} {:>6} {:>7}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flo.cli.aws import sleeping, stack
+from flo.cli.aws import advise, sleeping, stack
 
-PARTS = (stack.app, sleeping.app)
+PARTS = (stack.app, sleeping.app, advise.app)
 """In the order of ``flo aws --help``."""

@@ -46,6 +46,37 @@ class PowerResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class WayRow:
+    """``unserved``, ``spilled``: shares of the requests. ``p99_seconds``: without the network."""
+
+    name: str
+    cost: float
+    unserved: float
+    spilled: float
+    p99_seconds: float
+    machine_hours: float
+
+
+@dataclass(frozen=True)
+class AdviceResult(CommandResult):
+    """Costs are of a month. ``ways``: the best of each family. ``advised``: name of one.
+
+    ``least_cost``: in knowledge of all requests. ``settings``: for aws/MODEL.toml; ``crontab``:
+    when the endpoint is there; each empty if nothing is to be written.
+    """
+
+    currency: str
+    prices_of: str
+    region: str
+    peak: float
+    ways: list[WayRow]
+    advised: str
+    least_cost: float
+    settings: str
+    crontab: str
+
+
+@dataclass(frozen=True)
 class CostResult(CommandResult):
     """``before``, ``after``: a month by item; ``hours``: awake in a month after the change."""
 

@@ -8,7 +8,8 @@
    answer says which version it is of. No request is captured;
 4. a new configuration takes over blue/green: a tenth of the requests first, then all; an alarm
    brings the old one back. A canary is ended at once, by its weight. What was live before is in
-   the configuration's tag.
+   the configuration's tag. The number of machines is Application Auto Scaling's, if the settings
+   say how (``flo.infra.aws.serving.autoscaling``).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from flo.errors import FloError, RefusedError, TrustError, UsageError
 from flo.infra.aws.archives import packed
 from flo.infra.aws.clients import client, code_of, translate_errors
 from flo.infra.aws.s3 import S3Artifacts
+from flo.infra.aws.serving.autoscaling import ScaledVariant
 from flo.infra.aws.serving.contract import MODEL_FILE, MODEL_VARIABLE, NETWORK_FILE, digest_of
 from flo.infra.aws.serving.settings import HospitalAws
 
@@ -38,6 +40,10 @@ _BEFORE, _MODEL = "flo:before", "flo:model"
 _WAIT = {"Delay": 15, "MaxAttempts": 480}
 _CANARY_PERCENT = 10  # of the new machines, at first
 _LONGEST_UPDATE = 8 * 3600
+_SAME_MACHINES = {  # as many as there are now, with the weights of the configuration
+    "RetainAllVariantProperties": True,
+    "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DesiredWeight"}],
+}
 _UNKNOWN = ("ValidationException", "ResourceNotFound")
 _FACTS = {"version": "FLO_VERSION", "study": "FLO_STUDY", "card": "FLO_CARD"}
 
@@ -63,6 +69,7 @@ class EndpointDoor:
         self._check = f"check-{self.name}"
         self._sagemaker = client("sagemaker", settings.region)
         self._runtime = client("sagemaker-runtime", settings.region)
+        self._scaled = ScaledVariant(settings.region, self.name, LIVE)
 
     def state(self) -> DoorState | None:
         """Return what answers; None if nothing was deployed."""
@@ -134,6 +141,7 @@ class EndpointDoor:
             with translate_errors(f"putting {self.name} live"):
                 self._end(self.name)  # one that failed can only be deleted
                 self._start(self.name, self._config({LIVE: (staged.number, 1)}, ""))
+                self._scaled.begin(self._own.scaling)
             return
         earlier = before.before.number if before.before else ""
         kept = earlier if before.live.number == staged.number else before.live.number
@@ -176,6 +184,7 @@ class EndpointDoor:
     def remove(self) -> None:
         """Delete the endpoint; no error if there is none. Its models stay, and answer nobody."""
         with translate_errors(f"removing {self.name}"):
+            self._scaled.end()
             for name in (self.name, self._check):
                 self._end(name)
 
@@ -293,8 +302,14 @@ class EndpointDoor:
             same = set(variants) == set(_variants(now))
             if self._own.serverless_mb is None and same:  # guardrails need the same variants
                 request["DeploymentConfig"] = self._take_over(at_once=at_once)
-            self._sagemaker.update_endpoint(**request)
-            self._wait(self.name)
+            if self._own.scaling is not None and self._scaled.is_there():
+                request |= _SAME_MACHINES
+            self._scaled.end()  # SageMaker changes no machine that is scaled
+            try:
+                self._sagemaker.update_endpoint(**request)
+                self._wait(self.name)
+            finally:
+                self._scaled.begin(self._own.scaling)
             found = self._described(self.name)
         if found is None or found["EndpointConfigName"] != config:
             raise RefusedError(

@@ -6,7 +6,8 @@ It names no secret; credentials come from the environment or the machine's role.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
+from zoneinfo import available_timezones
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -42,8 +43,46 @@ class FunctionSettings(_InNetwork):
     memory_mb: Annotated[int, Field(ge=128, le=10_240)] = 1024
 
 
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+Machines = Annotated[int, Field(ge=1, le=1000)]
+
+
+class ScalingSettings(Document):
+    """How many machines an endpoint has, as ``flo aws advise`` writes it.
+
+    ``least``, ``most``: machines. ``requests_a_minute``: of one machine, which Application Auto
+    Scaling aims at; without it, the calendar alone counts. ``calendar``: least machines of each
+    hour of a day, 24 numbers for each of the seven days, in the time zone ``zone``.
+    """
+
+    least: Machines = 1
+    most: Machines
+    requests_a_minute: Annotated[float, Field(gt=0, le=1e8)] | None = None
+    zone: Annotated[str, StringConstraints(max_length=60)] = "UTC"
+    calendar: dict[Day, Annotated[tuple[Machines, ...], Field(min_length=24, max_length=24)]] = (
+        Field(default_factory=dict)
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.least > self.most:
+            raise ValueError(f"least is {self.least} and most {self.most}: most is to be larger")
+        if self.calendar and len(self.calendar) != len(get_args(Day)):
+            raise ValueError(f"calendar has {len(self.calendar)} days, not all seven")
+        if self.zone not in available_timezones():
+            raise ValueError(f"the time zone {self.zone!r} is not known")
+        counts = [count for hours in self.calendar.values() for count in hours]
+        if counts and not self.least <= min(counts) <= max(counts) <= self.most:
+            raise ValueError("calendar has a number of machines that is not from least to most")
+        if self.requests_a_minute is None and not self.calendar:
+            raise ValueError("set requests_a_minute, or calendar, or both")
+        return self
+
+
 class EndpointSettings(_InNetwork):
     """``role``: of the SageMaker endpoint. ``image``: the serving image, preferably by digest.
+
+    ``instances``: machines at first, and always without ``scaling``.
 
     ``serverless_mb``: memory of an endpoint without machines of its own; ``instance``,
     ``instances``, ``subnets``, ``alarms`` and ``bake_seconds`` do not count then. SageMaker allows
@@ -55,16 +94,17 @@ class EndpointSettings(_InNetwork):
     role: Role
     image: Image
     instance: Instance = "ml.m5.large"
-    instances: Annotated[int, Field(ge=1, le=50)] = 1
+    instances: Machines = 1
     serverless_mb: Literal[1024, 2048, 3072, 4096, 5120, 6144] | None = None
     concurrency: Annotated[int, Field(ge=1, le=200)] = 10
     alarms: Annotated[tuple[Alarm, ...], Field(max_length=10)] = ()
     bake_seconds: Annotated[int, Field(ge=60, le=600)] = 300
+    scaling: ScalingSettings | None = None
 
     @model_validator(mode="after")
-    def _serverless_has_no_network(self) -> Self:
-        if self.serverless_mb is not None and self.subnets:
-            raise ValueError("a serverless endpoint has no subnets")
+    def _serverless_has_no_machines(self) -> Self:
+        if self.serverless_mb is not None and (self.subnets or self.scaling):
+            raise ValueError("a serverless endpoint has neither subnets nor scaling")
         return self
 
 

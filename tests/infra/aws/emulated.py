@@ -71,6 +71,7 @@ def _update(resources: Any, template: dict[str, Any], parameters: Any = None) ->
 
 def _mend_moto() -> None:
     """Where moto does something else than AWS, in this process only."""
+    from moto.applicationautoscaling.models import ApplicationAutoscalingBackend as Scaling
     from moto.cloudformation.parsing import ResourceMap
     from moto.elbv2.models import ELBv2Backend
     from moto.kms.utils import ECDSAPrivateKey
@@ -84,6 +85,17 @@ def _mend_moto() -> None:
         return bytes(key.private_key.sign(message, algorithm))
 
     setattr(ECDSAPrivateKey, "sign", sign)  # noqa: B010
+    deregister = Scaling.deregister_scalable_target
+
+    def forget(scaling: Scaling, namespace: str, resource: str, dimension: str) -> None:
+        """Policies and actions go with their target; moto keeps them."""
+        deregister(scaling, namespace, resource, dimension)
+        kept = {name: one for name, one in scaling.policies.items() if one.resource_id != resource}
+        scaling.policies = kept
+        actions = [one for one in scaling.scheduled_actions if one.resource_id != resource]
+        scaling.scheduled_actions = actions
+
+    setattr(Scaling, "deregister_scalable_target", forget)  # noqa: B010
     # Every load balancer of a moto stack is an application one, which knows no TCP.
     setattr(ELBv2Backend, "_validate_port_and_protocol", lambda *_: None)  # noqa: B010
 

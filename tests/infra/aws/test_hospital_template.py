@@ -47,6 +47,16 @@ FUNCTION, ENDPOINT = arn("lambda", "function:flo-Model"), arn("sagemaker", "endp
 MODEL = arn("sagemaker", "model/flo-m-0123456789ab-Model")
 CHECK = arn("sagemaker", "endpoint/check-flo-Model")
 ARCHIVE = "arn:ModelsBucket/models/Model/ab.tar.gz"
+SCALED = arn("application-autoscaling", "scalable-target/0123")
+MACHINES = {
+    "application-autoscaling:service-namespace": "sagemaker",
+    "application-autoscaling:scalable-dimension": "sagemaker:variant:DesiredInstanceCount",
+}
+TABLES = {
+    "application-autoscaling:service-namespace": "dynamodb",
+    "application-autoscaling:scalable-dimension": "dynamodb:table:ReadCapacityUnits",
+}
+OF_SCALING = arn("cloudwatch", "alarm:TargetTracking-endpoint/flo-Model/variant/live-AlarmHigh")
 TO_LAMBDA = {"iam:PassedToService": "lambda.amazonaws.com"}
 TO_SAGEMAKER = {"iam:PassedToService": "sagemaker.amazonaws.com"}
 
@@ -75,6 +85,19 @@ MATRIX: list[tuple[Request, set[str]]] = [
     (Request("lambda:InvokeFunction", f"{FUNCTION}:7", {}), {"DeployerRole"}),
     (Request("lambda:UpdateAlias", FUNCTION.replace("Model", "Other"), {}), set()),
     (Request("lambda:AddPermission", FUNCTION, {}), set()),
+    *(
+        (Request(f"application-autoscaling:{action}", SCALED, MACHINES), {"DeployerRole"})
+        for action in (
+            *("RegisterScalableTarget", "DeregisterScalableTarget"),
+            *("PutScalingPolicy", "PutScheduledAction"),
+        )
+    ),
+    (Request("application-autoscaling:RegisterScalableTarget", SCALED, TABLES), set()),
+    (Request("application-autoscaling:DeleteScalingPolicy", SCALED, MACHINES), set()),
+    (Request("cloudwatch:PutMetricAlarm", OF_SCALING, {}), {"DeployerRole"}),
+    (Request("cloudwatch:DeleteAlarms", OF_SCALING, {}), {"DeployerRole"}),
+    (Request("cloudwatch:DeleteAlarms", OF_SCALING.replace("Model", "Other"), {}), set()),
+    (Request("cloudwatch:DeleteAlarms", arn("cloudwatch", "alarm:flo-Model-slow"), {}), set()),
     (Request("lambda:CreateFunctionUrlConfig", FUNCTION, {}), set()),
     (Request("sagemaker:CreateModel", MODEL, {}), {"DeployerRole"}),
     (Request("sagemaker:UpdateEndpoint", ENDPOINT, {}), {"DeployerRole"}),

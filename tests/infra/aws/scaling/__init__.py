@@ -1,0 +1,1 @@
+"""Advice on serving: traces, forecasts, ways, settings."""
