@@ -23,6 +23,7 @@ ENDPOINTS, KEYS, ALARMS, DISK_GB = 7, 6, 5, 50  # of the template
 _BALANCER_ZONES = 2
 _METRICS, _METRICS_A_STUDY = 7, 4
 _START_HOURS = 0.15  # of a job, before its first round
+_JOB_IDLE_GB, _JOB_UPDATES = 1.5, 8  # memory of a job: its libraries, and copies of a model
 
 _Price = Annotated[float, Field(ge=0, le=10_000)]
 _Short = Annotated[str, StringConstraints(min_length=1, max_length=40)]
@@ -45,6 +46,8 @@ class Items(Document):
     alarm_month: _Price
     metric_month: _Price
     traffic_out_gb: _Price
+    job_spot_share: Annotated[float, Field(gt=0, le=1)]
+    job_interruptions_hour: Annotated[float, Field(ge=0, le=60)]
     function_million: _Price
     function_gb_second: _Price
 
@@ -59,6 +62,7 @@ class PriceTable(Document):
     currency: _Short
     machine_hour: _Prices
     job_hour: _Prices
+    job_memory_gb: _Prices
     endpoint_hour: _Prices
     items: Items
 
@@ -124,6 +128,40 @@ def bill(use: Use, setup: Setup, prices: PriceTable) -> dict[str, float]:
         "training jobs": use.studies * (use.rounds * use.seconds / 3600 + _START_HOURS) * job,
         "traffic to hospitals": rounds * use.hospitals * use.model_mb / 1000 * p.traffic_out_gb,
     }
+
+
+@dataclass(frozen=True)
+class JobAdvice:
+    """``machine``: the cheapest type that holds a study's job. ``month``, ``spot``: its cost, on
+    demand and on spot machines with what interruptions repeat. ``resumed_hours``: that one
+    interruption costs: another start, and the round under way."""
+
+    machine: str
+    month: float
+    spot: float
+    resumed_hours: float
+
+
+def job_advice(use: Use, prices: PriceTable) -> JobAdvice:
+    """Choose a job's machine by its memory, whatever the number of hospitals (docs/growing.md).
+
+    Raises UsageError: no type of machine in the table holds a model of this size.
+    """
+    needed = _JOB_IDLE_GB + _JOB_UPDATES * use.model_mb / 1000
+    held = {one: gb for one, gb in prices.job_memory_gb.items() if one in prices.job_hour}
+    fit = [one for one, gb in held.items() if gb >= needed]
+    if not fit:
+        raise UsageError(
+            f"a model of {use.model_mb:g} MB needs a job with {needed:.0f} GB, and no type of "
+            "[job_memory_gb] in the price table has that",
+            hint="give a table that has larger ones: --prices FILE",
+        )
+    machine = min(fit, key=lambda one: prices.job_hour[one])
+    hours = use.studies * (use.rounds * use.seconds / 3600 + _START_HOURS)
+    resumed = _START_HOURS + use.seconds / 3600
+    on_spot = hours * (1 + prices.items.job_interruptions_hour * resumed)
+    price = prices.job_hour[machine]
+    return JobAdvice(machine, hours * price, on_spot * price * prices.items.job_spot_share, resumed)
 
 
 def function_price(prices: PriceTable, milliseconds: float, memory_mb: int) -> float:

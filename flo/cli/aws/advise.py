@@ -126,11 +126,11 @@ def _show(asked: Trace, found: Advice, prices: PriceTable, machine: Machine) -> 
 
     weeks = len(asked.rates) / 60 / WEEK
     say(
-        f"{weeks:.0f} weeks, {asked.hourly.mean():,.3g} requests a second on average and "
-        f"{asked.rates.max():,.3g} in the busiest minute; {asked.empty:.0%} of the hours have none"
+        f"{weeks:.0f} weeks, {_told(asked.hourly.mean())} requests a second on average, "
+        f"{_told(asked.rates.max())} in the busiest minute, none in {asked.empty:.0%} of the hours"
     )
-    title = "the later half of them, which chose nothing"
-    table = Table("way", title=title, caption=f"{prices.currency} a month; the network not counted")
+    caption = "judged on the later half, which chose nothing; p99 without the network"
+    table = Table("way", title=f"{prices.currency} a month, about", caption=caption)
     for name in ("cost", "unserved", "by function", "p99 ms", "machines"):
         table.add_column(name, justify="right")
     for name, (_, one) in found.rows.items():
@@ -143,7 +143,7 @@ def _show(asked: Trace, found: Advice, prices: PriceTable, machine: Machine) -> 
             f"{one.machine_hours / 730:,.1f}",
         )
     table.add_section()
-    table.add_row("least, if all were known before", f"{found.oracle:,.2f}")
+    table.add_row("if all were known", f"{found.oracle:,.2f}")
     console().print(table)
     say(
         f"a {machine.kind} answers {machine.requests:,.0f} requests a second within the limit; "
@@ -152,8 +152,12 @@ def _show(asked: Trace, found: Advice, prices: PriceTable, machine: Machine) -> 
     )
 
 
+def _told(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
 def _show_settings(found: Advice, limits: Limits, toml: str, cron: str, model: str) -> None:
-    from flo.cli.terminal.output import say, verbatim
+    from flo.cli.terminal.output import plain, say, verbatim
 
     say(f"advised: {found.chosen.name}")
     if found.outcome.unserved > limits.unserved:
@@ -164,10 +168,10 @@ def _show_settings(found: Advice, limits: Limits, toml: str, cron: str, model: s
     if not toml:
         say(f"next: flo model deploy {model} --on lambda --why REASON --home SITE")
         return
-    say(f"in aws/{model}.toml of the site's folder, under [endpoint]:")
+    say(plain(f"in aws/{model}.toml of the site's folder, under [endpoint]:"))
     verbatim(toml)
     if cron:
-        say("in a crontab of the site, so that the endpoint is there when it is worth it:")
+        say("at these times, by whoever may deploy without a second factor (docs/cloud-doors.md):")
         verbatim(cron)
     else:
         say(f"next: flo model deploy {model} --on sagemaker --why REASON --home SITE")

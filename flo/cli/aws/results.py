@@ -78,7 +78,11 @@ class AdviceResult(CommandResult):
 
 @dataclass(frozen=True)
 class CostResult(CommandResult):
-    """``before``, ``after``: a month by item; ``hours``: awake in a month after the change."""
+    """``before``, ``after``: a month by item; ``hours``: awake in a month after the change.
+
+    ``job``: type of machine of training jobs. ``jobs_on_spot``: what they cost in a month on spot
+    machines; ``resumed_hours``: what one interruption costs.
+    """
 
     currency: str
     prices_of: str
@@ -86,3 +90,6 @@ class CostResult(CommandResult):
     hours: float
     before: dict[str, float]
     after: dict[str, float]
+    job: str
+    jobs_on_spot: float
+    resumed_hours: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from flo.cli.terminal.command import command
 from flo.cli.terminal.options import Yes
 
 if TYPE_CHECKING:
-    from flo.infra.aws.costs import PriceTable, Use
+    from flo.infra.aws.costs import JobAdvice, PriceTable, Use
     from flo.infra.aws.sleeping import Power
     from flo.infra.aws.stack import Stack
 
@@ -99,6 +100,9 @@ def cost(
     studies: Annotated[int, typer.Option(min=0, max=1000, help="Studies in a month.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Rounds of a study.")] = 100,
     model_mb: Annotated[float, typer.Option(min=0, max=1024, help="MB of one model.")] = 1.0,
+    round_seconds: Annotated[
+        float, typer.Option(min=0.01, max=86_400, help="Of a round, as the console shows it.")
+    ] = 3.0,
     days: Annotated[
         str, typer.Option(help="Days awake, as for schedule; awake all the time without.")
     ] = "",
@@ -111,16 +115,21 @@ def cost(
     """Show a month's bill by item, beside that of a coordinator that never sleeps."""
     from flo.infra.aws.awake import Calendar
     from flo.infra.aws.costs import ALWAYS_ON, HOURS, PRICES, PriceTable, Setup, Use, bill
+    from flo.infra.aws.costs import job_advice as advised
 
-    table, use = PriceTable.read(prices or PRICES), Use(hospitals, studies, rounds, model_mb)
+    table = PriceTable.read(prices or PRICES)
+    use = Use(hospitals, studies, rounds, model_mb, round_seconds)
+    job = advised(use, table)
     calendar = Calendar.parse(days, begin, end, "UTC") if days else None
     setup = Setup(
         machine,
+        job.machine,
         endpoint_zones=endpoint_zones,
         hours=calendar.hours if calendar else HOURS,
         wakings=calendar.wakings if calendar else 0.0,
     )
-    before, after = bill(use, ALWAYS_ON, table), bill(use, setup, table)
+    always = replace(ALWAYS_ON, job=job.machine)
+    before, after = bill(use, always, table), bill(use, setup, table)
     awake = f"{calendar.hours:.0f} hours awake" if calendar else "never asleep"
     plural = "s" if endpoint_zones > 1 else ""
     show_bills(
@@ -128,7 +137,11 @@ def cost(
         use,
         table,
     )
-    return results.CostResult(table.currency, table.as_of, table.region, setup.hours, before, after)
+    show_job(job, sum(after.values()))
+    return results.CostResult(
+        *(table.currency, table.as_of, table.region, setup.hours, before, after),
+        *(job.machine, job.spot, job.resumed_hours),
+    )
 
 
 def show_power(stack: Stack, state: Power) -> None:
@@ -165,6 +178,17 @@ def show_bills(bills: dict[str, dict[str, float]], use: Use, prices: PriceTable)
     say(
         f"{use.studies} studies of {use.rounds} rounds, models of {use.model_mb:g} MB; list prices "
         f"of {prices.region} as of {prices.as_of}, not read from AWS: --prices FILE has others"
+    )
+
+
+def show_job(job: JobAdvice, month: float) -> None:
+    """Show which machine holds a job, and what spot machines would save."""
+    from flo.cli.terminal.output import say
+
+    say(
+        f"jobs: {job.machine} is the cheapest that holds the model. Spot machines would save "
+        f"{job.month - job.spot:.2f} a month, {(job.month - job.spot) / month:.1%} of the bill; an "
+        f"interruption costs {job.resumed_hours * 60:.0f} minutes, and no round is lost"
     )
 
 

@@ -32,8 +32,8 @@ LEAST_WEEKS, MOST_WEEKS = 6, 56
 MOST_MACHINES = 1000
 MONTH = 730.0  # hours
 MACHINES, FUNCTION, TRACKING, CALENDAR, BOTH = (
-    *("always as many machines", "the function", "target tracking"),
-    *("a calendar of machines", "machines, and the function for the rest"),
+    *("fixed machines", "function only", "target tracking", "scheduled machines"),
+    "machines + function",
 )
 FAMILIES = (FUNCTION, MACHINES, TRACKING, CALENDAR, BOTH)  # the simplest first
 _WORTH = 0.97

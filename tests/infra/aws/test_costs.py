@@ -19,6 +19,8 @@ from flo.infra.aws.costs import (
     Setup,
     Use,
     bill,
+    function_price,
+    job_advice,
 )
 from flo.infra.aws.stack import TEMPLATE
 from tests.commands import flo_process
@@ -105,6 +107,21 @@ def test_a_machine_without_a_price_is_named() -> None:
         bill(Use(4), Setup("x9.huge"), TABLE)
 
 
+def test_a_job_gets_the_cheapest_machine_that_holds_its_model() -> None:
+    small, large = (job_advice(Use(4, model_mb=mb), TABLE) for mb in (1.0, 1000.0))
+    assert (small.machine, large.machine) == ("ml.m5.large", "ml.m5.xlarge")
+    assert small.month == pytest.approx(bill(Use(4), Setup(), TABLE)["training jobs"])
+    assert small.month * 0.35 < small.spot < small.month * 0.36, "interruptions cost something"
+    assert small.resumed_hours == pytest.approx(9 / 60, abs=0.01)
+    with pytest.raises(UsageError, match=r"a model of 9000 MB needs a job with 74 GB"):
+        job_advice(Use(4, model_mb=9000.0), TABLE)
+
+
+def test_a_request_to_the_function_is_billed_by_begun_milliseconds() -> None:
+    assert function_price(TABLE, 4.1, 1024) == pytest.approx(0.2e-6 + 0.005 * 0.0000166667)
+    assert function_price(TABLE, 5, 512) == pytest.approx(0.2e-6 + 0.0025 * 0.0000166667)
+
+
 @pytest.mark.processes
 def test_the_command_shows_both_bills() -> None:
     done = flo_process("aws", "cost", "--days", "mon-fri", "--endpoint-zones", "2")
@@ -112,6 +129,7 @@ def test_the_command_shows_both_bills() -> None:
     assert "178.86" in done.stdout
     assert "50% of the first" in done.stdout
     assert "not read from AWS" in done.stdout
+    assert "Spot machines would save 0.07 a month" in " ".join(done.stdout.split())
 
 
 SETUPS = {
