@@ -252,6 +252,7 @@ def _planned(operator: Operator, study: Study) -> results.StudyStateResult:
 def follow(home: Path, digest: str) -> dict[str, Any]:
     """Show a study's progress until it ends; return its last summary."""
     from flo.cli.coordinator.operator import Operator
+    from flo.cli.terminal.output import say
     from flo.cli.terminal.progress import ProgressScreen
     from flo.study.loading import from_canonical
 
@@ -262,6 +263,8 @@ def follow(home: Path, digest: str) -> dict[str, Any]:
                 lambda after: operator.call("GET", f"studies/{digest}?after={after}")
             )
     _show_result(summary)
+    if progress.emitted:
+        say(f"electricity of the hospitals' machines, estimated: {progress.emitted}")
     return summary
 
 

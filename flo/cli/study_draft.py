@@ -88,6 +88,22 @@ def new(
     return FileWrittenResult(str(out))
 
 
+def show_emission(study: Study) -> None:
+    """Show what a run is expected to use and emit, and whether it may wait."""
+    from flo.carbon.grams import SECONDS, WATTS, planned
+    from flo.carbon.intensity import WORLD
+    from flo.cli.terminal.output import say
+
+    rounds, hospitals = max(study.mechanism.steps, 1), len(study.hospitals)
+    found = planned(rounds, hospitals)
+    say(
+        f"electricity: about {1000 * found.kwh:.2g} Wh, {found.grams:.2g} g of CO2, if a round "
+        f"takes {SECONDS:.0f} s, a hospital's machine {WATTS:.0f} W and a kWh makes {WORLD:.0f} g"
+    )
+    if study.limits.start_within:
+        say(f"it starts within {study.limits.start_within} of the last approval, when that is less")
+
+
 @command(app)
 def check(
     study: StudyFile,
@@ -128,6 +144,7 @@ def check(
     if unwritten:
         say(f"[bold yellow]not finished:[/] still the draft's text: {' and '.join(unwritten)}")
     show_sheet(parts, console())
+    show_emission(loaded)
     if prv is None:
         say("no third opinion on ε: Opacus does not load on this system")
     else:

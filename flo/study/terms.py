@@ -141,11 +141,24 @@ class Survey(Document):
     retry_allowance: Annotated[int, Field(ge=0, le=100)] = 0
 
 
+_HOURS = r"([1-9]|[1-9][0-9]|1[0-5][0-9]|16[0-8])h"
+
+
 class Limits(Document):
-    """Time that an attempt waits for its cohort, and the fewest hospitals that may form one."""
+    """Time that an attempt waits for its cohort, and the fewest hospitals that may form one.
+
+    ``start_within``: hours after the last approval within which the run begins, when electricity is
+    expected to be the cleanest; None: at once.
+    """
 
     deadline_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
     minimum_cohort: Annotated[int, Field(ge=1)]
+    start_within: Annotated[str, spelt(_HOURS, "a number of hours from 1h to 168h")] | None = None
+
+    @property
+    def start_within_hours(self) -> int:
+        """The hours of ``start_within``; 0 if the run begins at once."""
+        return int(self.start_within[:-1]) if self.start_within else 0
 
 
 def largest_delta(public_size: int) -> float:

@@ -65,6 +65,8 @@ def in_its_form(document: dict[str, Any]) -> dict[str, Any]:
         ):
             if name in column and column[name] in (None, []):
                 del column[name]
+    if document["limits"]["start_within"] is None:
+        del document["limits"]["start_within"]
     if document["data"]["outcome"] is None:
         del document["data"]["outcome"]
     for name in ("continues", "statistics", "gate", "monitor"):

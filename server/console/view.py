@@ -215,7 +215,9 @@ def state_of(offer: Offer, story: StudyProgress) -> tuple[str, str]:
         missing = len(offer.study.hospitals) - len(story.approved) - story.refused
         said = [f"{story.refused} refused"] if story.refused else []
         said += [f"waiting for {missing} approvals"] if missing else []
-        return ", ".join(said) or "about to start", "warn" if story.refused else ""
+        return ", ".join(
+            said
+        ) or story.postponed or "about to start", "warn" if story.refused else ""
     return offer.status, _CHIP.get(offer.status, "")
 
 

@@ -49,6 +49,7 @@ from flo.keys.keystore import (
 from flo.keys.rotation import KeyRotation
 from flo.keys.tls import read_certificate
 from flo.server.home.aws_config import AwsConfig
+from flo.server.home.carbon_config import CarbonConfig
 from flo.server.keys.authority import CA_PURPOSE, Authority, days_left, names_in
 from flo.server.store.store import Store
 from flo.storage.artifacts import LocalArtifacts
@@ -107,6 +108,7 @@ class CoordinatorConfig(Document):
     signing_key: KmsKey | None = None  # if set, identity.key is for TLS only
     aws: AwsConfig | None = None
     traces: TracesConfig | None = None
+    carbon: CarbonConfig | None = None
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@
 | paused | too few hospitals were there, or its ServerApp kept failing | enough are connected |
 | done, stopped, ended | it is over | permanent; its hospitals settle |
 
-A ServerApp that died is launched again, from the saved state. A paused run has no cost and keeps
-its hospitals' reservations. It is resumed automatically, at once and then after growing delays. It
-is ended when an operator stops it, the study expires, or too few hospitals still approve.
+A run may wait for cleaner electricity before it starts (``cleaner``). A ServerApp that died is
+launched again, from the saved state. A paused run has no cost and keeps its hospitals'
+reservations. It is resumed automatically, at once and then after growing delays. It is ended when
+an operator stops it, the study expires, or too few hospitals still approve.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from flo.errors import FloError, NetworkError, RefusedError
 from flo.server.flower.superlink import APP_HERE, SuperLink
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.runs import earlier, local_store, remote_store
+from flo.server.runs.cleaner import CleanerElectricity
 from flo.server.runs.jobs import Jobs
 from flo.server.store.run_tables import RunRecord, new_run_id
 from flo.server.store.store import Offer, Store
@@ -73,6 +75,7 @@ class Runs:
     ) -> None:
         self._home, self._store, self._superlink, self._jobs = home, store, superlink, jobs
         self._chain = home.chain_path.read_bytes()
+        self._electricity = CleanerElectricity(home, store)
         self._running: dict[str, _Running] = {}
         self._waiting: dict[str, _Waiting] = {}
         # Studies that ended with a model or another result that is not signed yet.
@@ -127,6 +130,8 @@ class Runs:
             study = offer.study.digest
             wanted = {hospital.id for hospital in offer.study.hospitals}
             if offer.status == "offered" and wanted <= set(self._store.approvals(study)):
+                if self._electricity.waits(offer.study):
+                    continue
                 run = new_run_id()
                 if self._store.start_run(run, study):
                     self._store.add_event(study, "started", run=run)
@@ -192,6 +197,7 @@ class Runs:
                 if record is not None:
                     self._store.set_status(study, record.status)
                     if record.status != "paused":
+                        self._say_emitted(study)
                         self.uncarded.add(study)
                         self._forget_earlier(running.run, study)
                 self._jobs.forget(running.run)
@@ -214,6 +220,11 @@ class Runs:
                     continue
                 self._store.add_event(study, "relaunched", run=running.run)
                 self._launch(running.run, study)
+
+    def _say_emitted(self, study: str) -> None:
+        offer = self._store.offer(study)
+        if offer is not None:
+            self._electricity.say_emitted(offer.study)
 
     def _give_up(self, run: str, study: str, why: str) -> None:
         """Pause the run, to be retried later; end it if its stop was requested."""

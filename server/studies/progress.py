@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from flo.privacy.accounting.plan import Plan
@@ -51,6 +52,8 @@ class StudyProgress:
     times: dict[str, str] = field(default_factory=dict)  # event kind -> time of its latest
     last: int = 0
     card_published: bool = False
+    postponed: str = ""  # why its run waits, though everybody approved
+    emitted: str = ""  # what its rounds used and emitted, estimated
     last_failure: str = ""  # why the last attempt failed; "" after a completed round
     _failed: int = 0
 
@@ -134,6 +137,14 @@ class StudyProgress:
             case "declined":
                 self._say(_DECLINED[facts["decision"]], facts["hospital"])
                 self.approved.discard(facts["hospital"])
+            case "postponed":
+                until = datetime.fromisoformat(facts["until"])
+                self.now = self.postponed = (
+                    f"waiting for cleaner electricity until {until:%A %H:%M} UTC, expected to save "
+                    f"{facts['saves']:.0%}"
+                )
+            case "emitted":
+                self.emitted = f"{facts['kwh'] * 1000:.3g} Wh, {facts['grams']:.3g} g of CO2"
             case "started" | "resumed":
                 self.now = "waiting for hospitals"
             case "paused":

@@ -14,6 +14,7 @@ from tests.proofs import (
     explanations,
     fairness,
     gain,
+    green,
     model_regressions,
     monitored,
     outcomes,
@@ -34,6 +35,11 @@ def _gate(quick: bool) -> Iterator[Row]:
     yield from fairness.rows(quick)
 
 
+def _cost(quick: bool) -> Iterator[Row]:
+    yield from costs.rows(quick)
+    yield from green.rows(quick)
+
+
 def _watch(quick: bool) -> Iterator[Row]:
     yield from watched.rows(quick)
     yield from monitored.rows(quick)
@@ -49,7 +55,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "versions": versions_compared.rows,
     "watch": _watch,
     "outcomes": outcomes.rows,
-    "cost": costs.rows,
+    "cost": _cost,
 }
 _LINE = "{:7} {:58} {:>9} {:>14} {:>5} {:>6} {:>7}"
 

@@ -62,7 +62,7 @@ def _advised(name: str, trace: Trace, peaks: tuple[float, ...]) -> Iterator[Row]
 
 
 def _foreseen(name: str, trace: Trace) -> Row:
-    """Four weeks' mean against the same hour of last week."""
+    """Four weeks' mean against the same hour of last week; stated, not promised."""
     began = time.monotonic()
     hourly = trace.last(56).hourly
     found = same_hours(hourly, trace.last(56).hours_of_week)
@@ -74,5 +74,4 @@ def _foreseen(name: str, trace: Trace) -> Row:
         float(error / naive),
         len(hourly[judged]),
         time.monotonic() - began,
-        most=1.0,
     )

@@ -49,6 +49,11 @@ class ProgressScreen:
         """Seconds of each finished training round."""
         return [done.seconds for done in self._following.rounds if done.phase == "training"]
 
+    @property
+    def emitted(self) -> str:
+        """What the rounds used and emitted, estimated; "" if the coordinator does not say."""
+        return self._following.emitted
+
     def follow(self, ask: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
         """Poll ``ask(after)`` until the study has ended and its model, if any, has a card."""
         following = self._following
@@ -64,7 +69,7 @@ class ProgressScreen:
 
     def _view(self) -> Group:
         following = self._following
-        waiting = following.now == "approvals"
+        waiting = following.now in ("approvals", following.postponed)
         self._progress.update(
             self._task,
             description=plain(following.now)[:_LONGEST],

@@ -1,0 +1,1 @@
+"""Carbon: reading intensities, choosing the hour of a start, grams."""
