@@ -134,6 +134,7 @@ def leaves(value: Any, path: str = "") -> Iterator[str]:
 
 
 OTHER = {
+    "start_within": "24h",
     "expires": "2098-01-01",
     "record": "visit",
     "records_per_patient": "many",

@@ -11,8 +11,8 @@ import tomli_w
 from flo.server.runs import cleaner
 from flo.server.runs.cleaner import CleanerElectricity
 from flo.study.document import Study, from_document
-from tests.builders import small_study
-from tests.server.runs.test_scheduler import HOSPITALS, Scene, scene
+from tests.builders import HOSPITALS, small_study
+from tests.server.runs.test_scheduler import Scene, scene
 
 __all__ = ["scene"]
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
