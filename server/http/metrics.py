@@ -43,6 +43,8 @@ SILENT = _gauge(
     "hospital",
 )
 REFUSED = _counter("refusals", "Count", "Refused requests and connections in the audit log.")
+BEGUN = _counter("jobs_begun", "Count", "Begun jobs of remote runs.")
+POSTPONED = _counter("runs_postponed", "Count", "Plans to start a run when electricity is cleaner.")
 JOBS = _counter("jobs_over", "Count", "Ended jobs of remote runs.")
 UNCOPIED = _counter("audit_uncopied", "Count", "Failed copies of the audit log.")
 RECEIVED = _counter("received_bytes", "Bytes", "Received from hospitals.")
@@ -73,11 +75,13 @@ EPSILON = _gauge(
     "study",
 )
 TOTAL = _gauge("epsilon_planned", "None", "What the whole schedule spends, as above.", "study")
+CARBON = _gauge("carbon_grams", "None", "CO2 that its last run emitted, estimated.", "study")
 KINDS = (
-    *(HOSPITALS, REVOKED, CONNECTED, SILENT, REFUSED, JOBS, UNCOPIED, RECEIVED, SENT, RESTARTS),
+    *(HOSPITALS, REVOKED, CONNECTED, SILENT, REFUSED, BEGUN, JOBS, UNCOPIED, RECEIVED, SENT),
+    *(RESTARTS, POSTPONED),
     *(EVENTS, STUDIES, DECISIONS, PUBLISHED, UPTIME, MEMORY, DISK),
     *(ROUNDS, PLANNED, RETRIES, COHORT, INVITED, APPROVED, SECONDS, SINCE, DEADLINE, LEFT),
-    *(EPSILON, TOTAL),
+    *(EPSILON, TOTAL, CARBON),
 )
 
 
@@ -109,7 +113,9 @@ def measured(
     return [
         *_of_hospitals(store, seen),
         REFUSED.of(sum(counted[kind] for kind in REFUSALS)),
+        BEGUN.of(counted["job-begun"]),
         JOBS.of(counted["job-over"]),
+        POSTPONED.of(counted["postponed"]),
         UNCOPIED.of(uncopied),
         RECEIVED.of(traffic.received),
         SENT.of(traffic.sent),
@@ -150,6 +156,8 @@ def _of_study(store: Store, offer: Offer) -> Iterator[Metric]:
     yield PLANNED.of(sum(plan.purpose(purpose).planned for purpose in plan.purposes), of)
     yield TOTAL.of(spent(plan.purposes, planned, plan.delta), of)
     yield RETRIES.of(counted["attempt-failed"], of)
+    if emitted := store.last_event(study.digest, "emitted"):
+        yield CARBON.of(emitted["grams"], of)
     if last is None:
         return
     done = counted["round"]

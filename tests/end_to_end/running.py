@@ -42,6 +42,7 @@ def launch(
     schema: int = 3,
     continues: str | None = None,
     gate: dict[str, Any] | None = None,
+    start_within: str | None = None,
     **mechanism: Any,
 ) -> str:
     """The digest of a study that all of these hospitals have approved.
@@ -49,7 +50,7 @@ def launch(
     ``continues``: the digest of a model's card. ``gate``: its terms.
     """
     hospitals = [{"id": home.read_config().hospital, "declared_size": 40} for home in homes]
-    limits = {"deadline_seconds": deadline, "minimum_cohort": 2}
+    limits = {"deadline_seconds": deadline, "minimum_cohort": 2, "start_within": start_within}
     document = study_document(
         hospitals=hospitals, version=version, limits=limits, schema_version=schema
     )
