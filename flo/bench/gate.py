@@ -33,8 +33,8 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
     """Yield median seconds and megabytes of both, each run in its own process."""
     records = _RECORDS // 10 if quick else _RECORDS
     with tempfile.TemporaryDirectory() as folder:
-        for path in _write(Path(folder), records):
-            found = {who: [_measured(who, path) for _ in range(_RUNS)] for who in ("flo", "pandas")}
+        for path in write_tables(Path(folder), records):
+            found = {who: [measured(who, path) for _ in range(_RUNS)] for who in ("flo", "pandas")}
             for what, unit in (("seconds", "s"), ("megabytes", "MB")):
                 both = (statistics.median(one[what] for one in found[who]) for who in found)
                 name = f"load + gate, {records:,} × 30, {path.suffix[1:]}"
@@ -52,7 +52,8 @@ def schema() -> Schema:
     )
 
 
-def _write(folder: Path, records: int) -> list[Path]:
+def write_tables(folder: Path, records: int) -> list[Path]:
+    """Write a table of made-up patients as CSV and as Parquet; return both paths."""
     rng = np.random.default_rng(7)
     columns: dict[str, Any] = {"patient_id": [f"p{i:07d}" for i in range(records)]}
     for i in range(_NUMBERS):
@@ -67,7 +68,8 @@ def _write(folder: Path, records: int) -> list[Path]:
     return paths
 
 
-def _measured(who: str, path: Path) -> dict[str, float]:
+def measured(who: str, path: Path) -> dict[str, float]:
+    """Return seconds and megabytes of reading a file in a process of its own."""
     command = [sys.executable, "-m", "flo.bench.gate", who, str(path)]
     done = subprocess.run(command, check=True, capture_output=True)
     found: dict[str, float] = json.loads(done.stdout)

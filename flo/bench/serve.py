@@ -60,11 +60,13 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
 
 def _plain(*, quick: bool) -> Iterator[BenchRow]:
     requests = 20_000 if quick else 100_000
-    with _flo(images=False) as (site, server, plain, _):
-        ours = _cost(server, plain, f"/models/{site.study.name}/score", site.record(), requests)
+    with served(images=False) as (site, server, plain, _):
+        ours = cost_of_an_answer(
+            server, plain, f"/models/{site.study.name}/score", site.record(), requests
+        )
     for name, (needs, command) in _REFERENCES.items():
         with _reference(needs, command) as (process, port):
-            theirs = _cost(process, port, "/score", site.record(), requests // 5)
+            theirs = cost_of_an_answer(process, port, "/score", site.record(), requests // 5)
         yield row("serve", "plain call, logistic", ours, theirs, how=name, unit="µs CPU")
 
 
@@ -72,27 +74,27 @@ def _hooks(*, quick: bool) -> Iterator[BenchRow]:
     requests = 1_000 if quick else 4_000
     needs = ("healthchain==0.16.1", "uvicorn[standard]==0.49.0")
     found = dict[str, float]()
-    with _flo(images=False) as (site, server, _, port):
+    with served(images=False) as (site, server, _, port):
         for algorithm in ("RS384", "ES384"):
             path = f"/cds-services/{site.study.name}"
             url = f"https://localhost:{port}{path}"
             more = {"tokens": site.tokens(url, algorithm, requests), "ca": _ca(site)}
-            found[algorithm] = _cost(server, port, path, site.hook(), requests, **more)
+            found[algorithm] = cost_of_an_answer(server, port, path, site.hook(), requests, **more)
     command = [*_UVICORN, "PORT", "healthchain_app:app"]
     with _reference(needs, lambda port: [str(port) if c == "PORT" else c for c in command]) as (
         process,
         port,
     ):
-        theirs = _cost(process, port, "/cds/cds-services/score", site.hook(), requests)
+        theirs = cost_of_an_answer(process, port, "/cds/cds-services/score", site.hook(), requests)
     for algorithm, ours in found.items():
         name = f"CDS Hooks, TLS, {algorithm}, signed log, reasons"
         yield row("serve", name, ours, theirs, how="HealthChain 0.16, none of these", unit="µs CPU")
 
 
 def _images(requests: int) -> BenchRow:
-    with _flo(images=True) as (site, server, plain, _):
+    with served(images=True) as (site, server, plain, _):
         path = f"/models/{site.study.name}/score"
-        ours = _cost(server, plain, path, site.record(), requests)
+        ours = cost_of_an_answer(server, plain, path, site.record(), requests)
         model = PublishedModel.open(
             next((site.home.directory / "models").rglob("*.card.json")),
             *site.home.read_coordinator().fingerprints,
@@ -110,7 +112,7 @@ def _images(requests: int) -> BenchRow:
 def _steady(seconds: float) -> Iterator[BenchRow]:
     """Measure answers at 500 a second, and how soon a killed front is back."""
     requests = int(500 * seconds)
-    with _flo(images=False) as (site, server, plain, port):
+    with served(images=False) as (site, server, plain, port):
         path = f"/cds-services/{site.study.name}"
         tokens = site.tokens(f"https://localhost:{port}{path}", "RS384", requests)
         more = {"tokens": tokens, "ca": _ca(site), "a_second": 500}
@@ -133,17 +135,19 @@ def _steady(seconds: float) -> Iterator[BenchRow]:
         yield row("serve", name, worst, 1000.0, how="1 s, as was asked", unit="ms")
 
 
-def _cost(server: int, port: int, path: str, body: str, requests: int, **more: Any) -> float:
+def cost_of_an_answer(
+    server: int, port: int, path: str, body: str, requests: int, **more: Any
+) -> float:
     """Return microseconds of CPU of a server's processes for one answer."""
     warm = {"tokens": more["tokens"][-50:]} if "tokens" in more else {}
     _load(port, path, body, 50, connections=8, **{**more, **warm})
     if "tokens" in more:
         more, requests = {**more, "tokens": more["tokens"][:-50]}, requests - 50
-    before = _cpu(server)
+    before = processor_seconds(server)
     found = _load(port, path, body, requests, connections=_CONNECTIONS, **more)
     if found["answered"] < requests:
         raise FloError(f"{requests - found['answered']:.0f} of {requests} were not answered")
-    return 1e6 * (_cpu(server) - before) / requests
+    return 1e6 * (processor_seconds(server) - before) / requests
 
 
 def _load(port: int, path: str, body: str, requests: int, **more: Any) -> dict[str, float]:
@@ -157,12 +161,12 @@ def _load(port: int, path: str, body: str, requests: int, **more: Any) -> dict[s
     return found
 
 
-def _cpu(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
     """Return seconds of CPU of a process and of all that it has started."""
     ticks = os.sysconf("SC_CLK_TCK")
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     own = (int(fields[11]) + int(fields[12])) / ticks
-    return own + sum(_cpu(child) for child in _children(pid))
+    return own + sum(processor_seconds(child) for child in _children(pid))
 
 
 def _children(pid: int) -> list[int]:
@@ -181,7 +185,7 @@ def _ca(site: ServedSite) -> str:
 
 
 @contextmanager
-def _flo(*, images: bool) -> Iterator[tuple[ServedSite, int, int, int]]:
+def served(*, images: bool) -> Iterator[tuple[ServedSite, int, int, int]]:
     """Yield a site that answers, its server, a port without TLS and token, and the server's own."""
     with tempfile.TemporaryDirectory() as folder:
         port, plain = free_port(), free_port()

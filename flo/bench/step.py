@@ -59,14 +59,7 @@ def rows(device: str = "cpu") -> Iterator[BenchRow]:
     if device == "cpu":
         torch.set_num_threads(1)
     for name, (layers, width, count) in MODELS.items():
-        generator = np.random.default_rng(1)
-        patients = Patients(
-            generator.normal(size=(count, width)),
-            generator.integers(0, 2, count).astype(np.float64),
-            np.arange(count),
-            count,
-        )
-        module = networks.build(layers)
+        patients, module = _patients(width, count), networks.build(layers)
         private, way = _private(module, patients, device)
         plain = _plain(copy.deepcopy(module), patients, device)
         yield compared("step", f"{name}, {device}", private, plain, how=f"plain step; {way}")
@@ -75,6 +68,24 @@ def rows(device: str = "cpu") -> Iterator[BenchRow]:
             hooks = _hooks(copy.deepcopy(module), patients, device)
             yield compared("step", f"{name}, {device}", private, hooks, how="Opacus hooks")
     torch.set_num_threads(threads)
+
+
+def private_step_of(name: str) -> Callable[[], object]:
+    """Return a private step of a model of ``MODELS``, with its noise, on this machine's CPU."""
+    keep_freed_memory()
+    layers, width, count = MODELS[name]
+    private, _ = _private(networks.build(layers), _patients(width, count), "cpu")
+    return private
+
+
+def _patients(width: int, count: int) -> Patients:
+    generator = np.random.default_rng(1)
+    return Patients(
+        generator.normal(size=(count, width)),
+        generator.integers(0, 2, count).astype(np.float64),
+        np.arange(count),
+        count,
+    )
 
 
 def _private(

@@ -64,9 +64,12 @@ _Row = dict[str, str]
 def read_intensity(path: Path, zone: str = "UTC") -> Intensity:
     """Read one file. Raises UsageError naming the file, the row and what is wrong."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        if not path.is_file():
+            raise UsageError(f"{path} cannot be read: it is no file")
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
     if len(data) > MOST_BYTES:
         raise UsageError(f"{path} has more than {MOST_BYTES >> 20} MiB", hint="leave out old years")
     try:
@@ -136,7 +139,7 @@ def _point(point: dict[str, Any]) -> tuple[float, float]:
     grams = point.get("rating", point.get("value"))
     if not isinstance(time, str) or isinstance(grams, bool) or not isinstance(grams, int | float):
         raise _WrongError("an entry has no `time` and `rating`, nor `timestamp` and `value`")
-    return _seconds(re.sub(r"(\.\d{6})\d+", r"\1", time), None), float(grams)
+    return _seconds(re.sub(r"(\.\d{6})\d+", r"\1", time), None), _number(str(grams))
 
 
 # -- CSV -------------------------------------------------------------------------------------------
@@ -213,6 +216,8 @@ def _generation(
 
 def _megawatts(kind: str, text: str) -> dict[str, float]:
     name = " ".join(kind.lower().split())
+    if name == "energy storage":  # what it gives back was generated before
+        return {}
     if name not in _IPCC:
         raise _WrongError(f"the type of generation {kind.strip()[:60]!r} is not known")
     return {} if text.strip() in _ABSENT else {name: max(0.0, _number(text))}

@@ -655,6 +655,23 @@ class DataWrittenResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class IndexResult(CommandResult):
+    """``index``: geometric mean of ``scores``, each reference / here; ``low``, ``high``: 90 %.
+
+    ``wins``: share of the weightings by which it is better than the reference; ``first``: by which
+    each deployment is the best, if several were compared. ``evidence``: of the installation.
+    """
+
+    index: float
+    low: float
+    high: float
+    scores: dict[str, float]
+    wins: float
+    first: dict[str, float]
+    evidence: str
+
+
+@dataclass(frozen=True)
 class MeasuredResult(CommandResult):
     """``rows``: group, name, flo, reference, ratio, unit, runs, how."""
 

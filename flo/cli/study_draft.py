@@ -97,11 +97,14 @@ def show_emission(study: Study) -> None:
     rounds, hospitals = max(study.mechanism.steps, 1), len(study.hospitals)
     found = planned(rounds, hospitals)
     say(
-        f"electricity: about {1000 * found.kwh:.2g} Wh, {found.grams:.2g} g of CO2, if a round "
+        f"electricity: about {1000 * found.kwh:,.1f} Wh, {found.grams:,.1f} g of CO2, if a round "
         f"takes {SECONDS:.0f} s, a hospital's machine {WATTS:.0f} W and a kWh makes {WORLD:.0f} g"
     )
     if study.limits.start_within:
-        say(f"it starts within {study.limits.start_within} of the last approval, when that is less")
+        say(
+            f"it starts within {study.limits.start_within} of the last approval, in the hour that "
+            "is expected to emit least"
+        )
 
 
 @command(app)

@@ -92,6 +92,8 @@ class Runs:
             if record.status != "paused":
                 self.uncarded.add(record.study)
                 self._forget_earlier(record.id, record.study)
+                if not published(self._store, record.study):  # it ended while nobody looked
+                    self._say_emitted(record.study)
         self._launch_running()
 
     def watch(self) -> None:
@@ -197,11 +199,12 @@ class Runs:
                 if record is not None:
                     self._store.set_status(study, record.status)
                     if record.status != "paused":
-                        self._say_emitted(study)
                         self.uncarded.add(study)
                         self._forget_earlier(running.run, study)
                 self._jobs.forget(running.run)
                 del self._running[study]
+                if record is not None and record.status != "paused":
+                    self._say_emitted(study)
                 continue
             try:
                 self._jobs.begun(running.run, study)

@@ -136,6 +136,8 @@ class StudyProgress:
                 self.approved.add(facts["hospital"])
             case "declined":
                 self._say(_DECLINED[facts["decision"]], facts["hospital"])
+                if self.now == self.postponed:
+                    self.now, self.postponed = "approvals", ""
                 self.approved.discard(facts["hospital"])
             case "postponed":
                 until = datetime.fromisoformat(facts["until"])
@@ -144,7 +146,8 @@ class StudyProgress:
                     f"{facts['saves']:.0%}"
                 )
             case "emitted":
-                self.emitted = f"{facts['kwh'] * 1000:.3g} Wh, {facts['grams']:.3g} g of CO2"
+                energy, grams = facts["kwh"] * 1000, facts["grams"]
+                self.emitted = f"{_told(energy)} Wh, {_told(grams)} g of CO2"
             case "started" | "resumed":
                 self.now = "waiting for hospitals"
             case "paused":
@@ -214,6 +217,10 @@ class StudyProgress:
         self._say(f"missing in round {facts['round']}", *facts["missing"])
         if self.study.mechanism.noise == "distributed":
             self._count(facts["phase"], facts["cohort"])
+
+
+def _told(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _total(releases: Mapping[str, int]) -> int:

@@ -126,8 +126,9 @@ def _show(asked: Trace, found: Advice, prices: PriceTable, machine: Machine) -> 
 
     weeks = len(asked.rates) / 60 / WEEK
     say(
-        f"{weeks:.0f} weeks, {_told(asked.hourly.mean())} requests a second on average, "
-        f"{_told(asked.rates.max())} in the busiest minute, none in {asked.empty:.0%} of the hours"
+        f"{weeks:.0f} weeks, counted every {asked.step} minutes: {_told(asked.hourly.mean())} "
+        f"requests a second on average, {_told(asked.rates.max())} in the busiest minute, none in "
+        f"{asked.empty:.0%} of the hours"
     )
     caption = "judged on the later half, which chose nothing; p99 without the network"
     table = Table("way", title=f"{prices.currency} a month, about", caption=caption)
@@ -160,6 +161,11 @@ def _show_settings(found: Advice, limits: Limits, toml: str, cron: str, model: s
     from flo.cli.terminal.output import plain, say, verbatim
 
     say(f"advised: {found.chosen.name}")
+    if found.outcome.p99 > limits.p99 * (1 + 1e-9):
+        say(
+            f"warning: in the later half its p99 was {1000 * found.outcome.p99:.0f} ms, more than "
+            f"{1000 * limits.p99:.0f}"
+        )
     if found.outcome.unserved > limits.unserved:
         say(
             f"warning: in the later half it left {found.outcome.unserved:.2%} of the requests "

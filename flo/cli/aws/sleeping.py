@@ -185,9 +185,10 @@ def show_job(job: JobAdvice, month: float) -> None:
     """Show which machine holds a job, and what spot machines would save."""
     from flo.cli.terminal.output import say
 
+    saved = job.month - job.spot
     say(
         f"jobs: {job.machine} is the cheapest that holds the model. Spot machines would save "
-        f"{job.month - job.spot:.2f} a month, {(job.month - job.spot) / month:.1%} of the bill; an "
+        f"{saved:.2f} a month, {saved / max(month, 0.01):.1%} of the bill; an "
         f"interruption costs {job.resumed_hours * 60:.0f} minutes, and no round is lost"
     )
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -160,7 +161,8 @@ def _family(
     """Return the ways of a family that are tried."""
     always = fewest(rates, machine, _ROOM * limits.unserved)
     most = min(2 * int(needed(float(rates.max()), machine)), MOST_MACHINES)
-    break_even = machine.price / 3600 / function.price  # requests a second
+    # requests a second from which a machine is cheaper than the function
+    break_even = machine.price / 3600 / function.price if function.price else math.inf
     if family == FUNCTION:
         yield Way(family, 0, 0)
     elif family == MACHINES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from typing import get_args
 
 import numpy as np
@@ -27,7 +28,7 @@ def scaling(way: Way, profile: Floats, machine: Machine, zone: str) -> ScalingSe
         calendar = {day: tuple(counts[at * 24 : at * 24 + 24]) for at, day in enumerate(_DAYS)}
     tracked = None
     if way.target is not None:
-        tracked = float(math.floor(way.target * machine.requests * 60))
+        tracked = max(1.0, float(math.floor(way.target * machine.requests * 60)))
     return ScalingSettings(
         least=way.least,
         most=way.most,
@@ -40,6 +41,7 @@ def scaling(way: Way, profile: Floats, machine: Machine, zone: str) -> ScalingSe
 def toml(way: Way, found: ScalingSettings | None, machine: Machine) -> str:
     """Return the lines for ``aws/MODEL.toml`` beside those of its [endpoint]."""
     lines = [f'instance = "{machine.kind}"', f"instances = {max(way.least, 1)}"]
+    lines.append(f"at_once = {machine.at_once}  # the next request is answered 503")
     if found is not None:
         lines += ["", "[endpoint.scaling]", f"least = {found.least}", f"most = {found.most}"]
         if found.requests_a_minute is not None:
@@ -60,7 +62,8 @@ def crontab(way: Way, profile: Floats, zone: str, model: str, home: str) -> str:
     is_open = open_hours(profile, way.from_rate)
     if is_open.all() or not is_open.any():
         return ""
-    command = f"flo model deploy {model} --on sagemaker --home {home}"
+    words = ["flo", "model", "deploy", model, "--on", "sagemaker", "--home", home]
+    command = shlex.join(words).replace("%", r"\%")  # cron makes lines of it
     commands = {True: f"{command} --why 'by the calendar'"}
     commands[False] = f"{command} --remove --why 'by the calendar'"
     lines = dict[tuple[int, bool], list[int]]()

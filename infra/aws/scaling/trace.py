@@ -24,20 +24,23 @@ from flo.errors import UsageError
 MOST_ROWS, MOST_WEEKS = 5_000_000, 1_000
 WEEK = 168  # hours
 _MOST_REQUESTS = 1e12  # of a row
-_LONGEST_LINE = 1000
+MOST_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
 class Trace:
-    """``begin``: a full hour, UTC. ``rates``: requests a second, for each minute of whole hours.
+    """``begin``: a full hour of the zone. ``rates``: requests a second, for each minute of whole
+    hours.
 
     ``zone``: whose weeks and hours a forecast goes by. ``empty``: share of hours without a request.
+    ``step``: minutes between two counts.
     """
 
     begin: datetime
     zone: str
     rates: Floats
     empty: float
+    step: int = 60
 
     @property
     def hourly(self) -> Floats:
@@ -74,41 +77,57 @@ def refuse_unknown_zone(zone: str) -> None:
 def read_trace(path: Path, zone: str) -> Trace:
     """Read a trace file. Raises UsageError naming the file, the row and what is wrong."""
     refuse_unknown_zone(zone)
+    if path.exists() and (not path.is_file() or path.stat().st_size > MOST_BYTES):
+        raise UsageError(
+            f"{path} is no file of at most {MOST_BYTES >> 20} MiB", hint="add up by hour"
+        )
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return of_counts(_counted(path, csv.reader(file), ZoneInfo(zone)), zone, str(path))
+            counts, step = _counted(path, csv.reader(file), ZoneInfo(zone))
+            return of_counts(counts, zone, str(path), step)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read as CSV: {error}") from error
 
 
-def of_counts(counts: Counter[int], zone: str, what: str) -> Trace:
+def of_counts(counts: Counter[int], zone: str, what: str, step: int = 1) -> Trace:
     """Return the trace of how many requests arrived in which minute since 1970, UTC.
 
-    Counts of whole hours, or of several minutes, are interpolated between their middles.
+    ``step``: minutes that a count stands for; 0 if the times themselves say it. Counts of several
+    minutes are interpolated between their middles.
 
     Raises UsageError: there is none, or they are too far apart.
     """
     if not counts or not sum(counts.values()):
         raise UsageError(f"{what} has no request")
-    step = math.gcd(60, *(minute % 60 for minute in counts))
-    first, last = min(counts) // 60 * 60, max(counts) // 60 * 60 + 60
+    first, last = min(counts), max(counts)
     if last - first > MOST_WEEKS * WEEK * 60:
         raise UsageError(
             f"{what} spans {(last - first) / 60 / WEEK:,.0f} weeks; at most {MOST_WEEKS} are read",
             hint="look for a time that is wrong, or leave out what is old",
         )
-    arrived = np.zeros((last - first) // step)
+    step = step or math.gcd(60, *(minute - first for minute in counts))
+    arrived = np.zeros((last - first) // step + 1)
     for minute, count in counts.items():
         arrived[(minute - first) // step] += count
-    rates = arrived / (60 * step)
-    middles = (np.arange(len(rates)) + 0.5) * step
-    each = np.interp(np.arange(last - first) + 0.5, middles, rates)
-    empty = 1 - np.count_nonzero(each.reshape(-1, 60).sum(axis=1)) / (len(each) / 60)
-    return Trace(datetime.fromtimestamp(first * 60, UTC), zone, each, float(empty))
+    begin = _local_hour(first, zone)
+    minutes = begin + np.arange(math.ceil((last + step - begin) / 60) * 60)
+    middles = first + (np.arange(len(arrived)) + 0.5) * step
+    rates = np.interp(minutes + 0.5, middles, arrived / (60 * step))
+    rates[(minutes < first) | (minutes >= last + step)] = 0.0
+    asked = np.unique((np.array([m for m, count in counts.items() if count]) - begin) // 60)
+    empty = 1 - len(asked) / (len(minutes) / 60)
+    return Trace(datetime.fromtimestamp(begin * 60, UTC), zone, rates, empty, step)
 
 
-def _counted(path: Path, rows: Iterable[list[str]], zone: ZoneInfo) -> Counter[int]:
-    """Return requests by minute since 1970."""
+def _local_hour(minute: int, zone: str) -> int:
+    """Return the minute at which the zone's hour began: its offset may have half an hour."""
+    offset = datetime.fromtimestamp(minute * 60, ZoneInfo(zone)).utcoffset() or timedelta(0)
+    shift = int(offset.total_seconds()) // 60
+    return (minute + shift) // 60 * 60 - shift
+
+
+def _counted(path: Path, rows: Iterable[list[str]], zone: ZoneInfo) -> tuple[Counter[int], int]:
+    """Return requests by minute since 1970, and how many minutes each stands for; 0 if unknown."""
     counts, several = Counter[int](), iter(rows)
     head = [name.strip() for name in next(several, [])]
     if "time" not in head:
@@ -133,7 +152,7 @@ def _counted(path: Path, rows: Iterable[list[str]], zone: ZoneInfo) -> Counter[i
         if not 0 <= count <= _MOST_REQUESTS:
             raise UsageError(f"row {number} of {path} has {count:g} requests, not 0 to 1e12")
         counts[minute] += count  # type: ignore[assignment]  # requests may be means of several days
-    return counts
+    return counts, 0 if many is not None else 1
 
 
 def _minute(text: str, zone: ZoneInfo) -> int:

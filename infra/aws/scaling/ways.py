@@ -3,8 +3,9 @@
 Machines. Each answers one request after the other. With Poisson arrivals and exponential service
 times (M/M/1) the 99th percentile of an answer's time is ln(100) s / (1 - u) at utilisation u and s
 seconds of service (Kleinrock, Queueing Systems I, 1975, 3.2); ``Machine.requests`` is the rate at
-which it is the bound. What arrives beyond that rate is refused (the container answers 503), and is
-unserved unless the function takes it.
+which it is the bound. The container has at most ``Machine.at_once`` requests open, bound / s of
+them, and answers the next one 503: so none waits longer than the bound. What arrives beyond the
+rate is counted as refused; it is unserved unless the function takes it.
 
 Target tracking, as AWS describes it: three minutes above the target add machines in proportion,
 fifteen below nine tenths of it remove some; five minutes after a removal the next may follow.
@@ -24,11 +25,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from flo.arrays import Floats, Mask
+from flo.infra.aws.serving.contract import MOST_AT_ONCE
 
 _LOG_100 = math.log(100)
 _ABOVE, _BELOW, _COOLDOWN, _SLACK = 3, 15, 5, 0.9  # minutes; of the target
 _SHORTEST_PAUSE = 3  # hours for which an endpoint is deleted
-_KEPT_WARM_SECONDS = 300.0  # for which Lambda keeps an idle environment, cautiously
+_NONE = 1e-300  # in place of no request at all
+_KEPT_WARM_MINUTES = 5  # for which Lambda keeps an idle environment, cautiously
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,15 @@ class Machine:
     price: float
     service: float
     requests: float
+    at_once: int = 512
     start_minutes: int = 5
 
     @staticmethod
     def within(kind: str, price: float, service: float, bound: float) -> Machine:
         """Return the machine with the rate at which p99 is ``bound`` seconds; 0 if none is."""
         used = 1 - _LOG_100 * service / bound
-        return Machine(kind, price, service, max(0.0, used / service))
+        at_once = min(MOST_AT_ONCE, max(1, int(bound / service)))
+        return Machine(kind, price, service, max(0.0, used / service), at_once)
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,8 @@ def simulate(
 
 def oracle(rates: Floats, machine: Machine, function: Function) -> float:
     """Return what the requests cost at least, if all are known before and the function takes what
-    machines do not. A machine that is started costs its start, too. No way above can be cheaper.
+    machines do not. A machine that is started costs its start, too. No way above that leaves
+    nothing unserved can be cheaper.
 
     The first machine takes what it can, the second what is left, and so on; whether each is there
     in a minute does not depend on the others, and is found by dynamic programming.
@@ -171,7 +177,8 @@ def _by_calendar(floor: Floats, is_open: Mask, machine: Machine) -> tuple[Floats
     """Machines of a calendar are started early, so that they are there when their hour begins."""
     start = machine.start_minutes
     wanted = np.repeat(np.where(is_open, floor, 0.0), 60)
-    early = np.maximum(wanted, np.concatenate([wanted[start:], np.repeat(wanted[-1], start)]))
+    soon = np.concatenate([wanted[start:], np.repeat(wanted[-1], start)])
+    early = np.maximum(wanted, np.where(wanted > 0, soon, 0.0))  # not before it is deployed
     deployed = _deployed(is_open, machine)
     return np.where(deployed, wanted, 0.0), early + _checks(is_open, machine)
 
@@ -215,7 +222,7 @@ def _tracked(
         lowest = least[hour]
         if not wanted:  # it is deployed now
             there = wanted = lowest
-        if minute % 60 == 60 - start and hour + 1 < len(least):
+        if minute % 60 >= 60 - start and hour + 1 < len(least):
             lowest = max(lowest, least[hour + 1])  # a calendar acts early
         if there != wanted and minute >= ready:
             there = wanted
@@ -250,7 +257,7 @@ def _outcome(
 ) -> Outcome:
     over = np.maximum(rates - there * machine.requests, 0)
     taken = np.minimum(over, function.requests) if spills else np.zeros(len(rates))
-    unserved, all_requests = (over - taken).sum(), rates.sum()
+    unserved, all_requests = (over - taken).sum(), max(float(rates.sum()), _NONE)
     machine_hours = float(paid.sum()) / 60
     return Outcome(
         cost=machine_hours * machine.price + float(taken.sum()) * 60 * function.price,
@@ -265,11 +272,16 @@ def _p99(
     there: Floats, answered: Floats, taken: Floats, machine: Machine, function: Function
 ) -> float:
     """Return the 99th percentile of answers' times, cautiously: each minute's answers of machines
-    count with that minute's own 99th percentile."""
+    count with that minute's own 99th percentile. The function has no environment if nobody asked
+    for minutes: then each request waits for one that arrives before the first has started."""
     used = np.divide(answered * machine.service, there, out=np.zeros(len(there)), where=there > 0)
     times = [_LOG_100 * machine.service / (1 - used)]
     weights = [answered]
-    cold = np.exp(-taken * _KEPT_WARM_SECONDS)
+    before = np.concatenate([np.repeat(taken[0], _KEPT_WARM_MINUTES), taken[:-1]]) * 60
+    recent = np.convolve(before, np.ones(_KEPT_WARM_MINUTES), "valid")
+    idle = np.exp(-recent)  # nobody asked in the minutes before
+    starting = np.maximum(1.0, taken * function.cold)  # requests that meet no environment then
+    cold = idle * np.minimum(1.0, starting / np.maximum(taken * 60, _NONE))
     for seconds, share in ((function.warm, 1 - cold), (function.cold, cold)):
         times.append(np.full(len(there), seconds))
         weights.append(taken * share)

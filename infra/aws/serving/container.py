@@ -15,8 +15,8 @@ account's owner sets:
     *.card.json         a package of the coordinator's registry; FLO_COORDINATORS are the
                         fingerprints of who may have signed it
 
-No record is logged or kept. ``FLO_ML_ROOT`` moves the folder, and ``FLO_PORT`` the port, for the
-local runner.
+No record is logged or kept. ``FLO_AT_ONCE``: requests that may be open. ``FLO_ML_ROOT`` moves the
+folder, and ``FLO_PORT`` the port, for the local runner.
 """
 
 from __future__ import annotations
@@ -36,9 +36,12 @@ from flo.errors import FloError, MessageError, TrustError, UsageError
 from flo.http.asgi import Refused, read_body
 from flo.infra.aws.job_contract import ROOT_VARIABLE
 from flo.infra.aws.serving.contract import (
+    AT_ONCE,
+    AT_ONCE_VARIABLE,
     COORDINATORS_VARIABLE,
     MODEL_FILE,
     MODEL_VARIABLE,
+    MOST_AT_ONCE,
     NETWORK_FILE,
     PORT_VARIABLE,
     digest_of,
@@ -52,7 +55,7 @@ from flo.scoring.request import Answer, answer_body, fault
 log = logging.getLogger("flo.endpoint")
 
 PORT = 8080
-_MOST_AT_ONCE, _GRACE_SECONDS = 512, 20
+_GRACE_SECONDS = 20
 _NOT_JSON = Answer(415, {"error": "send application/json"})
 _CROWDED = Answer(413, {"error": "the request has more values than the model has cells"})
 _BUSY = Answer(503, {"error": "too many requests at once"})
@@ -69,12 +72,13 @@ def main() -> int:
     root = Path(os.environ.get(ROOT_VARIABLE, "/opt/ml"))
     try:
         model = opened(root / "model", os.environ)
+        at_once = _at_once(os.environ)
     except FloError as error:
         log.error(f"{error}; {error.hint}" if error.hint else str(error))
         return error.exit_code
     log.info(f"answers with {json.dumps(model.facts, sort_keys=True)}")
     config = uvicorn.Config(
-        Container(model),
+        Container(model, at_once),
         host="0.0.0.0",  # noqa: S104 - SageMaker's proxy dials it; nothing else reaches the machine
         port=int(os.environ.get(PORT_VARIABLE, PORT)),
         ws="none",
@@ -103,6 +107,14 @@ def opened(folder: Path, environment: Any) -> CompiledModel:
     if len(cards) != 1:
         raise UsageError(f"{folder} has {len(cards)} cards and no {MODEL_FILE}: no model to serve")
     return _package(cards[0], environment.get(COORDINATORS_VARIABLE, "").split(","))
+
+
+def _at_once(environment: Any) -> int:
+    """Return how many requests may be open at once; the next one is answered 503."""
+    text = environment.get(AT_ONCE_VARIABLE, str(AT_ONCE))
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MOST_AT_ONCE:
+        raise UsageError(f"{AT_ONCE_VARIABLE} is {text[:20]!r}, not 1 to {MOST_AT_ONCE}")
+    return int(text)
 
 
 def _compiled(folder: Path, wanted: str) -> CompiledModel:
@@ -135,8 +147,8 @@ def _package(card: Path, coordinators: list[str]) -> CompiledModel:
 class Container:
     """The ASGI application."""
 
-    def __init__(self, model: CompiledModel) -> None:
-        self._model, self._open = model, 0
+    def __init__(self, model: CompiledModel, at_once: int = AT_ONCE) -> None:
+        self._model, self._at_once, self._open = model, at_once, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -147,7 +159,7 @@ class Container:
             await _send(send, Answer(200, {}))
         elif asked != ("POST", "/invocations"):
             await _send(send, _NOT_THERE)
-        elif self._open >= _MOST_AT_ONCE:
+        elif self._open >= self._at_once:
             await _send(send, _BUSY)  # /ping is answered still: the machine is well
         else:
             self._open += 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 
 MODEL_VARIABLE, COORDINATORS_VARIABLE = "FLO_MODEL", "FLO_COORDINATORS"
-PORT_VARIABLE = "FLO_PORT"
+PORT_VARIABLE, AT_ONCE_VARIABLE = "FLO_PORT", "FLO_AT_ONCE"
+AT_ONCE, MOST_AT_ONCE = 512, 10_000  # requests of a container, unless the variable says otherwise
 MODEL_FILE, NETWORK_FILE = "model.json", "model.onnx"
 
 

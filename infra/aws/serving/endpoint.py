@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,7 +30,13 @@ from flo.infra.aws.archives import packed
 from flo.infra.aws.clients import client, code_of, translate_errors
 from flo.infra.aws.s3 import S3Artifacts
 from flo.infra.aws.serving.autoscaling import ScaledVariant
-from flo.infra.aws.serving.contract import MODEL_FILE, MODEL_VARIABLE, NETWORK_FILE, digest_of
+from flo.infra.aws.serving.contract import (
+    AT_ONCE_VARIABLE,
+    MODEL_FILE,
+    MODEL_VARIABLE,
+    NETWORK_FILE,
+    digest_of,
+)
 from flo.infra.aws.serving.settings import HospitalAws
 
 log = logging.getLogger("flo.infra.aws.serving")
@@ -141,7 +148,7 @@ class EndpointDoor:
             with translate_errors(f"putting {self.name} live"):
                 self._end(self.name)  # one that failed can only be deleted
                 self._start(self.name, self._config({LIVE: (staged.number, 1)}, ""))
-                self._scaled.begin(self._own.scaling)
+                self._scale()
             return
         earlier = before.before.number if before.before else ""
         kept = earlier if before.live.number == staged.number else before.live.number
@@ -158,7 +165,10 @@ class EndpointDoor:
                 hint="leave out `serverless_mb`, or use --on lambda",
             )
         variants = {LIVE: (before.live.number, 100 - share), CANARY: (staged.number, share)}
-        self._update(variants, before.before.number if before.before else "", before)
+        there = _machines(self._described(self.name)) if self._own.scaling else 0
+        enough = max(self._own.instances, math.ceil(there * share / 100))  # it is not scaled
+        kept = before.before.number if before.before else ""
+        self._update(variants, kept, before, machines=enough)
 
     def roll_back(self, before: DoorState) -> Deployed:
         """End the canary, at once; if there is none, put the version before live. [4]"""
@@ -184,9 +194,9 @@ class EndpointDoor:
     def remove(self) -> None:
         """Delete the endpoint; no error if there is none. Its models stay, and answer nobody."""
         with translate_errors(f"removing {self.name}"):
-            self._scaled.end()
             for name in (self.name, self._check):
                 self._end(name)
+            self._end_scaling()
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -210,7 +220,7 @@ class EndpointDoor:
         settings, own = self._settings, self._own
         facts = {MODEL_VARIABLE: digest_of(document, model.onnx)}
         facts |= {"FLO_VERSION": str(model.model.version), "FLO_STUDY": model.model.study}
-        facts |= {"FLO_CARD": model.model.card}
+        facts |= {"FLO_CARD": model.model.card, AT_ONCE_VARIABLE: str(own.at_once)}
         request: dict[str, Any] = {
             "PrimaryContainer": {
                 "Image": own.image,
@@ -286,30 +296,38 @@ class EndpointDoor:
         kept: str,
         before: DoorState,
         *,
+        machines: int = 0,
         at_once: bool = False,
     ) -> None:
         """Let a configuration of these variants take over. [4]
+
+        ``machines``: of each new variant; 0 for those of the settings.
 
         Raises RefusedError: an alarm brought the old one back, or somebody else has changed it.
         """
         self._refuse_changed(before)
         with translate_errors(f"updating {self.name}"):
-            config = self._config(variants, kept)
+            config = self._config(variants, kept, machines)
             now = self._described(self.name)
             if now is not None and now["EndpointConfigName"] == config:
+                self._end_scaling()
+                self._scale()
                 return
             request: dict[str, Any] = {"EndpointName": self.name, "EndpointConfigName": config}
             same = set(variants) == set(_variants(now))
             if self._own.serverless_mb is None and same:  # guardrails need the same variants
-                request["DeploymentConfig"] = self._take_over(at_once=at_once)
-            if self._own.scaling is not None and self._scaled.is_there():
+                request["DeploymentConfig"] = self._take_over(_machines(now), at_once=at_once)
+            if self._own.scaling is not None:
                 request |= _SAME_MACHINES
-            self._scaled.end()  # SageMaker changes no machine that is scaled
+            self._end_scaling()  # SageMaker changes no machine that is scaled
             try:
                 self._sagemaker.update_endpoint(**request)
                 self._wait(self.name)
-            finally:
-                self._scaled.begin(self._own.scaling)
+            except Exception:
+                with contextlib.suppress(Exception):  # what failed first is said
+                    self._scale()
+                raise
+            self._scale()
             found = self._described(self.name)
         if found is None or found["EndpointConfigName"] != config:
             raise RefusedError(
@@ -317,8 +335,16 @@ class EndpointDoor:
                 hint="see its alarms in CloudWatch, then deploy again",
             )
 
-    def _take_over(self, *, at_once: bool) -> dict[str, Any]:
-        """Return how a new configuration takes over. [4]
+    def _scale(self) -> None:
+        """Scale the live variant's machines, if the settings say how."""
+        if self._own.scaling is not None:
+            self._scaled.begin(self._own.scaling)
+
+    def _end_scaling(self) -> None:
+        self._scaled.end(strict=self._own.scaling is not None)
+
+    def _take_over(self, machines: int, *, at_once: bool) -> dict[str, Any]:
+        """Return how a new configuration takes over from so many machines. [4]
 
         One machine has no tenth: it takes over at once, and alarms are watched before the old one
         ends. An alarm that is on already is not watched: it is of what answers now, and would keep
@@ -326,7 +352,7 @@ class EndpointDoor:
         """
         own = self._own
         routing: dict[str, Any] = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0}
-        if not at_once and own.instances > 1:
+        if not at_once and max(machines, own.instances) > 1:
             routing = {
                 "Type": "CANARY",
                 "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": _CANARY_PERCENT},
@@ -417,6 +443,15 @@ class EndpointDoor:
 
 def _variants(endpoint: Mapping[str, Any] | None) -> list[str]:
     return [one["VariantName"] for one in (endpoint or {}).get("ProductionVariants", [])]
+
+
+def _machines(endpoint: Mapping[str, Any] | None) -> int:
+    """Return how many machines the live variant has now; 0 if that is not known."""
+    several = (endpoint or {}).get("ProductionVariants", [])
+    return next(
+        (int(one.get("CurrentInstanceCount", 0)) for one in several if one["VariantName"] == LIVE),
+        0,
+    )
 
 
 def _weights(endpoint: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, float]:

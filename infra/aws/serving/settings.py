@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints, model_validator
 from flo.documents.aws_names import Account, Bucket, Id, Image, Instance, Region, Role
 from flo.documents.document import Document, read_settings
 from flo.errors import UsageError
+from flo.infra.aws.serving.contract import AT_ONCE, MOST_AT_ONCE
 from flo.keys.keystore import KmsKey
 from flo.study.terms import Identifier
 
@@ -66,7 +67,7 @@ class ScalingSettings(Document):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.least > self.most:
-            raise ValueError(f"least is {self.least} and most {self.most}: most is to be larger")
+            raise ValueError(f"most is {self.most}, below least, which is {self.least}")
         if self.calendar and len(self.calendar) != len(get_args(Day)):
             raise ValueError(f"calendar has {len(self.calendar)} days, not all seven")
         if self.zone not in available_timezones():
@@ -82,7 +83,8 @@ class ScalingSettings(Document):
 class EndpointSettings(_InNetwork):
     """``role``: of the SageMaker endpoint. ``image``: the serving image, preferably by digest.
 
-    ``instances``: machines at first, and always without ``scaling``.
+    ``instances``: machines at first, and always without ``scaling``. ``at_once``: requests that a
+    machine has open; it answers the next one 503, so that none waits too long.
 
     ``serverless_mb``: memory of an endpoint without machines of its own; ``instance``,
     ``instances``, ``subnets``, ``alarms`` and ``bake_seconds`` do not count then. SageMaker allows
@@ -99,6 +101,7 @@ class EndpointSettings(_InNetwork):
     concurrency: Annotated[int, Field(ge=1, le=200)] = 10
     alarms: Annotated[tuple[Alarm, ...], Field(max_length=10)] = ()
     bake_seconds: Annotated[int, Field(ge=60, le=600)] = 300
+    at_once: Annotated[int, Field(ge=1, le=MOST_AT_ONCE)] = AT_ONCE
     scaling: ScalingSettings | None = None
 
     @model_validator(mode="after")

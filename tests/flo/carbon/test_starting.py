@@ -43,6 +43,20 @@ def test_nothing_of_the_hours_to_come_is_used_but_a_day_ahead_file() -> None:
     assert best_start([Grid(Intensity(later), ahead)], NOW, NOW + 48).hour == NOW + 30
 
 
+def test_hours_are_compared_over_the_same_grids() -> None:
+    """A dirty grid that is known for some hours only does not make the others look clean."""
+    clean = Grid(Intensity(dict.fromkeys(range(NOW - 200, NOW), 20.0)))
+    dirty = Grid(Intensity({}), Intensity(dict.fromkeys(range(NOW, NOW + 10), 700.0)))
+    assert best_start([clean, dirty], NOW, NOW + 24) == Start(NOW, 0.0)
+
+
+def test_nothing_is_waited_for_that_saves_nothing() -> None:
+    draw = random.Random(2)
+    for _ in range(200):
+        hours = [hour for hour in range(NOW - 168, NOW) if draw.random() < 0.9]
+        assert best_start([Grid(Intensity(dict.fromkeys(hours, 0.1)))], NOW, NOW + 24).hour == NOW
+
+
 def test_a_forecast_is_the_mean_of_the_same_hour_of_seven_days() -> None:
     past = Intensity({hour: float(hour % 1000) for hour in range(NOW - 400, NOW + 400)})
     for ahead in (0, 1, 23, 24, 30, 100):
@@ -56,6 +70,7 @@ def test_all_hospitals_count_and_the_whole_run() -> None:
     both = best_start([clean, clean, dirty], NOW, NOW + 24)
     assert both.hour % 24 == 5
     ahead = Intensity({NOW: 200.0, NOW + 1: 200.0, NOW + 2: 50.0, NOW + 3: 900.0, NOW + 4: 900.0})
+    ahead.grams[NOW + 5] = 900.0
     grid = Grid(Intensity({}), ahead)
     assert best_start([grid], NOW, NOW + 3, hours=0.5).hour == NOW + 2
     assert best_start([grid], NOW, NOW + 3, hours=2.0).hour == NOW + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from flo.clients.cloud import steps
 from flo.clients.home.site_home import SiteHome
 from flo.infra.aws.serving import endpoint as endpoints
-from flo.infra.aws.serving.autoscaling import ScaledVariant, actions
+from flo.infra.aws.serving.autoscaling import ScaledVariant, actions, at_least
 from flo.infra.aws.serving.endpoint import EndpointDoor
 from flo.infra.aws.serving.settings import ScalingSettings
 from tests.clients.prediction.told import promote
@@ -72,11 +73,11 @@ def test_a_deployed_endpoint_is_scaled_as_the_settings_say_and_removed_no_more(
     site = _in_use_somewhere(tmp_path)
     door = EndpointDoor(account_of(aws, scaling=SCALING), "tiny")
     _deploy(site, door)
-    assert scaled(aws) == [(1, 9)]
+    assert scaled(aws)[0][1] == 9
     assert tracked(aws) == [40000]
     assert len(planned(aws)) == 10
     assert planned(aws)["mon-08"] == ("cron(55 7 ? * MON *)", "Europe/Berlin", {"MinCapacity": 4})
-    assert planned(aws)["mon-18"] == ("cron(55 17 ? * MON *)", "Europe/Berlin", {"MinCapacity": 1})
+    assert planned(aws)["mon-18"] == ("cron(0 18 ? * MON *)", "Europe/Berlin", {"MinCapacity": 1})
     door.remove()
     assert scaled(aws) == []
     assert planned(aws) == {}
@@ -104,12 +105,62 @@ def test_a_change_keeps_the_machines_that_there_are_and_follows_new_settings(
 
 def test_a_calendar_alone_fixes_the_number_of_machines(aws: Aws) -> None:
     variant = ScaledVariant(REGION, "flo-tiny", "live")
-    variant.begin(SCALING.model_copy(update={"requests_a_minute": None}))
+    by_calendar = SCALING.model_copy(update={"requests_a_minute": None})
+    variant.begin(by_calendar, datetime(2026, 12, 1, 9, 30, tzinfo=UTC))
+    assert scaled(aws) == [(4, 4)], "half past ten in Berlin, on a Tuesday"
     assert tracked(aws) == []
     assert planned(aws)["tue-08"][2] == {"MinCapacity": 4, "MaxCapacity": 4}
-    variant.end()
-    variant.end()  # it is not there any more: no error
-    assert not variant.is_there()
+    variant.end(strict=True)
+    variant.end(strict=True)  # it is not there any more: no error
+    assert scaled(aws) == []
+
+
+@pytest.mark.parametrize(
+    ("hour", "minute", "least"),
+    [(6, 50, 1), (6, 54, 1), (6, 55, 4), (7, 0, 4), (16, 59, 4), (17, 0, 1), (23, 0, 1)],
+)
+def test_whenever_it_is_deployed_the_calendars_machines_are_there(
+    hour: int, minute: int, least: int
+) -> None:
+    """Of now, and of five minutes later; UTC, an hour behind Berlin."""
+    assert at_least(SCALING, datetime(2026, 12, 1, hour, minute, tzinfo=UTC)) == least
+    assert at_least(SCALING.model_copy(update={"calendar": {}}), datetime.now(UTC)) == 1
+
+
+class Denied:
+    """Application Auto Scaling for a role that was made before FLO scaled anything."""
+
+    def describe_scalable_targets(self, **_: object) -> None:
+        from botocore.exceptions import ClientError
+
+        raise ClientError({"Error": {"Code": "AccessDeniedException"}}, "DescribeScalableTargets")
+
+
+def test_a_role_without_rights_to_scale_still_deploys_and_removes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ScaledVariant, "_client", lambda _: Denied())
+    variant = ScaledVariant(REGION, "flo-tiny", "live")
+    variant.end(strict=False)
+    with pytest.raises(Exception, match="AccessDenied"):
+        variant.end(strict=True)
+
+
+def test_only_the_scaling_changed_and_the_version_stayed(
+    tmp_path: Path, aws: Aws, cloud: EmulatedEndpoints
+) -> None:
+    site, settings = _in_use_somewhere(tmp_path), account_of(aws, instances=1)
+    _deploy(site, EndpointDoor(settings, "tiny"))
+    assert scaled(aws) == []
+    assert settings.endpoint is not None
+    for found in (SCALING, ScalingSettings(most=5, requests_a_minute=7)):
+        changed = settings.endpoint.model_copy(update={"scaling": found})
+        door = EndpointDoor(settings.model_copy(update={"endpoint": changed}), "tiny")
+        _deploy(site, door)
+        assert tracked(aws) == [found.requests_a_minute]
+        assert len(planned(aws)) == (10 if found.calendar else 0)
+    assert not cloud.updates, "no machine was changed"
+    door.remove()
 
 
 def test_a_week_follows_a_week() -> None:
@@ -118,10 +169,10 @@ def test_a_week_follows_a_week() -> None:
     found = ScalingSettings.model_validate({"most": 3, "calendar": days})
     assert list(actions(found)) == [
         ("mon-00", "cron(55 23 ? * SUN *)", 3),
-        ("mon-01", "cron(55 0 ? * MON *)", 1),
+        ("mon-01", "cron(0 1 ? * MON *)", 1),
     ]
     always = ScalingSettings.model_validate({"most": 3, "calendar": days | {"mon": QUIET}})
-    assert [count for *_, count in actions(always)] == [1]
+    assert list(actions(always)) == []
 
 
 def _deploy(site: SiteHome, door: EndpointDoor) -> None:

@@ -47,14 +47,18 @@ FUNCTION, ENDPOINT = arn("lambda", "function:flo-Model"), arn("sagemaker", "endp
 MODEL = arn("sagemaker", "model/flo-m-0123456789ab-Model")
 CHECK = arn("sagemaker", "endpoint/check-flo-Model")
 ARCHIVE = "arn:ModelsBucket/models/Model/ab.tar.gz"
+SCALING = "application-autoscaling"
+ASKED, OWN = "aws:RequestTag/flo:model", "aws:ResourceTag/flo:model"
 SCALED = arn("application-autoscaling", "scalable-target/0123")
 MACHINES = {
     "application-autoscaling:service-namespace": "sagemaker",
     "application-autoscaling:scalable-dimension": "sagemaker:variant:DesiredInstanceCount",
+    ASKED: "flo-Model",
 }
 TABLES = {
     "application-autoscaling:service-namespace": "dynamodb",
     "application-autoscaling:scalable-dimension": "dynamodb:table:ReadCapacityUnits",
+    ASKED: "flo-Model",
 }
 OF_SCALING = arn("cloudwatch", "alarm:TargetTracking-endpoint/flo-Model/variant/live-AlarmHigh")
 TO_LAMBDA = {"iam:PassedToService": "lambda.amazonaws.com"}
@@ -85,15 +89,20 @@ MATRIX: list[tuple[Request, set[str]]] = [
     (Request("lambda:InvokeFunction", f"{FUNCTION}:7", {}), {"DeployerRole"}),
     (Request("lambda:UpdateAlias", FUNCTION.replace("Model", "Other"), {}), set()),
     (Request("lambda:AddPermission", FUNCTION, {}), set()),
-    *(
-        (Request(f"application-autoscaling:{action}", SCALED, MACHINES), {"DeployerRole"})
-        for action in (
-            *("RegisterScalableTarget", "DeregisterScalableTarget"),
-            *("PutScalingPolicy", "PutScheduledAction"),
-        )
+    (Request(f"{SCALING}:RegisterScalableTarget", SCALED, MACHINES), {"DeployerRole"}),
+    (Request(f"{SCALING}:RegisterScalableTarget", SCALED, {**MACHINES, ASKED: "flo-Other"}), set()),
+    (Request(f"{SCALING}:RegisterScalableTarget", SCALED, TABLES), set()),
+    (Request(f"{SCALING}:TagResource", SCALED, {ASKED: "flo-Model"}), {"DeployerRole"}),
+    (
+        Request(f"{SCALING}:TagResource", SCALED, {ASKED: "flo-Model", OWN: "flo-Other"}),
+        set(),
     ),
-    (Request("application-autoscaling:RegisterScalableTarget", SCALED, TABLES), set()),
-    (Request("application-autoscaling:DeleteScalingPolicy", SCALED, MACHINES), set()),
+    *(
+        (Request(f"{SCALING}:{action}", SCALED, {OWN: f"flo-{model}"}), roles)
+        for action in ("DeregisterScalableTarget", "PutScalingPolicy", "PutScheduledAction")
+        for model, roles in (("Model", {"DeployerRole"}), ("Other", set[str]()))
+    ),
+    (Request(f"{SCALING}:DeleteScalingPolicy", SCALED, {OWN: "flo-Model"}), set()),
     (Request("cloudwatch:PutMetricAlarm", OF_SCALING, {}), {"DeployerRole"}),
     (Request("cloudwatch:DeleteAlarms", OF_SCALING, {}), {"DeployerRole"}),
     (Request("cloudwatch:DeleteAlarms", OF_SCALING.replace("Model", "Other"), {}), set()),

@@ -8,6 +8,8 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 import tomli_w
 
+from flo.carbon.readers import read_intensity
+from flo.errors import UsageError
 from flo.server.runs import cleaner
 from flo.server.runs.cleaner import CleanerElectricity
 from flo.study.document import Study, from_document
@@ -38,12 +40,8 @@ def grid(scene: Scene, clean: int) -> None:
     (scene.home.directory / "grid.csv").write_text("\n".join(rows))
 
 
-def approved(scene: Scene, study: Study, at: datetime) -> CleanerElectricity:
-    """Everybody approved at that time."""
+def approved(scene: Scene, study: Study) -> CleanerElectricity:
     scene.offers(study)
-    for hospital in HOSPITALS:
-        scene.store.add_event(study.digest, "approved", hospital=hospital)
-    scene.store._write("UPDATE events SET time = ?", at.isoformat(timespec="milliseconds"))
     return CleanerElectricity(scene.home, scene.store)
 
 
@@ -55,7 +53,7 @@ def test_it_waits_until_the_clean_hour_and_says_so_once(scene: Scene) -> None:
     config(scene, grid={"past": "grid.csv"})
     grid(scene, clean=5)
     study, noon = patient(), TODAY + timedelta(hours=12)
-    electricity = approved(scene, study, noon)
+    electricity = approved(scene, study)
     waited = [at for at in range(30) if electricity.waits(study, noon + timedelta(hours=at))]
     assert waited == list(range(17)), "from noon to five"
     (said,) = postponed(scene, study)
@@ -68,17 +66,32 @@ def test_it_waits_no_longer_than_its_study_says(scene: Scene, window: str, waits
     config(scene, grid={"past": "grid.csv"})
     grid(scene, clean=17)
     study, noon = patient(window), TODAY + timedelta(hours=12)
-    assert approved(scene, study, noon).waits(study, noon) == waits
+    assert approved(scene, study).waits(study, noon) == waits
 
 
 def test_a_restart_of_the_coordinator_does_not_begin_the_window_anew(scene: Scene) -> None:
     config(scene, grid={"past": "grid.csv"})
-    grid(scene, clean=11)
+    grid(scene, clean=5)
     study, noon = patient("20h"), TODAY + timedelta(hours=12)
-    approved(scene, study, noon)
-    for hours in range(24):
-        again = CleanerElectricity(scene.home, scene.store)
-        assert not again.waits(study, noon + timedelta(hours=hours)), "the clean hour is too late"
+    assert approved(scene, study).waits(study, noon)
+    assert CleanerElectricity(scene.home, scene.store).waits(study, noon + timedelta(hours=1))
+    assert len(postponed(scene, study)) == 1, "the same plan is said once"
+    grid(scene, clean=10)
+    again = CleanerElectricity(scene.home, scene.store)
+    assert not again.waits(study, noon + timedelta(hours=16)), "at ten the window is over"
+
+
+def test_after_a_refusal_the_window_begins_anew(scene: Scene) -> None:
+    config(scene, grid={"past": "grid.csv"})
+    grid(scene, clean=5)
+    study, then = patient("6h"), datetime.now(UTC) - timedelta(days=3)
+    facts = {"until": then.isoformat(), "since": then.isoformat(), "saves": 0.5}
+    electricity = approved(scene, study)
+    scene.store.add_event(study.digest, "postponed", **facts)
+    midnight = TODAY + timedelta(days=1)
+    assert not electricity.waits(study, midnight), "that window is over"
+    scene.store.add_event(study.digest, "declined", hospital=HOSPITALS[0], decision="withdraw")
+    assert electricity.waits(study, midnight)
 
 
 def test_it_never_waits_into_the_day_after_it_expires(scene: Scene) -> None:
@@ -86,15 +99,15 @@ def test_it_never_waits_into_the_day_after_it_expires(scene: Scene) -> None:
     grid(scene, clean=5)
     evening = TODAY + timedelta(hours=20)
     study = patient("24h", expires=TODAY.date().isoformat())
-    assert not approved(scene, study, evening).waits(study, evening)
+    assert not approved(scene, study).waits(study, evening)
     lasting = patient("24h", expires=(TODAY.date() + timedelta(days=1)).isoformat())
-    assert approved(scene, lasting, evening).waits(lasting, evening)
+    assert approved(scene, lasting).waits(lasting, evening)
 
 
 def test_without_start_within_or_grids_a_run_starts_at_once(scene: Scene) -> None:
     usual, waiting = small_study(), patient()
-    assert not approved(scene, usual, TODAY).waits(usual, TODAY)
-    assert not approved(scene, waiting, TODAY).waits(waiting, TODAY)
+    assert not approved(scene, usual).waits(usual, TODAY)
+    assert not approved(scene, waiting).waits(waiting, TODAY)
 
 
 def test_whatever_is_wrong_with_a_file_the_run_starts(
@@ -104,9 +117,44 @@ def test_whatever_is_wrong_with_a_file_the_run_starts(
     (scene.home.directory / "grid.csv").write_text("time,grams\nlately,many\n")
     study = patient()
     with caplog.at_level(logging.WARNING, "flo.server"):
-        assert not approved(scene, study, TODAY).waits(study, TODAY)
+        assert not approved(scene, study).waits(study, TODAY)
     assert "none.csv cannot be read" in caplog.text
     assert "'lately' is not a time" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[carbon", "[carbon]\nwatts = 'many'\n", '[carbon.grid]\npast = "' + "x" * 300 + '"\n'],
+)
+def test_a_configuration_that_cannot_be_read_keeps_no_run_waiting(scene: Scene, text: str) -> None:
+    path, study = scene.home.config_path, patient()
+    usual = path.read_text()
+    path.write_text(usual + text)
+    digest = scene.offers(study)
+    assert not CleanerElectricity(scene.home, scene.store).waits(study)
+    other = scene.offers(small_study(name="other"))
+    scene.runs.watch()
+    assert {scene.status(one) for one in (digest, other)} == {"running"}
+    path.write_text(usual)
+    scene.runs.watch()
+    path.write_text(usual + text)
+    for one in (digest, other):
+        record = scene.store.last_run(one)
+        assert record is not None
+        scene.store.end_run(record.id, scene.store.take_run(record.id), "stopped", {})
+    scene.link.finished |= {1, 2}
+    scene.runs.watch()
+    assert {scene.status(one) for one in (digest, other)} == {"stopped"}
+
+
+def test_a_number_that_no_float_holds_and_a_study_that_never_expires(scene: Scene) -> None:
+    config(scene, grid={"past": "grid.json"})
+    huge = '[{"time": "2026-01-01T00:00:00+00:00", "rating": ' + "9" * 400 + "}]"
+    (scene.home.directory / "grid.json").write_text(huge)
+    study = patient(expires="9999-12-31")
+    assert not approved(scene, study).waits(study)
+    with pytest.raises(UsageError, match="is not a number"):
+        read_intensity(scene.home.directory / "grid.json")
 
 
 def test_a_better_forecast_changes_the_plan(scene: Scene) -> None:
@@ -115,7 +163,7 @@ def test_a_better_forecast_changes_the_plan(scene: Scene) -> None:
     ahead = scene.home.directory / "ahead.csv"
     ahead.write_text(f"time,grams\n{(TODAY + timedelta(hours=13)).isoformat()},299\n")
     study, noon = patient(), TODAY + timedelta(hours=12)
-    electricity = approved(scene, study, noon)
+    electricity = approved(scene, study)
     assert electricity.waits(study, noon)
     ahead.write_text(f"time,grams\n{(TODAY + timedelta(hours=15)).isoformat()},7\n")
     assert electricity.waits(study, noon + timedelta(hours=1))
@@ -165,5 +213,5 @@ def test_other_windows_are_refused(window: str) -> None:
 
 def test_the_day_of_expiry_is_the_studys() -> None:
     assert cleaner._end_of(patient(expires=date(2030, 1, 31).isoformat())) == datetime(
-        2030, 2, 1, tzinfo=UTC
+        2030, 1, 31, 23, 59, 59, tzinfo=UTC
     )

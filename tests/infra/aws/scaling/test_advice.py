@@ -153,7 +153,7 @@ def test_settings_that_contradict_themselves_are_refused() -> None:
     day = (1,) * 24
     week = dict.fromkeys(("mon", "tue", "wed", "thu", "fri", "sat", "sun"), day)
     for wrong, said in (
-        ({"least": 3, "most": 2, "requests_a_minute": 9}, "most is to be larger"),
+        ({"least": 3, "most": 2, "requests_a_minute": 9}, "most is 2, below least"),
         ({"most": 2}, "set requests_a_minute, or calendar"),
         ({"most": 2, "calendar": {"mon": day}}, "has 1 days, not all seven"),
         ({"most": 2, "calendar": week, "zone": "Mars"}, "'Mars' is not known"),

@@ -22,7 +22,7 @@ def test_hours_keep_their_requests_and_change_smoothly(tmp_path: Path) -> None:
     found = trace(tmp_path, "time,requests\n2026-03-02T00:00,3600\n2026-03-02T02:00,7200\n")
     assert found.begin == datetime(2026, 3, 2, tzinfo=UTC)
     assert len(found.rates) == 3 * 60
-    assert found.empty == 0  # the hour between lies between
+    assert found.empty == pytest.approx(1 / 3)
     middles = found.rates.reshape(3, 60)[:, 29:31].mean(axis=1)
     assert middles == pytest.approx([1, 0, 2], abs=0.02)
 
@@ -43,6 +43,15 @@ def test_times_are_of_the_named_zone_unless_they_have_an_offset(tmp_path: Path) 
     found = trace(tmp_path, "time\n2026-07-06T00:00\n2026-07-06T00:00+00:00\n", "Europe/Berlin")
     assert found.begin == datetime(2026, 7, 5, 22, tzinfo=UTC)
     assert found.hours_of_week.tolist() == [0, 1, 2]  # Monday's first hours in Berlin
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "Asia/Kathmandu", "America/St_Johns"])
+def test_hours_of_zones_with_half_an_hour_stay_hours(tmp_path: Path, zone: str) -> None:
+    rows = "\n".join(f"2026-03-02T{hour:02}:00,3600" for hour in range(24))
+    found = trace(tmp_path, f"time,requests\n{rows}\n", zone)
+    assert found.rates == pytest.approx(np.ones(24 * 60))
+    assert found.hours_of_week.tolist() == list(range(24)), "from Monday's midnight there"
+    assert found.step == 60
 
 
 def test_the_hour_that_summer_time_skips_and_the_one_that_it_repeats(tmp_path: Path) -> None:

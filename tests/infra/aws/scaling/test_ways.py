@@ -71,6 +71,14 @@ def test_a_function_that_is_rarely_asked_answers_cold() -> None:
     assert outcome(Way("x", 0, 0), np.full(60, 1.0)).p99 == FUNCTION.warm
 
 
+def test_of_a_burst_after_silence_only_the_first_requests_are_cold() -> None:
+    rates = np.zeros(600)
+    rates[::60] = 1000.0  # for a minute of each hour
+    assert outcome(Way("x", 0, 0), rates).p99 == FUNCTION.warm
+    slow = Function(price=1e-6, warm=0.01, cold=2.0)  # two of sixty seconds are more than 1 %
+    assert simulate(Way("x", 0, 0), rates, np.zeros(10), MACHINE, slow).p99 == slow.cold
+
+
 def test_tracking_adds_machines_after_three_minutes_and_they_answer_five_later() -> None:
     rates = np.concatenate([np.full(60, 50.0), np.full(60, 250.0)])
     found = outcome(Way("x", 1, 10, target=0.8), rates)
@@ -113,7 +121,7 @@ def test_an_endpoint_that_is_opened_answers_two_starts_later_and_the_function_un
     found = outcome(way, rates, [1, 1, 1, 1, 90, 1, 1, 1, 1])
     assert found.unserved == 0
     assert found.spilled == pytest.approx((480 * 1 + 10 * 90) / rates.sum())
-    assert found.machine_hours == pytest.approx((60 + 5 + 5) / 60)  # started early; and the check
+    assert found.machine_hours == pytest.approx((60 + 5) / 60)  # and the check
 
 
 def test_an_endpoint_is_not_deleted_for_two_hours() -> None:
