@@ -100,7 +100,7 @@ class CleanerElectricity:
             (datetime.fromisoformat(one.time), one.seconds, one.cohort) for one in story.rounds
         ]
         found = emitted(rounds, self._grids(study, config), config.watts)
-        facts = {"kwh": round(found.kwh, 6), "grams": round(found.grams, 3)}
+        facts = {"kwh": round(found.kwh, 6), "grams": round(found.grams, 6)}
         self._store.add_event(study.digest, "emitted", **facts)
 
     def _best(self, study: Study, hour: int, latest: int) -> Start:

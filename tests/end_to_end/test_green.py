@@ -56,4 +56,4 @@ def test_it_waits_restarts_runs_when_it_is_clean_and_states_grams(tmp_path: Path
     (emitted,) = [e["facts"] for e in told["events"] if e["kind"] == "emitted"]
     seconds = sum(e["facts"]["seconds"] for e in told["events"] if e["kind"] == "round")
     assert emitted["kwh"] == pytest.approx(seconds * 3 * 100 / 3.6e6, rel=0.01)
-    assert 30 <= emitted["grams"] / emitted["kwh"] <= 900  # the hour may turn meanwhile
+    assert 29 <= emitted["grams"] / emitted["kwh"] <= 900  # the hour may turn meanwhile
