@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import closing
 from http.cookies import SimpleCookie
 from pathlib import Path
 from urllib.parse import urlencode
@@ -19,7 +20,7 @@ from flo.documents import canonical
 from flo.pages.responses import STATIC
 from flo.server.console.sign_in import COOKIE
 from flo.server.http.tokens import Role, issue
-from tests.builders import small_study, study_document
+from tests.builders import HOSPITALS, small_study, study_document
 from tests.server.real_coordinator import RealCoordinator, ask, serving
 
 pytestmark = pytest.mark.processes
@@ -356,6 +357,27 @@ def test_erasing_needs_the_name_typed_and_a_study_that_is_over(
     operator.post(f"{signed}/stop")
     assert "nothing was erased" in operator.post(f"{signed}/shred", name="other")[2]
     assert "The key of" in operator.post(f"{signed}/shred", name=name)[2]
+
+
+def test_a_study_that_waits_for_cleaner_electricity_says_until_when_and_then_what_it_used(
+    coordinator: RealCoordinator, operator: Browser, signed: str
+) -> None:
+    digest = signed.rpartition("/")[2]
+    facts = {"since": "2030-01-06T12:00:00+00:00", "saves": 0.25}
+    with closing(coordinator.home.open_store()) as store:
+        for hospital in HOSPITALS:
+            store.add_event(digest, "approved", hospital=hospital)
+        store.add_event(digest, "postponed", until="2030-01-07T05:00+00:00", **facts)
+        text = operator.get(signed)[2]
+        assert (
+            "waiting for cleaner electricity until Monday 05:00 UTC, expected to save 25%" in text
+        )
+        assert "electricity, estimated" not in text
+        store.add_event(digest, "declined", hospital=HOSPITALS[0], decision="withdraw")
+        assert "cleaner electricity" not in operator.get(signed)[2]
+        store.add_event(digest, "emitted", kwh=1.2345, grams=1234.5)
+    text = operator.get(signed)[2]
+    assert "<span>electricity, estimated</span><b>1,234 Wh, 1,234 g of CO2</b>" in text
 
 
 def test_a_study_without_a_model_says_so(operator: Browser, signed: str) -> None:
