@@ -15,7 +15,7 @@ from tests.packaging.environments import build, install
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
-KEPT_AS_DATA = (".j2", ".css", ".js", ".svg", ".yaml", ".toml", ".py", ".typed")
+KEPT_AS_DATA = (".j2", ".json", ".css", ".js", ".svg", ".yaml", ".toml", ".py", ".typed")
 
 
 @pytest.fixture(scope="module")
