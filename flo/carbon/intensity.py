@@ -32,7 +32,7 @@ class Intensity:
     def expected(self, hour: int, now: int) -> float | None:
         """Return the forecast of an hour by the seven days before ``now``; None if none is known.
 
-        Only what was known at ``now`` is used, but for a day-ahead file (``with_ahead``).
+        Nothing of ``now`` or later is used.
         """
         first = hour - 24 * ((hour - now) // 24 + 1)  # the latest such hour before now
         days = [self.grams[at] for day in range(_DAYS) if (at := first - 24 * day) in self.grams]

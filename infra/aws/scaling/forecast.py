@@ -1,7 +1,8 @@
 """Forecast of requests: the mean of the same hour of the four weeks before.
 
-On three real series it beat libraries that fit seasons and trends (docs/decisions/0053); it needs
-no fitting and cannot drift. Weeks and hours are those of the trace's time zone.
+On five of six real series its error was smaller than that of three libraries that fit seasons and
+trends (docs/decisions/0053), and it needs no fitting. Weeks and hours are those of the trace's time
+zone.
 """
 
 from __future__ import annotations

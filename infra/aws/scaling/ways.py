@@ -4,8 +4,9 @@ Machines. Each answers one request after the other. With Poisson arrivals and ex
 times (M/M/1) the 99th percentile of an answer's time is ln(100) s / (1 - u) at utilisation u and s
 seconds of service (Kleinrock, Queueing Systems I, 1975, 3.2); ``Machine.requests`` is the rate at
 which it is the bound. The container has at most ``Machine.at_once`` requests open, bound / s of
-them, and answers the next one 503: so none waits longer than the bound. What arrives beyond the
-rate is counted as refused; it is unserved unless the function takes it.
+them, and answers the next one 503: so none waits much longer than the bound. What arrives beyond
+the rate is counted as refused, at no cost to the machine; it is unserved unless the function takes
+it.
 
 Target tracking, as AWS describes it: three minutes above the target add machines in proportion,
 fifteen below nine tenths of it remove some; five minutes after a removal the next may follow.

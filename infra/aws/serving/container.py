@@ -21,6 +21,7 @@ folder, and ``FLO_PORT`` the port, for the local runner.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -149,6 +150,7 @@ class Container:
 
     def __init__(self, model: CompiledModel, at_once: int = AT_ONCE) -> None:
         self._model, self._at_once, self._open = model, at_once, 0
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -178,8 +180,10 @@ class Container:
         except Refused as refusal:
             return Answer(refusal.status, {"error": "the request is too large or too slow"})
         try:
-            canonical.refuse_crowded(body, "the request", self._model.most_values)
-            return answer_body(self._model, body)
+            async with self._turn:
+                await asyncio.sleep(0)  # what has arrived meanwhile is counted, and may be refused
+                canonical.refuse_crowded(body, "the request", self._model.most_values)
+                return answer_body(self._model, body)
         except MessageError:
             return _CROWDED
         except Exception as error:  # noqa: BLE001 - whatever it is, its message is not logged

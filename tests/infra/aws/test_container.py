@@ -3,9 +3,11 @@ answers, and what it refuses to load."""
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import json
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,36 @@ def test_it_answers_with_what_was_deployed_and_with_a_package(
         wait_until_it_answers(process, url, root)
         found = ask(url, json.dumps(PATIENT).encode())
         assert (found.status_code, found.json()) == (200, expected())
+
+
+def test_a_full_machine_answers_503_at_once_and_goes_on_answering(root: Path, image: Path) -> None:
+    """Requests that wait for their turn count as open, so that the record system can go on to the
+    function; without a limit so small, all of the same requests are answered."""
+    model, body = compiled_model(root), json.dumps(PATIENT).encode()
+    for at_once, refused in (("4", True), ("512", False)):
+        with container(root, image, FLO_MODEL=model, FLO_AT_ONCE=at_once) as (process, url):
+            wait_until_it_answers(process, url, root)
+
+            async def several(url: str = url) -> Counter[int]:
+                limits = httpx.Limits(max_connections=64)
+                async with httpx.AsyncClient(limits=limits, trust_env=False) as client:
+                    asked = (
+                        client.post(f"{url}/invocations", content=body, headers=JSON)
+                        for _ in range(640)
+                    )
+                    return Counter(one.status_code for one in await asyncio.gather(*asked))
+
+            found = asyncio.run(several())
+            assert set(found) == ({200, 503} if refused else {200})
+            assert ask(url, body).json() == expected()
+
+
+@pytest.mark.parametrize("at_once", ["0", "-1", "10001", "many", "1e3", "9" * 40])
+def test_a_limit_that_is_none_is_refused_by_name(root: Path, image: Path, at_once: str) -> None:
+    started = container(root, image, FLO_MODEL=compiled_model(root), FLO_AT_ONCE=at_once)
+    with started as (process, _):
+        assert process.wait(30) == EXIT_USAGE
+    assert "not 1 to 10000" in (root / "log").read_text()
 
 
 def test_what_it_does_not_answer(root: Path, image: Path) -> None:
