@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from zoneinfo import available_timezones
 
+from flo.documents.time_zones import refuse_unknown_zone
 from flo.errors import UsageError
 
 DAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
@@ -33,10 +33,7 @@ class Calendar:
         Raises:
             UsageError: one of them is not that, or it would go to sleep before it wakes.
         """
-        if zone not in available_timezones():
-            raise UsageError(
-                f"the time zone {zone!r} is not known", hint="name it as in Europe/Berlin or UTC"
-            )
+        refuse_unknown_zone(zone)
         found = Calendar(_days(days), _minutes(wake, "--from"), _minutes(sleep, "--to"), zone)
         if found.wake >= found.sleep:
             raise UsageError(

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from flo.carbon.grams import WATTS
 from flo.documents.document import Document
+from flo.documents.time_zones import ZoneName
 from flo.study.terms import Identifier
 
 _Path = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
-
-
-def _zone(name: str) -> str:
-    from zoneinfo import available_timezones
-
-    if name not in available_timezones():
-        raise ValueError("no such time zone; name it as in Europe/Berlin or UTC")
-    return name
 
 
 class GridConfig(Document):
@@ -31,7 +24,7 @@ class GridConfig(Document):
 
     past: _Path
     ahead: _Path | None = None
-    zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    zone: ZoneName = "UTC"
 
 
 class CarbonConfig(Document):

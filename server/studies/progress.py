@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from flo.documents.text import in_digits
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.accounting.spending import first_releases, of_training, spent
 from flo.study.document import Study
@@ -147,7 +148,7 @@ class StudyProgress:
                 )
             case "emitted":
                 energy, grams = facts["kwh"] * 1000, facts["grams"]
-                self.emitted = f"{_told(energy)} Wh, {_told(grams)} g of CO2"
+                self.emitted = f"{in_digits(energy, 3)} Wh, {in_digits(grams, 3)} g of CO2"
             case "started" | "resumed":
                 self.now = "waiting for hospitals"
             case "paused":
@@ -217,10 +218,6 @@ class StudyProgress:
         self._say(f"missing in round {facts['round']}", *facts["missing"])
         if self.study.mechanism.noise == "distributed":
             self._count(facts["phase"], facts["cohort"])
-
-
-def _told(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _total(releases: Mapping[str, int]) -> int:

@@ -100,8 +100,9 @@ def _trace(path: Path | None, zone: str, home: Path | None, model: str) -> Trace
     """Return the trace of a file, or of a site's log of answers."""
     from flo.clients.home.site_home import SiteHome
     from flo.clients.serving import answer_log
+    from flo.documents.time_zones import refuse_unknown_zone
     from flo.errors import UsageError
-    from flo.infra.aws.scaling.trace import of_counts, read_trace, refuse_unknown_zone
+    from flo.infra.aws.scaling.trace import of_counts, read_trace
 
     if not zone:
         raise UsageError(
@@ -122,13 +123,14 @@ def _show(asked: Trace, found: Advice, prices: PriceTable, machine: Machine) -> 
     from rich.table import Table
 
     from flo.cli.terminal.output import console, say
+    from flo.documents.text import in_digits
     from flo.infra.aws.scaling.trace import WEEK
 
     weeks = len(asked.rates) / 60 / WEEK
+    mean, peak = (in_digits(one, 3) for one in (asked.hourly.mean(), asked.rates.max()))
     say(
-        f"{weeks:.0f} weeks, counted every {asked.step} minutes: {_told(asked.hourly.mean())} "
-        f"requests a second on average, {_told(asked.rates.max())} in the busiest minute, none in "
-        f"{asked.empty:.0%} of the hours"
+        f"{weeks:.0f} weeks, counted every {asked.step} minutes: {mean} requests a second on "
+        f"average, {peak} in the busiest minute, none in {asked.empty:.0%} of the hours"
     )
     caption = "judged on the later half, which chose nothing; p99 without the network"
     table = Table("way", title=f"{prices.currency} a month, about", caption=caption)
@@ -151,10 +153,6 @@ def _show(asked: Trace, found: Advice, prices: PriceTable, machine: Machine) -> 
         f"list prices of {prices.region} as of {prices.as_of}, not read from AWS: --prices has "
         "others"
     )
-
-
-def _told(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def _show_settings(found: Advice, limits: Limits, toml: str, cron: str, model: str) -> None:

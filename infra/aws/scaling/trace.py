@@ -14,11 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from flo.arrays import Floats, Integers
+from flo.documents.time_zones import refuse_unknown_zone
 from flo.errors import UsageError
 
 MOST_ROWS, MOST_WEEKS = 5_000_000, 1_000
@@ -64,14 +65,6 @@ class Trace:
         skipped = max(0, len(self.rates) // 60 - weeks * WEEK)
         begin = self.begin + timedelta(hours=skipped)
         return replace(self, begin=begin, rates=self.rates[skipped * 60 :])
-
-
-def refuse_unknown_zone(zone: str) -> None:
-    """Raise UsageError: no such time zone."""
-    if zone not in available_timezones():
-        raise UsageError(
-            f"the time zone {zone!r} is not known", hint="name it as in Europe/Berlin or UTC"
-        )
 
 
 def read_trace(path: Path, zone: str) -> Trace:

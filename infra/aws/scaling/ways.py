@@ -184,10 +184,15 @@ def _by_calendar(floor: Floats, is_open: Mask, machine: Machine) -> tuple[Floats
     return np.where(deployed, wanted, 0.0), early + _checks(is_open, machine)
 
 
+def _opened(is_open: Mask) -> list[int]:
+    """Return the hours in which the endpoint is deployed, after one without it."""
+    return [int(hour) + 1 for hour in np.flatnonzero(~is_open[:-1] & is_open[1:])]
+
+
 def _deployed(is_open: Mask, machine: Machine) -> Mask:
     """Return in which minutes the endpoint answers: two starts after the hour it is opened."""
     found = np.repeat(is_open, 60)
-    for hour in np.flatnonzero(np.diff(is_open.astype(np.int64)) == 1) + 1:
+    for hour in _opened(is_open):
         found[hour * 60 : hour * 60 + 2 * machine.start_minutes] = False
     return found
 
@@ -195,7 +200,7 @@ def _deployed(is_open: Mask, machine: Machine) -> Mask:
 def _checks(is_open: Mask, machine: Machine) -> Floats:
     """Return the machines that check a model before it is deployed."""
     found = np.zeros(len(is_open) * 60)
-    for hour in np.flatnonzero(np.diff(is_open.astype(np.int64)) == 1) + 1:
+    for hour in _opened(is_open):
         found[hour * 60 : hour * 60 + machine.start_minutes] = 1.0
     return found
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
-from zoneinfo import available_timezones
 
 from pydantic import Field, StringConstraints, model_validator
 
 from flo.documents.aws_names import Account, Bucket, Id, Image, Instance, Region, Role
 from flo.documents.document import Document, read_settings
+from flo.documents.time_zones import ZoneName
 from flo.errors import UsageError
 from flo.infra.aws.serving.contract import AT_ONCE, MOST_AT_ONCE
 from flo.keys.keystore import KmsKey
@@ -59,7 +59,7 @@ class ScalingSettings(Document):
     least: Machines = 1
     most: Machines
     requests_a_minute: Annotated[float, Field(gt=0, le=1e8)] | None = None
-    zone: Annotated[str, StringConstraints(max_length=60)] = "UTC"
+    zone: ZoneName = "UTC"
     calendar: dict[Day, Annotated[tuple[Machines, ...], Field(min_length=24, max_length=24)]] = (
         Field(default_factory=dict)
     )
@@ -70,8 +70,6 @@ class ScalingSettings(Document):
             raise ValueError(f"most is {self.most}, below least, which is {self.least}")
         if self.calendar and len(self.calendar) != len(get_args(Day)):
             raise ValueError(f"calendar has {len(self.calendar)} days, not all seven")
-        if self.zone not in available_timezones():
-            raise ValueError(f"the time zone {self.zone!r} is not known")
         counts = [count for hours in self.calendar.values() for count in hours]
         if counts and not self.least <= min(counts) <= max(counts) <= self.most:
             raise ValueError("calendar has a number of machines that is not from least to most")

@@ -156,7 +156,7 @@ def test_settings_that_contradict_themselves_are_refused() -> None:
         ({"least": 3, "most": 2, "requests_a_minute": 9}, "most is 2, below least"),
         ({"most": 2}, "set requests_a_minute, or calendar"),
         ({"most": 2, "calendar": {"mon": day}}, "has 1 days, not all seven"),
-        ({"most": 2, "calendar": week, "zone": "Mars"}, "'Mars' is not known"),
+        ({"most": 2, "calendar": week, "zone": "Mars"}, "'Mars' is no time zone"),
         ({"least": 2, "most": 3, "calendar": week}, "not from least to most"),
     ):
         with pytest.raises(ValueError, match=said):
