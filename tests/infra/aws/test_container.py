@@ -83,7 +83,7 @@ def test_a_full_machine_answers_503_at_once_and_goes_on_answering(root: Path, im
 
             async def several(url: str = url) -> Counter[int]:
                 limits = httpx.Limits(max_connections=64)
-                async with httpx.AsyncClient(limits=limits, trust_env=False) as client:
+                async with httpx.AsyncClient(limits=limits, timeout=120, trust_env=False) as client:
                     asked = (
                         client.post(f"{url}/invocations", content=body, headers=JSON)
                         for _ in range(640)
