@@ -34,6 +34,7 @@ def launch(
     """Sign a study, offer it to its hospitals, and follow it: approvals, rounds, result."""
     from typing import get_args
 
+    from flo.cli.aws.roles import give_role
     from flo.cli.coordinator.operator import Operator
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
@@ -50,6 +51,8 @@ def launch(
         summary = operator.call("POST", f"studies?on={on}", body=loaded.canonical_bytes)
     where = "" if on == "here" else f", to be aggregated on {on}"
     say(f"offered: {study} (digest {summary['digest'][:12]}){where}")
+    if on == "sagemaker":
+        give_role(operator.stack, summary["digest"])
     return state_of(summary if detach else follow(home, summary["digest"]))
 
 
@@ -149,15 +152,19 @@ def shred(
     study: StudyName, home: CoordinatorFolder = COORDINATOR_FOLDER, yes: Yes = False
 ) -> results.ShreddedResult:
     """Erase a study's saved states and models permanently; keep card, report and audit log."""
-    from flo.cli.coordinator.operator import call_once
+    from flo.cli.aws.roles import take_role
+    from flo.cli.coordinator.operator import Operator
     from flo.cli.terminal.output import confirmed, say
     from flo.errors import RefusedError
 
     found = find(home, study)
     if not confirmed("Erase this study's states and models? They cannot be restored.", yes):
         raise RefusedError("nothing was changed", hint="--yes erases without asking")
-    done = call_once(home, "POST", f"studies/{found['digest']}/shred")
+    with Operator(home) as operator:
+        done = operator.call("POST", f"studies/{found['digest']}/shred")
     say(f"erased: its key, and {done['removed']} files and objects")
+    if found["place"] == "sagemaker":
+        take_role(operator.stack, found["digest"])
     say("earlier backups of the coordinator still contain the key: make a new one, then")
     say("destroy them; hospitals keep the models that they have fetched")
     return results.ShreddedResult(str(found["digest"]), int(done["removed"]))

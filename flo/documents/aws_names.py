@@ -31,6 +31,13 @@ Role = Annotated[
         "the ARN of an IAM role, such as arn:aws:iam::123456789012:role/flo-job",
     ),
 ]
+RolePath = Annotated[
+    str,
+    spelt(
+        "arn:aws[a-z-]*:iam::[0-9]{12}:role/flo/[A-Za-z][A-Za-z0-9-]{0,127}/",
+        "the ARN of a stack's roles, such as arn:aws:iam::123456789012:role/flo/flo/",
+    ),
+]
 Image = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./:@-]{1,255}$")]
 Instance = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z]+-[0-9a-z]{1,32}$")]  # of a subnet or group

@@ -2,6 +2,7 @@
 
     flo.yaml    the account as one CloudFormation template; promises.guard: what it promises
     stack       plan, deploy, follow and destroy it; costs: a month's bill, by prices.toml
+    study_roles a role for each study's jobs
     sleeping    the coordinator's machine and network stopped and started; awake: when
     clients     boto3 clients, and translation of their errors
     kms         keys that never leave KMS: a key store, and a signer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flo.errors import UsageError
 from flo.infra.aws.artifacts import checkpoint_uri, prefix_of, study_artifacts
 from flo.infra.aws.clients import client, code_of, translate_errors
 from flo.infra.aws.job_contract import APP, CHANNEL, LAUNCH_FILE, HyperParameters, launch_context
@@ -39,7 +40,7 @@ def training_job(config: AwsConfig, access: JobAccess) -> dict[str, Any]:
     )
     return {
         "TrainingJobName": access.job,
-        "RoleArn": config.role,
+        "RoleArn": config.role_of(access.study),
         "AlgorithmSpecification": {
             "TrainingImage": config.image,
             "TrainingInputMode": "File",
@@ -95,15 +96,27 @@ class SageMakerJobs:
         self.token_seconds = min(config.hours + 1, LONGEST_SECONDS // 3600) * 3600
 
     def begin(self, access: JobAccess) -> None:
-        """Seal the job's access for it, then ask SageMaker to begin the job. Raises FloError."""
+        """Seal the job's access for it, then ask SageMaker to begin the job.
+
+        Raises:
+            UsageError: the study has no role yet, or SageMaker refuses. FloError: anything else.
+        """
         launch_key = keystore(self._config.launch_key)
         context = launch_context(access.study, access.run)
         kept = sealed.seal(launch_key, context, access.to_bytes())
         self.artifacts(access.study).put(f"jobs/{access.job}/input/{LAUNCH_FILE}", kept)
-        with translate_errors(f"beginning job {access.job}"):
-            client("sagemaker", self._config.region).create_training_job(
-                **training_job(self._config, access)
-            )
+        try:
+            with translate_errors(f"beginning job {access.job}"):
+                client("sagemaker", self._config.region).create_training_job(
+                    **training_job(self._config, access)
+                )
+        except UsageError as error:
+            if self._config.role_of(access.study) not in str(error):
+                raise
+            raise UsageError(
+                "SageMaker cannot take the role of this study's jobs. Whoever deploys the stack "
+                f"makes it: {self._config.role_command(access.study)}"
+            ) from error
 
     def state(self, job: str) -> JobState:
         """Return a job's state. An unknown job is over; a reason is cut to 300 characters."""

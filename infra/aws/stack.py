@@ -13,6 +13,7 @@ from typing import Any
 
 from flo.errors import FloError, RefusedError, UsageError
 from flo.infra.aws.clients import client, code_of, translate_errors
+from flo.infra.aws.study_roles import StudyRoles
 
 TEMPLATE = Path(__file__).parent / "flo.yaml"
 _LOOK_SECONDS, _MOST_SECONDS = 3.0, 3600.0
@@ -28,7 +29,7 @@ _SETTINGS = {  # output of the template -> name in [aws] of coordinator.toml
     "LaunchKeyArn": "launch_key",
     "AuditBucketName": "audit_bucket",
     "AuditKeyArn": "audit_key",
-    "JobRole": "role",
+    "StudyRoles": "study_roles",
 }
 
 
@@ -73,6 +74,20 @@ class Stack:
         """Return the values of the template's parameters. Raises UsageError as ``outputs``."""
         found = self._existing()
         return {item["ParameterKey"]: item["ParameterValue"] for item in found["Parameters"]}
+
+    def study_roles(self) -> StudyRoles:
+        """Return the roles of its studies.
+
+        Raises:
+            UsageError: there is no such stack, or an earlier FLO deployed it.
+        """
+        outputs = self.outputs()
+        if "StudyRoles" not in outputs:
+            raise UsageError(
+                f"stack {self.name} was deployed by an earlier FLO: all of its jobs share one role",
+                hint="flo aws deploy, then put its lines of [aws] into coordinator.toml",
+            )
+        return StudyRoles(outputs["StudyRoles"], outputs["StudyPolicyArn"], self.region)
 
     def plan(self, parameters: dict[str, str]) -> list[Change]:
         """Return what a deployment would change, without changing it.
@@ -141,13 +156,17 @@ class Stack:
             self._follow(began, show)
 
     def destroy(self, show: Callable[[StackEvent], None]) -> None:
-        """Delete the stack; buckets, keys, logs, images and the disk remain.
+        """Delete the studies' roles and the stack; buckets, keys, logs, images and the disk remain.
 
         Raises:
             RefusedError: the machine is protected. UsageError: there is no such stack. FloError: a
             deletion failed.
         """
         self._refuse_protected()
+        if "StudyRoles" in self.outputs():  # the stack's policy stays as long as a role has it
+            roles = self.study_roles()
+            for role in roles.all():
+                roles.remove(role.study)
         began = time.time()
         with translate_errors(f"destroying {self.name}"):
             self._formation.delete_stack(StackName=self.name)

@@ -9,14 +9,15 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from flo.documents.aws_names import Bucket, Id, Image, Instance, Region, Role, StackName
+from flo.documents.aws_names import Bucket, Id, Image, Instance, Region, RolePath, StackName
 from flo.documents.document import Document
 from flo.keys.keystore import KmsKey
 
 
 class AwsConfig(Document):
-    """``role``: of a job. ``image``: the aggregator's container image, preferably by digest.
-    ``serving_image``: the image with which a registered model can answer.
+    """``study_roles``: the ARN of the path of the studies' roles. ``image``: the aggregator's
+    container image, preferably by digest. ``serving_image``: the image with which a registered
+    model can answer.
 
     ``stack``: the CloudFormation stack, so that an access file can name what to wake.
     ``audit_bucket``: receives copies of the audit log, encrypted under ``audit_key`` and under
@@ -28,7 +29,7 @@ class AwsConfig(Document):
     bucket: Bucket
     artifacts_key: KmsKey
     launch_key: KmsKey
-    role: Role
+    study_roles: RolePath
     image: Image
     serving_image: Image | None = None
     instance: Instance = "ml.m5.large"
@@ -39,6 +40,15 @@ class AwsConfig(Document):
     audit_bucket: Bucket | None = None
     audit_key: KmsKey | None = None
     audit_years: Annotated[int, Field(ge=6, le=30)] = 6
+
+    def role_of(self, study: str) -> str:
+        """Return the ARN of the role of a study's jobs; ``study`` is its digest."""
+        return self.study_roles + study
+
+    def role_command(self, study: str) -> str:
+        """Return the command that makes this role."""
+        stack = f" --name {self.stack}" if self.stack else ""
+        return f"flo aws role {study}{stack} --region {self.region}"
 
     @model_validator(mode="after")
     def _audit_copies_have_a_key(self) -> AwsConfig:

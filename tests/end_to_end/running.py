@@ -43,11 +43,13 @@ def launch(
     continues: str | None = None,
     gate: dict[str, Any] | None = None,
     start_within: str | None = None,
+    when_offered: Callable[[str], object] = lambda _: None,
     **mechanism: Any,
 ) -> str:
     """The digest of a study that all of these hospitals have approved.
 
-    ``continues``: the digest of a model's card. ``gate``: its terms.
+    ``continues``: the digest of a model's card. ``gate``: its terms. ``when_offered``: called with
+    the digest before anybody approves.
     """
     hospitals = [{"id": home.read_config().hospital, "declared_size": 40} for home in homes]
     limits = {"deadline_seconds": deadline, "minimum_cohort": 2, "start_within": start_within}
@@ -64,6 +66,7 @@ def launch(
     with Operator(coordinator.home.directory) as operator:
         offered = operator.call("POST", f"studies?on={on}", body=study.canonical_bytes)
     digest = str(offered["digest"])
+    when_offered(digest)
     keys = [f"{home.read_config().hospital}={home.open_identity().fingerprint}" for home in homes]
     for home in homes:
         done = flo("site", "confirm", *keys, "--home", home.directory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flo.cli.aws import advise, sleeping, stack
+from flo.cli.aws import advise, roles, sleeping, stack
 
-PARTS = (stack.app, sleeping.app, advise.app)
+PARTS = (stack.app, sleeping.app, roles.app, advise.app)
 """In the order of ``flo aws --help``."""

@@ -46,6 +46,29 @@ class PowerResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class StudyRoleResult(CommandResult):
+    """``study``: digest. ``state``: made, there (it was), removed, or none (there was none)."""
+
+    study: str
+    state: str
+
+
+@dataclass(frozen=True)
+class StudyRoleRow:
+    """``study``: digest. ``made``: date and time."""
+
+    study: str
+    made: str
+
+
+@dataclass(frozen=True)
+class StudyRolesResult(CommandResult):
+    """The roles of a stack's studies, the oldest first."""
+
+    roles: list[StudyRoleRow]
+
+
+@dataclass(frozen=True)
 class WayRow:
     """``unserved``, ``spilled``: shares of the requests. ``p99_seconds``: without the network."""
 

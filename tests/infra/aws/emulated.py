@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
+import re
+import urllib.parse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
@@ -34,6 +38,22 @@ class Aws:
 
     def client(self, service: str) -> Any:
         return clients.client(service, REGION)
+
+    def empty(self) -> None:
+        """Forget all: an account has room for one stack of the whole template."""
+        httpx.post(f"{self.url}/moto-api/reset", trust_env=False).raise_for_status()
+
+    def client_of(self, service: str, key: str) -> Any:
+        """A client of somebody else, whose access key has this id."""
+        import boto3
+
+        return boto3.client(
+            service,
+            region_name=REGION,
+            endpoint_url=self.url,
+            aws_access_key_id=key,
+            aws_secret_access_key="emulated",
+        )
 
     def new_key(self, **request: Any) -> str:
         """The ARN of a new KMS key."""
@@ -96,8 +116,85 @@ def _mend_moto() -> None:
         scaling.scheduled_actions = actions
 
     setattr(Scaling, "deregister_scalable_target", forget)  # noqa: B010
+    _jobs_need_their_role()
+    _requests_are_told()
     # Every load balancer of a moto stack is an application one, which knows no TCP.
     setattr(ELBv2Backend, "_validate_port_and_protocol", lambda *_: None)  # noqa: B010
+
+
+def _jobs_need_their_role() -> None:
+    """SageMaker refuses a job whose role it cannot take; moto asks no one."""
+    from moto.backends import get_backend
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.sagemaker.exceptions import ValidationError
+    from moto.sagemaker.models import SageMakerModelBackend
+
+    create = SageMakerModelBackend.create_training_job
+
+    def create_with_role(backend: Any, **request: Any) -> Any:
+        arn = request["role_arn"]
+        roles = get_backend("iam")[DEFAULT_ACCOUNT_ID]["aws"].roles.values()
+        if arn not in {role.arn for role in roles}:
+            raise ValidationError(
+                f"Could not assume role {arn}. Please ensure that the role exists and allows "
+                "principal 'sagemaker.amazonaws.com' to assume the role."
+            )
+        return create(backend, **request)
+
+    setattr(SageMakerModelBackend, "create_training_job", create_with_role)  # noqa: B010
+
+
+told: list[Callable[[Asked], None]] = []
+"""Who hears of each request, in the server's thread."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as it arrived. ``who``: the access key's id. ``headers``: by lower-case name."""
+
+    who: str
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes = field(repr=False)
+
+
+def _requests_are_told() -> None:
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication
+
+    answer = DomainDispatcherApplication.__call__
+
+    def tell(application: Any, environ: dict[str, Any], start: Any) -> Any:
+        if told:
+            body = _body(environ)
+            environ["wsgi.input"] = io.BytesIO(body)
+            headers = {
+                name.removeprefix("HTTP_").replace("_", "-").lower(): str(value)
+                for name, value in environ.items()
+                if name.startswith("HTTP_")
+            }
+            who = re.search(r"Credential=([^/]+)/", headers.get("authorization", ""))
+            asked = Asked(
+                who[1] if who else "",
+                environ["REQUEST_METHOD"],
+                environ["PATH_INFO"],
+                dict(urllib.parse.parse_qsl(environ["QUERY_STRING"], keep_blank_values=True)),
+                headers,
+                body,
+            )
+            for one in told:
+                one(asked)
+        return answer(application, environ, start)
+
+    setattr(DomainDispatcherApplication, "__call__", tell)  # noqa: B010
+
+
+def _body(environ: dict[str, Any]) -> bytes:
+    length = environ.get("CONTENT_LENGTH") or "0"
+    chunked = environ.get("wsgi.input_terminated", False)
+    data: bytes = environ["wsgi.input"].read(*(() if chunked else (int(length),)))
+    return data
 
 
 @contextlib.contextmanager

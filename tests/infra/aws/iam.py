@@ -2,17 +2,19 @@
 
 Source: the IAM user guide, "Policy evaluation logic". Within one account: an explicit Deny wins;
 then an Allow of the role's own policy is enough, but for KMS keys, whose key policy must allow it
-too: to the role, or to the account, which leaves it to the role's own policy. Condition operators
-that this template does not use are an error, never a yes.
+too: to the role, or to the account, which leaves it to the role's own policy. A role with a
+permissions boundary may what both allow. A statement with a variable that the request does not have
+says nothing. Condition operators that this template does not use are an error, never a yes.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 ACCOUNT, REGION = "123456789012", "eu-central-1"
+_VARIABLE = re.compile(r"\$\{(aws:[^}]+)\}")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,11 @@ class Request:
 
 
 class Template:
-    """``arn:NAME`` is the ARN of the resource NAME, and ``NAME`` its id."""
+    """``arn:NAME`` is the ARN of the resource NAME, and ``NAME`` its id.
+
+    A role is one of the template's, by its name, or ``made``: the request that makes it, with the
+    names of its policies.
+    """
 
     def __init__(self, template: dict[str, Any]) -> None:
         self._resources = template["Resources"]
@@ -34,16 +40,31 @@ class Template:
     def administrator_may(self, key: str, action: str) -> bool:
         """Whether the account may do that to a key, without any condition's help."""
         statements = self._statements_of_resource(f"arn:{key}")
-        of_the_account = [s for s in statements if "root" in str(s.get("Principal"))]
+        of_the_account = [s for s in statements if _of_the_account(s)]
         return any(
             s["Effect"] == "Allow" and _matches(s, Request(action, "*")) for s in of_the_account
         )
 
+    def allows_made(self, made: dict[str, Any], policies: list[str], asked: Request) -> bool:
+        """Whether a role that ``CreateRole`` made, with these managed policies, may do that."""
+        arn = f"arn:aws:iam::{ACCOUNT}:role{made['Path']}{made['RoleName']}"
+        tags = {f"aws:PrincipalTag/{one['Key']}": one["Value"] for one in made["Tags"]}
+        asked = replace(asked, keys={**asked.keys, **tags, "aws:PrincipalArn": arn})
+        boundary = self._statements_of_policy(made["PermissionsBoundary"])
+        bounded = any(s["Effect"] == "Allow" and _matches(s, asked) for s in boundary)
+        own = [s for name in policies for s in self._statements_of_policy(name)]
+        return bounded and self._allowed(arn, own, asked)
+
     def allows(self, role: str, asked: Request) -> bool:
-        own = self._statements_of_role(role)
+        """Whether a role of the template may do that."""
+        arn = f"arn:{role}"
+        asked = replace(asked, keys={**asked.keys, "aws:PrincipalArn": arn})
+        return self._allowed(arn, self._statements_of_role(role), asked)
+
+    def _allowed(self, arn: str, own: list[dict[str, Any]], asked: Request) -> bool:
         others = self._statements_of_resource(asked.resource)
-        for_role = [s for s in others if _names(_resolved(s.get("Principal")), f"arn:{role}")]
-        for_account = [s for s in others if "root" in str(s.get("Principal"))]
+        for_role = [s for s in others if _names(_resolved(s.get("Principal")), arn)]
+        for_account = [s for s in others if _of_the_account(s)]
         if any(s["Effect"] == "Deny" and _matches(s, asked) for s in own + for_role):
             return False
         by_role = any(s["Effect"] == "Allow" and _matches(s, asked) for s in own)
@@ -64,6 +85,14 @@ class Template:
                 found += properties["PolicyDocument"]["Statement"]
         return found
 
+    def _statements_of_policy(self, name: str) -> list[dict[str, Any]]:
+        """Of a managed policy; none of the template's gives everything, as AWS's own do."""
+        if name not in self._resources:
+            return [{"Effect": "Allow", "Action": "*", "Resource": "*"}]
+        found = self._resources[name]
+        assert found["Type"] == "AWS::IAM::ManagedPolicy"
+        return list(found["Properties"]["PolicyDocument"]["Statement"])
+
     def _statements_of_resource(self, resource: str) -> list[dict[str, Any]]:
         found = []
         for name, kept in self._resources.items():
@@ -77,16 +106,30 @@ class Template:
         return found
 
 
+def _of_the_account(statement: dict[str, Any]) -> bool:
+    return statement.get("Principal") == {"AWS": {"Ref": "AWS::AccountId"}}
+
+
 def _matches(statement: dict[str, Any], asked: Request) -> bool:
-    return (
-        any(_like(pattern, asked.action) for pattern in _list(statement["Action"]))
-        and any(_like(p, asked.resource) for p in _list(_resolved(statement["Resource"])))
-        and all(
-            _holds(operator, name, _list(_resolved(values)), asked.keys)
+    try:
+        resources = _filled(_list(_resolved(statement["Resource"])), asked.keys)
+        conditions = [
+            (operator, name, _filled(_list(_resolved(values)), asked.keys))
             for operator, pairs in statement.get("Condition", {}).items()
             for name, values in pairs.items()
-        )
+        ]
+    except KeyError:  # a variable that the request does not have
+        return False
+    return (
+        any(_like(pattern, asked.action) for pattern in _list(statement["Action"]))
+        and any(_like(pattern, asked.resource) for pattern in resources)
+        and all(_holds(operator, name, values, asked.keys) for operator, name, values in conditions)
     )
+
+
+def _filled(values: list[str], keys: dict[str, str]) -> list[str]:
+    """With IAM's own variables, which CloudFormation leaves as they are."""
+    return [_VARIABLE.sub(lambda found: keys[found[1]], str(value)) for value in values]
 
 
 def _holds(operator: str, name: str, values: list[str], keys: dict[str, str]) -> bool:
@@ -101,7 +144,7 @@ def _holds(operator: str, name: str, values: list[str], keys: dict[str, str]) ->
         return given is None or given in values
     if operator in ("StringEquals", "ForAnyValue:StringEquals", "Bool"):
         return given is not None and given in values
-    if operator == "ArnLike":
+    if operator in ("ArnLike", "StringLike"):
         return given is not None and any(_like(value, given) for value in values)
     raise AssertionError(f"condition operator {operator} is not known here")
 
@@ -124,7 +167,8 @@ def _resolved(value: Any) -> Any:
         return f"arn:{value['Fn::GetAtt'][0]}"
     if set(value) == {"Fn::Sub"}:
         text = re.sub(r"\$\{(\w+)\.\w+\}", r"arn:\1", value["Fn::Sub"])
-        return re.sub(r"\$\{([A-Za-z:]+)\}", lambda found: _reference(found.group(1)), text)
+        text = re.sub(r"\$\{([A-Za-z:]+)\}", lambda found: _reference(found.group(1)), text)
+        return text.replace("${!", "${")
     return {name: _resolved(found) for name, found in value.items()}
 
 

@@ -80,7 +80,8 @@ class EmulatedMachine:
 
 
 def deployed(aws: Aws, name: str) -> Stack:
-    """The whole template, as a stack."""
+    """The whole template, as a stack in an empty account."""
+    aws.empty()
     ec2 = aws.client("ec2")
 
     def networks(named: str) -> str:

@@ -30,6 +30,7 @@ class EmulatedSageMaker:
     jobs: dict[str, LocalJob] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     before: Any = None
+    _starting: threading.Lock = field(default_factory=threading.Lock)
     _threads: list[threading.Thread] = field(default_factory=list)
     _ended: threading.Event = field(default_factory=threading.Event)
 
@@ -40,7 +41,7 @@ class EmulatedSageMaker:
                 if name not in self.jobs:
                     kept.training_job_status = "InProgress"
                     request = recorded(name)
-                    job = LocalJob(request, self.folder / name, self.aws.client("s3"))
+                    job = LocalJob(request, self.folder / name, self.aws.client_of("s3", name))
                     self.jobs[name] = job
                     thread = threading.Thread(target=self._execute, args=(name, job, kept))
                     thread.start()
@@ -81,7 +82,13 @@ class EmulatedSageMaker:
     def _execute(self, name: str, job: LocalJob, kept: Any) -> None:
         if self.before is not None:
             self.before(name)
-        job.start()
+        with self._starting:  # all of a job is done with credentials of its own, of its role
+            ours = os.environ["AWS_ACCESS_KEY_ID"]
+            os.environ["AWS_ACCESS_KEY_ID"] = name
+            try:
+                job.start()
+            finally:
+                os.environ["AWS_ACCESS_KEY_ID"] = ours
         outcome = job.wait()
         kept.failure_reason = outcome.reason
         kept.training_job_status = outcome.status

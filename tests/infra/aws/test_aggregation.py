@@ -27,7 +27,7 @@ from tests.end_to_end.running import (
     rounds,
     wait_for,
 )
-from tests.infra.aws.account import account, home_with
+from tests.infra.aws.account import account, home_with, roles_of
 from tests.infra.aws.emulated import Aws
 from tests.infra.aws.sagemaker import EmulatedSageMaker, emulated_sagemaker, kill_all_of
 from tests.server.real_coordinator import RealCoordinator, served
@@ -49,7 +49,17 @@ class Stage:
     sagemaker: EmulatedSageMaker
     sites: list[SiteHome]
 
-    def launch(self, mode: str, *, on: str = "sagemaker", version: int = 1, **more: Any) -> str:
+    def launch(
+        self,
+        mode: str,
+        *,
+        on: str = "sagemaker",
+        version: int = 1,
+        with_role: bool = True,
+        **more: Any,
+    ) -> str:
+        if on == "sagemaker" and with_role:
+            more["when_offered"] = roles_of(self.aws, self.config).make
         return launch(
             self.coordinator, self.sites, mode, on=on, version=version, epsilon=0.4, **more
         )

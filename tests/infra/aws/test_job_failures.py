@@ -18,6 +18,7 @@ from flo.keys import sealed
 from flo.server.http.tokens import issue
 from flo.server.runs.job_access import JobAccess
 from tests.end_to_end.running import all_events, rounds, wait_for
+from tests.infra.aws.account import roles_of
 from tests.infra.aws.emulated import Aws
 from tests.infra.aws.sagemaker import kill_all_of
 from tests.infra.aws.test_aggregation import Stage, staged
@@ -204,6 +205,23 @@ def test_a_job_that_was_never_begun_is_followed_by_one_that_is(stage: Stage) -> 
     toml.write_text(good)
     stage.coordinator = RealCoordinator(stage.home)
     stage.coordinator.wait_until_ready()
+    stage.over(digest)
+    assert rounds(all_events(stage.home, digest)) == [1, 2, 3]
+
+
+def test_a_study_without_a_role_waits_and_says_who_makes_it(stage: Stage) -> None:
+    digest = stage.launch("local noise", steps=3, with_role=False)
+    wait_for(lambda _: "paused" in stage.kinds(digest), stage.home.directory, digest)
+    (why,) = {
+        event["facts"]["why"]
+        for event in all_events(stage.home, digest)
+        if event["kind"] == "paused"
+    }
+    assert why.endswith(
+        "SageMaker cannot take the role of this study's jobs. Whoever deploys the stack makes it: "
+        f"flo aws role {digest} --region eu-central-1"
+    )
+    roles_of(stage.aws, stage.config).make(digest)
     stage.over(digest)
     assert rounds(all_events(stage.home, digest)) == [1, 2, 3]
 

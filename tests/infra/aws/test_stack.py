@@ -18,6 +18,11 @@ MORE = ("--image", "ami-12c6146b", "--region", REGION)
 S3_LIST = f"com.amazonaws.{REGION}.s3"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def empty(aws: Aws) -> None:
+    aws.empty()
+
+
 @pytest.fixture
 def options(aws: Aws) -> list[str]:
     """What every command is given; S3's own prefix list is made, which moto lacks."""
@@ -54,8 +59,11 @@ def test_an_account_is_made_and_looked_at(aws: Aws, options: list[str]) -> None:
     toml = shown.stdout.partition("[aws]")[2].partition("create its folder")[0]
     found = tomllib.loads("[aws]" + toml)["aws"]
     found["image"] = found["image"].replace("...", "0" * 64)
-    for name in ("artifacts_key", "launch_key", "audit_key", "role", "bucket"):
+    for name in ("artifacts_key", "launch_key", "audit_key", "study_roles", "bucket"):
         assert name in found
+    assert (
+        AwsConfig.model_validate(found).role_of("12" * 32).endswith("role/flo/whole/" + "12" * 32)
+    )
     assert set(settings(Stack("whole", REGION).outputs())) | {"image"} <= set(
         AwsConfig.model_fields
     )
@@ -67,12 +75,14 @@ def test_an_account_is_made_and_looked_at(aws: Aws, options: list[str]) -> None:
 def test_a_protected_machine_keeps_its_stack_until_the_protection_is_lifted(
     aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a stack of one machine: moto cannot take a network down."""
+    """With a stack of one machine: moto cannot take a network down. Roles of studies go with it."""
     small = tmp_path / "small.yaml"
     small.write_text(SMALL)
     monkeypatch.setattr(stack, "TEMPLATE", small)
     Stack("small", REGION).deploy({}, lambda event: None)
     machine, ec2 = Stack("small", REGION).outputs()["Machine"], aws.client("ec2")
+    roles = Stack("small", REGION).study_roles()
+    roles.make("12" * 32)
     destroy = ("aws", "destroy", "--region", REGION, "--name", "small", "--yes")
     ec2.modify_instance_attribute(InstanceId=machine, DisableApiTermination={"Value": True})
     refused = flo_process(*destroy)
@@ -80,10 +90,12 @@ def test_a_protected_machine_keeps_its_stack_until_the_protection_is_lifted(
     assert "protected against termination" in refused.stderr
     assert Stack("small", REGION).status() == "CREATE_COMPLETE"
     assert flo_process(*destroy[:-1]).returncode == 3
+    assert [role.study for role in roles.all()] == ["12" * 32]
     ec2.modify_instance_attribute(InstanceId=machine, DisableApiTermination={"Value": False})
     gone = flo_process(*destroy)
     assert gone.returncode == 0, gone.stderr
     assert "remain and cost money" in gone.stdout
+    assert roles.all() == []
 
 
 SMALL = """
@@ -91,8 +103,17 @@ Resources:
   Coordinator:
     Type: AWS::EC2::Instance
     Properties: {ImageId: ami-12c6146b, InstanceType: t3.medium}
+  StudyPolicy:
+    Type: AWS::IAM::ManagedPolicy
+    Properties:
+      Path: /flo/small/
+      PolicyDocument:
+        Version: "2012-10-17"
+        Statement: [{Effect: Allow, Action: s3:GetObject, Resource: "*"}]
 Outputs:
   Machine: {Value: !Ref Coordinator}
+  StudyRoles: {Value: !Sub "arn:aws:iam::${AWS::AccountId}:role/flo/small/"}
+  StudyPolicyArn: {Value: !Ref StudyPolicy}
 """
 
 

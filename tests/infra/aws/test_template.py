@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.infra.aws.iam import Request, Template
+from flo.infra.aws.study_roles import role_request
+from tests.infra.aws.iam import ACCOUNT, Request, Template
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -158,7 +159,19 @@ BREAKS: dict[str, Callable[[dict[str, Any]], None]] = {
     ),
     "the_machine_recovers": put("MachineFailed", P, "AlarmActions", [{"Ref": "Alarms"}]),
     "images_never_change": put("AggregatorRepository", P, "ImageTagMutability", "MUTABLE"),
-    "no_role_may_everything": statement("AggregatorPolicy", "Artifacts", "Action", ["s3:*"]),
+    "no_role_may_everything": statement("StudyPolicy", "Artifacts", "Action", ["s3:*"]),
+    "a_study_reaches_its_own_objects_only": statement(
+        "StudyPolicy", "ListArtifacts", "Condition", {}
+    ),
+    "a_launch_opens_for_the_role_of_its_study": statement(
+        "LaunchKey",
+        "OpenLaunches",
+        "Condition",
+        {
+            "StringEquals": {"kms:EncryptionContext:purpose": "launch"},
+            "Null": {"kms:EncryptionContext:study": "false", "kms:EncryptionContext:run": "false"},
+        },
+    ),
     "only_actions_that_know_no_resource_name_none": statement(
         "CoordinatorPolicy", "LookAfterJobs", "Resource", "*"
     ),
@@ -201,10 +214,16 @@ def test_a_template_that_breaks_a_promise_is_caught(loaded: dict[str, Any], rule
 # -- roles -----------------------------------------------------------------------------------------
 
 ROLES = (
-    *("CoordinatorRole", "AggregatorRole", "AuditorRole", "OperatorRole", "ReaderRole"),
+    *("CoordinatorRole", "AuditorRole", "OperatorRole", "ReaderRole"),
     "CalendarRole",
 )
-STUDY = {"purpose": "launch", "study": "ab" * 32, "run": "run-1"}
+DIGEST, OTHER = "ab" * 32, "cd" * 32
+PATH = f"arn:aws:iam::{ACCOUNT}:role/flo/AWS::StackName/"
+STUDIES = {  # as `flo aws role` makes them
+    "its study": role_request(PATH, "StudyPolicy", DIGEST),
+    "another study": role_request(PATH, "StudyPolicy", OTHER),
+}
+STUDY = {"purpose": "launch", "study": DIGEST, "run": "run-1"}
 S3_ONLY = {"kms:ViaService": "s3.eu-central-1.amazonaws.com"}
 TLS = {"aws:SecureTransport": "true"}
 
@@ -218,7 +237,8 @@ def ours(key: str) -> dict[str, str]:
 
 
 JOB = "arn:aws:sagemaker:eu-central-1:123456789012:training-job/flo-run-1-1"
-STATE, COPY = "arn:ArtifactsBucket/studies/ab/runs/r/state-1", "arn:AuditBucket/2026/head"
+BUCKET, COPY = "arn:ArtifactsBucket", "arn:AuditBucket/2026/head"
+STATE = f"{BUCKET}/studies/{DIGEST}/runs/r/state-1"
 MACHINE = "arn:aws:ec2:eu-central-1:123456789012:instance/Coordinator"
 ENDPOINT = "arn:aws:ec2:eu-central-1:123456789012:vpc-endpoint/vpce-1"
 ALARM = "arn:aws:cloudwatch:eu-central-1:123456789012:alarm:AWS::StackName-CoordinatorAway-1"
@@ -240,22 +260,34 @@ INSIDE = {
 # What is asked -> the roles that may. Every other role must be denied.
 MATRIX: list[tuple[Request, set[str]]] = [
     # states and models
-    (Request("s3:GetObject", STATE, TLS), {"CoordinatorRole", "AggregatorRole"}),
-    (Request("s3:PutObject", STATE, ours("ArtifactsKey")), {"CoordinatorRole", "AggregatorRole"}),
+    (Request("s3:GetObject", STATE, TLS), {"CoordinatorRole", "its study"}),
+    (Request("s3:PutObject", STATE, ours("ArtifactsKey")), {"CoordinatorRole", "its study"}),
     (Request("s3:PutObject", STATE, ours("AuditKey")), set()),
     (Request("s3:GetObject", STATE, {"aws:SecureTransport": "false"}), set()),
-    (Request("s3:DeleteObjectVersion", STATE, TLS), {"CoordinatorRole", "AggregatorRole"}),
+    (Request("s3:DeleteObjectVersion", STATE, TLS), {"CoordinatorRole", "its study"}),
     (Request("s3:PutBucketPolicy", "arn:ArtifactsBucket", TLS), set()),
     (Request("s3:GetObject", "arn:ArtifactsBucket/elsewhere", TLS), set()),
+    (Request("s3:DeleteObject", STATE, TLS), {"CoordinatorRole", "its study"}),
+    (Request("s3:AbortMultipartUpload", STATE, TLS), {"CoordinatorRole", "its study"}),
     (
+        Request("s3:ListBucket", BUCKET, {**TLS, "s3:prefix": f"studies/{DIGEST}/runs/"}),
+        {"CoordinatorRole", "its study"},
+    ),
+    (
+        Request("s3:ListBucketVersions", BUCKET, {**TLS, "s3:prefix": f"studies/{DIGEST}/jobs/j"}),
+        {"CoordinatorRole", "its study"},
+    ),
+    (Request("s3:ListBucket", BUCKET, {**TLS, "s3:prefix": "studies/"}), {"CoordinatorRole"}),
+    (Request("s3:ListBucket", BUCKET, TLS), {"CoordinatorRole"}),
+    (  # S3 encrypts for a whole bucket; who may use the key there is decided object by object
         Request("kms:Decrypt", "arn:ArtifactsKey", S3_ONLY),
-        {"CoordinatorRole", "AggregatorRole", "ReaderRole"},
+        {"CoordinatorRole", "its study", "another study", "ReaderRole"},
     ),
     (
-        Request("s3:GetObject", "arn:ArtifactsBucket/studies/ab/registry/run-1/model.tar.gz", TLS),
-        {"CoordinatorRole", "AggregatorRole", "ReaderRole"},
+        Request("s3:GetObject", f"{BUCKET}/studies/{DIGEST}/registry/run-1/model.tar.gz", TLS),
+        {"CoordinatorRole", "its study", "ReaderRole"},
     ),
-    (Request("s3:PutObject", STATE, TLS), {"CoordinatorRole", "AggregatorRole"}),
+    (Request("s3:PutObject", STATE, TLS), {"CoordinatorRole", "its study"}),
     (Request("sagemaker:DescribeModelPackage", PACKAGE, {}), {"CoordinatorRole", "ReaderRole"}),
     (Request("sagemaker:UpdateModelPackage", PACKAGE, {}), {"CoordinatorRole"}),
     (Request("sagemaker:CreateModelPackageGroup", PACKAGE, {}), {"CoordinatorRole"}),
@@ -263,7 +295,7 @@ MATRIX: list[tuple[Request, set[str]]] = [
     (Request("kms:ScheduleKeyDeletion", "arn:ArtifactsKey", {}), set()),
     # launches
     (Request("kms:GenerateDataKey", "arn:LaunchKey", context(**STUDY)), {"CoordinatorRole"}),
-    (Request("kms:Decrypt", "arn:LaunchKey", context(**STUDY)), {"AggregatorRole"}),
+    (Request("kms:Decrypt", "arn:LaunchKey", context(**STUDY)), {"its study"}),
     (Request("kms:Decrypt", "arn:LaunchKey", context(purpose="launch")), set()),
     (
         Request("kms:Decrypt", "arn:LaunchKey", context(**{**STUDY, "purpose": "model"})),
@@ -309,13 +341,19 @@ MATRIX: list[tuple[Request, set[str]]] = [
     (Request("sagemaker:DescribeTrainingJob", JOB, {}), {"CoordinatorRole", "OperatorRole"}),
     (Request("sagemaker:StopTrainingJob", JOB, {}), {"CoordinatorRole"}),
     (
-        Request(
-            "iam:PassRole", "arn:AggregatorRole", {"iam:PassedToService": "sagemaker.amazonaws.com"}
-        ),
+        Request("iam:PassRole", PATH + DIGEST, {"iam:PassedToService": "sagemaker.amazonaws.com"}),
         {"CoordinatorRole"},
     ),
     (
-        Request("iam:PassRole", "arn:AggregatorRole", {"iam:PassedToService": "ec2.amazonaws.com"}),
+        Request("iam:PassRole", PATH + DIGEST, {"iam:PassedToService": "ec2.amazonaws.com"}),
+        set(),
+    ),
+    (
+        Request(
+            "iam:PassRole",
+            PATH.replace("StackName", "another") + DIGEST,
+            {"iam:PassedToService": "sagemaker.amazonaws.com"},
+        ),
         set(),
     ),
     (
@@ -361,6 +399,11 @@ MATRIX: list[tuple[Request, set[str]]] = [
     (Request("scheduler:UpdateSchedule", "anything", {}), set()),
     # nobody's business
     (Request("iam:CreateUser", "arn:anyone", {}), set()),
+    (Request("iam:CreateRole", PATH + DIGEST, {}), set()),
+    (Request("iam:TagRole", PATH + DIGEST, {}), set()),
+    (Request("iam:UntagRole", PATH + OTHER, {}), set()),
+    (Request("iam:DeleteRolePermissionsBoundary", PATH + DIGEST, {}), set()),
+    (Request("sts:AssumeRole", PATH + DIGEST, {}), set()),
     (Request("ec2:TerminateInstances", "arn:Coordinator", {}), set()),
     (Request("ec2:ModifyInstanceAttribute", "arn:Coordinator", {}), set()),
     (Request("logs:DeleteLogGroup", "arn:CoordinatorLogs", {}), set()),
@@ -379,7 +422,46 @@ def test_each_role_may_what_it_needs_and_nothing_else(
     loaded: dict[str, Any], asked: Request, allowed: set[str]
 ) -> None:
     template = Template(loaded)
-    assert {role for role in ROLES if template.allows(role, asked)} == allowed
+    may = {role for role in ROLES if template.allows(role, asked)}
+    may |= {
+        name for name, made in STUDIES.items() if template.allows_made(made, ["StudyPolicy"], asked)
+    }
+    assert may == allowed
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("without a tag", {"Tags": []}),
+        ("of another path", {"Path": "/elsewhere/"}),
+        ("of another stack", {"Path": "/flo/another/"}),
+    ],
+)
+def test_a_role_that_is_not_as_flo_makes_it_opens_nothing(
+    loaded: dict[str, Any], name: str, change: dict[str, Any]
+) -> None:
+    template, made = Template(loaded), {**STUDIES["its study"], **change}
+    launch = Request("kms:Decrypt", "arn:LaunchKey", context(**STUDY))
+    assert template.allows_made(STUDIES["its study"], ["StudyPolicy"], launch)
+    assert not template.allows_made(made, ["StudyPolicy"], launch)
+    through_s3 = Request("kms:Decrypt", "arn:ArtifactsKey", S3_ONLY)
+    state = Request("s3:GetObject", STATE, TLS)
+    assert not (
+        template.allows_made(made, ["StudyPolicy"], through_s3)
+        and template.allows_made(made, ["StudyPolicy"], state)
+    )
+
+
+def test_what_else_is_attached_to_a_studys_role_gives_it_nothing(loaded: dict[str, Any]) -> None:
+    """Its permissions boundary is the same policy."""
+    template, policies = Template(loaded), ["StudyPolicy", "AdministratorAccess"]
+    for asked, allowed in MATRIX:
+        found = template.allows_made(STUDIES["its study"], policies, asked)
+        assert found == ("its study" in allowed), asked
+    unbounded = {**STUDIES["its study"], "PermissionsBoundary": "AdministratorAccess"}
+    assert template.allows_made(
+        unbounded, policies, Request("s3:GetObject", STATE.replace(DIGEST, OTHER), TLS)
+    )
 
 
 KEYS = ("ArtifactsKey", "LaunchKey", "FolderKey", "SigningKey", "AuditKey")

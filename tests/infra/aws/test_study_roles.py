@@ -1,0 +1,240 @@
+"""A study's role: made once, as FLO makes it, removed with the study; and enough for its jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from flo.errors import RefusedError, UsageError
+from flo.infra.aws.stack import Stack
+from flo.infra.aws.study_roles import StudyRoles, role_request
+from tests.builders import make_site, study_document
+from tests.commands import flo_process
+from tests.infra.aws import emulated
+from tests.infra.aws.account import account, home_with
+from tests.infra.aws.emulated import REGION, Asked, Aws
+from tests.infra.aws.iam import ACCOUNT, Request, Template
+from tests.infra.aws.machine import deployed
+from tests.infra.aws.test_aggregation import staged
+from tests.infra.aws.test_template import OTHER, loaded  # noqa: F401 - a fixture
+from tests.server.real_coordinator import RealCoordinator, served
+
+pytestmark = pytest.mark.slow
+
+STUDY = "12" * 32
+MORE = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}
+COMMAND = ("aws", "role", STUDY, "--region", REGION, "--name", "roled")
+
+
+@pytest.fixture(scope="module")
+def stack(aws: Aws) -> Stack:
+    return deployed(aws, "roled")
+
+
+@pytest.fixture
+def roles(aws: Aws, stack: Stack) -> Iterator[StudyRoles]:
+    yield stack.study_roles()
+    for role in stack.study_roles().all():
+        stack.study_roles().remove(role.study)
+
+
+def test_it_is_made_once_listed_and_removed(aws: Aws, stack: Stack, roles: StudyRoles) -> None:
+    made = flo_process(*COMMAND)
+    assert (made.returncode, "made: jobs of this study can start" in made.stdout) == (0, True)
+    again = flo_process(*COMMAND)
+    assert (again.returncode, "nothing was changed" in again.stdout) == (0, True)
+    found = aws.client("iam").get_role(RoleName=STUDY)["Role"]
+    policy = stack.outputs()["StudyPolicyArn"]
+    assert found["Arn"] == stack.outputs()["StudyRoles"] + STUDY
+    assert found["Tags"] == [{"Key": "flo-study", "Value": STUDY}]
+    assert found["PermissionsBoundary"]["PermissionsBoundaryArn"] == policy
+    (trusted,) = found["AssumeRolePolicyDocument"]["Statement"]
+    assert trusted["Principal"] == {"Service": "sagemaker.amazonaws.com"}
+    assert trusted["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+    attached = aws.client("iam").list_attached_role_policies(RoleName=STUDY)["AttachedPolicies"]
+    assert [one["PolicyArn"] for one in attached] == [policy]
+    listed = flo_process("aws", "roles", "--region", REGION, "--name", "roled", "--json", "-")
+    assert [one["study"] for one in json.loads(listed.stdout)["roles"]] == [STUDY]
+    kept = flo_process(*COMMAND, "--remove")
+    assert (kept.returncode, "--yes removes it" in kept.stderr) == (3, True)
+    gone = flo_process(*COMMAND, "--remove", "--yes")
+    assert (gone.returncode, gone.stdout.strip()) == (0, "removed")
+    assert roles.all() == []
+    assert "the study has no role" in flo_process(*COMMAND, "--remove", "--yes").stdout
+
+
+def test_what_was_interrupted_is_completed(aws: Aws, stack: Stack, roles: StudyRoles) -> None:
+    outputs, iam = stack.outputs(), aws.client("iam")
+    iam.create_role(**role_request(outputs["StudyRoles"], outputs["StudyPolicyArn"], STUDY))
+    assert iam.list_attached_role_policies(RoleName=STUDY)["AttachedPolicies"] == []
+    assert not roles.make(STUDY)
+    assert len(iam.list_attached_role_policies(RoleName=STUDY)["AttachedPolicies"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"Tags": [{"Key": "flo-study", "Value": OTHER}]}, "tag flo-study"),
+        ({"Tags": []}, "tag flo-study"),
+        (
+            {"PermissionsBoundary": "arn:aws:iam::aws:policy/AdministratorAccess"},
+            "permissions boundary",
+        ),
+        ({"AssumeRolePolicyDocument": "{}"}, "trust policy"),
+        ({"Path": "/flo/another/"}, "it is another stack's"),
+    ],
+    ids=["another study's tag", "no tag", "wider boundary", "another trust", "another stack"],
+)
+def test_a_role_that_is_not_as_flo_makes_it_is_refused_by_name(
+    aws: Aws, stack: Stack, roles: StudyRoles, changed: dict[str, Any], named: str
+) -> None:
+    outputs, iam = stack.outputs(), aws.client("iam")
+    request = role_request(outputs["StudyRoles"], outputs["StudyPolicyArn"], STUDY)
+    if changed.get("AssumeRolePolicyDocument"):
+        trust = json.loads(request["AssumeRolePolicyDocument"])
+        trust["Statement"][0]["Principal"] = {"AWS": ACCOUNT}
+        changed = {"AssumeRolePolicyDocument": json.dumps(trust)}
+    iam.create_role(**{**request, **changed})
+    with pytest.raises(RefusedError, match=named):
+        roles.make(STUDY)
+    assert iam.list_attached_role_policies(RoleName=STUDY)["AttachedPolicies"] == []
+    if "Path" in changed:
+        with pytest.raises(RefusedError, match="/flo/another/"):
+            roles.remove(STUDY)
+        iam.delete_role(RoleName=STUDY)
+    else:
+        policy = {"Version": "2012-10-17", "Statement": [MORE]}
+        iam.put_role_policy(RoleName=STUDY, PolicyName="more", PolicyDocument=json.dumps(policy))
+        assert roles.remove(STUDY)
+        assert roles.make(STUDY)
+
+
+@pytest.mark.parametrize("digest", ["12", "AB" * 32, "12" * 33, "../" + "1" * 61, "heart:1"])
+def test_only_a_digest_names_a_study_here(digest: str) -> None:
+    done = flo_process("aws", "role", digest, "--region", REGION)
+    assert done.returncode == 2
+    assert "is not the digest of a study" in done.stderr
+
+
+def test_a_stack_of_an_earlier_flo_has_none(monkeypatch: pytest.MonkeyPatch, aws: Aws) -> None:
+    stack = Stack("roled", REGION)
+    monkeypatch.setattr(Stack, "outputs", lambda _: {"JobRole": "arn"})
+    with pytest.raises(UsageError, match="all of its jobs share one role") as refused:
+        stack.study_roles()
+    assert "flo aws deploy" in str(refused.value.hint)
+
+
+def test_a_launch_makes_it_and_an_erasure_removes_it(
+    aws: Aws, stack: Stack, roles: StudyRoles, tmp_path: Path
+) -> None:
+    """With an access file that names the stack; the owner of the folder is told who makes it."""
+    config = account(aws).model_copy(
+        update={"stack": stack.name, "study_roles": stack.outputs()["StudyRoles"]}
+    )
+    home = home_with(config, tmp_path / "coordinator")
+    access, study = tmp_path / "operator.json", tmp_path / "study.toml"
+    with served(RealCoordinator(home)) as coordinator:
+        for name in ("north", "south"):
+            coordinator.admit(make_site(tmp_path / name, name))
+        token = ("coordinator", "token", "Olga", "--role", "operator")
+        done = flo_process(*token, "--home", home.directory, "--out", access)
+        assert done.returncode == 0, done.stderr
+        hospitals = [{"id": name, "declared_size": 40} for name in ("north", "south")]
+        study.write_text(tomli_w.dumps(study_document(hospitals=hospitals)))
+        launch = ("study", "launch", study, "--on", "sagemaker", "--detach", "--home")
+        done = flo_process(*launch, access)
+        assert done.returncode == 0, done.stderr
+        assert "its jobs have a role in AWS" in done.stdout
+        (role,) = roles.all()
+        for verb in ("stop", "shred"):
+            done = flo_process("study", verb, role.study, "--yes", "--home", access)
+            assert done.returncode == 0, done.stderr
+        assert "its role in AWS is removed" in done.stdout, done.stderr
+        assert roles.all() == []
+        study.write_text(tomli_w.dumps(study_document(hospitals=hospitals, version=2)))
+        access.write_text(access.read_text().replace('"roled"', '"nowhere"'))
+        done = flo_process(*launch, access)
+        assert done.returncode == 0, done.stderr
+        assert "its jobs have no role yet: no stack nowhere in eu-central-1" in done.stdout
+        assert "--name nowhere --region eu-central-1" in done.stdout.replace("\n", " ")
+        study.write_text(tomli_w.dumps(study_document(hospitals=hospitals, version=3)))
+        done = flo_process(*launch, home.directory)
+        assert "whoever deploys the stack makes the role" in done.stdout, done.stderr
+        assert roles.all() == []
+
+
+# -- what a job asks of AWS ------------------------------------------------------------------------
+
+
+def in_words_of_iam(asked: Asked, bucket: str, keys: dict[str, str]) -> Request:
+    """What IAM is asked: action, resource of the template, condition keys.
+
+    Source: the service authorization reference, Amazon S3 and AWS KMS. ``keys``: names of the
+    template's keys, by ARN.
+    """
+    target = asked.headers.get("x-amz-target", "")
+    if target.startswith("TrentService."):
+        body = json.loads(asked.body)
+        given = body.get("EncryptionContext", {})
+        context = {f"kms:EncryptionContext:{name}": value for name, value in given.items()}
+        return Request(f"kms:{target.partition('.')[2]}", f"arn:{keys[body['KeyId']]}", context)
+    first, _, key = asked.path.lstrip("/").partition("/")
+    assert first == bucket, asked
+    found = {"aws:SecureTransport": "true"}
+    if not key:
+        action = "ListBucketVersions" if "versions" in asked.query else "ListBucket"
+        if "prefix" in asked.query:
+            found["s3:prefix"] = asked.query["prefix"]
+        return Request(f"s3:{action}", "arn:ArtifactsBucket", found)
+    header = "x-amz-server-side-encryption-aws-kms-key-id"
+    if header in asked.headers:
+        found[f"s3:{header}"] = f"arn:{keys[asked.headers[header]]}"
+    upload = "uploadId" in asked.query
+    action = {
+        "GET": "GetObject",
+        "HEAD": "GetObject",
+        "PUT": "PutObject",
+        "POST": "PutObject",
+        "DELETE": "AbortMultipartUpload"
+        if upload
+        else "DeleteObjectVersion"
+        if "versionId" in asked.query
+        else "DeleteObject",
+    }[asked.method]
+    return Request(f"s3:{action}", f"arn:ArtifactsBucket/{key}", found)
+
+
+def test_a_jobs_role_allows_all_that_the_job_asks_and_another_studys_nothing_of_it(
+    aws: Aws,
+    tmp_path: Path,
+    loaded: dict[str, Any],  # noqa: F811
+) -> None:
+    """Every request of a real job, killed once, as the emulator heard it."""
+    heard: list[Asked] = []
+    emulated.told.append(lambda asked: heard.append(asked))
+    try:
+        with staged(aws, tmp_path, ("north", "south", "west")) as stage:
+            digest = stage.launch("distributed noise", steps=12)
+            stage.round_passed(digest, 3)
+            first, job = stage.sagemaker.latest()
+            job.stop()
+            stage.over(digest)
+            jobs = {name for name, one in stage.sagemaker.jobs.items() if one.process}
+            config = stage.config
+    finally:
+        emulated.told.clear()
+    keys = {config.artifacts_key: "ArtifactsKey", config.launch_key: "LaunchKey"}
+    asked = [in_words_of_iam(one, config.bucket, keys) for one in heard if one.who in jobs]
+    assert len(jobs) == 2
+    assert first in jobs
+    assert {"kms:Decrypt", "s3:GetObject", "s3:PutObject"} <= {one.action for one in asked}
+    template, path = Template(loaded), f"arn:aws:iam::{ACCOUNT}:role/flo/AWS::StackName/"
+    its, another = (role_request(path, "StudyPolicy", one) for one in (digest, OTHER))
+    for one in asked:
+        assert template.allows_made(its, ["StudyPolicy"], one), one
+        assert not template.allows_made(another, ["StudyPolicy"], one), one
