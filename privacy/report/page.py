@@ -17,12 +17,16 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 720, 300, 56, 44, 16, 130
 
 
 def render(
-    report: bytes, calibration: Calibration | None = None, *, prv: float | None = None
+    report: bytes,
+    calibration: Calibration | None = None,
+    *,
+    prv: float | None = None,
+    electricity: str = "",
 ) -> str:
     """Render a report made by ``flo.privacy.report.report.build`` as HTML.
 
-    Not part of the report, and shown with it: ``calibration`` of the study's model card, and
-    ``prv``, the study's ε by Opacus' accountant.
+    Not part of the report, and shown with it: ``calibration`` of the study's model card, ``prv``,
+    the study's ε by Opacus' accountant, and ``electricity``, the coordinator's estimate in words.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
@@ -32,6 +36,7 @@ def render(
         facts=facts,
         life=LIFE,
         prv=prv,
+        electricity=electricity,
         plot=plot(facts),
         digest=canonical.digest(report),
         level=calibration.level if calibration else None,

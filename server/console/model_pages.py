@@ -55,7 +55,11 @@ def model_router(context: ConsoleContext) -> APIRouter:
     def report(digest: str) -> Response:
         offer = actions.find(digest)
         document, card = _file_of(views, offer, "report"), _file_of(views, offer, "card")
-        page = render(document.read_bytes(), read_card(card).risks_of_yes_or_no)
+        page = render(
+            document.read_bytes(),
+            read_card(card).risks_of_yes_or_no,
+            electricity=views.progress_cache.of(offer.study).emitted,
+        )
         return Response(page, headers=ALONE, media_type="text/html")
 
     @router.get(f"{CONSOLE}/studies/{{digest}}/files/{{file}}")

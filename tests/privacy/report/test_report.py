@@ -440,6 +440,14 @@ def test_what_has_no_canonical_form_is_refused_as_a_message(value: bytes) -> Non
         verify(b'{"evidence":' + value + b',"facts":{},"schema_version":1}')
 
 
+def test_what_the_coordinator_estimates_is_shown_as_no_part_of_the_proof(report: bytes) -> None:
+    assert "Electricity" not in render(report)
+    page = render(report, electricity="12 Wh, 5.8 g of CO2")
+    assert "12 Wh, 5.8 g of CO2, which the coordinator estimates" in page
+    assert "this is not proved" in page
+    assert b"Electricity" not in report
+
+
 def test_the_page_shows_both_hospitals_and_loads_nothing(report: bytes) -> None:
     page = render(report)
     assert "north" in page
