@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from flo.documents.document import spelt
+from flo.documents.document import Document, spelt
 
 Region = Annotated[str, spelt("[a-z]{2}(-[a-z]+)+-[0-9]", "an AWS region, such as eu-central-1")]
 StackName = Annotated[
@@ -41,3 +41,10 @@ RolePath = Annotated[
 Image = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./:@-]{1,255}$")]
 Instance = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z]+-[0-9a-z]{1,32}$")]  # of a subnet or group
+
+
+class StackPlace(Document):
+    """Which stack a coordinator is in."""
+
+    name: StackName
+    region: Region

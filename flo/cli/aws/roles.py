@@ -12,7 +12,7 @@ from flo.cli.terminal.command import command
 from flo.cli.terminal.options import Yes
 
 if TYPE_CHECKING:
-    from flo.cli.coordinator.operator import StackPlace
+    from flo.documents.aws_names import StackPlace
 
 app = typer.Typer()
 StudyDigest = Annotated[str, typer.Argument(help="The study's whole digest, 64 characters.")]

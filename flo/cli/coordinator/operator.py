@@ -10,7 +10,7 @@ import httpx
 from pydantic import Field, StringConstraints
 
 from flo.audit.chain import MAX_EXPORT_BYTES
-from flo.documents.aws_names import Region, StackName
+from flo.documents.aws_names import StackPlace
 from flo.documents.document import Document, read_json
 from flo.errors import EXIT_USAGE, FloError, MessageError, NetworkError, TrustError, UsageError
 from flo.protocol.https import Connection, ErrorReply, trusting
@@ -19,13 +19,6 @@ from flo.server.http.tokens import PersonRole, Token, issue
 
 _LIMIT, _OWN_SECONDS = 1 << 20, 900
 _ASK_AGAIN = "ask the owner of the coordinator's folder for a new one: flo coordinator token NAME"
-
-
-class StackPlace(Document):
-    """The stack in which a coordinator may be asleep."""
-
-    name: StackName
-    region: Region
 
 
 class Access(Document):

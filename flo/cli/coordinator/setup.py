@@ -197,8 +197,9 @@ def token(
     """Write an access file with a signed, short-lived token; use it as --home of other commands."""
     from typing import get_args
 
-    from flo.cli.coordinator.operator import Access, StackPlace, issue_recorded
+    from flo.cli.coordinator.operator import Access, issue_recorded
     from flo.cli.terminal.output import say
+    from flo.documents.aws_names import StackPlace
     from flo.errors import UsageError
     from flo.server.home.coordinator_home import CoordinatorHome
     from flo.server.http.roles import ALLOWED
