@@ -52,7 +52,7 @@ def launch(
     where = "" if on == "here" else f", to be aggregated on {on}"
     say(f"offered: {study} (digest {summary['digest'][:12]}){where}")
     if on == "sagemaker":
-        give_role(operator.stack, summary["digest"])
+        give_role(operator, summary["digest"])
     return state_of(summary if detach else follow(home, summary["digest"]))
 
 
@@ -164,7 +164,7 @@ def shred(
         done = operator.call("POST", f"studies/{found['digest']}/shred")
     say(f"erased: its key, and {done['removed']} files and objects")
     if found["place"] == "sagemaker":
-        take_role(operator.stack, found["digest"])
+        take_role(operator, found["digest"])
     say("earlier backups of the coordinator still contain the key: make a new one, then")
     say("destroy them; hospitals keep the models that they have fetched")
     return results.ShreddedResult(str(found["digest"]), int(done["removed"]))

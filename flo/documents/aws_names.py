@@ -34,8 +34,8 @@ Role = Annotated[
 RolePath = Annotated[
     str,
     spelt(
-        "arn:aws[a-z-]*:iam::[0-9]{12}:role/flo/[A-Za-z][A-Za-z0-9-]{0,127}/",
-        "the ARN of a stack's roles, such as arn:aws:iam::123456789012:role/flo/flo/",
+        "arn:aws[a-z-]*:iam::[0-9]{12}:role/flo/[a-z0-9-]{1,32}/[A-Za-z][A-Za-z0-9-]{0,127}/",
+        "the ARN of a stack's roles, such as arn:aws:iam::123456789012:role/flo/eu-central-1/flo/",
     ),
 ]
 Image = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./:@-]{1,255}$")]
@@ -44,7 +44,9 @@ Id = Annotated[str, StringConstraints(pattern=r"^[a-z]+-[0-9a-z]{1,32}$")]  # of
 
 
 class StackPlace(Document):
-    """Which stack a coordinator is in."""
+    """Which stack a coordinator is in. ``study_roles``: the ARN of its studies' roles, which names
+    the account."""
 
     name: StackName
     region: Region
+    study_roles: RolePath

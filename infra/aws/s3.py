@@ -58,7 +58,9 @@ class S3Artifacts:
             try:
                 found = self._client.get_object(**self._place(checked(key)), ChecksumMode="ENABLED")
             except ClientError as error:
-                if code_of(error) in _MISSING:
+                # S3 denies a missing object, too, to whoever may not list the whole bucket.
+                denied = code_of(error) == "AccessDenied"
+                if code_of(error) in _MISSING or (denied and key not in self.keys(key)):
                     raise not_kept(key) from error
                 raise
             if found["ContentLength"] > limit:

@@ -6,6 +6,7 @@ hospital, a study's title or a person.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from flo.errors import UsageError
@@ -25,6 +26,8 @@ ENTRYPOINT = ["python", "-m", "flo.infra.aws.job.entry"]
 _OVER = {"Completed": "it ended", "Failed": "it failed", "Stopped": "it was stopped"}
 _UNKNOWN = ("ValidationException", "ResourceNotFound")
 _RESTARTS_OF_SAGEMAKER = 3
+# When it refuses a job, or when it gives up on one that it accepted.
+_NOT_TAKEN = re.compile(r"assume ?(the )?role", re.IGNORECASE)
 
 
 def training_job(config: AwsConfig, access: JobAccess) -> dict[str, Any]:
@@ -104,19 +107,22 @@ class SageMakerJobs:
         launch_key = keystore(self._config.launch_key)
         context = launch_context(access.study, access.run)
         kept = sealed.seal(launch_key, context, access.to_bytes())
-        self.artifacts(access.study).put(f"jobs/{access.job}/input/{LAUNCH_FILE}", kept)
+        artifacts, key = self.artifacts(access.study), f"jobs/{access.job}/input/{LAUNCH_FILE}"
+        artifacts.put(key, kept)
         try:
             with translate_errors(f"beginning job {access.job}"):
                 client("sagemaker", self._config.region).create_training_job(
                     **training_job(self._config, access)
                 )
-        except UsageError as error:
-            if self._config.role_of(access.study) not in str(error):
-                raise
-            raise UsageError(
-                "SageMaker cannot take the role of this study's jobs. Whoever deploys the stack "
-                f"makes it: {self._config.role_command(access.study)}"
-            ) from error
+        except UsageError as error:  # it began nothing, so its document is for nobody
+            artifacts.remove(key)
+            raise UsageError(self._with_way_out(str(error), access.study)) from error
+
+    def _with_way_out(self, why: str, study: str) -> str:
+        """Add the command that makes a role, if SageMaker says that it cannot take it."""
+        if not _NOT_TAKEN.search(why):
+            return why
+        return f"{why.rstrip('.')}. If it has no role: {self._config.role_command(study)}"
 
     def state(self, job: str) -> JobState:
         """Return a job's state. An unknown job is over; a reason is cut to 300 characters."""
@@ -134,6 +140,8 @@ class SageMakerJobs:
         if status not in _OVER:
             return JobState(over=False)
         why = str(found.get("FailureReason", ""))[:300]
+        if why:
+            why = self._with_way_out(why, found["RoleArn"].rpartition("/")[2])
         return JobState(over=True, why=f"{_OVER[status]}: {why}" if why else _OVER[status])
 
     def artifacts(self, study: str) -> ArtifactStore:

@@ -87,7 +87,7 @@ class Stack:
                 f"stack {self.name} was deployed by an earlier FLO: all of its jobs share one role",
                 hint="flo aws deploy, then put its lines of [aws] into coordinator.toml",
             )
-        return StudyRoles(outputs["StudyRoles"], outputs["StudyPolicyArn"], self.region)
+        return StudyRoles(outputs["StudyRoles"], outputs["StudyPolicyArn"])
 
     def plan(self, parameters: dict[str, str]) -> list[Change]:
         """Return what a deployment would change, without changing it.
@@ -159,14 +159,12 @@ class Stack:
         """Delete the studies' roles and the stack; buckets, keys, logs, images and the disk remain.
 
         Raises:
-            RefusedError: the machine is protected. UsageError: there is no such stack. FloError: a
-            deletion failed.
+            RefusedError: machine or load balancer is protected, or a training job is under way.
+            UsageError: there is no such stack. FloError: a deletion failed.
         """
         self._refuse_protected()
-        if "StudyRoles" in self.outputs():  # the stack's policy stays as long as a role has it
-            roles = self.study_roles()
-            for role in roles.all():
-                roles.remove(role.study)
+        if "StudyRoles" in self.outputs():
+            self._remove_roles()
         began = time.time()
         with translate_errors(f"destroying {self.name}"):
             self._formation.delete_stack(StackName=self.name)
@@ -262,24 +260,51 @@ class Stack:
                     ),
                 )
 
+    def _remove_roles(self) -> None:
+        """Remove the studies' roles: as long as one has the stack's policy, the stack stays."""
+        roles = self.study_roles()
+        for job in roles.in_use().values():
+            raise RefusedError(
+                f"the training job {job} is under way",
+                hint="stop the studies that are aggregated in AWS, and repeat this afterwards",
+            )
+        for role in roles.all():
+            roles.remove(role.study)
+
     def _refuse_protected(self) -> None:
-        machine = self.outputs().get("Machine", "")
-        with translate_errors("reading the machine's termination protection"):
+        outputs = self.outputs()
+        machine, targets = outputs.get("Machine", ""), outputs.get("Targets")
+        with translate_errors("reading the protection of the machine and the load balancer"):
             protected = client("ec2", self.region).describe_instance_attribute(
                 InstanceId=machine, Attribute="disableApiTermination"
             )["DisableApiTermination"]["Value"]
-        if protected:
+            balancers = self._protected_balancers(targets) if targets else []
+        kept = [f"machine {machine}"] if protected else []
+        kept += [f"load balancer {name}" for name in balancers]
+        if kept:
             raise RefusedError(
-                f"the coordinator's machine {machine} is protected against termination",
+                f"the coordinator's {' and '.join(kept)} cannot be deleted: protected against "
+                "termination",
                 hint="make a backup, then turn off the protection of the machine and of the load "
                 "balancer",
             )
 
+    def _protected_balancers(self, targets: str) -> list[str]:
+        elb = client("elbv2", self.region)
+        (group,) = elb.describe_target_groups(TargetGroupArns=[targets])["TargetGroups"]
+        found = []
+        for balancer in group["LoadBalancerArns"]:
+            kept = elb.describe_load_balancer_attributes(LoadBalancerArn=balancer)["Attributes"]
+            if {"Key": "deletion_protection.enabled", "Value": "true"} in kept:
+                found.append(balancer.split("/")[-2])
+        return found
+
 
 def settings(outputs: dict[str, str]) -> dict[str, Any]:
-    """Return ``[aws]`` of coordinator.toml as far as the outputs know it: all but ``image`` and
-    ``stack``."""
-    found: dict[str, Any] = {name: outputs[output] for output, name in _SETTINGS.items()}
+    """Return ``[aws]`` of coordinator.toml as far as the outputs know it: all but
+    ``image``, and what an earlier FLO's stack does not have."""
+    known = {output: name for output, name in _SETTINGS.items() if output in outputs}
+    found: dict[str, Any] = {name: outputs[output] for output, name in known.items()}
     found["subnets"] = outputs["Subnets"].split(",")
     found["security_groups"] = outputs["SecurityGroups"].split(",")
     return found

@@ -1,8 +1,9 @@
 """One IAM role for each study: of its training jobs, which reach this study's objects only.
 
-All of them have the stack's one policy, which reads the study from the role's tag. It is their
-permissions boundary, too: whatever else is attached to a role by mistake gives it nothing. The
-coordinator's network does not reach IAM, so whoever deploys the stack makes the roles.
+All of them have the stack's one policy, which reads the study from the role's tag and asks that the
+role has its name. It is their permissions boundary, too: another policy that somebody attaches to
+a role by mistake gives it nothing. The coordinator's network does not reach IAM, so whoever deploys
+the stack makes the roles.
 
 A role's name is the study's digest, whose 64 characters are as many as IAM allows.
 """
@@ -10,7 +11,6 @@ A role's name is the study's digest, whose 64 characters are as many as IAM allo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -33,9 +33,11 @@ class StudyRole:
 def role_request(roles: str, policy: str, study: str) -> dict[str, Any]:
     """Return the ``CreateRole`` request for a study.
 
-    ``roles``: the ARN of their path. ``policy``: the ARN of the stack's policy. ``study``: digest.
+    ``roles``: the ARN of their path, which names region and stack. ``policy``: the ARN of the
+    stack's policy. ``study``: digest.
     """
-    account = roles.split(":")[4]
+    partition, account = roles.split(":")[1], roles.split(":")[4]
+    jobs = f"arn:{partition}:sagemaker:{_path(roles).split('/')[2]}:{account}:training-job/*"
     trust = {
         "Version": "2012-10-17",
         "Statement": [
@@ -43,7 +45,10 @@ def role_request(roles: str, policy: str, study: str) -> dict[str, Any]:
                 "Effect": "Allow",
                 "Principal": {"Service": "sagemaker.amazonaws.com"},
                 "Action": "sts:AssumeRole",
-                "Condition": {"StringEquals": {"aws:SourceAccount": account}},
+                "Condition": {
+                    "StringEquals": {"aws:SourceAccount": account},
+                    "ArnLike": {"aws:SourceArn": jobs},
+                },
             }
         ],
     }
@@ -58,21 +63,22 @@ def role_request(roles: str, policy: str, study: str) -> dict[str, Any]:
 
 
 class StudyRoles:
-    """The roles of one stack's studies. ``roles``, ``policy``: as for ``role_request``."""
+    """The roles of one stack's studies. ``arn``, ``policy``: ``role_request``'s first arguments."""
 
-    def __init__(self, roles: str, policy: str, region: str) -> None:
-        self._roles, self._policy = roles, policy
-        self._iam = client("iam", region)
+    def __init__(self, arn: str, policy: str) -> None:
+        self.arn, self._policy = arn, policy
+        self._region = _path(arn).split("/")[2]
+        self._iam = client("iam", self._region)
 
     def make(self, study: str) -> bool:
-        """Make the role of a study, or complete it; return False if it was there.
+        """Make the role of a study, or complete it; return False if it was there and complete.
 
         Raises:
             RefusedError: a role of this name is not as FLO makes it. TrustError: AWS denies it.
         """
         from botocore.exceptions import ClientError
 
-        request, made = role_request(self._roles, self._policy, study), True
+        request = role_request(self.arn, self._policy, study)
         with translate_errors(f"making the role of study {study[:12]}"):
             try:
                 self._iam.create_role(**request)
@@ -80,15 +86,16 @@ class StudyRoles:
                 if code_of(error) != "EntityAlreadyExists":
                     raise
                 self._refuse_another(request)
-                made = False
+            self._iam.get_waiter("role_exists").wait(RoleName=study)  # everywhere in IAM
+            complete = self._policy in self._attached(study)
             self._iam.attach_role_policy(RoleName=study, PolicyArn=self._policy)
-        return made
+        return not complete
 
     def remove(self, study: str) -> bool:
         """Remove the role of a study; return False if it has none.
 
         Raises:
-            RefusedError: the role belongs to another stack. TrustError: AWS denies it.
+            RefusedError: a job still uses it, or it is another stack's. TrustError: AWS denies it.
         """
         from botocore.exceptions import ClientError
 
@@ -99,8 +106,13 @@ class StudyRoles:
                 if code_of(error) == _GONE:
                     return False
                 raise
-            if found["Path"] != _path(self._roles):
+            if found["Path"] != _path(self.arn):
                 raise _of_another_stack(found)
+            if job := self.in_use().get(study):
+                raise RefusedError(
+                    f"the training job {job} still uses the role of study {study[:12]}",
+                    hint="repeat this when the job is over; stop the study if it is to end now",
+                )
             for policy in self._attached(study):
                 self._iam.detach_role_policy(RoleName=study, PolicyArn=policy)
             for name in self._iam.list_role_policies(RoleName=study)["PolicyNames"]:
@@ -114,14 +126,34 @@ class StudyRoles:
         with translate_errors("listing the studies' roles"):
             found = [
                 StudyRole(role["RoleName"], role["CreateDate"])
-                for page in pages.paginate(PathPrefix=_path(self._roles))
+                for page in pages.paginate(PathPrefix=_path(self.arn))
                 for role in page["Roles"]
             ]
         return sorted(found, key=lambda role: role.made)
 
-    def _attached(self, study: str) -> Iterator[str]:
-        for one in self._iam.list_attached_role_policies(RoleName=study)["AttachedPolicies"]:
-            yield one["PolicyArn"]
+    def in_use(self) -> dict[str, str]:
+        """Return the studies whose roles a training job uses: study -> job."""
+        sagemaker = client("sagemaker", self._region)
+        pages = sagemaker.get_paginator("list_training_jobs")
+        with translate_errors("listing training jobs"):
+            jobs = [
+                job["TrainingJobName"]
+                for state in ("InProgress", "Stopping")
+                for page in pages.paginate(StatusEquals=state, NameContains="flo-run-")
+                for job in page["TrainingJobSummaries"]
+            ]
+            roles = {
+                sagemaker.describe_training_job(TrainingJobName=job)["RoleArn"]: job for job in jobs
+            }
+        return {
+            role.removeprefix(self.arn): job
+            for role, job in roles.items()
+            if role.startswith(self.arn)
+        }
+
+    def _attached(self, study: str) -> list[str]:
+        found = self._iam.list_attached_role_policies(RoleName=study)["AttachedPolicies"]
+        return [one["PolicyArn"] for one in found]
 
     def _refuse_another(self, request: dict[str, Any]) -> None:
         """Raise RefusedError if the role of this name is not what the request would make."""

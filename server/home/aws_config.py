@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from flo.documents.aws_names import Bucket, Id, Image, Instance, Region, RolePath, StackName
+from flo.documents.aws_names import Bucket, Id, Image, Instance, Region, RolePath, StackPlace
 from flo.documents.document import Document
 from flo.keys.keystore import KmsKey
 
@@ -17,15 +17,11 @@ from flo.keys.keystore import KmsKey
 class AwsConfig(Document):
     """``study_roles``: the ARN of the path of the studies' roles. ``image``: the aggregator's
     container image, preferably by digest. ``serving_image``: the image with which a registered
-    model can answer.
-
-    ``stack``: the CloudFormation stack, so that an access file can name what to wake.
-    ``audit_bucket``: receives copies of the audit log, encrypted under ``audit_key`` and under
-    Object Lock for ``audit_years``.
+    model can answer. ``audit_bucket``: receives copies of the audit log, encrypted under
+    ``audit_key`` and under Object Lock for ``audit_years``.
     """
 
     region: Region
-    stack: StackName | None = None
     bucket: Bucket
     artifacts_key: KmsKey
     launch_key: KmsKey
@@ -47,8 +43,14 @@ class AwsConfig(Document):
 
     def role_command(self, study: str) -> str:
         """Return the command that makes this role."""
-        stack = f" --name {self.stack}" if self.stack else ""
-        return f"flo aws role {study}{stack} --region {self.region}"
+        return f"flo aws role {study} --name {self.place.name} --region {self.region}"
+
+    @property
+    def place(self) -> StackPlace:
+        """The stack, which the path of the roles names."""
+        return StackPlace(
+            name=self.study_roles.split("/")[-2], region=self.region, study_roles=self.study_roles
+        )
 
     @model_validator(mode="after")
     def _audit_copies_have_a_key(self) -> AwsConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
@@ -13,6 +13,15 @@ from flo.cli.terminal.options import Yes
 
 if TYPE_CHECKING:
     from flo.documents.aws_names import StackPlace
+    from flo.infra.aws.study_roles import StudyRoles
+
+
+class Operator(Protocol):
+    """A client of a coordinator: the stack to act on, and the stack to name."""
+
+    stack: StackPlace | None
+    place: StackPlace | None
+
 
 app = typer.Typer()
 StudyDigest = Annotated[str, typer.Argument(help="The study's whole digest, 64 characters.")]
@@ -63,43 +72,60 @@ def roles_(region: RegionName, name: Name = "flo") -> results.StudyRolesResult:
     return results.StudyRolesResult(found)
 
 
-def give_role(stack: StackPlace | None, study: str) -> None:
-    """Make the role of a launched study, if its access file names the stack and AWS allows it."""
+def give_role(operator: Operator, study: str) -> None:
+    """Make the role of a launched study, if an access file names the stack and AWS allows it."""
     from flo.cli.terminal.output import plain, say
     from flo.errors import FloError
-    from flo.infra.aws.stack import Stack
 
-    if stack is not None:
+    if operator.stack is not None:
         try:
-            Stack(stack.name, stack.region).study_roles().make(study)
+            _roles(operator.stack).make(study)
         except FloError as error:
             say(plain(f"its jobs have no role yet: {error}"))
         else:
             say("its jobs have a role in AWS, which reaches this study's objects only")
             return
-    say(f"next: whoever deploys the stack makes the role of its jobs: {_command(stack, study)}")
+    say(f"next: whoever deploys the stack makes the role of its jobs: {_command(operator, study)}")
 
 
-def take_role(stack: StackPlace | None, study: str) -> None:
-    """Remove the role of an erased study, if its access file names the stack and AWS allows it."""
+def take_role(operator: Operator, study: str) -> None:
+    """Remove the role of an erased study, if an access file names the stack and AWS allows it."""
     from flo.cli.terminal.output import plain, say
     from flo.errors import FloError
-    from flo.infra.aws.stack import Stack
 
-    if stack is not None:
+    if operator.stack is not None:
         try:
-            Stack(stack.name, stack.region).study_roles().remove(study)
+            removed = _roles(operator.stack).remove(study)
         except FloError as error:
             say(plain(f"its role in AWS remains: {error}"))
         else:
-            say("its role in AWS is removed")
+            say("its role in AWS is removed" if removed else "it had no role in AWS")
             return
-    say(f"next: whoever deploys the stack removes its role: {_command(stack, study)} --remove")
+    say(f"next: whoever deploys the stack removes its role: {_command(operator, study)} --remove")
 
 
-def _command(stack: StackPlace | None, study: str) -> str:
-    place = f" --name {stack.name} --region {stack.region}" if stack else ""
-    return f"flo aws role {study}{place}"
+def _roles(place: StackPlace) -> StudyRoles:
+    """Return the roles of the coordinator's stack.
+
+    Raises:
+        RefusedError: the credentials are of another account, which has a stack of this name.
+    """
+    from flo.errors import RefusedError
+    from flo.infra.aws.stack import Stack
+
+    found = Stack(place.name, place.region).study_roles()
+    if found.arn != place.study_roles:
+        raise RefusedError(
+            f"the credentials lead to a stack whose roles are {found.arn}, and the coordinator's "
+            f"are {place.study_roles}",
+            hint="use credentials of the coordinator's account",
+        )
+    return found
+
+
+def _command(operator: Operator, study: str) -> str:
+    at = operator.place
+    return f"flo aws role {study}" + (f" --name {at.name} --region {at.region}" if at else "")
 
 
 def _refuse_no_digest(study: str) -> None:
@@ -110,5 +136,5 @@ def _refuse_no_digest(study: str) -> None:
     if not re.fullmatch("[0-9a-f]{64}", study):
         raise UsageError(
             f"{study!r} is not the digest of a study, 64 characters of 0-9 and a-f",
-            hint="the coordinator shows it: flo study list --json",
+            hint="the coordinator shows it: flo study list --json -",
         )

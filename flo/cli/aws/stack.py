@@ -96,7 +96,7 @@ def deploy(
     stack.deploy(asked, show_step)
     state, outputs = stack.status() or "gone", stack.outputs()
     say(f"{name} is {state}")
-    _show_settings(name, outputs)
+    _show_settings(outputs)
     return results.StackStateResult(name, state, outputs)
 
 
@@ -116,7 +116,7 @@ def status(region: RegionName, name: Name = "flo") -> results.StackStateResult:
     say(f"{name} is {found}")
     outputs = stack.outputs()
     if outputs:
-        _show_settings(name, outputs)
+        _show_settings(outputs)
     if "Targets" not in outputs:  # it is being made, or an earlier FLO made it
         return results.StackStateResult(name, found, outputs)
     state = power(stack)
@@ -177,14 +177,14 @@ def show_step(event: StackEvent) -> None:
     say(plain(f"{event.status.lower().replace('_', ' ')}  {event.name}{why}"))
 
 
-def _show_settings(name: str, outputs: dict[str, str]) -> None:
+def _show_settings(outputs: dict[str, str]) -> None:
     import tomli_w
 
     from flo.cli.terminal.output import console, plain
     from flo.infra.aws.stack import settings
 
     image = f"{outputs['Repository']}@sha256:..."
-    text = tomli_w.dumps({"aws": {**settings(outputs), "stack": name, "image": image}})
+    text = tomli_w.dumps({"aws": {**settings(outputs), "image": image}})
     console().print(f"\nhospitals dial {outputs['Address']}; add to coordinator.toml:\n")
     console().print(plain(text), soft_wrap=True)
     console().print(

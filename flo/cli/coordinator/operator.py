@@ -57,7 +57,11 @@ def call_once(place: Path, method: str, path: str, *, body: bytes | None = None)
 
 
 class Operator(Connection):
-    """Client of ``/v1/flo/*``, with an access file or as the owner of the coordinator's folder."""
+    """Client of ``/v1/flo/*``, with an access file or as the owner of the coordinator's folder.
+
+    ``place``: the coordinator's stack in AWS. ``stack``: the same from an access file, whose owner
+    may reach AWS; the coordinator's own machine does not.
+    """
 
     def __init__(self, place: Path) -> None:
         self._home = None if place.is_file() else CoordinatorHome.open(place)
@@ -73,6 +77,9 @@ class Operator(Connection):
         except (TrustError, UsageError) as error:
             raise UsageError(f"{place} is not an access file", hint=_ASK_AGAIN) from error
         self.stack = self._access.stack
+        self.place = self.stack
+        if self._home is not None and (aws := self._home.read_config().aws) is not None:
+            self.place = aws.place
         self._token = self._access.token
         self._good_until = float("inf") if self._home is None else 0.0
 

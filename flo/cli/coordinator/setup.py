@@ -199,7 +199,6 @@ def token(
 
     from flo.cli.coordinator.operator import Access, issue_recorded
     from flo.cli.terminal.output import say
-    from flo.documents.aws_names import StackPlace
     from flo.errors import UsageError
     from flo.server.home.coordinator_home import CoordinatorHome
     from flo.server.http.roles import ALLOWED
@@ -220,7 +219,7 @@ def token(
         url=opened.read_private_url(),
         ca=opened.ca_path.read_text(),
         token=text,
-        stack=StackPlace(name=aws.stack, region=aws.region) if aws and aws.stack else None,
+        stack=aws.place if aws else None,
     )
     write_private(path, access.to_bytes())
     may = [action for (who, action), yes in ALLOWED.items() if who == role and yes]

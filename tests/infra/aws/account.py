@@ -19,7 +19,7 @@ def account(aws: Aws) -> AwsConfig:
         bucket=aws.new_bucket(f"flo-{secrets.token_hex(6)}"),
         artifacts_key=aws.new_key(),
         launch_key=aws.new_key(),
-        study_roles="arn:aws:iam::123456789012:role/flo/flo/",
+        study_roles="arn:aws:iam::123456789012:role/flo/eu-central-1/flo/",
         image="123456789012.dkr.ecr.eu-central-1.amazonaws.com/flo-aggregator@sha256:" + "0" * 64,
         serving_image="123456789012.dkr.ecr.eu-central-1.amazonaws.com/flo-serving:0.2.0",
         subnets=("subnet-0a1b2c3d",),
@@ -33,11 +33,11 @@ def roles_of(aws: Aws, config: AwsConfig) -> StudyRoles:
     found = iam.list_policies(Scope="Local", PathPrefix=path)["Policies"]
     for policy in found:
         if policy["PolicyName"] == "StudyPolicy":
-            return StudyRoles(config.study_roles, policy["Arn"], config.region)
+            return StudyRoles(config.study_roles, policy["Arn"])
     statement = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     made = iam.create_policy(PolicyName="StudyPolicy", Path=path, PolicyDocument=document)
-    return StudyRoles(config.study_roles, made["Policy"]["Arn"], config.region)
+    return StudyRoles(config.study_roles, made["Policy"]["Arn"])
 
 
 def home_with(config: AwsConfig, folder: Path) -> CoordinatorHome:

@@ -146,6 +146,8 @@ def _jobs_need_their_role() -> None:
 
 told: list[Callable[[Asked], None]] = []
 """Who hears of each request, in the server's thread."""
+denied: list[Callable[[Asked], bool]] = []
+"""Which requests are answered with AccessDenied."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def _requests_are_told() -> None:
     answer = DomainDispatcherApplication.__call__
 
     def tell(application: Any, environ: dict[str, Any], start: Any) -> Any:
-        if told:
+        if told or denied:
             body = _body(environ)
             environ["wsgi.input"] = io.BytesIO(body)
             headers = {
@@ -185,6 +187,9 @@ def _requests_are_told() -> None:
             )
             for one in told:
                 one(asked)
+            if any(one(asked) for one in denied):
+                start("403 Forbidden", [("Content-Type", "application/xml")])
+                return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
         return answer(application, environ, start)
 
     setattr(DomainDispatcherApplication, "__call__", tell)  # noqa: B010

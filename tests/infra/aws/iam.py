@@ -1,9 +1,9 @@
 """May this role do that? A static evaluation of a template's policies.
 
 Source: the IAM user guide, "Policy evaluation logic". Within one account: an explicit Deny wins;
-then an Allow of the role's own policy is enough, but for KMS keys, whose key policy must allow it
-too: to the role, or to the account, which leaves it to the role's own policy. A role with a
-permissions boundary may what both allow. A statement with a variable that the request does not have
+then an Allow of the role's own policy is enough, but for KMS keys, whose key policy must allow it:
+to the role, or to the account, which leaves it to the role's own policy. A role with a permissions
+boundary may what both allow. A statement with a variable that the request does not have
 says nothing. Condition operators that this template does not use are an error, never a yes.
 """
 
@@ -25,6 +25,18 @@ class Request:
 
     def __str__(self) -> str:
         return f"{self.action} {self.resource} {','.join(self.keys.values())}"
+
+
+def with_mappings(value: Any, mappings: dict[str, Any]) -> Any:
+    """A template with each Fn::FindInMap carried out."""
+    if isinstance(value, list):
+        return [with_mappings(one, mappings) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"Fn::FindInMap"}:
+        name, first, second = value["Fn::FindInMap"]
+        return mappings[name][first][second]
+    return {name: with_mappings(one, mappings) for name, one in value.items()}
 
 
 class Template:
@@ -68,12 +80,13 @@ class Template:
         if any(s["Effect"] == "Deny" and _matches(s, asked) for s in own + for_role):
             return False
         by_role = any(s["Effect"] == "Allow" and _matches(s, asked) for s in own)
-        if asked.action.startswith("kms:"):
-            return by_role and any(
-                s["Effect"] == "Allow" and _matches({**s, "Resource": "*"}, asked)
-                for s in for_role + for_account
-            )
-        return by_role
+        if not asked.action.startswith("kms:"):
+            return by_role
+        named, left = (
+            any(s["Effect"] == "Allow" and _matches({**s, "Resource": "*"}, asked) for s in some)
+            for some in (for_role, for_account)
+        )
+        return named or (left and by_role)
 
     def _statements_of_role(self, role: str) -> list[dict[str, Any]]:
         found = []
@@ -107,7 +120,22 @@ class Template:
 
 
 def _of_the_account(statement: dict[str, Any]) -> bool:
-    return statement.get("Principal") == {"AWS": {"Ref": "AWS::AccountId"}}
+    """Whether it is for the whole account, in any spelling."""
+    principal = _resolved(statement.get("Principal"))
+    named = _list(principal.get("AWS", [])) if isinstance(principal, dict) else [principal]
+    if any(":root" in str(one) and ACCOUNT not in str(one) for one in named):
+        raise AssertionError(f"{principal} is not known here")
+    return any(one in (ACCOUNT, f"arn:aws:iam::{ACCOUNT}:root", "*") for one in named)
+
+
+def trusts(trust: dict[str, Any], service: str, keys: dict[str, str]) -> bool:
+    """Whether a trust policy lets a service take the role, or a principal of AWS by its ARN."""
+    return any(
+        statement["Effect"] == "Allow"
+        and service in _list(next(iter(statement["Principal"].values())))
+        and _matches({**statement, "Resource": "*"}, Request("sts:AssumeRole", "*", keys))
+        for statement in trust["Statement"]
+    )
 
 
 def _matches(statement: dict[str, Any], asked: Request) -> bool:

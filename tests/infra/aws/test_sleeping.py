@@ -102,7 +102,7 @@ def test_every_round_goes_on_after_sleeping_and_power_cuts(
 def test_a_study_that_is_launched_to_a_sleeping_coordinator_wakes_it(
     aws: Aws, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = account(aws).model_copy(update={"stack": stack.name})
+    config = account(aws).model_copy(update={"study_roles": stack.outputs()["StudyRoles"]})
     home = home_with(config, tmp_path / "coordinator")
     sites = [make_site(tmp_path / name, name) for name in SITES]
     with machine(aws, stack, home, monkeypatch) as emulated:
@@ -184,10 +184,12 @@ def send(aws: Aws, stack: Stack, name: str) -> None:
     """The request of one of the template's schedules."""
     kept = TEMPLATE.read_text().partition(f"  {name}:\n")[2]
     (service, action) = re.search(r"aws-sdk:(\w+):(\w+)", kept).groups()  # type: ignore[union-attr]
-    (text,) = re.findall(r"Input: !Sub '(.*)'", kept)[:1]
+    text = re.findall(r"Input: !Sub \[?'([^']*)'", kept)[0]
+    (rest,) = re.findall(r"Rest: '(.*)'", TEMPLATE.read_text())
     for reference, value in (
         ("${AWS::StackName}", stack.name),
         ("${Coordinator}", stack.outputs()["Machine"]),
+        ("${Rest}", rest),
     ):
         text = text.replace(reference, value)
     asked: dict[str, Any] = json.loads(text)

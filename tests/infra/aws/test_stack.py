@@ -62,7 +62,9 @@ def test_an_account_is_made_and_looked_at(aws: Aws, options: list[str]) -> None:
     for name in ("artifacts_key", "launch_key", "audit_key", "study_roles", "bucket"):
         assert name in found
     assert (
-        AwsConfig.model_validate(found).role_of("12" * 32).endswith("role/flo/whole/" + "12" * 32)
+        AwsConfig.model_validate(found)
+        .role_of("12" * 32)
+        .endswith("role/flo/eu-central-1/whole/" + "12" * 32)
     )
     assert set(settings(Stack("whole", REGION).outputs())) | {"image"} <= set(
         AwsConfig.model_fields
@@ -106,13 +108,13 @@ Resources:
   StudyPolicy:
     Type: AWS::IAM::ManagedPolicy
     Properties:
-      Path: /flo/small/
+      Path: /flo/eu-central-1/small/
       PolicyDocument:
         Version: "2012-10-17"
         Statement: [{Effect: Allow, Action: s3:GetObject, Resource: "*"}]
 Outputs:
   Machine: {Value: !Ref Coordinator}
-  StudyRoles: {Value: !Sub "arn:aws:iam::${AWS::AccountId}:role/flo/small/"}
+  StudyRoles: {Value: !Sub "arn:aws:iam::${AWS::AccountId}:role/flo/eu-central-1/small/"}
   StudyPolicyArn: {Value: !Ref StudyPolicy}
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flo.infra.aws.study_roles import role_request
-from tests.infra.aws.iam import ACCOUNT, Request, Template
+from tests.infra.aws.iam import ACCOUNT, Request, Template, trusts, with_mappings
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,8 @@ def loaded() -> dict[str, Any]:
     from cfnlint.decode.cfn_yaml import load
 
     found: dict[str, Any] = _plain(load(str(TEMPLATE)))
-    return found
+    resolved: dict[str, Any] = with_mappings(found, found["Mappings"])
+    return resolved
 
 
 def _plain(value: Any) -> Any:
@@ -105,7 +106,60 @@ def statement(resource: str, sid: str, name: str, value: Any) -> Callable[[dict[
     return change
 
 
+def without_condition(
+    resource: str, sid: str, operator: str, name: str
+) -> Callable[[dict[str, Any]], None]:
+    """Drops one condition of one statement of a policy."""
+
+    def change(template: dict[str, Any]) -> None:
+        for kind in ("PolicyDocument", "KeyPolicy"):
+            policy = template["Resources"][resource]["Properties"].get(kind, {})
+            for found in policy.get("Statement", []):
+                if found.get("Sid") == sid:
+                    del found["Condition"][operator][name]
+
+    return change
+
+
+def more(resource: str, **added: Any) -> Callable[[dict[str, Any]], None]:
+    """Adds a statement to a policy."""
+
+    def change(template: dict[str, Any]) -> None:
+        policy = template["Resources"][resource]["Properties"]["PolicyDocument"]
+        policy["Statement"].append({"Sid": "More", "Effect": "Allow", **added})
+
+    return change
+
+
 P = "Properties"
+EVERY_STUDY = {"Fn::Sub": "${ArtifactsBucket.Arn}/studies/*"}
+PRINCIPAL = "aws:PrincipalArn"
+ALSO: list[tuple[str, Callable[[dict[str, Any]], None]]] = [  # other ways to break them
+    (
+        "a_study_reaches_its_own_objects_only",
+        statement("StudyPolicy", "Artifacts", "Resource", EVERY_STUDY),
+    ),
+    (
+        "a_study_reaches_its_own_objects_only",
+        without_condition("StudyPolicy", "Artifacts", "ArnLike", PRINCIPAL),
+    ),
+    (
+        "a_study_reaches_its_own_objects_only",
+        without_condition("StudyPolicy", "ListArtifacts", "ArnLike", PRINCIPAL),
+    ),
+    (
+        "a_study_reaches_its_own_objects_only",
+        more("StudyPolicy", Action=["s3:GetObject"], Resource=EVERY_STUDY),
+    ),
+    (
+        "a_study_reaches_its_own_objects_only",
+        more("StudyPolicy", Action="s3:GetObject", Resource=EVERY_STUDY),
+    ),
+    (
+        "a_launch_opens_for_the_role_of_its_study",
+        without_condition("LaunchKey", "OpenLaunches", "ArnLike", PRINCIPAL),
+    ),
+]
 BREAKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "keys_rotate": put("AuditKey", P, "EnableKeyRotation", False),
     "keys_are_never_deleted_with_the_stack": drop("LaunchKey", "DeletionPolicy"),
@@ -163,14 +217,11 @@ BREAKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "a_study_reaches_its_own_objects_only": statement(
         "StudyPolicy", "ListArtifacts", "Condition", {}
     ),
-    "a_launch_opens_for_the_role_of_its_study": statement(
-        "LaunchKey",
-        "OpenLaunches",
-        "Condition",
-        {
-            "StringEquals": {"kms:EncryptionContext:purpose": "launch"},
-            "Null": {"kms:EncryptionContext:study": "false", "kms:EncryptionContext:run": "false"},
-        },
+    "a_study_opens_its_own_launches_only": statement(
+        "StudyPolicy", "OpenItsLaunch", "Condition", {}
+    ),
+    "a_launch_opens_for_the_role_of_its_study": without_condition(
+        "LaunchKey", "OpenLaunches", "StringEquals", "kms:EncryptionContext:study"
     ),
     "only_actions_that_know_no_resource_name_none": statement(
         "CoordinatorPolicy", "LookAfterJobs", "Resource", "*"
@@ -211,6 +262,15 @@ def test_a_template_that_breaks_a_promise_is_caught(loaded: dict[str, Any], rule
     assert rule in broken(changed)
 
 
+@pytest.mark.parametrize("number", range(len(ALSO)))
+def test_other_ways_to_break_it_are_caught_too(loaded: dict[str, Any], number: int) -> None:
+    rule, change = ALSO[number]
+    changed = copy.deepcopy(loaded)
+    change(changed)
+    assert changed != loaded
+    assert rule in broken(changed)
+
+
 # -- roles -----------------------------------------------------------------------------------------
 
 ROLES = (
@@ -218,7 +278,7 @@ ROLES = (
     "CalendarRole",
 )
 DIGEST, OTHER = "ab" * 32, "cd" * 32
-PATH = f"arn:aws:iam::{ACCOUNT}:role/flo/AWS::StackName/"
+PATH = f"arn:aws:iam::{ACCOUNT}:role/flo/eu-central-1/AWS::StackName/"
 STUDIES = {  # as `flo aws role` makes them
     "its study": role_request(PATH, "StudyPolicy", DIGEST),
     "another study": role_request(PATH, "StudyPolicy", OTHER),
@@ -291,8 +351,46 @@ MATRIX: list[tuple[Request, set[str]]] = [
     (Request("sagemaker:DescribeModelPackage", PACKAGE, {}), {"CoordinatorRole", "ReaderRole"}),
     (Request("sagemaker:UpdateModelPackage", PACKAGE, {}), {"CoordinatorRole"}),
     (Request("sagemaker:CreateModelPackageGroup", PACKAGE, {}), {"CoordinatorRole"}),
+    (
+        Request("kms:GenerateDataKey", "arn:ArtifactsKey", S3_ONLY),
+        {"CoordinatorRole", "its study", "another study"},
+    ),
+    (
+        Request("kms:CreateGrant", "arn:ArtifactsKey", {"kms:GrantIsForAWSResource": "true"}),
+        {"its study", "another study"},
+    ),
+    (
+        Request(
+            "kms:CreateGrant",
+            "arn:ArtifactsKey",
+            {
+                "kms:GrantIsForAWSResource": "true",
+                "kms:ViaService": "sagemaker.eu-central-1.amazonaws.com",
+            },
+        ),
+        {"CoordinatorRole", "its study", "another study"},
+    ),
+    (Request("kms:CreateGrant", "arn:ArtifactsKey", {}), set()),
     (Request("kms:Decrypt", "arn:ArtifactsKey", {}), set()),
+    (Request("kms:GenerateDataKey", "arn:ArtifactsKey", {}), set()),
     (Request("kms:ScheduleKeyDeletion", "arn:ArtifactsKey", {}), set()),
+    # what SageMaker does in a job's role: the image, the network, the log
+    *(
+        (Request(f"ecr:{action}", "arn:AggregatorRepository", {}), {"its study", "another study"})
+        for action in ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
+    ),
+    (Request("ecr:GetAuthorizationToken", "*", {}), {"its study", "another study"}),
+    (Request("ecr:PutImage", "arn:AggregatorRepository", {}), set()),
+    (Request("ec2:CreateNetworkInterface", "*", {}), {"its study", "another study"}),
+    (Request("ec2:DeleteNetworkInterface", "*", {}), {"its study", "another study"}),
+    (
+        Request(
+            "logs:PutLogEvents",
+            "arn:aws:logs:eu-central-1:123456789012:log-group:/aws/sagemaker/TrainingJobs:x",
+            {},
+        ),
+        {"its study", "another study"},
+    ),
     # launches
     (Request("kms:GenerateDataKey", "arn:LaunchKey", context(**STUDY)), {"CoordinatorRole"}),
     (Request("kms:Decrypt", "arn:LaunchKey", context(**STUDY)), {"its study"}),
@@ -351,7 +449,7 @@ MATRIX: list[tuple[Request, set[str]]] = [
     (
         Request(
             "iam:PassRole",
-            PATH.replace("StackName", "another") + DIGEST,
+            PATH.replace("AWS::StackName", "another") + DIGEST,
             {"iam:PassedToService": "sagemaker.amazonaws.com"},
         ),
         set(),
@@ -434,7 +532,9 @@ def test_each_role_may_what_it_needs_and_nothing_else(
     [
         ("without a tag", {"Tags": []}),
         ("of another path", {"Path": "/elsewhere/"}),
-        ("of another stack", {"Path": "/flo/another/"}),
+        ("of another stack", {"Path": "/flo/eu-central-1/another/"}),
+        ("of another region", {"Path": "/flo/us-east-1/AWS::StackName/"}),
+        ("with another's tag", {"RoleName": OTHER}),
     ],
 )
 def test_a_role_that_is_not_as_flo_makes_it_opens_nothing(
@@ -450,6 +550,35 @@ def test_a_role_that_is_not_as_flo_makes_it_opens_nothing(
         template.allows_made(made, ["StudyPolicy"], through_s3)
         and template.allows_made(made, ["StudyPolicy"], state)
     )
+
+
+def test_sagemakers_training_jobs_of_this_account_and_region_alone_take_a_studys_role() -> None:
+    trust = json.loads(STUDIES["its study"]["AssumeRolePolicyDocument"])
+    job = {"aws:SourceAccount": ACCOUNT, "aws:SourceArn": JOB}
+    assert trusts(trust, "sagemaker.amazonaws.com", job)
+    for service, keys in (
+        ("ec2.amazonaws.com", job),
+        (f"arn:aws:iam::{ACCOUNT}:root", job),
+        (ACCOUNT, job),
+        ("sagemaker.amazonaws.com", {}),
+        ("sagemaker.amazonaws.com", {**job, "aws:SourceAccount": "210987654321"}),
+        ("sagemaker.amazonaws.com", {**job, "aws:SourceArn": JOB.replace("eu-", "us-")}),
+        ("sagemaker.amazonaws.com", {**job, "aws:SourceArn": JOB.replace("training-job", "app")}),
+    ):
+        assert not trusts(trust, service, keys), (service, keys)
+
+
+def test_what_would_replace_the_policy_under_all_roles_stays_as_it_is(
+    loaded: dict[str, Any],
+) -> None:
+    """CloudFormation makes another policy for another description or path: then every role of a
+    study has a boundary of yesterday, and `flo aws role` refuses it."""
+    policy = loaded["Resources"]["StudyPolicy"]["Properties"]
+    assert policy["Description"] == (
+        "FLO, the training jobs of the study that a role's tag names (flo aws role)"
+    )
+    assert policy["Path"] == {"Fn::Sub": "/flo/${AWS::Region}/${AWS::StackName}/"}
+    assert "ManagedPolicyName" not in policy
 
 
 def test_what_else_is_attached_to_a_studys_role_gives_it_nothing(loaded: dict[str, Any]) -> None:
