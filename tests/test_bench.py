@@ -234,6 +234,7 @@ def test_a_demo_of_ones_own_study_names_the_file_that_is_missing(
     assert "one HOSPITAL.csv for each hospital" in said
 
 
+@pytest.mark.slow
 def test_a_command_of_the_demo_that_dies_without_a_word_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

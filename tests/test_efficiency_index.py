@@ -52,6 +52,7 @@ def test_twice_one_cost_and_half_another_is_no_gain_and_wins_half_the_weightings
     assert found.wins == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_order_of_deployments_does_not_depend_on_the_reference() -> None:
     draw = random.Random(4)
     several = [at_random(f"d{number}", draw) for number in range(12)]
@@ -63,6 +64,7 @@ def test_the_order_of_deployments_does_not_depend_on_the_reference() -> None:
     assert len(orders) == 1
 
 
+@pytest.mark.slow
 def test_an_arithmetic_mean_would_depend_on_it() -> None:
     """So that the test above can fail."""
     draw = random.Random(4)
@@ -76,6 +78,7 @@ def test_an_arithmetic_mean_would_depend_on_it() -> None:
     assert len(orders) > 1
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_nine_times_in_ten() -> None:
     """Or more: repetitions of both vary by a tenth around known costs; five of each, as are
     measured. Medians of five that are drawn again vary more than medians of five."""

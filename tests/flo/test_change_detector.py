@@ -48,6 +48,7 @@ def test_evidence_is_the_mean_over_the_alternatives() -> None:
     assert np.exp(evidence(np.log([[1.0, 2.0, 3.0, 6.0]])))[0] == pytest.approx(3)
 
 
+@pytest.mark.slow
 def test_no_alarm_comes_before_its_time_on_average_at_the_very_limit() -> None:
     generator, limit, wanted, count = np.random.default_rng(3), 0.2, 40.0, 2000
     log_m = np.full((count, len(FACTORS)), NOTHING)

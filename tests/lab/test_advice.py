@@ -46,6 +46,7 @@ def test_a_study_is_tried_as_it_is_and_as_it_would_be_drafted() -> None:
     assert only.study == drafted.study
 
 
+@pytest.mark.slow
 def test_where_too_few_patients_are_a_study_is_advised_against() -> None:
     found = candidates(study_with(40, epsilon=0.1))
     assert [way.advised for way in found] == [False, False]
@@ -139,6 +140,7 @@ def test_where_there_is_nothing_to_choose_nothing_is_recommended(changes: Any) -
     assert candidates(small_study(**changes)) == []
 
 
+@pytest.mark.slow
 def test_a_study_that_expects_liars_is_not_sent_to_one_sum() -> None:
     limits = {"deadline_seconds": 10, "minimum_cohort": 3}
     found = candidates(small_study(limits=limits).with_mechanism(aggregation="median"))
@@ -149,6 +151,7 @@ def test_a_study_of_the_first_version_gets_no_advice() -> None:
     assert candidates(small_study(schema_version=1)) == []
 
 
+@pytest.mark.slow
 def test_study_check_shows_it_and_says_what_to_change(tmp_path: Path) -> None:
     document = study_document()
     document["hospitals"] = [

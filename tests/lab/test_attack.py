@@ -118,6 +118,7 @@ def consistent(study: Study, found: Attacked) -> None:
     assert found.lower_bound == bound
 
 
+@pytest.mark.slow
 def test_no_fault_is_found_in_the_heart_study(heart: Study) -> None:
     found = attack(heart)
     consistent(heart, found)
@@ -141,6 +142,7 @@ def test_no_fault_is_found_in_other_models_and_samplings(heart: Study, few: None
 # -- a broken one ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [silent, unclipped], ids=lambda make: make.__name__)
 def test_a_broken_trainer_of_the_heart_study_is_found(heart: Study, broken: Any) -> None:
     found = attack(heart, make_trainer=broken)
@@ -149,6 +151,7 @@ def test_a_broken_trainer_of_the_heart_study_is_found(heart: Study, broken: Any)
     assert found.lower_bound > found.claimed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [silent, unclipped], ids=lambda make: make.__name__)
 @pytest.mark.parametrize(
     "of",
@@ -184,6 +187,7 @@ def test_a_survey_is_refused(heart: Study) -> None:
         attack(surveyed(heart, epsilon=0.3, columns=["sex"]))
 
 
+@pytest.mark.slow
 def test_under_distributed_noise_the_sum_of_the_shares_is_attacked(heart: Study, few: None) -> None:
     shared = variant(heart, mechanism={"noise": "distributed"})
     found = attack(shared)
@@ -228,6 +232,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
     return ended.value.code
 
 
+@pytest.mark.slow
 def test_the_command_ends_in_0_for_a_right_trainer(
     study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,6 +258,7 @@ def test_the_command_ends_in_0_for_a_right_trainer(
     assert document["lower_bound"] < document["claimed"]
 
 
+@pytest.mark.slow
 def test_the_command_ends_in_4_for_a_broken_trainer(
     study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
+@pytest.mark.slow
 def test_it_runs_a_study_and_shows_itself(data: Path) -> None:
     result = flo.simulate(small_study(), data, folds=2, compare=True, epsilon=0.8)
     assert result.document["epsilon"] == pytest.approx(0.8, abs=0.001)
@@ -110,6 +111,7 @@ def tables() -> dict[str, pd.DataFrame]:
     return {name: pd.read_csv(io.StringIO(csv_text(60, prefix=name))) for name in HOSPITALS}
 
 
+@pytest.mark.slow
 def test_tables_in_memory_are_as_good_as_files(data: Path) -> None:
     from_files = flo.simulate(small_study(), data, folds=2, compare=True)
     from_tables = flo.simulate(small_study(), tables(), folds=2, compare=True)
@@ -134,6 +136,7 @@ def test_nothing_is_trained_on_nobody(settings: dict[str, int]) -> None:
         flo.simulate(small_study(), tables(), **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_each_hospital_sees_what_it_has_of_it() -> None:
     result = flo.simulate(small_study(), tables(), folds=3, compare=True)
     table = result.table
@@ -150,6 +153,7 @@ def test_each_hospital_sees_what_it_has_of_it() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_noise_is_drawn_anew_and_told_apart_from_whom_was_tested() -> None:
     once = flo.simulate(small_study(), tables(), folds=2)
     assert once.noise is None

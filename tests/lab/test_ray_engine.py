@@ -74,6 +74,7 @@ def test_a_runtime_that_breaks_ends_the_simulation_with_words(
     assert threading.active_count() <= before, "nobody waits for it any more"
 
 
+@pytest.mark.slow
 def test_without_ray_it_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine, "find_spec", lambda name: None)
     study = study_of(3, steps=2)

@@ -94,6 +94,7 @@ def test_second_moments_that_are_not_clipped_are_caught(monkeypatch: pytest.Monk
     assert (check.of, check.name) == ("moments", "clip")
 
 
+@pytest.mark.slow
 def test_coins_that_always_fall_on_yes_are_caught() -> None:
     study = small_study().with_mechanism(sampling=0.5)
     assert failed(study) == {}

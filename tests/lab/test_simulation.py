@@ -51,6 +51,7 @@ COMPARED = {
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_the_result_has_the_documented_keys_and_says_not_private(data: Path) -> None:
     study = small_study()
     hospitals = load_hospitals(study, data, "patient_id")
@@ -60,6 +61,7 @@ def test_the_result_has_the_documented_keys_and_says_not_private(data: Path) -> 
     assert set(result["sites"]) == set(HOSPITALS)
 
 
+@pytest.mark.slow
 def test_a_hospital_is_scored_by_the_model_that_it_would_finish_itself(data: Path) -> None:
     study = small_study()
     hospitals = load_hospitals(study, data, "patient_id")
@@ -75,6 +77,7 @@ def test_a_hospital_is_scored_by_the_model_that_it_would_finish_itself(data: Pat
             assert not np.allclose(expected, log_odds(study, weights, inputs))
 
 
+@pytest.mark.slow
 def test_a_hospital_with_too_few_patients_is_scored_by_the_published_model(tmp_path: Path) -> None:
     study = small_study()
     for name in HOSPITALS:
@@ -151,6 +154,7 @@ def test_every_kind_of_study_runs_to_its_end(data: Path, study: Study) -> None:
     assert (state.model != initial_weights(study)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sampled", "mlp"])
 def test_the_result_of_every_kind_of_study_has_the_documented_keys(data: Path, name: str) -> None:
     study = OTHERS[name]
@@ -168,6 +172,7 @@ def test_a_study_with_subgroups_estimates_each_of_them(data: Path) -> None:
     assert list(state.subgroups) == ["ward=a", "ward=b", "ward=c", "ward=missing"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["local", "distributed"])
 @pytest.mark.parametrize(
     ("model", "mechanism"),

@@ -87,6 +87,7 @@ def test_a_model_on_whitened_inputs_scores_as_the_model_of_the_inputs(
     assert log_odds(study, back, inputs) == pytest.approx(log_odds(study, weights, inputs))
 
 
+@pytest.mark.slow
 def test_years_are_simulated_with_ledgers() -> None:
     """Every patient pays their life at most, and year 1 is the same for all but all at once."""
     study = HEART.with_epsilon(0.5)

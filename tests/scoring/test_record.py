@@ -145,6 +145,7 @@ def compared(tables: int, seed: int) -> int:
     return right
 
 
+@pytest.mark.slow
 def test_a_record_is_encoded_or_refused_as_in_a_table() -> None:
     assert compared(tables=150, seed=1) > 20
 
@@ -206,6 +207,7 @@ def test_what_is_no_number_is_named_as_in_a_table_where_words_mean_missing(cell:
         assert at_once(encoder_of(schema, mapping), {"AGE": cell}) == expected
 
 
+@pytest.mark.slow
 def test_no_cell_of_a_patient_is_kept() -> None:
     encoder = encoder_of(SCHEMA, MAPPED)
     for number in range(50):

@@ -159,6 +159,7 @@ def test_one_list_is_signed_and_no_other(company: RealCompany) -> None:
     assert again.kind == "signed", "the same list again"
 
 
+@pytest.mark.slow
 def test_who_has_revealed_for_the_whole_cohort_signs_no_shorter_list(company: RealCompany) -> None:
     asked = company.header()
     company.ask_all(asked)
@@ -202,6 +203,7 @@ def test_a_certificate_is_of_one_attempt(company: RealCompany) -> None:
     assert revealed(company, "east", second, THREE, signatures).code == "malformed"
 
 
+@pytest.mark.slow
 def test_a_deal_serves_one_upload(company: RealCompany) -> None:
     asked = company.header()
     company.ask_all(asked)
@@ -245,6 +247,7 @@ def test_what_fails_at_the_ledger_uses_the_deal_up(
     assert company.say("east", company.listed(asked, *THREE)).header.code == "conflict"
 
 
+@pytest.mark.slow
 def test_shares_that_do_not_decrypt_are_left_out_and_the_sum_is_opened_by_the_others(
     company: RealCompany,
 ) -> None:
@@ -284,6 +287,7 @@ def test_a_stopped_site_signs_and_reveals_nothing(company: RealCompany) -> None:
     assert revealed(company, "east", asked, THREE, signatures).kind == "revealed"
 
 
+@pytest.mark.slow
 def test_joining_again_for_the_same_turn_deals_the_same(company: RealCompany) -> None:
     before = dict(company.deals)
     company.join()

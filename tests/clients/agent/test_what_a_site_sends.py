@@ -286,6 +286,7 @@ def opened_sum(folder: Path) -> list[bytes]:
 # -- what it said ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_field_that_a_site_sends_is_accounted_for(life: WholeLife) -> None:
     found = said_by(life)
     assert found - set(ACCOUNTED) == set(), "a new field: say why it may leave, or do not send it"
@@ -304,6 +305,7 @@ def test_every_call_in_the_source_was_made_here(life: WholeLife) -> None:
     assert named == {name for name, _ in life.said}
 
 
+@pytest.mark.slow
 def test_a_new_field_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flo.clients.records.extract.software", lambda: {"hostname": "ward-3"})
     append = Ledger._append

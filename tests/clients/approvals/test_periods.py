@@ -67,6 +67,7 @@ def test_another_models_series_counts_the_same_patients_and_is_paid_for(site: Si
     assert members(site, site.approve(offer(site, other.study, model="cd" * 32))) == set(NEW)
 
 
+@pytest.mark.slow
 def test_the_steward_reads_who_is_counted_and_what_it_costs(site: Site) -> None:
     first = offer(site)
     site.approve(first)

@@ -101,6 +101,7 @@ def test_a_digest_of_another_roster_confirms_nobody(consortium: Consortium) -> N
 # -- a life of hospitals ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_hospital_that_joins_later_needs_one_call_with_more_than_b(
     consortium: Consortium,
 ) -> None:

@@ -195,6 +195,7 @@ def test_a_hospital_outside_the_study_does_not_vouch(consortium: Consortium) -> 
     assert roster.unconfirmed(consortium.sites["north"], outside) == ["new"]
 
 
+@pytest.mark.slow
 def test_a_partner_that_counts_by_others_word_is_never_vouched_for_in_turn(
     consortium: Consortium,
 ) -> None:

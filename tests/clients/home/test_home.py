@@ -188,6 +188,7 @@ def test_a_second_agent_in_another_process_is_refused(tmp_path: Path) -> None:
     assert second() == "running\n"
 
 
+@pytest.mark.slow
 def test_a_second_agent_in_the_same_process_is_refused(tmp_path: Path) -> None:
     home = make_site(tmp_path)
     with home.agent_lock(), pytest.raises(RefusedError, match="another agent"), home.agent_lock():

@@ -57,6 +57,7 @@ def test_it_names_the_study_the_releases_and_the_most_they_can_have_changed(site
     assert part.factor == math.exp(part.epsilon)
 
 
+@pytest.mark.slow
 def test_the_bound_grows_with_each_release_up_to_the_studys_own(tmp_path: Path) -> None:
     found = []
     for releases in range(5):

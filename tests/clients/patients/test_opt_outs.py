@@ -382,6 +382,7 @@ def test_two_opt_outs_that_were_cut_off_before_their_entries_lock_nobody_out(
     site.approve(site.offer())
 
 
+@pytest.mark.slow
 def test_nobody_opts_out_while_a_study_is_being_approved_and_the_other_way_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from tests.clients.exact_site import exact_site, frozen, frozen_without, one_of
 from tests.clients.power_cut import PowerCutError, cut_off_at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ask", "held_out"), [(opt_out, False), (opt_out, True), (erase, False)])
 def test_what_was_cut_off_anywhere_is_carried_through_by_asking_again(
     tmp_path: Path, ask: Callable[[SiteHome, str], Any], held_out: bool

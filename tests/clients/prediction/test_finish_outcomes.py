@@ -188,6 +188,7 @@ def test_predict_writes_every_risk_and_no_band(
                 assert float(row[f"score_{name}"]) == pytest.approx(float(row[f"risk_{name}"]))
 
 
+@pytest.mark.slow
 @each_outcome
 def test_only_the_training_side_shapes_it(tmp_path: Path, kept: str, labels: Labels) -> None:
     site = site_of(tmp_path, kept, labels)
@@ -220,6 +221,7 @@ def test_the_screen_says_how_right_it_is_here_and_that_it_is_not_private(
         assert said in shown
 
 
+@pytest.mark.slow
 def test_no_risk_is_stated_at_a_horizon_to_which_nobody_here_was_followed(tmp_path: Path) -> None:
     """Follow-up that ended after 40 days says nothing of 60, and must not look as if it did."""
     site = site_of(tmp_path, "v19", followed)

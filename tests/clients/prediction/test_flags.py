@@ -398,6 +398,7 @@ def entries(site: SiteHome, kind: str = "flag-rule") -> list[dict[str, Any]]:
         return [one.facts for one in log.entries() if one.kind == kind]
 
 
+@pytest.mark.slow
 def test_a_person_decides_from_which_risk_on_patients_are_flagged(
     site: SiteHome, tmp_path: Path
 ) -> None:
@@ -440,6 +441,7 @@ def test_a_person_decides_from_which_risk_on_patients_are_flagged(
     ]
 
 
+@pytest.mark.slow
 def test_thresholds_by_group_are_signed_only_after_other_patients_judged_them(
     site: SiteHome, tmp_path: Path
 ) -> None:

@@ -151,6 +151,7 @@ class Later:
         (self.study,) = self.world.studies
 
 
+@pytest.mark.slow
 def test_the_report_says_which_patients_a_gate_charges(homes: list[SiteHome]) -> None:
     """Not all of them: that is what a study of statistics does."""
     alone, both = Later(homes).world, World.at(homes, [gated()], 3, COORDINATOR)

@@ -150,6 +150,7 @@ def test_another_outcomes_law_is_kept_where_patients_follow_it(
     assert found.penalty > min(rules.PENALTIES)
 
 
+@pytest.mark.slow
 @each_law
 def test_many_patients_replace_another_outcomes_law(outcome: Outcome, law: Floats) -> None:
     some = of_outcome(outcome, -law, 4000)

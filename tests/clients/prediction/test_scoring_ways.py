@@ -44,6 +44,7 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pu
     return made(f"new-{request.param}").open()
 
 
+@pytest.mark.slow
 def test_an_unchanged_installation_scores_as_published_in_every_way(model: PublishedModel) -> None:
     refuse_other_scores(model)
     found = golden_cases(model, every_way(model, to_onnx(model)))
@@ -119,6 +120,7 @@ def test_a_card_without_golden_cases_is_used_as_before() -> None:
     refuse_other_scores(made("gated", golden=None).open())
 
 
+@pytest.mark.slow
 def test_an_onnx_file_of_another_model_is_refused(model: PublishedModel) -> None:
     exported = to_onnx(model)
     refuse_other_onnx(model, exported)
@@ -133,6 +135,7 @@ def test_an_onnx_file_of_another_model_is_refused(model: PublishedModel) -> None
         refuse_other_onnx(model, document.SerializeToString())
 
 
+@pytest.mark.slow
 def test_the_command_says_which_ways_agree_and_which_cases_do_not(tmp_path: Path) -> None:
     card = made("gated").write(tmp_path)
     file = tmp_path / "model.onnx"

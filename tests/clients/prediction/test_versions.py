@@ -224,6 +224,7 @@ def test_it_is_not_put_back_by_a_rollback_here(site: SiteHome, told: Told) -> No
     assert versions.read(site).current("tiny") == V9
 
 
+@pytest.mark.slow
 def test_every_command_that_uses_a_model_refuses_it(site: SiteHome, told: Told) -> None:
     both_in_use(site, told)
     folder = site.directory.parent
@@ -274,6 +275,7 @@ def test_every_command_that_uses_a_model_refuses_it(site: SiteHome, told: Told) 
     assert "current since" in traced.stdout
 
 
+@pytest.mark.slow
 def test_a_model_that_was_finished_from_it_answers_no_more(tmp_path: Path, told: Told) -> None:
     site = make_site(tmp_path / "east", "east")  # took no part, so all of its patients are new
     pretend_enrolled(site, COORDINATOR)

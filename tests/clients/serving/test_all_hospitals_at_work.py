@@ -43,6 +43,7 @@ def entries(home: SiteHome) -> list[dict[str, Any]]:
         return [one.facts for one in log.entries() if one.kind == "watch-alarm"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "answers"), [("fall back", "1"), ("stop", "503"), ("finish", "9"), ("tell", "9")]
 )
@@ -66,6 +67,7 @@ def test_the_plan_is_obeyed(home: SiteHome, action: str, answers: str) -> None:
     assert (entry["about"], entry["of"], entry["action"]) == ("hospitals", "", action)
 
 
+@pytest.mark.slow
 def test_an_alarm_of_before_the_version_was_put_into_use_is_settled(home: SiteHome) -> None:
     planned(home, "stop")
     arrived(home, 2)
@@ -85,6 +87,7 @@ def test_an_alarm_of_before_the_version_was_put_into_use_is_settled(home: SiteHo
     assert len(entries(home)) == 1
 
 
+@pytest.mark.slow
 def test_a_person_settles_it_and_the_evidence_begins_anew(home: SiteHome) -> None:
     async def work(at: AtWork) -> None:
         assert await asked(at, record()) == "9"

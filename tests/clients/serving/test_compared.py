@@ -92,6 +92,7 @@ async def kept(home: SiteHome, comparison: Comparison, count: int) -> list[Compa
     return found
 
 
+@pytest.mark.slow
 def test_in_shadow_both_score_and_one_answers(home: SiteHome, told: Told) -> None:
     comparison = compare(home, told, 0)
 
@@ -109,6 +110,7 @@ def test_in_shadow_both_score_and_one_answers(home: SiteHome, told: Told) -> Non
     during(home, work)
 
 
+@pytest.mark.slow
 def test_a_canary_answers_for_its_share_and_a_patient_stays_with_one_version(
     home: SiteHome, told: Told
 ) -> None:
@@ -127,6 +129,7 @@ def test_a_canary_answers_for_its_share_and_a_patient_stays_with_one_version(
     during(home, work)
 
 
+@pytest.mark.slow
 def test_a_card_of_a_version_that_is_compared_says_so(home: SiteHome, told: Told) -> None:
     compare(home, told, 50)
 
@@ -147,6 +150,7 @@ def test_a_card_of_a_version_that_is_compared_says_so(home: SiteHome, told: Told
     during(home, work)
 
 
+@pytest.mark.slow
 def test_a_version_that_is_withdrawn_is_shown_to_nobody_from_then_on(
     home: SiteHome, told: Told
 ) -> None:
@@ -281,6 +285,7 @@ def test_a_report_in_another_form_is_refused(home: SiteHome, body: Any, why: str
     during(home, work)
 
 
+@pytest.mark.slow
 def test_a_version_that_is_shown_to_be_worse_gets_no_more_patients(
     home: SiteHome, told: Told
 ) -> None:
@@ -305,6 +310,7 @@ def test_a_version_that_is_shown_to_be_worse_gets_no_more_patients(
     during(home, work)
 
 
+@pytest.mark.slow
 def test_a_version_that_would_flag_nobody_is_shown_to_nobody(home: SiteHome, told: Told) -> None:
     """The hospital decides whom the version in use flags, while a canary answers for some."""
     compare(home, told, 90)
@@ -324,6 +330,7 @@ def test_a_version_that_would_flag_nobody_is_shown_to_nobody(home: SiteHome, tol
     during(home, work)
 
 
+@pytest.mark.slow
 def test_rows_that_were_changed_leave_the_version_in_shadow(home: SiteHome, told: Told) -> None:
     """What cannot be judged must not be shown."""
     comparison = compare(home, told, 90)
@@ -342,6 +349,7 @@ def test_rows_that_were_changed_leave_the_version_in_shadow(home: SiteHome, told
     during(home, work)
 
 
+@pytest.mark.slow
 def test_a_comparison_whose_file_is_damaged_stops_nobody(home: SiteHome, told: Told) -> None:
     comparison = compare(home, told, 90)
     path = compared_answers.path_of(home, comparison.id)
@@ -453,6 +461,7 @@ def test_a_version_that_ends_the_process_that_loads_it_is_refused() -> None:
     ending.join()
 
 
+@pytest.mark.slow
 def test_a_worker_that_lacks_a_version_answers_by_the_one_in_use(
     home: SiteHome, told: Told
 ) -> None:

@@ -67,6 +67,7 @@ def test_after_a_rollback_returns_the_version_before_answers(home: SiteHome) -> 
     during(home, work)
 
 
+@pytest.mark.slow
 def test_no_request_fails_and_none_is_answered_by_what_was_withdrawn(home: SiteHome) -> None:
     async def work(at: AtWork) -> None:
         going, found = True, list[tuple[int, int]]()
@@ -122,6 +123,7 @@ def decide_the_opposite(home: SiteHome) -> None:
         put_into_use(home, V9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "longest", "status"), [(9, 30.0, 200), (10**9, 0.3, 503)])
 def test_a_request_follows_versions_that_change_for_half_a_minute(
     home: SiteHome, monkeypatch: pytest.MonkeyPatch, changes: int, longest: float, status: int
@@ -195,6 +197,7 @@ def test_decisions_that_were_changed_by_hand_stop_the_model(home: SiteHome) -> N
     during(home, work)
 
 
+@pytest.mark.slow
 def test_a_version_that_is_withdrawn_while_it_loads_never_answers(
     home: SiteHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,6 +334,7 @@ async def deadly_worker(
     return thread
 
 
+@pytest.mark.slow
 def test_a_worker_that_makes_no_progress_is_ended(home: SiteHome) -> None:
     async def work(at: AtWork) -> None:
         ended = list[int]()

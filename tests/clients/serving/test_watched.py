@@ -157,6 +157,7 @@ def test_whoever_opted_out_is_not_counted(home: SiteHome) -> None:
     assert hashed_id(home, "p1").encode() not in path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "answers"), [("tell", "9"), ("finish", "9"), ("fall back", "1"), ("stop", "503")]
 )
@@ -193,6 +194,7 @@ def _alarms(home: SiteHome) -> list[dict[str, Any]]:
     return [one for one in alarms if one["of"] == "age"]
 
 
+@pytest.mark.slow
 def test_an_alarm_waits_for_a_plan_that_cannot_be_read(home: SiteHome) -> None:
     a_dull_month(home, WATCHED)
     plan_decisions.decide(home, "tiny", 30, {"columns": "fall back"}, "Ada", "plan")
@@ -215,6 +217,7 @@ def test_an_alarm_waits_for_a_plan_that_cannot_be_read(home: SiteHome) -> None:
     assert len(_alarms(home)) == 1
 
 
+@pytest.mark.slow
 def test_whoever_puts_a_version_into_use_again_has_settled_its_alarms(home: SiteHome) -> None:
     a_dull_month(home, WATCHED)
     plan_decisions.decide(home, "tiny", 30, {"columns": "fall back"}, "Ada", "plan")
@@ -233,6 +236,7 @@ def test_whoever_puts_a_version_into_use_again_has_settled_its_alarms(home: Site
     assert len(_alarms(home)) == 2, "and they can be raised again"
 
 
+@pytest.mark.slow
 def test_without_an_earlier_version_to_fall_back_to_none_answers(
     home: SiteHome,
 ) -> None:
@@ -251,6 +255,7 @@ def test_without_an_earlier_version_to_fall_back_to_none_answers(
     during(home, work)
 
 
+@pytest.mark.slow
 def test_a_damaged_file_stops_no_answer(home: SiteHome) -> None:
     path = watched_answers.path_of(home, WATCHED.id)
     path.parent.mkdir(exist_ok=True)

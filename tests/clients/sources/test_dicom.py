@@ -173,6 +173,7 @@ def test_labels_that_are_no_utf_8_are_refused_with_the_way_out(tmp_path: Path) -
     assert "UTF-8" in refused.value.hint
 
 
+@pytest.mark.slow
 def test_one_image_is_held_in_memory_at_a_time(tmp_path: Path) -> None:
     def large(number: int, image: Any) -> None:
         image.Rows = image.Columns = 512

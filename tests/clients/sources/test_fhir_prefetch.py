@@ -165,6 +165,7 @@ def compared(exports: int, seed: int, folder: Path) -> tuple[int, int]:
     return right, refused
 
 
+@pytest.mark.slow
 def test_a_patient_is_read_or_refused_as_in_an_export(tmp_path: Path) -> None:
     right, refused = compared(60, 1, tmp_path)
     assert min(right, refused) > 30

@@ -129,6 +129,7 @@ def test_slow_answers_are_found_by_the_hours_in_which_they_are_many() -> None:
     assert "of answers took more than a second, before 0 %" in words
 
 
+@pytest.mark.slow
 def test_a_clinic_on_one_day_of_the_week_is_no_change() -> None:
     ward = Ward(new_watch())
 
@@ -244,6 +245,7 @@ def test_a_settled_alarm_can_come_again_and_what_is_usual_can_change() -> None:
     assert len(found(ward, 70)) == 1
 
 
+@pytest.mark.slow
 def test_all_weights_together_are_at_most_1() -> None:
     ward = after_a_month(ward=lambda number: f"ward {number % 40}", count=120)
     for day in range(29, 240):

@@ -144,6 +144,7 @@ def test_every_computed_kind_is_known_here(heading: str) -> None:
     assert computed <= set(COMPUTED)
 
 
+@pytest.mark.slow
 def test_no_listed_exception_has_gone() -> None:
     computed = {(c.path, c.text) for heading in SOURCES for c in entered(heading) if not c.kind}
     assert computed == set(COMPUTED)

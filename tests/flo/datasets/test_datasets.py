@@ -77,6 +77,7 @@ def test_a_quarter_of_the_support2_patients_died_in_hospital(
     assert died.sum() == 2360
 
 
+@pytest.mark.slow
 def test_the_support2_study_takes_every_row_from_a_written_file_too(
     support2: dict[str, pd.DataFrame], study: Study, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def fars() -> dict[str, pd.DataFrame]:
         pytest.skip(f"{error}; {error.hint}")
 
 
+@pytest.mark.slow
 def test_fars_is_99759_people_of_the_51_states_of_its_study(fars: dict[str, pd.DataFrame]) -> None:
     study = load(FARS)
     assert sorted(fars) == sorted(hospital.id for hospital in study.hospitals)

@@ -137,6 +137,7 @@ _TEXT = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(_TEXT, st.integers(1, 40))
 def test_values_are_counted_alike_wherever_the_pieces_end(value: Any, piece: int) -> None:
     data = json.dumps(value).encode()

@@ -186,6 +186,7 @@ def test_neither_the_passphrase_nor_the_key_is_in_any_file(tmp_path: Path) -> No
     assert b"PRIVATE" not in written
 
 
+@pytest.mark.slow
 def test_a_new_passphrase_for_the_same_key_opens_what_was_sealed_before(tmp_path: Path) -> None:
     key, path = bytes(range(100, 132)), tmp_path / "keystore.json"
     PassphraseKeyStore.rewrap(path, WORDS, key)

@@ -159,6 +159,7 @@ def test_pages_that_show_the_same_share_what_is_made_for_them() -> None:
     assert next(made) == 1
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_kept_up_to_date_says_so_and_goes_on_when_it_can(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

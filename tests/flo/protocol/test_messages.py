@@ -297,6 +297,7 @@ def test_a_header_that_json_reads_but_cannot_write_is_refused(text: bytes) -> No
 Edit = tuple[int, bytes, int]
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     st.sampled_from([(request(), decode_request), (reply(), decode_reply)]),
@@ -316,6 +317,7 @@ def test_no_mutation_of_a_message_raises_anything_but_a_message_error(
         decode(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from([decode_request, decode_reply]),

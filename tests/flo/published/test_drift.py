@@ -28,6 +28,7 @@ def with_noise(weights: Vector | None = None) -> PublishedModel:
     return changed if weights is None else replace(changed, weights=weights)
 
 
+@pytest.mark.slow
 def test_models_that_differ_by_noise_are_within_the_limit() -> None:
     """The ratio is about 1, and hardly ever beyond the limit."""
     current, generator = with_noise(), np.random.default_rng(3)

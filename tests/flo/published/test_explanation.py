@@ -87,6 +87,7 @@ def test_effects_name_each_edge_and_hide_what_noise_may_have_turned() -> None:
     assert not words["= b"].is_certain
 
 
+@pytest.mark.slow
 def test_a_networks_contributions_are_integrated_gradients() -> None:
     """Against gradients at 2,000 points of the way, by torch alone."""
     model = network()

@@ -32,6 +32,7 @@ def inputs_for(model: PublishedModel, records: int) -> npt.NDArray[np.float64]:
     return np.random.default_rng(2).uniform(-1, 1, size=(records, width))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STUDIES)
 @pytest.mark.parametrize("records", [1, 7])
 def test_the_scores_are_the_same(kind: str, records: int) -> None:
@@ -41,6 +42,7 @@ def test_the_scores_are_the_same(kind: str, records: int) -> None:
     np.testing.assert_allclose(scores_of(to_onnx(model), inputs), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_file_says_which_inputs_in_which_order_and_of_which_study() -> None:
     model = made("mlp").open()
     facts = {p.key: p.value for p in onnx.load_from_string(to_onnx(model)).metadata_props}

@@ -146,6 +146,7 @@ def noisy_cached() -> CatalogueRead:
     return noisy_read(1.0, 1)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_true_count_about_as_often_as_they_say() -> None:
     questions = {
         "age >= 60 and sex = female": "age >= 60 and sex == 'female'",
@@ -255,6 +256,7 @@ def of_bounds(low: float, high: float, bins: int) -> CatalogueRead:
     return read_catalogue(block, np.ones(statistics.length(study)), 1.0)
 
 
+@pytest.mark.slow
 @given(
     st.floats(-1e6, 1e6, allow_nan=False),
     st.floats(1e-3, 1e6, allow_nan=False),

@@ -187,6 +187,7 @@ def answer(study: Study, patients: Patients, seed: int) -> RegressionRead:
     return part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "intercept"), [(60_000, -4.0), (200_000, -5.0)])
 def test_a_rare_outcome_is_not_biased(count: int, intercept: float) -> None:
     """2.4 % and .9 % have it: from zero, scoring would not have arrived."""

@@ -77,6 +77,7 @@ def test_sentences_are_free_text_and_answers_are_not() -> None:
     assert not identifier_patterns.free_text(["+41 44 555 12 34"] * 20)
 
 
+@pytest.mark.slow
 def test_no_column_of_an_example_is_refused() -> None:
     """Codebooks of real patients, with seats, diagnoses and 51 states."""
     seen = 0

@@ -171,6 +171,7 @@ def test_noise_is_shared_where_others_can_hide_a_hospital(
     assert study.mechanism.noise == noise
 
 
+@pytest.mark.slow
 def test_a_draft_is_checked_and_not_passed_while_nobody_wrote_why(tmp_path: Path) -> None:
     csv, out = tmp_path / "patients.csv", tmp_path / "study.toml"
     csv.write_text(HEADER)

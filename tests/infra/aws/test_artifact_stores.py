@@ -114,6 +114,7 @@ def test_a_key_is_plain_words(store: ArtifactStore, key: str) -> None:
             call()
 
 
+@pytest.mark.slow
 def test_a_large_object_comes_back_as_it_was(store: ArtifactStore) -> None:
     data = os.urandom(70 << 20)  # three parts in S3
     store.put("large", data)

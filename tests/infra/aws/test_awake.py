@@ -20,6 +20,7 @@ def test_ten_hours_on_working_days_are_217_hours_a_month() -> None:
     assert str(found) == "mon, tue, wed, thu, fri from 08:00 to 18:00 (Europe/Berlin)"
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.sampled_from(DAYS), min_size=1, unique=True),
     st.tuples(st.integers(0, 1439), st.integers(0, 1439)).filter(lambda pair: pair[0] < pair[1]),

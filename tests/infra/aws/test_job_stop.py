@@ -14,6 +14,7 @@ from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from flo.server.runs.job_access import PATIENCE_SECONDS, JobAccess
 
 
+@pytest.mark.slow
 def test_nobody_is_waited_for_once_a_job_is_to_stop(tmp_path: Path) -> None:
     home = CoordinatorHome.create(tmp_path / "coordinator", CoordinatorConfig())
     access = JobAccess(

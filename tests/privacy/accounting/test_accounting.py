@@ -139,6 +139,7 @@ def gaussian_delta(sigma: float, epsilon: float) -> float:
     return float(inside - math.exp(epsilon) * stats.norm.cdf(-0.5 / sigma - epsilon * sigma))
 
 
+@pytest.mark.slow
 @few
 @given(st.floats(6, 60), st.integers(1, 40), st.sampled_from([1e-6, 1e-9]))
 def test_one_gaussian_is_never_cheaper_than_its_closed_form(
@@ -177,6 +178,7 @@ def test_published_sampled_trainings_cost_no_more_than_published(
     assert 0.7 * epsilon <= pld_epsilon(sampled(q)(sigma), count, 1e-5) <= epsilon
 
 
+@pytest.mark.slow
 @few
 @given(st.floats(5, 200), st.integers(1, 30))
 def test_pld_never_exceeds_rdp(sigma: float, count: int) -> None:
@@ -215,6 +217,7 @@ def test_a_smaller_chance_to_take_part_costs_less() -> None:
 # -- σ for ε ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @few
 @given(st.floats(0.1, 8), st.sampled_from([1e-6, 1e-8]), st.integers(1, 40))
 def test_calibration_finds_the_smallest_sigma_that_keeps_the_promise(
@@ -242,6 +245,7 @@ def test_every_kind_of_mechanism_is_calibrated_to_what_it_costs(
     assert epsilon_of(make(sigma - 1.01e-4 - 1e-7 * sigma), count, DELTA) > epsilon
 
 
+@pytest.mark.slow
 @every_make
 def test_a_stricter_promise_never_needs_less_noise(make: Make) -> None:
     def sigma(epsilon: float, delta: float, count: int) -> float:

@@ -47,6 +47,7 @@ def test_known_answers_without_delta() -> None:
         assert lower_bound(1000, guesses, guesses, 0.0) == pytest.approx(expected, abs=2e-4)
 
 
+@pytest.mark.slow
 @given(
     guesses=st.integers(1, 400), more=st.integers(0, 400), delta=st.sampled_from([0.0, 1e-6, 1e-4])
 )

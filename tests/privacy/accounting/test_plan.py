@@ -93,6 +93,7 @@ def test_every_part_keeps_its_epsilon_with_all_retries_and_wastes_little(study: 
     assert Plan.of(study).epsilon_prv == pytest.approx(Plan.of(study).epsilon_pld + 5e-4, abs=2e-3)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12)
 @given(
     st.floats(0.05, 5),

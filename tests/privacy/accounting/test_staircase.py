@@ -137,6 +137,7 @@ def mass_is_in_proportion(stairs: gaussian._Staircase, x: int, *, negative: bool
     return abs(measured - wanted) <= Fraction(4, 1 << BITS)
 
 
+@pytest.mark.slow
 def test_at_small_variance_every_integer_has_its_exact_mass() -> None:
     stairs = gaussian._staircase(7)
     for x in range(19):

@@ -81,6 +81,7 @@ def test_copies_are_all_flips_and_turns_that_fit_and_each_once(
     np.testing.assert_array_equal(found.labels, np.repeat(patients.labels, count))
 
 
+@pytest.mark.slow
 def test_a_flipped_or_turned_image_is_the_same_patient() -> None:
     patients = some()
     turned = patients.inputs.reshape(-1, 8, 8).transpose(0, 2, 1).reshape(-1, 64)

@@ -248,6 +248,7 @@ def test_what_changes_a_plain_layer_from_outside_is_refused(make: Callable[[], n
         BookKeeping(make(), binary_loss)
 
 
+@pytest.mark.slow
 def test_an_in_place_activation_leaves_the_gradient_right(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

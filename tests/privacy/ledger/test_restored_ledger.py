@@ -193,6 +193,7 @@ def test_an_approval_that_names_no_population_of_several_leaves_nothing_of_any(
     assert restored.exhausted == ("main", "research")
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_no_history_costs_more_than_what_its_backup_is_charged(

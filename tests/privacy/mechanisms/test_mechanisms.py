@@ -240,6 +240,7 @@ def test_the_cost_at_every_order_is_what_dp_accounting_says_of_the_event(
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(mechanisms, st.integers(2, 512))
 def test_the_cost_at_one_order_is_that_of_the_curve(mechanism: Mechanism, order: int) -> None:
@@ -249,6 +250,7 @@ def test_the_cost_at_one_order_is_that_of_the_curve(mechanism: Mechanism, order:
     assert among == pytest.approx(alone, rel=1e-9, abs=1e-13)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(mechanisms, st.floats(1.01, 10))
 def test_more_noise_costs_less_at_every_order_and_a_higher_order_costs_more(

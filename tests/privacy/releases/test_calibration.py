@@ -106,6 +106,7 @@ def test_risks_follow_the_patients_and_not_the_model() -> None:
         np.testing.assert_allclose(risks[0], risks[1], rtol=0, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("off", "factor"), [(8, 1), (-8, 1), (0, 30), (0, 0.1)])
 def test_a_band_holds_the_truth_however_a_model_is_off(off: float, factor: float) -> None:
     """Labels drawn from known risks, so that the truth is a logistic curve of the score.
@@ -144,6 +145,7 @@ def test_exact_sums_say_the_same_whatever_they_are_grouped_by(subgroups: list[st
     np.testing.assert_allclose(one.risk, other.risk, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**32 - 1),
     spread=st.sampled_from([1e-3, 1.0, 30.0, 1e6]),
@@ -189,6 +191,7 @@ def test_more_noise_never_narrows_the_mean_band() -> None:
     assert widths == sorted(widths)
 
 
+@pytest.mark.slow
 def test_images_are_centred_on_their_released_scores() -> None:
     """Log odds of images lie anywhere: those of made-up images say nothing about them."""
     study = load(EXAMPLES / "lidc" / "linear.toml")

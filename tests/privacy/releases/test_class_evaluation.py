@@ -93,6 +93,7 @@ def test_one_patient_moves_the_sums_by_at_most_the_norm(
     assert np.linalg.norm(moved) <= 2**0.5 * (1 + 1e-12)
 
 
+@pytest.mark.slow
 def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
     """Over patients and noise: new ones of both each time."""
     truth = exact(patients(100_000, 9))
@@ -128,6 +129,7 @@ def of_classes(count: int) -> Study:
     return from_document(class_document(NAMED, classes=names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shares", "count"),
     [

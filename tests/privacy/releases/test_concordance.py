@@ -77,6 +77,7 @@ def test_the_auc_at_a_horizon_leaves_out_whoever_was_lost_before_it() -> None:
     assert found.auc == pytest.approx(exact, abs=0.002 + found.bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deviation", [1.0, 6.0])
 def test_an_interval_holds_the_exact_value_nine_times_in_ten(deviation: float) -> None:
     """The truth is the concordance of a large population; 300 samples, each with new noise."""

@@ -226,6 +226,7 @@ def test_without_subgroups_both_classes_are_read_as_they_are(drawn: list[Record]
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.sampled_from(GROUPINGS[1:]), visits)
 def test_exact_sums_read_the_same_for_everyone_whatever_they_are_grouped_by(

@@ -69,6 +69,7 @@ def test_few_patients_and_much_noise_are_too_few_to_say() -> None:
     assert all(one.low == 0.0 for one in found["sensitivity"].rates)
 
 
+@pytest.mark.slow
 def test_groups_that_are_alike_seldom_differ_and_are_never_said_to_be_equal() -> None:
     differ = 0
     for seed in range(200):

@@ -57,6 +57,7 @@ def test_predicted_risks_are_the_observed_ones_of_new_patients(
     assert (np.diff(risks, axis=0) > 0).all(), "a later horizon has a higher risk"
 
 
+@pytest.mark.slow
 def test_a_band_holds_the_true_risk_nine_times_in_ten() -> None:
     """Of 200 evaluations, at three scores and each horizon."""
     deviation, at = 5.0, np.array([-1.5, 0.0, 1.5])

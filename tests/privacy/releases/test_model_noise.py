@@ -46,6 +46,7 @@ def trained(study: Study, times: int) -> list[RunState]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -70,6 +71,7 @@ def test_it_is_the_deviation_of_models_that_are_trained_again(settings: dict[str
         )
 
 
+@pytest.mark.slow
 def test_a_network_has_it_while_it_is_nearly_linear() -> None:
     """One that bends has more noise than logistic regression, which nobody knows."""
     study = from_document(
@@ -87,6 +89,7 @@ def test_a_network_has_it_while_it_is_nearly_linear() -> None:
     assert model_noise.unknown_reason(HEART.with_mechanism(momentum=0.9, steps=30)) is None
 
 
+@pytest.mark.slow
 def test_it_survives_a_restart_and_is_the_same_for_the_same_releases() -> None:
     (state,) = trained(HEART, 1)
     found, again = known_noise(HEART, state), known_noise(HEART, from_bytes(to_bytes(state)))
@@ -99,6 +102,7 @@ def test_it_survives_a_restart_and_is_the_same_for_the_same_releases() -> None:
     assert model_noise.fits(HEART, triangle.tolist(), found.average.tolist(), found.deviation)
 
 
+@pytest.mark.slow
 def test_it_is_not_stated_if_other_hospitals_took_part_in_a_round() -> None:
     for study in (HEART, HEART.with_mechanism(momentum=0.3, steps=6)):
         (state,) = trained(study, 1)
@@ -107,6 +111,7 @@ def test_it_is_not_stated_if_other_hospitals_took_part_in_a_round() -> None:
         assert known_noise(study, replace(state, released_by=())) is None
 
 
+@pytest.mark.slow
 def test_it_is_not_stated_of_a_training_that_was_cut_short() -> None:
     """Its model is not the mean of rounds that the noise would be of."""
     (state,) = trained(HEART, 1)

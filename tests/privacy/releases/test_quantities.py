@@ -72,6 +72,7 @@ def test_expected_values_are_the_mean_of_new_patients(kind: str, deviation: floa
     assert not stated.is_too_wide.any()
 
 
+@pytest.mark.slow
 def test_a_band_holds_what_all_patients_would_give_nine_times_in_ten() -> None:
     study, at, rng = STUDIES["number"], np.array([-1.5, 0.0, 1.5]), np.random.default_rng(6)
     everybody, _ = patients(study, 40_000, 5)
@@ -180,6 +181,7 @@ def test_the_concordance_between_levels_is_that_of_all_pairs(kind: str) -> None:
     assert found.auc == pytest.approx(truth, abs=0.003 + found.bias)
 
 
+@pytest.mark.slow
 def test_its_interval_holds_the_exact_one_nine_times_in_ten() -> None:
     study, rng, covered = STUDIES["count"], np.random.default_rng(3), 0
     everybody, _ = patients(study, 8000, 99)

@@ -65,6 +65,7 @@ def test_without_noise_the_auc_is_that_of_the_binned_scores(cells: list[int]) ->
     assert 0 <= estimate.low <= estimate.auc <= estimate.high <= 1
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-100, 100), min_size=8, max_size=8), st.floats(0, 1e4))
 def test_any_noisy_histogram_gives_an_ordered_interval_within_bounds(
     cells: list[float], variance: float

@@ -38,6 +38,7 @@ def test_a_vector_has_norm_1_wherever_it_is(positions: list[float]) -> None:
 spaced = st.lists(st.integers(1, 15), min_size=2, max_size=40)
 
 
+@pytest.mark.slow
 @given(spaced, st.data())
 def test_without_noise_the_auc_is_that_of_scores_that_lie_apart(
     places: list[int], data: st.DataObject
@@ -52,6 +53,7 @@ def test_without_noise_the_auc_is_that_of_scores_that_lie_apart(
         assert (estimate.auc, estimate.low, estimate.high) == (0.5, 0.0, 1.0)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.floats(-300, 300), min_size=2 * LENGTH, max_size=2 * LENGTH), st.floats(0, 1e4))
 def test_any_noisy_sums_give_an_ordered_interval_within_bounds(
@@ -80,6 +82,7 @@ def test_without_noise_the_interval_is_delongs(patients: int, spread: float) -> 
     assert estimate.noise_share == 0
 
 
+@pytest.mark.slow
 def test_with_noise_the_auc_varies_by_what_the_interval_says() -> None:
     """4,000 patients, noise alone: the same patients, 400 releases."""
     generator, deviation = np.random.default_rng(5), 25.0
@@ -132,6 +135,7 @@ def test_scores_too_close_for_the_waves_are_told_with_their_bias(side: int) -> N
     assert estimate.bias > 0.05
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.floats(20, 1e5), st.floats(0.05, 0.95), st.floats(0, 1e4))
 def test_more_noise_never_promises_a_narrower_interval(
@@ -142,6 +146,7 @@ def test_more_noise_never_promises_a_narrower_interval(
     assert 0 < quiet <= loud <= 0.5
 
 
+@pytest.mark.slow
 @given(st.floats(20, 1e5), st.floats(0.05, 0.95), st.floats(0, 1e4))
 def test_more_patients_never_promise_a_wider_interval(
     patients: float, prevalence: float, variance: float

@@ -55,6 +55,7 @@ def report(world: World) -> bytes:
     return build([world.extract(0), world.extract(1)])
 
 
+@pytest.mark.slow
 def test_a_report_of_two_hospitals_verifies(report: bytes, world: World) -> None:
     facts = verify(report)
     assert [site["hospital"] for site in facts["hospitals"]] == ["north", "south"]
@@ -72,6 +73,7 @@ def test_the_order_of_the_extracts_does_not_matter(world: World) -> None:
     assert build([north, south]) == build([south, north])
 
 
+@pytest.mark.slow
 def test_a_changed_byte_anywhere_is_found(report: bytes) -> None:
     chosen = random.Random(20)
     positions = chosen.sample(range(len(report)), 200)

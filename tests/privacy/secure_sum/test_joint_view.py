@@ -96,6 +96,7 @@ def test_one_attempt_shows_its_whole_sum_and_nothing_else(company: RealCompany) 
     assert what_cancels(rows) == [(n,) * 4 for n in range(-2, 3)]
 
 
+@pytest.mark.slow
 def test_a_false_dropout_shows_two_whole_sums_and_each_member_was_charged_for_each(
     company: RealCompany,
 ) -> None:
@@ -122,6 +123,7 @@ def test_two_cohorts_shown_to_different_sites_show_nothing_at_all(
     assert what_cancels(rows) == [(0, 0, 0, 0)]
 
 
+@pytest.mark.slow
 def test_an_old_head_of_one_that_was_shown_to_another_shows_nothing(company: RealCompany) -> None:
     """So a coordinator cannot keep partners from seeing what a hospital's ledger has grown to."""
     old = company.heads["north"]
@@ -208,6 +210,7 @@ class Training:
         return self.trainer(study, snapshot_digest).release(purpose, weights, cohort_size)
 
 
+@pytest.mark.slow
 def test_two_attempts_of_a_round_carry_independent_noise(tmp_path: Path) -> None:
     """Real sites, real noise, two whole sums of 495 parameters; false alarm 3e-6."""
     data: Any = study_document()["data"]

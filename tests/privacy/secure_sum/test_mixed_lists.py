@@ -57,6 +57,7 @@ def random_lists(company: LightCompany, chance: random.Random) -> Lists:
     return shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hospitals", "colluders", "dropouts"), SIZES)
 def test_no_lists_whatever_give_a_sum_with_too_little_noise(
     hospitals: int, colluders: int, dropouts: int
@@ -149,6 +150,7 @@ def test_the_whole_cohort_and_a_shorter_list_are_never_both_opened(split: int) -
 # -- several attempts -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hospitals", "colluders", "dropouts"), SIZES[2:])
 def test_two_cohorts_of_one_turn_give_no_thin_sum_either(
     hospitals: int, colluders: int, dropouts: int

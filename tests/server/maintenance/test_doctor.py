@@ -45,6 +45,7 @@ def test_a_port_that_another_program_holds_is_named(on_disk: Path) -> None:
     assert "coordinator.toml" in found["ports"].fix
 
 
+@pytest.mark.slow
 def test_a_changed_name_is_named_until_the_coordinator_has_a_certificate_for_it(
     on_disk: Path,
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_saved_state_keeps_the_earlier_model(size: str) -> None:
     assert again.earlier_worth == 100.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["masking off", *WHITENED_MODE])
 def test_a_run_that_continues_a_model_and_is_killed_ends_as_if_undisturbed(mode: str) -> None:
     study = company_study(mode)

@@ -264,6 +264,7 @@ MOSTLY_HONEST = st.sampled_from(["honest"] * 6 + list(DEEDS))
 OFTEN_THERE = st.sampled_from([False, False, False, True])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())

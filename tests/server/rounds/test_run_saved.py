@@ -108,6 +108,7 @@ def rounds(run: Stage) -> list[tuple[str, int]]:
     return [(facts["phase"], facts["round"]) for facts in run.of_kind("round")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [*MODES, *WHITENED_MODE])
 @pytest.mark.parametrize("disturbed", DISTURBED)
 def test_a_run_killed_at_any_instant_asks_the_same_again_and_ends_as_if_undisturbed(

@@ -121,6 +121,7 @@ def test_one_more_than_allowed_costs_an_attempt_and_the_run_goes_on() -> None:
     assert [header.attempt for header in run.releases if header.round == 2] == [1, 2]
 
 
+@pytest.mark.slow
 def test_two_of_seven_may_be_missing_and_a_third_may_leave_before_the_sum_is_open() -> None:
     answers = {name: only(training(2), silent) for name in ("ash", "gum")}
     run = stage({**answers, "doe": only(in_round("reveal", 3), silent)}, SEVEN, dropouts=2)
@@ -128,6 +129,7 @@ def test_two_of_seven_may_be_missing_and_a_third_may_leave_before_the_sum_is_ope
     assert run.of_kind("attempt-failed") == []
 
 
+@pytest.mark.slow
 def test_too_few_signatures_open_nothing() -> None:
     answers = {name: only(in_round("sign", 2), silent) for name in ("doe", "elm")}
     answers |= {"ash": only(training(2, 1), silent)}
@@ -146,6 +148,7 @@ def lying(site: Site, request: Request) -> bytes | None:
     return encode_reply(type(reply)(header, reply.values))
 
 
+@pytest.mark.slow
 def test_wrong_shares_are_left_out_by_name(caplog: pytest.LogCaptureFixture) -> None:
     run = stage({"ash": only(in_round("reveal", 2), lying)}, SEVEN)
     ends_exactly(run, run.run())
@@ -162,6 +165,7 @@ def test_where_every_share_is_needed_a_wrong_one_costs_the_attempt() -> None:
     assert "shares, 3 needed" in failed["why"]
 
 
+@pytest.mark.slow
 def test_nobody_is_ever_asked_to_sign_two_lists_of_one_attempt() -> None:
     """Even a coordinator that was killed between its list and the sum names the same one."""
     answers = {"west": only(training(2, 1), silent)}
@@ -208,6 +212,7 @@ def test_twenty_hospitals_each_absent_from_one_round_in_ten() -> None:
     assert run.of_kind("attempt-failed") == []
 
 
+@pytest.mark.slow
 def test_who_never_uploads_is_left_out_after_a_while_and_nothing_is_lost() -> None:
     run = stage({"west": only(lambda header: header.kind == "release", silent)}, steps=10)
     ends_exactly(run, run.run())
@@ -318,6 +323,7 @@ def test_agents_that_started_anew_while_a_run_waited_cost_it_nothing(after: int)
     assert run.of_kind("attempt-failed") == []
 
 
+@pytest.mark.slow
 def test_a_coordinator_killed_while_it_relays_new_keys_goes_on() -> None:
     """Every ledger has seen the new keys by then, and would refuse the older ones."""
     once: list[str] = []

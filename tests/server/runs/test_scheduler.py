@@ -166,6 +166,7 @@ def test_a_paused_run_waits_for_its_floor_and_goes_on(scene: Scene) -> None:
     assert scene.kinds(digest)[-1] == "resumed"
 
 
+@pytest.mark.slow
 def test_a_run_that_pauses_at_once_again_is_tried_less_and_less_often(scene: Scene) -> None:
     digest = scene.offers(STUDY)
     scene.after(1)
@@ -182,6 +183,7 @@ def test_a_run_that_pauses_at_once_again_is_tried_less_and_less_often(scene: Sce
     assert times[-1] == pytest.approx(300, abs=1)
 
 
+@pytest.mark.slow
 def test_a_run_that_went_on_for_a_while_is_resumed_at_once(scene: Scene) -> None:
     digest = scene.offers(STUDY)
     scene.after(1)

@@ -47,6 +47,7 @@ def working_days(weeks: int, peak: float) -> Trace:
     return Trace(datetime(2026, 3, 2, tzinfo=UTC), "UTC", rates, 0.0).with_peak(peak)
 
 
+@pytest.mark.slow
 def test_few_requests_are_the_functions_and_many_are_the_machines() -> None:
     few = advise(working_days(8, 1), MACHINE, FUNCTION_, Limits())
     assert few.chosen.name == FUNCTION
@@ -57,6 +58,7 @@ def test_few_requests_are_the_functions_and_many_are_the_machines() -> None:
     assert many.outcome.p99 <= 0.2 * 1.001
 
 
+@pytest.mark.slow
 def test_the_part_that_judges_chooses_nothing() -> None:
     trace = working_days(10, 2000)
     before = advise(trace, MACHINE, FUNCTION_, Limits())
@@ -72,6 +74,7 @@ def test_the_part_that_judges_chooses_nothing() -> None:
     assert after.outcome != before.outcome
 
 
+@pytest.mark.slow
 def test_no_way_is_cheaper_than_the_oracle_if_the_function_had_taken_what_it_refused() -> None:
     for peak in (300, 5000):
         found = advise(working_days(8, peak), MACHINE, FUNCTION_, Limits())
