@@ -127,6 +127,7 @@ def test_no_fault_is_found_in_the_heart_study(heart: Study) -> None:
     assert not found.broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "of",
     [mlp, whitened_mlp, sampled, one_round],

@@ -55,6 +55,7 @@ def test_a_right_trainer_passes(study: Study) -> None:
     assert all(0 < check.p <= 1 for check in found)
 
 
+@pytest.mark.slow
 @every_noise
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_trainer_is_caught(

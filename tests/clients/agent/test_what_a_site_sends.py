@@ -295,6 +295,7 @@ def test_every_field_that_a_site_sends_is_accounted_for(life: WholeLife) -> None
     assert kinds == {"joined", "release", "signed", "revealed", "settled", "refused"}
 
 
+@pytest.mark.slow
 def test_every_call_in_the_source_was_made_here(life: WholeLife) -> None:
     named = set()
     for path in Path(flo.clients.__path__[0]).rglob("*.py"):

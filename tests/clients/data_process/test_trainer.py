@@ -183,6 +183,7 @@ EVERY_WAY: dict[str, Study] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", EVERY_WAY)
 @pytest.mark.parametrize("there", [(0, 0), (0, 5), (5, 0)], ids=["nobody", "tested", "trained"])
 def test_a_site_without_patients_on_a_side_still_answers(way: str, there: tuple[int, int]) -> None:

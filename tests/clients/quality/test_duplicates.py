@@ -68,6 +68,7 @@ def test_copies_of_everybody_are_found_where_some_are_alike_by_chance(
         assert f"equal in every cell under {times} patient ids" in one.rule, state
 
 
+@pytest.mark.slow
 def test_copies_of_half_of_them_are_found(states: dict[str, pd.DataFrame]) -> None:
     for state in ("texas", "wyoming"):
         (one,) = found(copied(states[state], states[state][::2]), FARS)

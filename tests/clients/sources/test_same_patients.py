@@ -14,6 +14,7 @@ from flo.datasets import sample_sources as samples
 from tests.clients.sources.hospital import HOSPITALS, checked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hospital", HOSPITALS)
 @pytest.mark.parametrize("kind", ["parquet", "sql", "fhir", "omop"])
 def test_every_system_gives_the_columns_of_the_csv(

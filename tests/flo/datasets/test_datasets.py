@@ -163,6 +163,7 @@ def test_fars_is_99759_people_of_the_51_states_of_its_study(fars: dict[str, pd.D
         assert hospital.declared_size <= sizes[hospital.id] < 1.1 * hospital.declared_size + 10
 
 
+@pytest.mark.slow
 def test_fars_leaves_out_what_is_known_of_the_dead_only(fars: dict[str, pd.DataFrame]) -> None:
     for people in fars.values():
         assert set(people) == {"patient_id", "age", "died", *datasets.fars.COLUMNS}

@@ -117,6 +117,7 @@ def test_epsilon_is_what_opacus_says_at_the_same_orders(
     assert epsilon_of(mechanism_of(sigma, q), count, delta) == pytest.approx(theirs, rel=1e-9)
 
 
+@pytest.mark.slow
 @every_schedule
 def test_epsilon_is_never_below_the_true_one_and_at_most_a_fifth_above(
     sigma: float, q: float, count: int, delta: float

@@ -165,6 +165,7 @@ def test_at_small_variance_the_sampler_proposes_every_integer_as_often_as_its_we
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", [127**2, 10**6 + 7, 2**99, (2**50 - 2**40) ** 2])
 def test_at_large_variance_every_integer_has_its_exact_mass(variance: int) -> None:
     stairs = gaussian._staircase(variance)
@@ -268,6 +269,7 @@ def test_minus_zero_is_thrown_away(variance: int) -> None:
         assert propose(stairs, Script(place(stairs, 0, negative=True), uniform)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", [127**2, (2**50 - 2**40) ** 2])
 @pytest.mark.parametrize("section", [0, 1, 2])
 def test_the_tail_takes_a_section_then_any_integer_in_it(variance: int, section: int) -> None:

@@ -216,6 +216,7 @@ def test_two_releases_of_one_sum_differ(mechanism: Mechanism) -> None:
 # -- the contract: cost ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_mechanism
 @pytest.mark.parametrize(("count", "delta"), [(1, 1e-6), (22, 1e-6), (22, 1e-9)])
 def test_dp_accounting_accepts_the_event_and_finds_the_same_epsilon(

@@ -75,6 +75,7 @@ class Reused(SystemNoise):
         return self.kept[variance, size]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "noise", [NoNoise(), Weaker(), Reused()], ids=["removed", "weaker", "reused"]
 )

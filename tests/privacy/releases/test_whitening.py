@@ -115,6 +115,7 @@ def test_whatever_w_a_coordinator_sends_a_patient_is_computed_alone_bit_by_bit(
         assert own.tobytes() == together[everyone.patient == one].tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [4, 7, 33, 110])
 def test_a_fast_product_is_used_only_where_it_keeps_rows_apart(
     d: int, monkeypatch: pytest.MonkeyPatch

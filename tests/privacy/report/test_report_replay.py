@@ -70,6 +70,7 @@ def accountant_of(*events: DpEvent) -> RdpAccountant:
     return accountant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_rows_of_a_ledger_compose_to_the_reported_epsilon(world: World, name: str) -> None:
     extract = world.extract(study=NAMES.index(name))
@@ -102,6 +103,7 @@ def test_the_rows_of_a_ledger_compose_to_the_reported_epsilon(world: World, name
         assert composed - 1e-9 <= shown <= composed + SHOWN  # never towards less privacy spent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_curve_of_a_report_is_composed_release_by_release(world: World, name: str) -> None:
     extract = world.extract(study=NAMES.index(name))

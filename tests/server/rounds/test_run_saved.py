@@ -141,6 +141,7 @@ def test_a_run_killed_at_any_instant_asks_the_same_again_and_ends_as_if_undistur
     assert asked_twice == len(whole.attempts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("rounds", [0, 1, 2, 3])
 def test_a_stopped_run_continued_from_its_checkpoint_ends_with_the_same_model(
