@@ -55,6 +55,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     return Demo(directory, json.loads(json_file.read_text()), done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_the_result_has_the_documented_keys(demo: Demo) -> None:
     assert set(demo.result) >= KEYS

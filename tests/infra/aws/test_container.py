@@ -73,6 +73,7 @@ def test_it_answers_with_what_was_deployed_and_with_a_package(
         assert (found.status_code, found.json()) == (200, expected())
 
 
+@pytest.mark.slow
 def test_a_full_machine_answers_503_at_once_and_goes_on_answering(root: Path, image: Path) -> None:
     """Requests that wait for their turn count as open, so that the record system can go on to the
     function; without a limit so small, all of the same requests are answered."""
