@@ -39,9 +39,9 @@ test: $(READY)
 test-processes: $(READY)
 	$(PYTEST) -m "processes and not slow and not gpu"
 
-# Real runs mostly wait, so four files fit onto two cores.
+# Real runs mostly wait, so a third file fits onto two cores; a fourth one gains nothing.
 test-full: $(AWS)
-	$(PYTEST) -n 4 --no-loadscope-reorder -m "(slow or gpu) and not examples"
+	$(PYTEST) -n 3 --no-loadscope-reorder -m "(slow or gpu) and not examples"
 
 examples: $(READY)
 	$(PYTEST) -m examples
