@@ -38,7 +38,7 @@ def test_a_command_that_a_page_names_exists_with_its_options(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     found = ALL
     for word in words[:2]:
-        if hasattr(found, "commands") and not word.startswith("-"):
+        if hasattr(found, "commands") and re.fullmatch(r"[a-z][a-z-]+", word):
             found = found.commands[word]
     known = {name for one in found.params for name in (*one.opts, *one.secondary_opts)}
     asked = {word.partition("=")[0] for word in words if word.startswith("--")}

@@ -18,14 +18,11 @@ MORE = ("--image", "ami-12c6146b", "--region", REGION)
 S3_LIST = f"com.amazonaws.{REGION}.s3"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def empty(aws: Aws) -> None:
-    aws.empty()
-
-
 @pytest.fixture
 def options(aws: Aws) -> list[str]:
-    """What every command is given; S3's own prefix list is made, which moto lacks."""
+    """What every command is given, in an empty account; S3's own prefix list is made, which moto
+    lacks."""
+    aws.empty()
     ec2 = aws.client("ec2")
     known = {item["PrefixListName"] for item in ec2.describe_managed_prefix_lists()["PrefixLists"]}
     if S3_LIST not in known:
