@@ -6,10 +6,11 @@ hospital, a study's title or a person.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
-from flo.errors import UsageError
+from flo.errors import FloError, UsageError
 from flo.infra.aws.artifacts import checkpoint_uri, prefix_of, study_artifacts
 from flo.infra.aws.clients import client, code_of, translate_errors
 from flo.infra.aws.job_contract import APP, CHANNEL, LAUNCH_FILE, HyperParameters, launch_context
@@ -114,8 +115,11 @@ class SageMakerJobs:
                 client("sagemaker", self._config.region).create_training_job(
                     **training_job(self._config, access)
                 )
-        except UsageError as error:  # it began nothing, so its document is for nobody
-            artifacts.remove(key)
+        except UsageError as error:
+            # Of a job that is there already, an earlier try arrived: it needs its document.
+            if "ResourceInUse" not in str(error):
+                with contextlib.suppress(FloError):  # report why it was not begun
+                    artifacts.remove(key)
             raise UsageError(self._with_way_out(str(error), access.study)) from error
 
     def _with_way_out(self, why: str, study: str) -> str:

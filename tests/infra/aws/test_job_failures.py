@@ -185,6 +185,13 @@ def test_a_missing_state_stops_the_run_by_name_until_it_is_put_back(stage: Stage
     assert rounds(all_events(stage.home, digest)) == list(range(1, 31))
 
 
+def why_paused(stage: Stage, digest: str) -> str:
+    """Why its run was paused, each time."""
+    events = all_events(stage.home, digest)
+    (why,) = {event["facts"]["why"] for event in events if event["kind"] == "paused"}
+    return str(why)
+
+
 def test_a_job_that_was_never_begun_is_followed_by_one_that_is(stage: Stage) -> None:
     """As after kill -9 between its name and its request, or while SageMaker was away."""
     stage.coordinator.stop()
@@ -194,11 +201,7 @@ def test_a_job_that_was_never_begun_is_followed_by_one_that_is(stage: Stage) -> 
     stage.coordinator.wait_until_ready()
     digest = stage.launch("local noise", steps=3)
     wait_for(lambda _: "paused" in stage.kinds(digest), stage.home.directory, digest)
-    (why,) = {
-        event["facts"]["why"]
-        for event in all_events(stage.home, digest)
-        if event["kind"] == "paused"
-    }
+    why = why_paused(stage, digest)
     assert "a job could not be started" in why
     assert "does not exist" in why
     stage.coordinator.stop()
@@ -214,11 +217,7 @@ def test_a_study_without_a_role_waits_and_says_who_makes_it(stage: Stage) -> Non
         roles_of(stage.aws, stage.config).remove(role.study)
     digest = stage.launch("local noise", steps=3, with_role=False)
     wait_for(lambda _: "paused" in stage.kinds(digest), stage.home.directory, digest)
-    (why,) = {
-        event["facts"]["why"]
-        for event in all_events(stage.home, digest)
-        if event["kind"] == "paused"
-    }
+    why = why_paused(stage, digest)
     assert "Could not assume role" in why
     assert why.endswith(
         f"If it has no role: flo aws role {digest} --name flo --region eu-central-1"

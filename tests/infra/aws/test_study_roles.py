@@ -187,6 +187,17 @@ def test_a_launch_makes_it_and_an_erasure_removes_it(
         assert roles.all() == []
 
 
+def access_of(job: str) -> JobAccess:
+    return JobAccess(
+        url="https://10.61.10.10:9444",
+        ca="ca",
+        job=job,
+        run="run-1-121212",
+        study=STUDY,
+        token="a.token",
+    )
+
+
 @pytest.fixture
 def job(aws: Aws, stack: Stack, roles: StudyRoles) -> Iterator[str]:
     """A job that is under way in the study's role."""
@@ -195,16 +206,8 @@ def job(aws: Aws, stack: Stack, roles: StudyRoles) -> Iterator[str]:
 
     outputs, name = stack.outputs(), "flo-run-1-121212-1"
     config = account(aws).model_copy(update={"study_roles": outputs["StudyRoles"]})
-    access = JobAccess(
-        url="https://10.61.10.10:9444",
-        ca="ca",
-        job=name,
-        run="run-1-121212",
-        study=STUDY,
-        token="a.token",
-    )
     roles.make(STUDY)
-    aws.client("sagemaker").create_training_job(**training_job(config, access))
+    aws.client("sagemaker").create_training_job(**training_job(config, access_of(name)))
     kept = get_backend("sagemaker")[DEFAULT_ACCOUNT_ID][REGION].training_jobs[name]
     kept.training_job_status = "InProgress"
     yield name
@@ -265,19 +268,28 @@ def test_the_command_is_named_where_sagemaker_cannot_take_the_role_and_nowhere_e
     monkeypatch.setattr(SageMakerModelBackend, "create_training_job", refuse)
     config = account(aws)
     jobs = SageMakerJobs(config)
-    access = JobAccess(
-        url="https://10.61.10.10:9444",
-        ca="ca",
-        job="flo-run-1-121212-1",
-        run="run-1-121212",
-        study=STUDY,
-        token="a.token",
-    )
     with pytest.raises(UsageError) as refused:
-        jobs.begin(access)
+        jobs.begin(access_of("flo-run-1-121212-1"))
     assert said[:60] in str(refused.value)
     assert (f"flo aws role {STUDY} --name flo --region {REGION}" in str(refused.value)) == named
     assert jobs.artifacts(STUDY).keys("") == []
+
+
+def test_a_job_that_is_there_already_keeps_its_launch_document(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier try of the same request arrived, and its answer did not."""
+    from moto.sagemaker.exceptions import ResourceInUseException
+    from moto.sagemaker.models import SageMakerModelBackend
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ResourceInUseException("Job name must be unique")
+
+    monkeypatch.setattr(SageMakerModelBackend, "create_training_job", refuse)
+    jobs = SageMakerJobs(account(aws))
+    with pytest.raises(UsageError, match="ResourceInUse"):
+        jobs.begin(access_of("flo-run-1-121212-1"))
+    assert jobs.artifacts(STUDY).keys("") == ["jobs/flo-run-1-121212-1/input/launch.sealed"]
 
 
 @pytest.mark.parametrize(("said", "named"), REFUSALS)
