@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sphinx.domains.python import ObjectEntry, PythonDomain
 from typer.main import get_command
 
 import flo
@@ -66,6 +67,26 @@ _ELSEWHERE = re.compile(r"\]\((?:\.\./)*(examples/|CHANGELOG\.md|docs/)")
 _PLACES = {"examples/": "/examples/", "CHANGELOG.md": "/changelog.md", "docs/": "/"}
 
 
+class QuickNames(PythonDomain):
+    """Sphinx' own, which compares each type that is not FLO's with every name of FLO.
+
+    A name that no object of FLO ends in is none of FLO's: half a minute less.
+    """
+
+    _last_words: tuple[int, frozenset[str]] = 0, frozenset()
+
+    def find_obj(
+        self, env: Any, modname: str, classname: str, name: str, type: Any, searchmode: int = 0
+    ) -> list[tuple[str, ObjectEntry]]:
+        """Return Sphinx' answer, at once if there is none."""
+        if self._last_words[0] != len(self.objects):
+            words = frozenset(known.rpartition(".")[2] for known in self.objects)
+            self._last_words = len(self.objects), words
+        if name.removesuffix("()").rpartition(".")[2] not in self._last_words[1]:
+            return []
+        return super().find_obj(env, modname, classname, name, type, searchmode)
+
+
 def stay_on_the_site(_: Any, __: str, source: list[str]) -> None:
     """Lead links to the repository's other pages to their copies here."""
     source[0] = _ELSEWHERE.sub(lambda found: f"]({_PLACES[found[1]]}", source[0])
@@ -98,5 +119,6 @@ def _shaped(lines: list[str]) -> Iterator[str]:
 
 def setup(app: Any) -> None:
     """Sphinx calls it."""
+    app.add_domain(QuickNames, override=True)
     app.connect("source-read", stay_on_the_site)
     app.connect("autodoc-process-docstring", keep_the_shape, priority=100)
