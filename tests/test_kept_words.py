@@ -14,7 +14,7 @@ from flo.documents.document import read_json
 from flo.errors import TrustError
 from flo.published.explanation import effects
 from flo.published.model_card import PublishedModel
-from flo.study.schema import CategoryColumn
+from flo.study.columns import CategoryColumn
 from flo.study.wording import changed_to, code_in_words
 from tests.paths import ROOT
 

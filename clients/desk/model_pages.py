@@ -36,7 +36,7 @@ from flo.pages.responses import redirect
 from flo.published import explained_page
 from flo.published.model_card import PublishedModel
 from flo.published.model_states import ModelDecision, ModelVersion, State
-from flo.study.schema import ImageColumn
+from flo.study.columns import ImageColumn
 from flo.study.yes_or_no import require_yes_or_no
 
 _MOST_TYPED = 60  # columns

@@ -27,10 +27,10 @@ from flo.errors import PolicyError
 from flo.keys.claims import Digest, PublicKey
 from flo.keys.identity import Identity, fingerprint, load_public
 from flo.protocol.decisions import ApproverRole, PersonName
+from flo.study.columns import ImageColumn
 from flo.study.document import Study
 from flo.study.names import Text
 from flo.study.packs import Pack
-from flo.study.schema import ImageColumn
 from flo.study.terms import Identifier
 
 _LIMIT = 1 << 20
@@ -250,7 +250,8 @@ def _partners(policy: Policy, study: Study, unconfirmed: Collection[str]) -> lis
 
 
 def _columns(policy: Policy, study: Study) -> list[str]:
-    used = set(study.data.outcome_columns)
+    steps = study.data.sequence.columns if study.data.sequence else ()
+    used = {*study.data.outcome_columns, *(column.name for column in steps)}
     for column in study.data.columns:
         used |= {column.name} | (set(column.pixels) if isinstance(column, ImageColumn) else set())
     forbidden = {_alike(name) for name in policy.forbidden_columns}

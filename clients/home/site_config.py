@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from flo.clients.home.policy import Policy
-from flo.clients.sources.config import DataPlace
+from flo.clients.sources.config import DataPlace, EventTable, SqlPlace
 from flo.documents.document import Document, parse, read_toml
 from flo.errors import PolicyError, UsageError
 from flo.keys.keystore import KeyStoreConfig
@@ -24,12 +24,13 @@ class Population(Document):
     """Patients that share one life budget, and their data source.
 
     All places that may hold the same patients belong to one population. FLO reads the patients from
-    ``file`` (CSV or Parquet) or ``source``.
+    ``file`` (CSV or Parquet) or ``source``, and dated events of theirs from ``events``.
     """
 
     name: Identifier
     file: Path | None = None
     source: DataPlace | None = None
+    events: EventTable | None = None
     id_column: Text
     hold_out: Annotated[float, Field(ge=0.05, le=0.95)]
     epsilon: Annotated[float, Field(gt=0, le=10)]
@@ -49,6 +50,14 @@ class Population(Document):
     def _has_one_place(self) -> Population:
         if (self.file is None) == (self.source is None):
             raise ValueError("give either `file` or `source`")
+        if self.events is not None:
+            database = isinstance(self.source, SqlPlace)
+            if self.file is None and not database:
+                raise ValueError(
+                    "events: only for a file or a table of a database; FHIR and OMOP have theirs"
+                )
+            if self.events.table is not None and not database:
+                raise ValueError("events: `table` is for a database; give `file`")
         return self
 
     @property
@@ -65,8 +74,13 @@ class Population(Document):
         from flo.clients.sources.files import open_file
 
         if self.source is not None:
-            return ErrorBoundary(self.source.open(self.id_column))
-        return ErrorBoundary(open_file(self.file or Path(), self.id_column))
+            source = self.source.open(self.id_column)
+        else:
+            source = open_file(self.file or Path(), self.id_column)
+        if self.events is not None:
+            database = self.source if isinstance(self.source, SqlPlace) else None
+            source = self.events.beside(source, database, self.id_column)
+        return ErrorBoundary(source)
 
 
 class SiteConfig(Document):

@@ -18,8 +18,8 @@ from flo.clients.sources.cells import as_text
 from flo.clients.sources.mapping import MappedColumn, StudyMapping
 from flo.clients.sources.source import DataSource, SourceField
 from flo.errors import DataError
+from flo.study.columns import CategoryColumn
 from flo.study.document import Study
-from flo.study.schema import CategoryColumn
 
 _MOST_SPELLINGS = 50  # a field with more different cells is not coded
 _MOST_FIELDS = 200  # fields whose cells are inspected

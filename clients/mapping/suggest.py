@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from flo.clients.sources.mapping import MappedColumn, same_unit
 from flo.clients.sources.source import SourceField
 from flo.clients.sources.unit_conversions import CONVERSIONS
-from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
+from flo.study.schema import Schema
 
 _ALIKE = 0.6  # minimum similarity of a suggested field, 0 to 1
 _PREFIX = 3  # minimum letters of a short form, such as chol for cholesterol

@@ -23,7 +23,8 @@ from flo.published.golden import cells as golden_cells
 from flo.published.model_card import PublishedModel
 from flo.published.onnx import onnx_scores
 from flo.scoring.record import Cell, RecordEncoder
-from flo.study.schema import CategoryColumn, ImageColumn, Schema
+from flo.study.columns import CategoryColumn, ImageColumn
+from flo.study.schema import Schema
 from flo.study.synthetic import encoded
 
 TABLE, ONNX, RISKS = "read from a table", "as ONNX", "risks of these scores"

@@ -19,12 +19,20 @@ from flo.clients.quality.identifiers import kind_of_identifier
 from flo.clients.quality.plausibility import plausibility_findings
 from flo.clients.quality.sizes import Expected
 from flo.clients.quality.table import CountSoFar, Table, read
-from flo.clients.sources.mapping import MappedColumn, StudyMapping, by_name, problems
+from flo.clients.sources.mapping import (
+    MappedColumn,
+    StudyMapping,
+    by_its_names,
+    by_name,
+    channels,
+    problems,
+)
 from flo.clients.sources.source import DataSource
 from flo.errors import DataError, UsageError
 from flo.study import identifier_patterns
+from flo.study.columns import Column, ImageColumn, NumberColumn
 from flo.study.features import encode_category, encode_image, encode_number, input_names, scale
-from flo.study.schema import Column, ImageColumn, NumberColumn, Schema
+from flo.study.schema import Schema
 
 _MOST_BY_NAME = 10
 _BLOCK = 8192  # records per block: all columns of a block are encoded and written together
@@ -251,7 +259,9 @@ def _mapping(
             )
         used = _pixel_by_pixel(mapping, schema) if source.is_table else mapping
     elif source.is_table:
-        used = by_name(sorted(wanted))
+        day = mapping.as_of if mapping else None
+        used = by_its_names(schema, has_events=source.has_events)
+        used = used.model_copy(update={"as_of": day})
     else:
         raise UsageError(
             f"{source.name} does not have columns with the study's names, so it needs a mapping",
@@ -262,8 +272,12 @@ def _mapping(
     )
     extra: list[DataFinding] = []
     if source.is_table:
-        present = {offer.field for offer in source.fields()}
-        of = {column.one_field(name): name for name, column in used.columns.items()}
+        present = {offer.field for offer in source.fields() if not offer.of_events}
+        of = {
+            column.one_field(name): name
+            for name, column in used.columns.items()
+            if not (source.has_events and name in channels(used, schema))
+        }
         refuse_cells(sorted(present), id_column, set(of))
         fields = {id_column, *of}
         lacking = sorted(fields - present)

@@ -28,7 +28,8 @@ from flo.arrays import Floats
 from flo.clients.quality.findings import DataFinding
 from flo.clients.sources.cells import as_text
 from flo.study import identifier_patterns
-from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema, tells_who
+from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn, tells_who
+from flo.study.schema import Schema
 
 IDENTIFIER = "identifier"
 _MOST_CELLS = 2000  # inspected; a column full of identifiers has some among its first cells

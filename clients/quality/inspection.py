@@ -20,7 +20,8 @@ from flo.clients.quality.plausibility import two_sides
 from flo.clients.sources.mapping import StudyMapping
 from flo.pages.plots import Bars, bars
 from flo.pages.templates import Pages
-from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
+from flo.study.schema import Schema
 
 TEMPLATES = Path(__file__).parent
 _BINS, _MOST_BARS = 20, 12

@@ -13,7 +13,7 @@ import pandas as pd
 
 from flo.arrays import Floats
 from flo.clients.quality.findings import DataFinding, rows
-from flo.study.schema import CategoryColumn, NumberColumn
+from flo.study.columns import CategoryColumn, NumberColumn
 
 CONSTANT, DEFAULT, MISSING_CODE = "constant column", "default value", "missing code"
 _FEWEST = 20  # minimum of known values

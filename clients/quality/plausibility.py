@@ -23,7 +23,8 @@ from flo.clients.quality.sizes import Expected, unexpected_size
 from flo.clients.quality.table import Table
 from flo.clients.quality.units import wrong_unit
 from flo.scores.metrics import exact_auc
-from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
+from flo.study.schema import Schema
 
 SWAPPED, SHIFTED, LEAK = "swapped columns", "shifted codes", "label leak"
 ONE_CLASS = "label of one class"

@@ -13,7 +13,8 @@ from pandera.errors import SchemaErrors
 from flo.clients.quality.findings import CODEBOOK, MISSING, DataFinding, rows
 from flo.clients.quality.table import Table
 from flo.study.cell_rules import MISSING_CELLS, NO_CODE, bad_pixel, no_code, out_of_bounds
-from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
+from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
+from flo.study.schema import Schema
 
 ID = "\0id"  # a name that no column has
 _NO_ID, _REPEATED = "every record needs a patient id", "the study says one record per patient"

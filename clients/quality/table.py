@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from flo.arrays import Floats, Mask
 from flo.clients.quality.findings import DataFinding, rows
 from flo.clients.sources.cells import as_ids, as_numbers, as_text
-from flo.clients.sources.mapping import MappedColumn, StudyMapping
+from flo.clients.sources.mapping import MappedColumn, StudyMapping, each_step
 from flo.clients.sources.source import DataSource
 from flo.privacy.patients.split import normalise
 from flo.study.cell_rules import (
@@ -30,7 +30,8 @@ from flo.study.cell_rules import (
     code_of,
     missing_cells,
 )
-from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
+from flo.study.schema import Schema
 
 _BOUND = r"^(<|>|≤|≥|\? )"
 CountSoFar = Callable[[int], None]
@@ -97,6 +98,7 @@ def read(
     numbers = {c.name for c in read_as if isinstance(c, NumberColumn)}
     known = {c.name: c.codes for c in schema.columns if isinstance(c, CategoryColumn)}
     known[schema.label] = schema.label_values
+    of_each = each_step(mapping, schema).columns
     ids: list[str] = []
     doubts: dict[tuple[str, str, str], int] = {}
     notes: dict[str, int] = {}
@@ -106,7 +108,7 @@ def read(
     for batch in source.read(mapping, schema):
         begin = len(ids)
         for name, cells in batch.columns.items():
-            mapped = mapping.columns[name]
+            mapped = of_each[name]
             if name in images:
                 values.setdefault(name, []).append(_image(cells))
             elif name in pixels or name in numbers:

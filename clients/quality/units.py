@@ -12,7 +12,7 @@ from flo.arrays import Floats
 from flo.clients.quality.findings import DataFinding
 from flo.clients.sources.mapping import same_unit
 from flo.clients.sources.unit_conversions import CONVERSIONS, Conversion
-from flo.study.schema import NumberColumn
+from flo.study.columns import NumberColumn
 
 UNIT = "unit"
 _FEWEST, _DISTINCT = 20, 5

@@ -9,7 +9,8 @@ from uuid import uuid4
 from flo.clients.sources.fhir_events import asked
 from flo.clients.sources.fhir_prefetch import PrefetchReader
 from flo.clients.sources.mapping import MappedColumn, StudyMapping
-from flo.study.schema import CategoryColumn, Column, NumberColumn, Schema
+from flo.study.columns import CategoryColumn, Column, NumberColumn
+from flo.study.schema import Schema
 
 _PATIENT = "made-up"
 

@@ -10,10 +10,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from flo.documents.document import Document
 from flo.errors import UsageError
+from flo.study.names import Text
 
 if TYPE_CHECKING:
     from flo.clients.sources.source import DataSource
@@ -122,6 +123,50 @@ class DicomPlace(Document):
         from flo.clients.sources.dicom import DicomFolder
 
         return DicomFolder(self.folder, self.labels, id_column)
+
+
+class EventTable(Document):
+    """Table of dated events beside the patients' table: ``file`` or, in its database, ``table``.
+
+    ``patient``, ``day``, ``code``, ``value``, ``unit``: its columns; without ``patient`` the ids
+    are in the column of the same name as the patients'. ``value`` and ``unit`` may be missing.
+    ``record_day``: the column of the patients' table up to whose day a record's events count.
+    """
+
+    file: Path | None = None
+    table: SqlName | None = None
+    patient: Text | None = None
+    day: Text = "day"
+    code: Text = "code"
+    value: Text | None = None
+    unit: Text | None = None
+    record_day: Text | None = None
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> EventTable:
+        if (self.file is None) == (self.table is None):
+            raise ValueError("events: give either `file` or `table`")
+        return self
+
+    def beside(self, patients: DataSource, place: SqlPlace | None, id_column: str) -> DataSource:
+        """Open the events of these patients, from the database at ``place`` or from a file.
+
+        Raises DataError or UsageError if they cannot be opened.
+        """
+        from flo.clients.sources.event_table import EventColumns, TableWithEvents
+        from flo.clients.sources.files import TableSource, open_file
+        from flo.clients.sources.sql import SqlTable
+
+        own = self.patient or id_column
+        if place is not None and self.table is not None:
+            events: TableSource = SqlTable(
+                _address(place.address), self.table, place.schema_name, own
+            )
+        else:
+            events = open_file(self.file or Path(), own)
+        assert isinstance(patients, TableSource)
+        columns = EventColumns(self.day, self.code, self.value, self.unit, self.record_day)
+        return TableWithEvents(patients, events, columns)
 
 
 DataPlace = Annotated[SqlPlace | FhirPlace | OmopPlace | DicomPlace, Field(discriminator="kind")]

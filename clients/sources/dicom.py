@@ -31,7 +31,8 @@ from flo.clients.sources.events import as_array
 from flo.clients.sources.mapping import StudyMapping
 from flo.clients.sources.source import Batch, SourceField
 from flo.errors import DataError, UsageError
-from flo.study.schema import ImageColumn, Schema
+from flo.study.columns import ImageColumn
+from flo.study.schema import Schema
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -54,7 +55,7 @@ class _Record:
 class DicomFolder:
     """``DataSource`` of images. Reads the labels file at once, the images one by one."""
 
-    is_table = False
+    is_table = has_events = False
 
     def __init__(self, folder: Path, labels: Path, id_column: str) -> None:
         """``id_column``: PatientID, or a column of the labels file. Raises DataError."""

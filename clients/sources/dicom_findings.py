@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from flo.clients.sources.dicom_files import Beside
 from flo.errors import DataError
-from flo.study.schema import ImageColumn
+from flo.study.columns import ImageColumn
 
 _BOUND_SHARE = 0.05  # share of the images; fewer are empty slices
 _SHOWN = 5  # numbers of files

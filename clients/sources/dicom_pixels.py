@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from flo.clients.sources.dicom_files import quiet
 from flo.errors import DataError
-from flo.study.schema import ImageColumn
+from flo.study.columns import ImageColumn
 
 if TYPE_CHECKING:
     from pydicom import Dataset

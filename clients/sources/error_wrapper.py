@@ -20,6 +20,7 @@ class ErrorBoundary:
     def __init__(self, source: DataSource) -> None:
         self._source = source
         self.name, self.is_table = source.name, source.is_table
+        self.has_events = source.has_events
 
     def fields(self) -> list[SourceField]:
         """Return the source's fields."""

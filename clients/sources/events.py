@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from flo.arrays import Mask
 from flo.clients.sources.cells import as_text
 from flo.clients.sources.mapping import MappedColumn, same_unit
 from flo.clients.sources.source import BATCH, Batch
 from flo.clients.sources.unit_conversions import CONVERSIONS
-from flo.study.schema import NumberColumn, Schema
+from flo.study.columns import NumberColumn
+from flo.study.schema import Schema
 
 NO_UNIT = "none"  # in a mapping, the unit of values that should have one and do not
 _NAMED = {NO_UNIT, *(unit for one in CONVERSIONS for unit in (one.given, one.wanted))}
@@ -187,6 +189,22 @@ def in_batches(
     doubts: Mapping[tuple[str, str, str], int] | None = None,
 ) -> Iterator[Batch]:
     """Yield the records after all events were added. ``notes``, ``doubts``: of the whole source."""
+    wrong, doubted, noted = looked_at(columns, schema)
+    for begin in range(0, len(ids), BATCH):
+        part = slice(begin, begin + BATCH)
+        yield Batch(
+            pa.array(ids[part], pa.string()),
+            {name: as_array(column.values[part]) for name, column in columns.items()},
+            {key: mask[part] for key, mask in wrong.items()},
+            to_accept={**(doubts or {}), **doubted},
+            notes={**(notes or {}), **noted},
+        )
+
+
+def looked_at(
+    columns: Mapping[str, EventColumn], schema: Schema
+) -> tuple[dict[tuple[str, str], Mask], dict[tuple[str, str, str], int], dict[str, int]]:
+    """Return what a batch of these columns has besides cells: invalid ones, doubts and notes."""
     wrong = {
         (one.name, rule): mask
         for one in (*schema.columns, schema.value_column)
@@ -194,18 +212,8 @@ def in_batches(
         for rule, mask in columns[one.name].wrong_units(one.unit).items()
     }
     told = [column.told(name) for name, column in columns.items()]
-    doubted = dict(doubts or {})
-    doubted |= {key: count for found, _ in told for key, count in found.items()}
-    noted = {rule: count for _, found in told for rule, count in found.items()}
-    for begin in range(0, len(ids), BATCH):
-        part = slice(begin, begin + BATCH)
-        yield Batch(
-            pa.array(ids[part], pa.string()),
-            {name: as_array(column.values[part]) for name, column in columns.items()},
-            {key: mask[part] for key, mask in wrong.items()},
-            to_accept=doubted,
-            notes={**(notes or {}), **noted},
-        )
+    doubts = {key: count for found, _ in told for key, count in found.items()}
+    return wrong, doubts, {rule: count for _, found in told for rule, count in found.items()}
 
 
 def bound(sign: str, number: Any) -> str:

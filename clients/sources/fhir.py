@@ -53,6 +53,7 @@ from flo.clients.sources.follow_up import (
 )
 from flo.clients.sources.mapping import MappedColumn, StudyMapping
 from flo.clients.sources.source import Batch, SourceField
+from flo.clients.sources.steps import Steps
 from flo.errors import UsageError
 from flo.study.schema import Schema
 
@@ -63,7 +64,7 @@ STAY = "patients whom another patient's link names; they take part unless this i
 class FhirExport:
     """``DataSource`` of one export."""
 
-    is_table = False
+    is_table, has_events = False, True
 
     def __init__(self, folder: Path, id_column: str) -> None:
         """``id_column``: ``id``, or the system of the identifier that serves as the patient id."""
@@ -131,10 +132,11 @@ class FhirExport:
         wanted = {name: asked(mapped) for name, mapped in own.items()}
         patients = FhirPatients(self._files, self._id)
         places = [place for place in range(len(patients.names)) if place not in patients.merged]
+        steps = Steps(schema, mapping, [at] * len(places), happens, PATIENT_FIELDS)
         columns = {
             name: EventColumn.empty(mapped, len(places), happened=happens(mapped))
             for name, mapped in own.items()
-        }
+        } | steps.channels
         for name, column in columns.items():
             for record, place in enumerate(places if wanted[name][0] == "Patient" else ()):
                 patients.tell(column, record, place, at)
@@ -149,6 +151,7 @@ class FhirExport:
             ends = ended(ends, [patients.died(place) for place in places])
             starts = [at] * len(places)
             columns[schema.times.time] = followed(label, earlier, time, starts, ends)
+        columns = steps.in_place_of_channels(columns)
         notes = {
             "patients who state a link with another, and are left out": len(patients.merged),
             STAY: len(patients.named),

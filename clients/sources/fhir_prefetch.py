@@ -24,7 +24,8 @@ from flo.clients.sources.fhir_files import Resource, listed
 from flo.clients.sources.fhir_patients import tell
 from flo.clients.sources.mapping import MappedColumn, StudyMapping, same_unit
 from flo.errors import UsageError
-from flo.study.schema import Column, NumberColumn, Schema
+from flo.study.columns import Column, NumberColumn
+from flo.study.schema import Schema
 
 NEWEST = 50  # observations of a column that are asked for
 _MOST_RESOURCES = 5000  # in one answer

@@ -23,7 +23,8 @@ import pyarrow.parquet
 from flo.clients.sources.mapping import StudyMapping
 from flo.clients.sources.source import BATCH, Batch, SourceField
 from flo.errors import DataError
-from flo.study.schema import ImageColumn, NumberColumn, Schema
+from flo.study.columns import ImageColumn, NumberColumn
+from flo.study.schema import Schema
 
 _BLOCK_BYTES = 8 << 20
 _LONGEST_HEADER = 4 << 20
@@ -40,7 +41,7 @@ _MAY_BE_THOUSANDS = (
 class TableSource:
     """Base class of tables; subclasses implement ``_names`` and ``_batches``."""
 
-    is_table = True
+    is_table, has_events = True, False
 
     def __init__(self, name: str, id_column: str) -> None:
         self.name, self._id_column = name, id_column

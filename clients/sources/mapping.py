@@ -21,8 +21,10 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from flo.documents.document import Document
 from flo.errors import UsageError
 from flo.scoring.record import Field as RecordField
+from flo.study.columns import Column, ImageColumn, NumberColumn
 from flo.study.names import Code, ColumnName, Text
-from flo.study.schema import Column, ImageColumn, NumberColumn, Schema
+from flo.study.schema import Schema
+from flo.study.sequence import DAYS_AGO, at
 from flo.study.terms import Identifier
 
 FindingName = Annotated[str, StringConstraints(pattern=r"^[a-z ]{3,40}(: .{1,100})?$")]
@@ -145,13 +147,59 @@ def by_name(names: Iterable[str]) -> StudyMapping:
     )
 
 
+def by_its_names(schema: Schema, *, has_events: bool) -> StudyMapping:
+    """Return a mapping of the study's columns to fields of the same names.
+
+    ``has_events``: columns of a sequence to the last value of the code of that name in each step.
+    """
+    steps = schema.sequence.columns if schema.sequence and has_events else ()
+    own = schema.columns[: len(schema.columns) - schema.steps_columns] if steps else schema.columns
+    names = {name for one in own for name in (one.pixels if one.kind == "image" else (one.name,))}
+    found = by_name(sorted(names | set(schema.outcome_columns)))
+    events = {one.name: MappedColumn.model_construct(field=f"value:{one.name}") for one in steps}
+    return found.model_copy(update={"columns": {**found.columns, **events}})
+
+
+def each_step(mapping: StudyMapping, schema: Schema) -> StudyMapping:
+    """Return the mapping with a column of a sequence, which it names once, as those of all steps.
+
+    Also with ``days ago`` of visits, which is computed and not mapped.
+    """
+    if schema.sequence is None:
+        return mapping
+    columns = dict(mapping.columns)
+    for step in range(1, schema.sequence.steps + 1):
+        for column in schema.sequence.columns:
+            if column.name in mapping.columns:
+                columns.setdefault(at(column.name, step), mapping.columns[column.name])
+        if schema.sequence.step == "visit":
+            name = at(DAYS_AGO, step)
+            columns.setdefault(name, MappedColumn.model_construct(field=name))
+    for column in schema.sequence.columns:
+        columns.pop(column.name, None)
+    return mapping.model_copy(update={"columns": columns})
+
+
+def channels(mapping: StudyMapping, schema: Schema) -> dict[str, MappedColumn]:
+    """Return how the columns of the sequence are mapped that are mapped for all steps at once."""
+    names = [column.name for column in schema.sequence.columns] if schema.sequence else []
+    return {name: mapping.columns[name] for name in names if name in mapping.columns}
+
+
+def without(mapping: StudyMapping, names: abc.Collection[str]) -> StudyMapping:
+    """Return the mapping without these columns."""
+    kept = {name: one for name, one in mapping.columns.items() if name not in names}
+    return mapping.model_copy(update={"columns": kept})
+
+
 def problems(mapping: StudyMapping, schema: Schema) -> list[str]:
     """Return why this mapping does not fit a study of that schema; empty if it fits."""
     value = schema.value_column
     read = (*([value] if value else []), *schema.columns)
     found, columns = [], {column.name: column for column in read}
-    wanted = dict.fromkeys([schema.label, *columns])
-    found += [f"{name}: is not mapped" for name in wanted if name not in mapping.columns]
+    wanted, given = dict.fromkeys([schema.label, *columns]), each_step(mapping, schema).columns
+    found += [f"{name}: is not mapped" for name in wanted if name not in given]
+    columns |= {one.name: one for one in schema.sequence.columns} if schema.sequence else {}
     for name, mapped in mapping.columns.items():
         column = columns.get(name)
         if column is None and name != schema.label:

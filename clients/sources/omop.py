@@ -46,6 +46,7 @@ from flo.clients.sources.follow_up import (
 from flo.clients.sources.mapping import MappedColumn, StudyMapping
 from flo.clients.sources.omop_tables import PERSON_FIELDS, TABLES, Asked, Database, Events, asked
 from flo.clients.sources.source import BATCH, Batch, SourceField
+from flo.clients.sources.steps import Steps
 from flo.errors import DataError, UsageError
 from flo.study.schema import Schema
 
@@ -60,7 +61,7 @@ _EQUALS = 4172703
 class OmopDatabase:
     """``DataSource`` of one database, which reads the model's standard tables and never writes."""
 
-    is_table = False
+    is_table, has_events = False, True
     name = Database.name
 
     def __init__(
@@ -146,7 +147,7 @@ class OmopDatabase:
                 "the mapping names no cohort",
                 hint="write cohort = COHORT_DEFINITION_ID into its section of mapping.toml",
             )
-        time = mapped_time(mapping, schema, PERIOD, lambda mapped: asked(mapped)[0].happened)
+        time = mapped_time(mapping, schema, PERIOD, _happens)
         own = {name: one for name, one in mapping.columns.items() if one is not time}
         if time is not None:
             own[EARLIER] = earlier_of(own[schema.label])
@@ -154,8 +155,12 @@ class OmopDatabase:
         columns = dict[str, EventColumn]()
         with self._database.reading() as connection:
             records, strangers = self._records(connection, mapping.cohort)
+            days = [record.at for record in records]
+            steps = Steps(schema, mapping, days, _happens, PERSON_FIELDS)
             for name, fields in wanted.items():
-                column = EventColumn.empty(own[name], len(records), happened=fields[0].happened)
+                column = steps.channels.get(name) or EventColumn.empty(
+                    own[name], len(records), happened=fields[0].happened
+                )
                 for field in fields:
                     if field.kind == "death":
                         self._fill_deaths(connection, column, records)
@@ -171,6 +176,7 @@ class OmopDatabase:
                 starts = [record.at for record in records]
                 label, earlier = columns[schema.label], columns.pop(EARLIER)
                 columns[schema.times.time] = followed(label, earlier, time, starts, ends)
+        columns = steps.in_place_of_channels(columns)
         rule = "entries of the cohort whose subject is not in the table person"
         notes = {rule: strangers} if strangers else {}
         yield from in_batches([record.name for record in records], columns, schema, notes)
@@ -314,6 +320,10 @@ class _Record:
     @property
     def age(self) -> int | None:
         return None if self.born is None else years_between(self.born, self.at)
+
+
+def _happens(mapped: MappedColumn) -> bool:
+    return asked(mapped)[0].happened
 
 
 def _places(records: list[_Record]) -> dict[int, list[int]]:

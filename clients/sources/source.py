@@ -18,11 +18,15 @@ BATCH = 65_536  # records in a batch
 
 @dataclass(frozen=True)
 class SourceField:
-    """Field of a source that a mapping can name. ``text``: its display name there."""
+    """Field of a source that a mapping can name. ``text``: its display name there.
+
+    ``of_events``: it is no column of a table, but events beside the table.
+    """
 
     field: str
     text: str = ""
     unit: str = ""
+    of_events: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,12 @@ class DataSource(Protocol):
     """Place that patients are read from. Every method may raise DataError or UsageError.
 
     ``name``: its name for the steward. ``is_table``: whether its fields are the columns of one
-    table.
+    table. ``has_events``: whether it puts dated events into the steps of a sequence.
     """
 
     name: str
     is_table: bool
+    has_events: bool
 
     def fields(self) -> list[SourceField]:
         """Return all fields; for events and images, none that identifies the patient."""

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from flo.arrays import Floats
 from flo.scoring.record import Beyond
+from flo.study.columns import CategoryColumn, NumberColumn
 from flo.study.features import names_of
-from flo.study.schema import CategoryColumn, NumberColumn, Schema
+from flo.study.schema import Schema
 from flo.study.wording import titles
 
 Cells = npt.NDArray[np.uint16]

@@ -21,7 +21,7 @@ from flo.clients.sources.mapping import same_unit
 from flo.clients.sources.unit_conversions import CONVERSIONS, Conversion
 from flo.clients.watching.cells import ColumnCells
 from flo.clients.watching.counts import ASKED, SCORED, ColumnPlaces, Counts
-from flo.study.schema import CategoryColumn, NumberColumn
+from flo.study.columns import CategoryColumn, NumberColumn
 
 Cause = Literal["units", "factor", "codes", "constant", "missing", "refused", "values"]
 Rated = Literal["values", "missing", "refused"]

@@ -29,11 +29,11 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.report.sheet import ASSUMED_HOLD_OUT
 from flo.privacy.report.wording import MAX_BUDGET_RATIO
 from flo.study import usual
+from flo.study.columns import ImageColumn
 from flo.study.document import MOST_SQUARED_INPUTS, Study, from_document
 from flo.study.features import input_names
 from flo.study.models import parameter_count
 from flo.study.parameters import Vector
-from flo.study.schema import ImageColumn
 
 MAX_AUC_LOSS, MAX_AUC_LOSS_OF_FEW = 0.02, 0.03  # with 1,000 patients to train on; with fewer
 _FEW = 1000

@@ -18,11 +18,12 @@ from flo.privacy.mechanisms.entropy import SystemStream
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import asked_model, gate
 from flo.study import models
+from flo.study.columns import CategoryColumn, ImageColumn
 from flo.study.document import Study
 from flo.study.features import encode_category, encode_image, encode_number, input_names
 from flo.study.models import request_length
 from flo.study.parameters import Vector
-from flo.study.schema import CategoryColumn, ImageColumn, Schema
+from flo.study.schema import Schema
 from flo.study.terms import Purpose
 
 _AVERAGE = 0.3  # risk, where a gate compares with it

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.report.sheet import ASSUMED_HOLD_OUT
+from flo.study.columns import ImageColumn
 from flo.study.document import Study
 from flo.study.models import parameter_count
-from flo.study.schema import ImageColumn
 
 MOST_NOISE = 0.0125
 LARGEST_TRIED = 75_000  # parameters; of images 44,000

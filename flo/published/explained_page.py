@@ -9,7 +9,7 @@ from flo.errors import UsageError
 from flo.published import card_plots
 from flo.published.explanation import effects
 from flo.published.model_card import PublishedModel
-from flo.study.schema import ImageColumn
+from flo.study.columns import ImageColumn
 from flo.study.wording import changed_to, title
 
 TEMPLATES = Path(__file__).parent  # of explained_part.html.j2

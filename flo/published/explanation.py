@@ -29,9 +29,10 @@ from flo.arrays import Floats
 from flo.published.golden import edges_of
 from flo.published.gradients import slopes_of
 from flo.published.model_card import PublishedModel
+from flo.study.columns import CategoryColumn, NumberColumn
+from flo.study.columns import Column as AnyColumn
 from flo.study.features import names_of
-from flo.study.schema import CategoryColumn, NumberColumn, Schema
-from flo.study.schema import Column as AnyColumn
+from flo.study.schema import Schema
 from flo.study.synthetic import encoded, made_up_cells, made_up_inputs
 from flo.study.wording import as_is, code_in_words, title
 

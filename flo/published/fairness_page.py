@@ -12,7 +12,8 @@ from flo.pages.templates import Pages
 from flo.privacy.releases.group_rates import Rate
 from flo.published.fairness import Adjusted, Fairness, in_words
 from flo.published.model_card import PublishedModel
-from flo.study.schema import CategoryColumn, Schema
+from flo.study.columns import CategoryColumn
+from flo.study.schema import Schema
 from flo.study.wording import code_in_words, titles
 
 _TITLES = {

@@ -28,10 +28,11 @@ from flo.arrays import Floats
 from flo.documents.document import Document
 from flo.privacy.releases.calibration import Calibration
 from flo.study.classes import MOST_CLASSES
+from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
 from flo.study.document import Study
 from flo.study.models import scores
 from flo.study.parameters import Vector
-from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
+from flo.study.schema import Schema
 from flo.study.synthetic import encoded, made_up_cells
 
 _GENERAL, _EDGES, _CELLS, _FEWEST = 128, 2000, 200_000, 4

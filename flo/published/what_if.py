@@ -18,8 +18,8 @@ import numpy as np
 from flo.arrays import Floats
 from flo.published.explanation import CERTAIN, REASONS, places_of
 from flo.published.model_card import PublishedModel
+from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
 from flo.study.features import encode_category, encode_number, is_missing
-from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn
 from flo.study.wording import changed_to, title
 
 

@@ -31,7 +31,7 @@ from flo.study.cell_rules import (
 
 if TYPE_CHECKING:
     from flo.arrays import Floats
-    from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn
+    from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # never backtracks
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from flo.pages.plots import WIDTH, Interval, Tick, cut
 from flo.statistics.regression import Coefficient, RegressionRead
-from flo.study.schema import NumberColumn, Schema
+from flo.study.columns import NumberColumn
+from flo.study.schema import Schema
 
 _NAMES, _ROW = 230.0, 34.0
 _STEPS = 5  # of a number's bounds

@@ -13,8 +13,8 @@ from flo.statistics.catalogue import CatalogueRead, read_catalogue
 from flo.statistics.regression import RegressionRead, read_regression
 from flo.statistics.survival import SurvivalRead, read_survival
 from flo.statistics.table_one import TableRead, read_table
+from flo.study.columns import NumberColumn
 from flo.study.document import Study
-from flo.study.schema import NumberColumn
 from flo.study.statistics import TableOne
 
 PartRead = TableRead | SurvivalRead | RegressionRead | CatalogueRead

@@ -13,8 +13,9 @@ from flo.arrays import Floats
 from flo.privacy.releases.fisher_scoring import Released, Why, estimate
 from flo.privacy.releases.regressions import RegressionBlock, patients_noise, simplex
 from flo.statistics.estimates import NOTHING, Estimate, Z, of_patients
+from flo.study.columns import CategoryColumn, NumberColumn
 from flo.study.document import Study
-from flo.study.schema import CategoryColumn, NumberColumn, Schema
+from flo.study.schema import Schema
 
 _WEAK = 0.4  # entries of the weakest direction that name a predictor
 

@@ -22,7 +22,7 @@ from flo.statistics.estimates import (
     proportion,
     share_variance,
 )
-from flo.study.schema import NumberColumn
+from flo.study.columns import NumberColumn
 
 QUARTILES = (0.25, 0.5, 0.75)
 _WIDEST_CDF = 0.2

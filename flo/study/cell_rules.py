@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn
+    from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
 NOT_A_NUMBER, NOT_FINITE = "must be a number", "must be finite"

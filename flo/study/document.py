@@ -23,13 +23,14 @@ from flo.documents import canonical
 from flo.documents.document import Document, problems
 from flo.errors import StudyError
 from flo.study import identifier_patterns, networks, versions
+from flo.study.columns import ImageColumn, tells_who
 from flo.study.features import input_names
 from flo.study.gate import ComparedModel, Gate
 from flo.study.lineage import Ancestor, Continues
 from flo.study.monitor import Monitor
 from flo.study.names import Text
-from flo.study.packs import Model, Pack
-from flo.study.schema import ImageColumn, Schema, tells_who
+from flo.study.packs import SEQUENCE_MODELS, Model, Pack
+from flo.study.schema import Schema
 from flo.study.statistics import Statistics
 from flo.study.statistics_columns import check_columns
 from flo.study.terms import (
@@ -251,6 +252,8 @@ class Study(Document):
             wanted = (self.data.outputs,)
             if found != wanted:
                 raise ValueError(f"the pack's output has shape {found}, not {wanted}, the log odds")
+        if self.model.kind in SEQUENCE_MODELS and self.data.sequence is None:
+            raise ValueError(f"a model of kind {self.model.kind} needs [data.sequence]")
         raw = [column for column in images if column.scattering is None]
         if self.model.kind == "cnn" and not raw:
             raise ValueError("a cnn needs an image column, without scattering")
@@ -416,7 +419,8 @@ class Study(Document):
 
     def refuse_identifying(self) -> None:
         """Raise StudyError if a header, a codebook or the label's name identifies patients."""
-        found = {column.name: tells_who(column) for column in self.data.looked_at}
+        steps = self.data.sequence.columns if self.data.sequence else ()
+        found = {column.name: tells_who(column) for column in (*steps, *self.data.looked_at)}
         lines = [f"column {name!r} {rule}" for name, rule in found.items() if rule]
         lines += [
             f"the outcome's column {name!r} has a name that suggests an identifier"

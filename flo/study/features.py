@@ -21,7 +21,8 @@ from flo.arrays import Floats, Mask
 from flo.study import scattering
 
 if TYPE_CHECKING:
-    from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
+    from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
+    from flo.study.schema import Schema
 
 Codes = npt.NDArray[np.int64]
 

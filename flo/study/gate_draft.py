@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flo.errors import StudyError
+from flo.study.columns import Column
 from flo.study.document import Study, from_document
-from flo.study.schema import Column
 from flo.study.wording import means_the_same
 
 _LONGEST = 2000  # of a purpose

@@ -19,13 +19,14 @@ from flo.arrays import Floats
 from flo.errors import StudyError
 from flo.study import networks
 from flo.study.classes import against_others, log_risks
+from flo.study.columns import ImageColumn
 from flo.study.document import Study
-from flo.study.features import input_names
+from flo.study.features import input_names, names_of
 from flo.study.gate import CURVE_POINTS
 from flo.study.networks import Layer
-from flo.study.packs import Cnn, Mlp, Pack
+from flo.study.packs import Attention, Cnn, Mlp, Pack, Recurrent
 from flo.study.parameters import Vector
-from flo.study.schema import ImageColumn, Schema
+from flo.study.schema import Schema
 from flo.study.statistics import coefficient_count
 from flo.study.terms import Purpose
 
@@ -49,6 +50,11 @@ def layers(study: Study) -> list[Layer]:
         case Cnn():
             image = _image(study.data)
             return networks.cnn(image.channels, image.height, image.width, outputs)
+        case Recurrent(kind=kind, hidden=hidden):
+            cell: networks.LayerKind = "GRU" if kind == "gru" else "LSTM"
+            return networks.recurrent(cell, *_steps(study.data), hidden, outputs)
+        case Attention(width=width, heads=heads):
+            return networks.attention(*_steps(study.data), width, heads, outputs)
         case Pack():
             return study.model.network
         case _:
@@ -338,6 +344,15 @@ def scores(study: Study, weights: Vector, inputs: Floats) -> Floats:
 
 def _log_odds(study: Study, outputs: Floats) -> Floats:
     return against_others(outputs) if study.data.classes else outputs.astype(np.float64, copy=False)
+
+
+def _steps(schema: Schema) -> tuple[int, int, int]:
+    """Return inputs of the whole record, steps, and inputs of each step."""
+    sequence = schema.sequence
+    if sequence is None:
+        raise StudyError("the study has no [data.sequence]", hint="its model needs one")
+    each = sum(len(names_of(column)) for column in sequence.each)
+    return len(input_names(schema)) - sequence.steps * each, sequence.steps, each
 
 
 def _image(schema: Schema) -> ImageColumn:

@@ -29,6 +29,7 @@ LayerKind = Literal[
     "GRU",
     "LSTM",
     "SelfAttention",
+    "Steps",
     "LastStep",
     "MeanOfSteps",
     "Tanh",
@@ -118,6 +119,8 @@ class Layer:
                 width == inputs and inputs % heads == 0 and heads * steps**2 <= MOST_NUMBERS
             ):
                 return record
+            case "Steps", (same, steps, each), (width,) if width == same + steps * each:
+                return (steps, same + each + 1)
             case (("LastStep" | "MeanOfSteps"), (), (_, width)):
                 return (width,)
             case "Tanh", (), _:
@@ -152,6 +155,8 @@ _WANTED: dict[LayerKind, str] = {
     "LSTM": "sizes: inputs, hidden; it takes (steps, inputs)",
     "SelfAttention": "sizes: width, heads; it takes (steps, width), heads divide the width, and "
     f"heads × steps² are at most {MOST_NUMBERS:,}",
+    "Steps": "sizes: inputs of the whole record, steps, inputs of each step; it takes a flat "
+    "record of these, in this order",
     "LastStep": "no sizes; it takes (steps, width)",
     "MeanOfSteps": "no sizes; it takes (steps, width)",
     "Tanh": "no sizes",
@@ -191,6 +196,41 @@ def cnn(channels: int, height: int, width: int, outputs: int = 1) -> list[Layer]
         Layer("AdaptiveAvgPool2d", (4,)),
         Layer("Flatten"),
         Layer("Linear", (32 * 16, outputs)),
+    ]
+
+
+def recurrent(
+    cell: LayerKind, same: int, steps: int, each: int, hidden: int, outputs: int
+) -> list[Layer]:
+    """Return an embedding of each step, a recurrent layer, and the score of its last state.
+
+    ``same``, ``steps``, ``each``: the sizes of the layer Steps.
+    """
+    return [
+        *_embedded(same, steps, each, hidden),
+        Layer(cell, (hidden, hidden)),
+        Layer("LastStep"),
+        Layer("Linear", (hidden, outputs)),
+    ]
+
+
+def attention(
+    same: int, steps: int, each: int, width: int, heads: int, outputs: int
+) -> list[Layer]:
+    """Return an embedding of each step, attention between them, and the score of their mean."""
+    return [
+        *_embedded(same, steps, each, width),
+        Layer("SelfAttention", (width, heads)),
+        Layer("MeanOfSteps"),
+        Layer("Linear", (width, outputs)),
+    ]
+
+
+def _embedded(same: int, steps: int, each: int, width: int) -> list[Layer]:
+    return [
+        Layer("Steps", (same, steps, each)),
+        Layer("Linear", (same + each + 1, width)),
+        Layer("Tanh"),
     ]
 
 
@@ -254,6 +294,7 @@ def build(layers: list[Layer]) -> torch.nn.Sequential:
         "GRU": lambda i, h: sequences.Recurrent("GRU", i, h),
         "LSTM": lambda i, h: sequences.Recurrent("LSTM", i, h),
         "SelfAttention": sequences.SelfAttention,
+        "Steps": sequences.Steps,
         "LastStep": sequences.LastStep,
         "MeanOfSteps": sequences.MeanOfSteps,
         "GroupNorm": lambda groups, channels: nn.GroupNorm(groups, channels),

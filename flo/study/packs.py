@@ -1,15 +1,15 @@
 """The kinds of model that a study can name in its ``[model]``.
 
-Three are built into FLO. A *model pack* is a custom network: a named list of layers, data and no
-code, which a hospital installs by entering its digest in ``policy.toml``. ``flo.study.networks``
-defines the layers; ``flo.study.models`` builds models from them.
+All but one are built into FLO. A *model pack* is a custom network: a named list of layers, data
+and no code, which a hospital installs by entering its digest in ``policy.toml``.
+``flo.study.networks`` defines the layers; ``flo.study.models`` builds models from them.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from flo.documents import canonical
 from flo.documents.document import Document, spelt
@@ -40,6 +40,37 @@ class Cnn(Document):
 
     kind: Literal["cnn"]
 
+
+class Recurrent(Document):
+    """A recurrent layer of ``hidden`` numbers over the steps of the study's sequence.
+
+    Each step, with the columns that do not change, first becomes ``hidden`` numbers. The state
+    after the latest step is scored.
+    """
+
+    kind: Literal["gru", "lstm"]
+    hidden: Annotated[int, Field(ge=1, le=512)]
+
+
+class Attention(Document):
+    """Self-attention between the steps of the study's sequence, whose mean is scored.
+
+    Each step, with the columns that do not change and its place in time, first becomes ``width``
+    numbers. ``heads`` divides ``width``.
+    """
+
+    kind: Literal["attention"]
+    width: Annotated[int, Field(ge=1, le=512)]
+    heads: Annotated[int, Field(ge=1, le=64)] = 1
+
+    @model_validator(mode="after")
+    def _divided(self) -> Attention:
+        if self.width % self.heads:
+            raise ValueError(f"width = {self.width} is no multiple of heads = {self.heads}")
+        return self
+
+
+SEQUENCE_MODELS = ("gru", "lstm", "attention")
 
 _INSTEAD = {
     "BatchNorm": "it mixes patients, so no gradient can be clipped alone: use GroupNorm",
@@ -81,4 +112,4 @@ class Pack(Document):
         return [Layer(layer.kind, layer.sizes) for layer in self.layers]
 
 
-Model = Annotated[Logistic | Mlp | Cnn | Pack, Field(discriminator="kind")]
+Model = Annotated[Logistic | Mlp | Cnn | Recurrent | Attention | Pack, Field(discriminator="kind")]

@@ -6,166 +6,21 @@ columns as a model's inputs.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from flo.documents.document import Document
-from flo.study import identifier_patterns
 from flo.study.classes import Classes
-from flo.study.names import Bound, Code, ColumnName, Text, Words
+from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
+from flo.study.names import ColumnName, Text
 from flo.study.outcome import Outcome
 from flo.study.quantity import Quantity
+from flo.study.sequence import Sequence
 from flo.study.time_to_event import LONGEST_TIME, TimeToEvent
 
-LARGEST_IMAGE = 65_536
 LARGEST_RECORDS = 128
-LARGEST_HINGES = 8  # of a column
-
-
-class NumberColumn(Document):
-    """A measured quantity, scaled with public bounds to [-1, 1].
-
-    ``hinges``: rising values strictly within the bounds, in the column's unit. Beyond each of them
-    the model may bend: it gets one more input, 0 up to there and 1 at the maximum.
-
-    ``about``: the column in words that a clinician knows. ``changeable_to``: a value to which care
-    can bring a patient who is ``changeable_from`` above or below it; what the risk would be there
-    is said beside the risk of such a patient.
-    """
-
-    kind: Literal["number"]
-    name: ColumnName
-    unit: Text
-    minimum: Bound
-    maximum: Bound
-    missing: Literal["refuse", "indicator"] = "refuse"
-    missing_value: float | None = None
-    hinges: Annotated[tuple[Bound, ...], Field(max_length=LARGEST_HINGES)] = ()
-    about: Words | None = None
-    changeable_to: Bound | None = None
-    changeable_from: Literal["above", "below"] | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> NumberColumn:
-        if not self.minimum < self.maximum:
-            raise ValueError(f"column {self.name}: minimum must be below maximum")
-        ends = (self.minimum, *self.hinges, self.maximum)
-        if any(one >= other for one, other in pairwise(ends)):
-            raise ValueError(
-                f"column {self.name}: hinges must rise, strictly between minimum and maximum"
-            )
-        if (self.missing == "indicator") != (self.missing_value is not None):
-            raise ValueError(
-                f"column {self.name}: missing_value is for missing = 'indicator', and needed there"
-            )
-        if self.missing_value is not None and not (
-            self.minimum <= self.missing_value <= self.maximum
-        ):
-            raise ValueError(f"column {self.name}: missing_value lies outside the bounds")
-        if (self.changeable_to is None) != (self.changeable_from is None):
-            raise ValueError(
-                f'column {self.name}: changeable_to needs changeable_from, "above" or "below"'
-            )
-        if self.changeable_to is not None and not (
-            self.minimum <= self.changeable_to <= self.maximum
-        ):
-            raise ValueError(
-                f"column {self.name}: changeable_to = {self.changeable_to:g}, bounds "
-                f"{self.minimum:g} to {self.maximum:g}"
-            )
-        return self
-
-
-class CategoryColumn(Document):
-    """A coded quantity, one input for each code of a public codebook.
-
-    ``about``: as of a number. ``changeable_to``: a code to which care can bring anybody who has
-    another. ``meanings``: of each code, in words, in the
-    order of ``codes``; empty if codes need none.
-    """
-
-    kind: Literal["category"]
-    name: ColumnName
-    codes: Annotated[tuple[Code, ...], Field(min_length=2, max_length=500)]
-    missing: Literal["refuse", "indicator"] = "refuse"
-    about: Words | None = None
-    meanings: Annotated[tuple[Words, ...], Field(max_length=500)] = ()
-    changeable_to: Code | None = None
-
-    @field_validator("codes")
-    @classmethod
-    def _distinct(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(codes)) != len(codes):
-            raise ValueError("a code appears twice in the codebook")
-        return codes
-
-    @model_validator(mode="after")
-    def _of_its_codes(self) -> CategoryColumn:
-        if len(set(self.meanings)) != len(self.meanings):
-            raise ValueError(f"column {self.name}: two codes have the same meaning")
-        if self.meanings and len(self.meanings) != len(self.codes):
-            raise ValueError(
-                f"column {self.name}: {len(self.meanings)} meanings of {len(self.codes)} codes; "
-                "give one for each code, in the same order"
-            )
-        if self.changeable_to is not None and self.changeable_to not in self.codes:
-            raise ValueError(
-                f"column {self.name}: changeable_to = {self.changeable_to!r} is not in its codebook"
-            )
-        return self
-
-
-class ImageColumn(Document):
-    """One image per record: table columns ``name_0`` .. ``name_{pixels-1}``, in rows, by channel.
-
-    ``scattering``: if set, the model's inputs are not pixels but fixed wavelet features of that
-    many scales (``flo.study.scattering``).
-    """
-
-    kind: Literal["image"]
-    name: ColumnName
-    channels: Annotated[int, Field(ge=1, le=16)] = 1
-    height: Annotated[int, Field(ge=8, le=1024)]
-    width: Annotated[int, Field(ge=8, le=1024)]
-    minimum: Bound
-    maximum: Bound
-    missing: Literal["refuse"] = "refuse"
-    about: Words | None = None
-    scattering: Annotated[int, Field(ge=1, le=6)] | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ImageColumn:
-        step = 1 << (self.scattering or 0)
-        if self.height % step or self.width % step:
-            raise ValueError(
-                f"column {self.name}: scattering = {self.scattering} needs sides that are "
-                f"multiples of {step}"
-            )
-        if not self.minimum < self.maximum:
-            raise ValueError(f"column {self.name}: minimum must be below maximum")
-        size = self.channels * self.height * self.width
-        if size > LARGEST_IMAGE:
-            raise ValueError(f"column {self.name}: {size} pixels, limit {LARGEST_IMAGE}")
-        return self
-
-    @property
-    def pixels(self) -> tuple[str, ...]:
-        """Names of the table's columns."""
-        return tuple(f"{self.name}_{i}" for i in range(self.channels * self.height * self.width))
-
-
-Column = Annotated[NumberColumn | CategoryColumn | ImageColumn, Field(discriminator="kind")]
-
-
-def tells_who(column: Column) -> str | None:
-    """Return why no study may have this column: its header or codebook identifies patients.
-
-    None if the column is allowed.
-    """
-    codes = column.codes if isinstance(column, CategoryColumn) else ()
-    return identifier_patterns.of_column(column.name, codes)
+MOST_COLUMNS = 5000
 
 
 class Schema(Document):
@@ -175,6 +30,9 @@ class Schema(Document):
     number of records can delay a round. ``outcome``: what is foreseen, if it is not yes or no. Of
     the time to an event, the label says whether the event was seen; a quantity or one of several
     classes is the label's.
+
+    ``sequence``: what happened before the record's day. ``columns`` end with its columns of each
+    step; a document states them once.
     """
 
     record: Text
@@ -182,19 +40,34 @@ class Schema(Document):
     most_records: Annotated[int, Field(ge=1, le=LARGEST_RECORDS)] = 64
     label: ColumnName
     outcome: Outcome | None = None
-    columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=5000)]
+    sequence: Sequence | None = None
+    columns: Annotated[tuple[Column, ...], Field(max_length=MOST_COLUMNS)]
+
+    @field_validator("columns")
+    @classmethod
+    def _with_steps(cls, columns: tuple[Column, ...], info: ValidationInfo) -> tuple[Column, ...]:
+        sequence: Sequence | None = info.data.get("sequence")
+        found = columns if sequence is None else (*columns, *sequence.spread())
+        if not 0 < len(found) <= MOST_COLUMNS:
+            raise ValueError(f"{len(found)} columns, where 1 to {MOST_COLUMNS} are expected")
+        return found
+
+    @field_serializer("columns")
+    def _without_steps(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+        return columns[: len(columns) - self.steps_columns]
 
     @model_validator(mode="after")
     def _distinct(self) -> Schema:
         names = [column.name for column in self.columns]
-        if len(set(names)) != len(names):
+        steps = [column.name for column in self.sequence.columns] if self.sequence else []
+        if len({*names, *steps}) != len(names) + len(steps):
             raise ValueError("a column name appears twice")
         titles = [(column.about or column.name).casefold() for column in self.columns]
         twice = [one for one in titles if titles.count(one) > 1]
         if twice:
             raise ValueError(f"two columns are called {twice[0]!r}: by about, or by their name")
         pixels = {n for c in self.columns if isinstance(c, ImageColumn) for n in c.pixels}
-        if self.label in names or self.label in pixels:
+        if self.label in {*names, *steps, *pixels}:
             raise ValueError(f"the label {self.label!r} is also an input column")
         if isinstance(self.outcome, TimeToEvent):
             time = self.outcome.time
@@ -208,6 +81,11 @@ class Schema(Document):
                     "one time"
                 )
         return self
+
+    @property
+    def steps_columns(self) -> int:
+        """How many of the last columns are of the sequence's steps."""
+        return self.sequence.steps * len(self.sequence.each) if self.sequence else 0
 
     @property
     def value_column(self) -> NumberColumn | CategoryColumn | None:

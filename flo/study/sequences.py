@@ -52,6 +52,25 @@ class SelfAttention(nn.Module):
         return x + seen.transpose(0, 1)
 
 
+class Steps(nn.Module):
+    """The steps of a flat record: each with the record's own inputs before, and its place behind.
+
+    The place rises from -1 at the first step to 1 at the last.
+    """
+
+    def __init__(self, same: int, steps: int, each: int) -> None:
+        super().__init__()
+        self.same, self.steps, self.each = same, steps, each
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (n, same + steps * each) to (n, steps, same + each + 1)."""
+        count = x.shape[:-1]
+        own = x[..., : self.same].unsqueeze(-2).expand(*count, self.steps, self.same)
+        steps = x[..., self.same :].reshape(*count, self.steps, self.each)
+        place = torch.linspace(-1, 1, self.steps, dtype=x.dtype, device=x.device)
+        return torch.cat([own, steps, place.reshape(-1, 1).expand(*count, self.steps, 1)], -1)
+
+
 class LastStep(nn.Module):
     """The numbers of the last step."""
 

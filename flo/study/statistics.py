@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from flo.documents.document import Document
+from flo.study.columns import CategoryColumn, NumberColumn
 from flo.study.names import Bound, ColumnName
-from flo.study.schema import CategoryColumn, NumberColumn, Schema
+from flo.study.schema import Schema
 from flo.study.terms import Identifier
 
 INTERCEPT = "intercept"

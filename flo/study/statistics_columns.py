@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flo.study.schema import CategoryColumn, Column, NumberColumn, Schema
+from flo.study.columns import CategoryColumn, Column, NumberColumn
+from flo.study.schema import Schema
 from flo.study.statistics import INTERCEPT, Catalogue, Regression, Statistics, Survival, TableOne
 
 

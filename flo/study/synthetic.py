@@ -16,8 +16,9 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from flo.arrays import Floats
+from flo.study.columns import ImageColumn, NumberColumn
 from flo.study.features import encode_category, encode_image, encode_number
-from flo.study.schema import ImageColumn, NumberColumn, Schema
+from flo.study.schema import Schema
 
 _MADE_UP, _MADE_UP_IMAGES, _MADE_UP_MISSING = 4096, 256, 0.1
 

@@ -54,7 +54,8 @@ def in_its_form(document: dict[str, Any]) -> dict[str, Any]:
     for hospital in document["hospitals"]:
         if hospital["expected"] is None:
             del hospital["expected"]
-    for column in document["data"]["columns"]:
+    steps = document["data"]["sequence"] or {"columns": []}
+    for column in (*document["data"]["columns"], *steps["columns"]):
         for name in (
             "scattering",
             "hinges",
@@ -67,8 +68,9 @@ def in_its_form(document: dict[str, Any]) -> dict[str, Any]:
                 del column[name]
     if document["limits"]["start_within"] is None:
         del document["limits"]["start_within"]
-    if document["data"]["outcome"] is None:
-        del document["data"]["outcome"]
+    for name in ("outcome", "sequence"):
+        if document["data"][name] is None:
+            del document["data"][name]
     for name in ("continues", "statistics", "gate", "monitor"):
         if document[name] is None:
             del document[name]

@@ -6,9 +6,10 @@ Words help people and change no input of a model, so versions of a study may dif
 from __future__ import annotations
 
 from flo.study.classes import Classes
+from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
 from flo.study.document import Study
 from flo.study.quantity import Quantity
-from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
+from flo.study.schema import Schema
 from flo.study.time_to_event import TimeToEvent
 
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 
 from flo.privacy.patients.patients import Patients
+from flo.study.columns import ImageColumn
 from flo.study.document import Study
-from flo.study.schema import ImageColumn
 
 
 def copies(study: Study) -> int:

@@ -34,7 +34,7 @@ from flo.privacy.gradients.contributions import (
 from flo.study.classes import Classes
 from flo.study.outcome import Outcome
 from flo.study.quantity import Quantity
-from flo.study.sequences import LastStep, MeanOfSteps
+from flo.study.sequences import LastStep, MeanOfSteps, Steps
 from flo.study.time_to_event import TimeToEvent
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -352,7 +352,7 @@ _PLAIN = frozenset(
         *(nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU),
         *(nn.Softplus, nn.Flatten, nn.Unflatten, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d),
         *(nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.MaxPool3d, nn.AvgPool3d),
-        *(nn.AdaptiveAvgPool3d, LastStep, MeanOfSteps),
+        *(nn.AdaptiveAvgPool3d, Steps, LastStep, MeanOfSteps),
     }
 )
 _SETTINGS: dict[type[nn.Module], Callable[[Any], bool]] = {

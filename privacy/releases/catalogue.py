@@ -29,9 +29,9 @@ import numpy as np
 from flo.arrays import Floats, Integers
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases.histograms import weighted_counts
+from flo.study.columns import Column, NumberColumn
 from flo.study.document import Study
 from flo.study.features import cell_of, cells, scale, scaled_number
-from flo.study.schema import Column, NumberColumn
 from flo.study.statistics import Catalogue
 
 _LABEL = ("0", "1")

@@ -41,10 +41,10 @@ from flo.privacy.releases import concordance, score_bins, score_waves
 from flo.privacy.releases.histograms import record_weights
 from flo.privacy.releases.score_waves import Estimate
 from flo.study import models
+from flo.study.columns import ImageColumn
 from flo.study.document import Study
 from flo.study.features import cell_of, cells
 from flo.study.parameters import Vector
-from flo.study.schema import ImageColumn
 from flo.study.synthetic import made_up_inputs
 
 MOST_ON_A_CARD = 10_000  # numbers of a release that a model's card states

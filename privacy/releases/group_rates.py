@@ -50,8 +50,8 @@ from scipy.special import chdtri
 
 from flo.arrays import Floats
 from flo.privacy.releases import evaluation, score_waves
+from flo.study.columns import CategoryColumn
 from flo.study.document import Study
-from flo.study.schema import CategoryColumn
 
 LEVEL, SIZE = 0.9, 0.05  # of intervals; of the tests, together
 ENOUGH, FEWEST, CAUTION, MOST_COST = 10.0, 50.0, 1.0, 0.005

@@ -35,11 +35,11 @@ from flo.arrays import Floats
 from flo.privacy.releases import least_squares, second_moments, stand_ins, whitening
 from flo.privacy.releases.stand_ins import Moments
 from flo.protocol.messages import LARGEST_WEIGHT
+from flo.study.columns import CategoryColumn, ImageColumn
 from flo.study.document import Study
 from flo.study.features import names_of
 from flo.study.models import log_odds
 from flo.study.parameters import Vector
-from flo.study.schema import CategoryColumn, ImageColumn
 from flo.study.synthetic import made_up_inputs
 
 DRAWS, MOST_WEIGHTS, LARGEST_VARIANCE = 100, 128, 1e12

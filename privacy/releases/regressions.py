@@ -31,10 +31,10 @@ from flo.errors import StudyError
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases.catalogue import contrasts_of
 from flo.privacy.releases.histograms import record_weights
+from flo.study.columns import CategoryColumn, NumberColumn
 from flo.study.document import Study
 from flo.study.features import cell_of, scaled_number
 from flo.study.parameters import Vector
-from flo.study.schema import CategoryColumn, NumberColumn
 from flo.study.statistics import MOST_CELLS, ROUNDS, Regression, coefficient_names
 
 NORM = 1.0

@@ -22,9 +22,10 @@ from scipy.special import ndtri
 
 from flo.arrays import Floats
 from flo.privacy.releases import second_moments
+from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
 from flo.study.document import Study
 from flo.study.features import names_of
-from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+from flo.study.schema import Schema
 from flo.study.synthetic import encoded
 
 _FEWEST, _USUAL = 0.3, 0.3  # least share of the planned patients; how far from 1 it usually is

@@ -30,9 +30,9 @@ from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import catalogue
 from flo.privacy.releases.catalogue import CatalogueBlock
 from flo.privacy.releases.histograms import record_weights, weighted_counts
+from flo.study.columns import NumberColumn
 from flo.study.document import Study
 from flo.study.features import Codes, cell_of, cells, scale, scaled_number
-from flo.study.schema import NumberColumn
 from flo.study.statistics import (
     MOST_CELLS,
     Catalogue,

@@ -31,11 +31,11 @@ from flo.privacy.report.wording import (
 )
 from flo.study import identifier_patterns
 from flo.study.classes import Classes
+from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn, tells_who
 from flo.study.document import Study
 from flo.study.models import layers
 from flo.study.packs import Pack
 from flo.study.quantity import Quantity
-from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, tells_who
 from flo.study.terms import Hospital
 from flo.study.time_to_event import TimeToEvent
 from flo.study.wording import changed_to, code_in_words, measure_of

@@ -10,8 +10,8 @@ from flo.privacy.releases.catalogue import CatalogueBlock
 from flo.privacy.releases.fisher_scoring import least_signal
 from flo.privacy.releases.regressions import RegressionBlock
 from flo.privacy.releases.statistics import Block
+from flo.study.columns import CategoryColumn
 from flo.study.document import Study
-from flo.study.schema import CategoryColumn
 from flo.study.statistics import ROUNDS, Survival
 
 _Z = 1.96

@@ -22,8 +22,8 @@ import pytest
 
 from flo.cli.coordinator.operator import Operator
 from flo.clients.home.site_home import SiteHome
+from flo.study.columns import NumberColumn
 from flo.study.features import scale
-from flo.study.schema import NumberColumn
 from tests.builders import data_file, small_study, study_document
 from tests.commands import flo
 from tests.end_to_end.agents import agent

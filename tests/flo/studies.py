@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.builders import study_document
+from flo.study.document import Study
+from tests.builders import small_study, study_document
 from tests.paths import EXAMPLES
 
 HEART = EXAMPLES / "heart" / "study.toml"
@@ -64,3 +65,23 @@ def imaging(model: str = "cnn", label: str = "ill", **image: Any) -> dict[str, A
     document["data"]["label"] = label
     document["data"]["columns"] = [{**IMAGE, **image}]
     return document
+
+
+def history(step: str = "period", **changes: Any) -> dict[str, Any]:
+    """A sequence of four steps, as parsed TOML."""
+    columns = [
+        {"kind": "number", "name": "pulse", "unit": "/min", "minimum": 20, "maximum": 220}
+        | {"missing": "indicator", "missing_value": 80},
+        {"kind": "category", "name": "room", "codes": ["x", "y"], "missing": "indicator"},
+    ]
+    return {"steps": 4, "step": step, "days": 30, "columns": columns} | changes
+
+
+def with_history(step: str = "period", **model: Any) -> Study:
+    """A small study of several records a patient, each with a history."""
+    own = {"records_per_patient": "many", "sequence": history(step)}
+    return small_study(
+        data=study_document()["data"] | own,
+        model=model or {"kind": "logistic"},
+        evaluation={"epsilon": 0.9, "retry_allowance": 0},
+    )

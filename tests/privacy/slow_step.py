@@ -26,13 +26,8 @@ NETWORKS: dict[str, tuple[list[networks.Layer], int]] = {
     "logistic": (networks.logistic(3), 3),
     "mlp": (networks.mlp(3, (16,)), 3),
     "cnn": (networks.cnn(1, 8, 8), 64),
-    "gru": (
-        [
-            *(Layer("Unflatten", (3, 2)), Layer("GRU", (2, 3)), Layer("LastStep")),
-            Layer("Linear", (3, 1)),
-        ],
-        6,
-    ),
+    "gru": (networks.recurrent("GRU", 2, 3, 2, 3, 1), 8),
+    "attention over steps": (networks.attention(0, 3, 2, 4, 2, 1), 6),
     "lstm": (
         [
             *(Layer("Unflatten", (3, 2)), Layer("LSTM", (2, 3)), Layer("MeanOfSteps")),

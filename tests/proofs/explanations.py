@@ -22,10 +22,10 @@ from flo.published.explanation import Contributions, contributions, effects, pla
 from flo.published.golden import edges_of
 from flo.published.model_card import PublishedModel
 from flo.published.what_if import aim_of, what_ifs
+from flo.study.columns import ImageColumn
 from flo.study.document import Study, from_document
 from flo.study.features import input_names, names_of
 from flo.study.parameters import Vector
-from flo.study.schema import ImageColumn
 from flo.study.synthetic import encoded, made_up_cells, made_up_inputs
 from tests.proofs.model_regressions import World
 from tests.proofs.publishing import published

@@ -15,7 +15,7 @@ from flo.clients.quality.placeholders import CONSTANT, placeholders
 from flo.clients.quality.sizes import Expected
 from flo.clients.sources.files import DataFrameSource
 from flo.datasets.package_file import package_file
-from flo.study.schema import NumberColumn
+from flo.study.columns import NumberColumn
 from tests.proofs.hospitals import CHOSEN_ON, GENERAL
 from tests.proofs.rows import Row
 

@@ -14,9 +14,10 @@ from flo.privacy.releases.calibration import Calibration
 from flo.published.golden import Cells
 from flo.published.model_card import PublishedModel
 from flo.published.onnx import onnx_scores, to_onnx
+from flo.study.columns import CategoryColumn, Column, NumberColumn
 from flo.study.models import log_odds
 from flo.study.parameters import Vector
-from flo.study.schema import CategoryColumn, Column, NumberColumn, Schema
+from flo.study.schema import Schema
 from flo.study.synthetic import encoded
 
 Score = Callable[[Cells], Floats]

@@ -9,9 +9,10 @@ import numpy as np
 
 from flo.clients.records.snapshot import Snapshot
 from flo.privacy.patients.patients import Patients
+from flo.study.columns import NumberColumn
 from flo.study.document import Study
 from flo.study.features import input_names
-from flo.study.schema import NumberColumn, Schema
+from flo.study.schema import Schema
 from tests.proofs.publishing import Fault, largest
 
 

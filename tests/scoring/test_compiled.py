@@ -20,7 +20,7 @@ from flo.scoring.compiled import CompiledModel, Scored
 from flo.scoring.network import network
 from flo.scoring.record import RecordEncoder
 from flo.scoring.request import MAX_BODY, Answer, answer, answer_body
-from flo.study.schema import CategoryColumn, NumberColumn
+from flo.study.columns import CategoryColumn, NumberColumn
 from tests.flo.published_models import made
 
 GATED = made("gated").open()

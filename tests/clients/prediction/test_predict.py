@@ -27,9 +27,9 @@ from flo.privacy.releases.calibration import Calibration
 from flo.privacy.report.risks import in_words
 from flo.published.explanation import contributions
 from flo.published.model_card import PublishedModel
+from flo.study.columns import CategoryColumn
 from flo.study.features import input_names
 from flo.study.models import log_odds
-from flo.study.schema import CategoryColumn
 from tests.builders import csv_text
 from tests.commands import flo
 from tests.flo.published_models import made

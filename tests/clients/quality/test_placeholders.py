@@ -13,8 +13,8 @@ from flo.clients.quality.findings import DataFinding
 from flo.clients.quality.placeholders import constant_codes, placeholders
 from flo.datasets import DATASETS
 from flo.datasets.package_file import package_file
+from flo.study.columns import CategoryColumn, NumberColumn
 from flo.study.loading import load
-from flo.study.schema import CategoryColumn, NumberColumn
 from tests.paths import EXAMPLES
 
 COLUMN = NumberColumn(kind="number", name="v", unit="1", minimum=-1e6, maximum=1e6)

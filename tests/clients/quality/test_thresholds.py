@@ -9,7 +9,8 @@ import pytest
 from flo.clients.quality.plausibility import plausibility_findings
 from flo.clients.quality.table import Table
 from flo.clients.quality.units import wrong_unit
-from flo.study.schema import NumberColumn, Schema
+from flo.study.columns import NumberColumn
+from flo.study.schema import Schema
 
 
 def kinds(bounds: dict[str, tuple[float, float, str]], **cells: list[float]) -> set[str]:

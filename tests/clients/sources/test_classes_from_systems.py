@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from flo.datasets import heart
-from flo.study.schema import CategoryColumn, Schema
+from flo.study.columns import CategoryColumn
+from flo.study.schema import Schema
 from tests.clients.sources.hospital import HEART, with_another_label
 
 PAIN = HEART.category("cp")

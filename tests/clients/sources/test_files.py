@@ -225,7 +225,7 @@ def test_a_file_that_this_user_may_not_read_is_named_with_the_way_out() -> None:
     """The superuser may, so the source says what the system would."""
 
     class Locked:
-        name, is_table = "patients.csv", True
+        name, is_table, has_events = "patients.csv", True, False
 
         def fields(self) -> list[SourceField]:
             raise PermissionError(13, "Permission denied", "/secret/patients.csv")

@@ -26,7 +26,8 @@ from flo.clients.sources.source import DataSource
 from flo.datasets import heart
 from flo.datasets import sample_sources as samples
 from flo.errors import DataError, FloError
-from flo.study.schema import Column, Schema
+from flo.study.columns import Column
+from flo.study.schema import Schema
 from tests.clients.sources import images
 from tests.clients.sources.hospital import HEART, change, mapping, source
 

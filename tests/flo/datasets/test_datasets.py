@@ -15,9 +15,9 @@ from flo.errors import UsageError
 from flo.lab.simulation import load_hospitals, simulate
 from flo.privacy.accounting.plan import Plan
 from flo.scores.metrics import exact_auc
+from flo.study.columns import NumberColumn
 from flo.study.document import Study
 from flo.study.loading import load
-from flo.study.schema import NumberColumn
 from tests.paths import EXAMPLES
 
 SUPPORT2 = EXAMPLES / "support2" / "study.toml"

@@ -9,8 +9,8 @@ import pytest
 
 from flo.privacy.releases.calibration import Calibration
 from flo.published.golden import Golden, cells, compare, compare_risks, names
+from flo.study.columns import NumberColumn
 from flo.study.models import log_odds, parameter_count
-from flo.study.schema import NumberColumn
 from flo.study.synthetic import encoded, made_up_cells
 from tests.builders import small_study
 from tests.flo.published_models import weights_of

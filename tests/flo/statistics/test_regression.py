@@ -20,9 +20,9 @@ from flo.statistics import words
 from flo.statistics.page import render, sections
 from flo.statistics.reading import PartRead, read
 from flo.statistics.regression import RegressionRead
+from flo.study.columns import CategoryColumn, NumberColumn
 from flo.study.document import Study, from_document
 from flo.study.features import encode_category, encode_number
-from flo.study.schema import CategoryColumn, NumberColumn
 from flo.study.statistics import ROUNDS
 from tests.flo.statistics.support2 import asking, everybody
 

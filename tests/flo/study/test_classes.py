@@ -17,8 +17,8 @@ from flo.errors import StudyError
 from flo.privacy.gradients.bookkeeping import categorical_loss, loss_of
 from flo.study import models
 from flo.study.classes import Classes, against_others
+from flo.study.columns import CategoryColumn
 from flo.study.document import from_document
-from flo.study.schema import CategoryColumn
 from tests.builders import WHITENED
 from tests.flo.class_studies import CLASSES, NAMES, class_document, class_study
 

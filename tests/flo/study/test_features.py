@@ -10,10 +10,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flo.arrays import Floats
+from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
 from flo.study.document import from_document
 from flo.study.features import cell_of, cells, encode_category, encode_number, input_names, scale
 from flo.study.loading import from_canonical
-from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+from flo.study.schema import Schema
 from tests.builders import small_study
 
 NAN = float("nan")

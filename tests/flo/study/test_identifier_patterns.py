@@ -9,8 +9,8 @@ import pytest
 from flo.datasets import DATASETS
 from flo.errors import StudyError
 from flo.study import identifier_patterns
+from flo.study.columns import CategoryColumn, tells_who
 from flo.study.loading import load
-from flo.study.schema import CategoryColumn, tells_who
 from tests.builders import small_study, study_document
 from tests.paths import EXAMPLES
 

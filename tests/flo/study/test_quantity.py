@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flo.errors import StudyError
+from flo.study.columns import NumberColumn
 from flo.study.document import from_document
 from flo.study.quantity import Quantity
-from flo.study.schema import NumberColumn
 from tests.builders import WHITENED, study_document
 from tests.flo.quantities import COUNT, NUMBER, quantity_document, quantity_study
 

@@ -10,9 +10,9 @@ import pytest
 
 from flo.errors import StudyError, UsageError
 from flo.privacy.accounting.plan import Plan
+from flo.study.columns import NumberColumn
 from flo.study.document import SCHEMA_VERSION, Study, from_document
 from flo.study.scaffold import Questions, scaffold
-from flo.study.schema import NumberColumn
 from flo.study.statistics import Catalogue, Regression, Survival, TableOne
 from tests.builders import surveyed
 from tests.commands import flo

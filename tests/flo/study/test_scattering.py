@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from flo.study.columns import ImageColumn
 from flo.study.document import from_document
 from flo.study.features import encode_image, input_names
 from flo.study.scattering import ORIENTATIONS, _bank, count, scatter
-from flo.study.schema import ImageColumn, Schema
+from flo.study.schema import Schema
 from tests.builders import study_document
 
 RNG = np.random.default_rng(5)

@@ -14,9 +14,9 @@ import tomli_w
 from flo.documents import canonical
 from flo.documents.document import read_toml
 from flo.errors import MessageError, StudyError, UsageError
+from flo.study.columns import ImageColumn
 from flo.study.document import MAX_STUDY_BYTES, Study, from_document
 from flo.study.loading import from_canonical, load
-from flo.study.schema import ImageColumn
 from flo.study.terms import largest_delta, round_size
 from tests.builders import small_study, study_document, surveyed
 from tests.flo.studies import AGE, HEART, SURVEY, WARD, changed, hospitals, imaging
@@ -161,6 +161,7 @@ NEWER = {
     "gate",
     "monitor",  # tests/privacy/releases/test_monitor.py
     "data.outcome",  # test_outcome.py
+    "data.sequence",  # test_sequence.py
     f"{AGE}.changeable_to",  # test_wording.py
     f"{AGE}.changeable_from",
     f"{WARD}.changeable_to",

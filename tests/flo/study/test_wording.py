@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from flo.errors import StudyError
 from flo.privacy.report.sheet import sections
+from flo.study.columns import CategoryColumn, NumberColumn
 from flo.study.document import Study, from_document
 from flo.study.gate_draft import all_columns
 from flo.study.names import LONGEST_WORDS
-from flo.study.schema import CategoryColumn, NumberColumn
 from flo.study.wording import can_change, changed_to, code_in_words, means_the_same, titles
 from tests.builders import small_study
 

@@ -18,7 +18,7 @@ from flo.published.onnx import places_of, to_onnx
 from flo.scoring.compiled import CompiledModel
 from flo.scoring.network import network
 from flo.scoring.request import answer
-from flo.study.schema import ImageColumn
+from flo.study.columns import ImageColumn
 from tests.flo.published_models import made
 
 MODEL = made("gated").open()

@@ -18,10 +18,10 @@ from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import evaluation, score_waves
 from flo.privacy.releases.evaluation import Positions
 from flo.privacy.releases.score_waves import LENGTH, vectors
+from flo.study.columns import CategoryColumn, NumberColumn
 from flo.study.document import Study, from_document
 from flo.study.features import encode_category, encode_number, input_names
 from flo.study.models import log_odds, parameter_count
-from flo.study.schema import CategoryColumn, NumberColumn
 from tests.builders import small_study, study_document
 
 GROUPINGS = [(), ("ward",), ("sex",), ("sex", "ward")]

@@ -18,11 +18,11 @@ from flo.privacy.releases import model_noise, second_moments, stand_ins
 from flo.server.rounds.checkpoint import from_bytes, to_bytes
 from flo.server.rounds.known_noise import known_noise
 from flo.server.rounds.state import RunState
+from flo.study.columns import CategoryColumn
 from flo.study.document import Study, from_document
 from flo.study.features import input_names, names_of
 from flo.study.loading import load
 from flo.study.models import parameter_count
-from flo.study.schema import CategoryColumn
 from tests.builders import small_study
 from tests.paths import EXAMPLES
 

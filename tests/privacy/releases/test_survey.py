@@ -16,9 +16,9 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.mechanisms.mechanisms import Histogram
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import survey
+from flo.study.columns import CategoryColumn, NumberColumn
 from flo.study.document import Study, from_document
 from flo.study.features import encode_category, encode_number
-from flo.study.schema import CategoryColumn, NumberColumn
 from tests.builders import small_study, study_document, surveyed
 
 WARD = ["a", "b", "c", "missing"]

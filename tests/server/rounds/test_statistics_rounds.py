@@ -20,9 +20,9 @@ from flo.server.api.run_api import _refuse_foreign_statistics
 from flo.server.rounds import checkpoint
 from flo.server.rounds.state import RunState, request_header
 from flo.server.runs.execute import _counted
+from flo.study.columns import CategoryColumn, NumberColumn
 from flo.study.document import Study
 from flo.study.features import encode_category, encode_number
-from flo.study.schema import CategoryColumn, NumberColumn
 from flo.study.statistics import ROUNDS
 from tests.builders import HOSPITALS, NoNoise
 from tests.flo.study.test_statistics_terms import AGE, ILL, TABLE, asked

@@ -1,0 +1,97 @@
+"""What happened before a record's day, as a fixed number of steps with the same columns.
+
+Steps are counted back from the record's day: 1 is the latest. A step is a period of ``days`` days,
+whether anything happened in it or not; or a day on which something happened, a visit. Each column
+of each step is a column of the schema like any other, ``name_1`` for step 1, so that whatever
+checks, encodes or explains columns knows no steps. Only sources of events do, and networks over
+steps (``flo.study.networks``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from flo.documents.document import Document
+from flo.study.columns import CategoryColumn, NumberColumn
+from flo.study.names import LONGEST_WORDS
+
+MOST_STEPS = 128
+LONGEST_DAYS = 36_525  # a century
+DAYS_AGO = "days ago"
+
+StepColumn = Annotated[NumberColumn | CategoryColumn, Field(discriminator="kind")]
+
+
+class Sequence(Document):
+    """The steps of a record, and the columns that each has.
+
+    ``step = "period"``: the last ``steps`` periods of ``days`` days, of which period 1 ends with
+    the record's day. A value is the last one of its period. ``step = "visit"``: the last ``steps``
+    days with an event, of the ``days`` days that end with the record's day; a step then also has
+    the column ``days ago``, 0 for the record's own day. All public: neither depends on patients.
+    """
+
+    steps: Annotated[int, Field(ge=2, le=MOST_STEPS)]
+    step: Literal["period", "visit"]
+    days: Annotated[int, Field(ge=1, le=LONGEST_DAYS)]
+    columns: Annotated[tuple[StepColumn, ...], Field(min_length=1, max_length=500)]
+
+    @model_validator(mode="after")
+    def _may_be_missing(self) -> Sequence:
+        for column in self.columns:
+            if column.missing != "indicator":
+                raise ValueError(
+                    f"column {column.name}: a step may be without it; write missing = "
+                    '"indicator", and for a number missing_value'
+                )
+            if column.changeable_to is not None:
+                raise ValueError(
+                    f"column {column.name}: changeable_to is for values of today, not of a step"
+                )
+            if self.step == "visit" and column.name == DAYS_AGO:
+                raise ValueError(f"column {column.name}: each visit has a column of this name")
+        return self
+
+    @property
+    def each(self) -> tuple[NumberColumn | CategoryColumn, ...]:
+        """The columns of one step, with ``days ago`` of a visit."""
+        if self.step == "period":
+            return self.columns
+        ago = NumberColumn(
+            kind="number",
+            name=DAYS_AGO,
+            unit="days",
+            minimum=0,
+            maximum=self.days,
+            missing="indicator",
+            missing_value=self.days,
+        )
+        return (*self.columns, ago)
+
+    def spread(self) -> Iterator[NumberColumn | CategoryColumn]:
+        """Yield each step's columns, from the oldest step to the latest."""
+        for step in range(self.steps, 0, -1):
+            for column in self.each:
+                when = f", {self.words(step)}"
+                title = (column.about or column.name)[: LONGEST_WORDS - len(when)] + when
+                yield column.model_copy(update={"name": at(column.name, step), "about": title})
+
+    def words(self, step: int) -> str:
+        """Return when a step is, for people."""
+        if self.step == "visit":
+            return "latest visit" if step == 1 else f"visit {step} from the end"
+        last = step * self.days - 1
+        return f"{last - self.days + 1} to {last} days ago" if last else "on the day"
+
+    def step_of(self, days_ago: int) -> int | None:
+        """Return in which period a day lies, from 1; None if in none, as the day after."""
+        step = days_ago // self.days + 1
+        return step if 1 <= step <= self.steps else None
+
+
+def at(name: str, step: int) -> str:
+    """Return the name of a step's column."""
+    return f"{name}_{step}"
