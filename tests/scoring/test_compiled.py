@@ -55,14 +55,16 @@ def given(rule: FlagRule | None) -> Any:
 
 
 def record(dice: random.Random, model: PublishedModel) -> dict[str, Any]:
+    """A record whose cells are right, most of the time."""
     found: dict[str, Any] = {}
     for column in model.study.data.columns:
+        right = dice.random() < 1 - 0.4 / len(model.study.data.columns)
         if isinstance(column, NumberColumn):
             cell: Any = dice.choice([column.minimum, column.maximum, None, "x", -1e9])
-            if dice.random() < 0.8:
+            if right:
                 cell = dice.uniform(column.minimum, column.maximum)
         elif isinstance(column, CategoryColumn):
-            cell = dice.choice([*column.codes, *column.codes, *column.codes, None, "z"])
+            cell = dice.choice(column.codes if right else [*column.codes, None, "z"])
         else:
             cell = [dice.uniform(column.minimum, column.maximum) for _ in column.pixels]
         found[column.name] = cell
@@ -78,7 +80,7 @@ def compare(model: PublishedModel, rule: FlagRule | None, own: CompiledModel, ne
         encoded = encoder.encode(cells)
         said = answer(own, {"record": cells})
         if encoded.inputs is None:
-            wrong = [{"column": name, "rule": broken} for name, broken in encoded.broken]
+            wrong = [{"column": own.words[name], "rule": rule} for name, rule in encoded.broken]
             assert said.status == 422
             assert said.said["wrong"] == wrong
             continue
@@ -109,7 +111,7 @@ def test_a_linear_model_says_what_the_scorer_says(
 
 
 @pytest.mark.slow  # torch's exporter takes seconds
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "gru", "lstm", "attention"])
 def test_a_network_says_what_the_scorer_says(name: str) -> None:
     model = made(name).open()
     onnx = to_onnx(model)

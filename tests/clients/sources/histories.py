@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 
@@ -114,11 +116,37 @@ def source_of(
     """A source of that kind, written and opened, and the mapping that a hospital would write."""
     if kind == "wide":
         return opened("csv", written("csv", wide(table, happened, of), folder)), None
-    if kind in ("csv", "parquet", "sql"):
-        return _tables(kind, table, happened, folder), _mapping(_OF_TABLES, kind, table)
     path = written(kind, table, folder)
-    (_into_fhir if kind == "fhir" else _into_omop)(path, happened)
-    return opened(kind, path), _mapping(_OF_FHIR if kind == "fhir" else _OF_OMOP, kind, table)
+    match kind:
+        case "fhir":
+            _into_fhir(path, happened)
+        case "omop":
+            _into_omop(path, happened)
+        case _:
+            _beside(path, happened)
+    fields = {"fhir": _OF_FHIR, "omop": _OF_OMOP}.get(kind, _OF_TABLES)
+    return source_there(kind, folder), _mapping(fields, kind, table)
+
+
+def place_in(folder: Path) -> Path:
+    """The file or folder with the patients."""
+    (path,) = [one for one in folder.iterdir() if one.stem.startswith("heart")]
+    return path
+
+
+def source_there(kind: str, folder: Path) -> DataSource:
+    """What was written into this folder, as a source."""
+    path = place_in(folder)
+    if kind in ("fhir", "omop"):
+        return opened(kind, path)
+    columns = {"value": "value", "unit": None if kind == "csv" else "unit"}
+    if kind != "sql":
+        events_ = EventTable.model_validate({"file": folder / f"events.{kind}", **columns})
+        return events_.beside(opened(kind, path), None, "patient_id")
+    events_ = EventTable.model_validate({"table": "events", **columns})
+    with mock.patch.dict(os.environ, PLACE=f"sqlite:///{path}"):
+        database = SqlPlace.model_construct(address="PLACE", schema_name=None)
+        return events_.beside(opened(kind, path), database, "patient_id")
 
 
 _OF_TABLES = {"pressure": "value:p", "ward": "value:w", "fell": "event:f"}
@@ -145,8 +173,8 @@ def _mapping(fields: dict[str, str], kind: str, table: pd.DataFrame) -> StudyMap
     return StudyMapping.model_validate_json(json.dumps(document))
 
 
-def _tables(kind: str, table: pd.DataFrame, happened: list[Event], folder: Path) -> DataSource:
-    place = written(kind, table, folder)
+def _beside(place: Path, happened: list[Event]) -> None:
+    """Write the events beside the patients' table; wards have no unit."""
     told = pd.DataFrame(
         [
             (who, moment.isoformat(" "), column[0], None if column == "fell" else str(value))
@@ -155,21 +183,15 @@ def _tables(kind: str, table: pd.DataFrame, happened: list[Event], folder: Path)
         columns=["patient_id", "day", "code", "value"],
     )
     told["unit"] = ["mm[Hg]" if code == "p" else None for code in told["code"]]
-    named = {"value": "value"}
-    if kind == "sql":
-        with closing(sqlite3.connect(place)) as database, database:
-            told.to_sql("events", database, index=False)
-        events_ = EventTable.model_validate({"table": "events", **named})
-        database_ = SqlPlace.model_construct(address="PLACE", schema_name=None)
-        return events_.beside(opened(kind, place), database_, "patient_id")
-    file = folder / f"events.{kind}"
-    if kind == "csv":
-        told.to_csv(file, index=False)
-    else:
-        told["day"] = pd.to_datetime(told["day"])
-        told.to_parquet(file, index=False)
-    events_ = EventTable.model_validate({"file": file, **named})
-    return events_.beside(opened(kind, place), None, "patient_id")
+    match place.suffix:
+        case ".sqlite":
+            with closing(sqlite3.connect(place)) as database, database:
+                told.to_sql("events", database, index=False)
+        case ".csv":
+            told.to_csv(place.parent / "events.csv", index=False)
+        case _:
+            told["day"] = pd.to_datetime(told["day"])
+            told.to_parquet(place.parent / "events.parquet", index=False)
 
 
 def _into_fhir(folder: Path, happened: list[Event]) -> None:

@@ -12,11 +12,6 @@ from tests.clients.sources.histories import events, patients, read, schema
 KINDS = ("csv", "parquet", "sql", "fhir", "omop")
 
 
-@pytest.fixture(autouse=True)
-def _address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PLACE", f"sqlite:///{tmp_path / 'sql' / 'heart.sqlite'}")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", ["period", "visit"])
 def test_every_system_gives_the_steps_of_a_wide_table(kind: str, step: str, tmp_path: Path) -> None:
