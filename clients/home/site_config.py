@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,34 +20,16 @@ if TYPE_CHECKING:
     from flo.clients.sources.source import DataSource
 
 
-class Population(Document):
-    """Patients that share one life budget, and their data source.
+class Place(Document):
+    """Where patients are read from: ``file`` (CSV or Parquet) or ``source``, and dated events of
+    theirs from ``events``."""
 
-    All places that may hold the same patients belong to one population. FLO reads the patients from
-    ``file`` (CSV or Parquet) or ``source``, and dated events of theirs from ``events``.
-    """
-
-    name: Identifier
     file: Path | None = None
     source: DataPlace | None = None
     events: EventTable | None = None
-    id_column: Text
-    hold_out: Annotated[float, Field(ge=0.05, le=0.95)]
-    epsilon: Annotated[float, Field(gt=0, le=10)]
-    declared_size: Annotated[int, Field(ge=10)]
-    statement: Text | None = None
-    normalisation: Literal["strip-casefold"] = "strip-casefold"
-    ignore: tuple[str, ...] = ()
-
-    @field_validator("declared_size")
-    @classmethod
-    def _rounded(cls, size: int) -> int:
-        if size != round_size(size):
-            raise ValueError(f"declared size {size} is not rounded; write {round_size(size)}")
-        return size
 
     @model_validator(mode="after")
-    def _has_one_place(self) -> Population:
+    def _has_one_place(self) -> Self:
         if (self.file is None) == (self.source is None):
             raise ValueError("give either `file` or `source`")
         if self.events is not None:
@@ -67,20 +49,48 @@ class Population(Document):
             return self.source.words
         return self.file.name if self.file is not None else ""
 
-    def open(self) -> DataSource:
+    def opened(self, id_column: str) -> DataSource:
         """Open the data source. Raises DataError or UsageError if it is missing."""
         # These import Arrow, which is slow; the agent never reads a hospital's file.
         from flo.clients.sources.error_wrapper import ErrorBoundary
         from flo.clients.sources.files import open_file
 
+        source: DataSource
         if self.source is not None:
-            source = self.source.open(self.id_column)
+            source = self.source.open(id_column)
         else:
-            source = open_file(self.file or Path(), self.id_column)
+            source = open_file(self.file or Path(), id_column)
         if self.events is not None:
             database = self.source if isinstance(self.source, SqlPlace) else None
-            source = self.events.beside(source, database, self.id_column)
+            source = self.events.beside(source, database, id_column)
         return ErrorBoundary(source)
+
+
+class Population(Place):
+    """Patients that share one life budget, and where they are read from.
+
+    All places that may hold the same patients belong to one population.
+    """
+
+    name: Identifier
+    id_column: Text
+    hold_out: Annotated[float, Field(ge=0.05, le=0.95)]
+    epsilon: Annotated[float, Field(gt=0, le=10)]
+    declared_size: Annotated[int, Field(ge=10)]
+    statement: Text | None = None
+    normalisation: Literal["strip-casefold"] = "strip-casefold"
+    ignore: tuple[str, ...] = ()
+
+    @field_validator("declared_size")
+    @classmethod
+    def _rounded(cls, size: int) -> int:
+        if size != round_size(size):
+            raise ValueError(f"declared size {size} is not rounded; write {round_size(size)}")
+        return size
+
+    def open(self) -> DataSource:
+        """Open the data source. Raises DataError or UsageError if it is missing."""
+        return self.opened(self.id_column)
 
 
 class SiteConfig(Document):
@@ -143,14 +153,15 @@ def make_config(
 ) -> SiteConfig:
     """Return a site's first configuration, with one population named ``main``.
 
-    ``file``: its patients, or a TOML file with the ``[source]`` to read them from.
+    ``file``: its patients, or a TOML file with the ``[source]`` or ``file`` to read them from, and
+    with ``[events]`` if there are any.
     """
     document = {
         "hospital": hospital,
         "populations": [
             {
                 "name": "main",
-                **_place(file),
+                **place_of(file).model_dump(mode="json", exclude_none=True),
                 "id_column": id_column,
                 "hold_out": hold_out,
                 "epsilon": epsilon,
@@ -162,16 +173,31 @@ def make_config(
     return parse(SiteConfig, document, "site configuration")
 
 
-class _Described(Document):
-    source: DataPlace
+def open_table(file: Path, id_column: str) -> DataSource:
+    """Open a CSV or Parquet file, or the table that a TOML file describes (``place_of``).
+
+    Raises DataError or UsageError: it is missing, or no table.
+    """
+    source = place_of(file).opened(id_column)
+    if not source.is_table:
+        raise UsageError(
+            f"{file} describes {source.name}, whose columns have no study's names",
+            hint="give a table with the study's columns",
+        )
+    return source
 
 
-def _place(file: Path) -> dict[str, Any]:
+def place_of(file: Path) -> Place:
+    """Return where the patients are: in this file, or where a TOML file says.
+
+    It has ``file`` or ``[source]``, and ``[events]`` if there are any, relative to its own folder.
+    Raises UsageError: it is no such file.
+    """
     if file.suffix != ".toml":
-        return {"file": str(file.resolve())}
-    source = parse(_Described, read_toml(file), str(file)).source
-    document = source.model_dump(mode="json", exclude_none=True)
-    for name in ("folder", "labels"):
-        if name in document:  # relative to the TOML file's folder
-            document[name] = str((file.parent / document[name]).resolve())
-    return {"source": document}
+        return Place(file=file.resolve())
+    document = read_toml(file)
+    for part in (document, document.get("source"), document.get("events")):
+        for name in ("file", "folder", "labels"):
+            if isinstance(part, dict) and isinstance(part.get(name), str):
+                part[name] = str((file.parent / part[name]).resolve())
+    return parse(Place, document, str(file))

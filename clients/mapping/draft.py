@@ -43,7 +43,8 @@ def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Sug
     looked = {name: value for name, value in settings.items() if value is not None}
     if "as_of" in settings.keys() - looked.keys():
         looked["as_of"] = date.max  # any date serves: only the cells' spellings are read
-    found = suggest(study.data, offers, _spellings(source, offers, study, looked))
+    spelt = _spellings(source, offers, study, looked)
+    found = suggest(study.data, offers, spelt, has_events=source.has_events)
     lines = {name: (one.mapped, one.remark) for name, one in found.items()}
     add(home, study, lines, settings)
     home.record("mapping-drafted", study.digest, open=sum(s.mapped is None for s in found.values()))
@@ -74,7 +75,8 @@ def _spellings(
     source: DataSource, offers: list[SourceField], study: Study, settings: dict[str, object]
 ) -> dict[str, dict[str, str]]:
     """Return field -> its different cells and meanings, for the first fields that may be coded."""
-    coded = [offer.field for offer in offers if not offer.unit and offer.field != "pixels"]
+    looked = [offer for offer in offers if not (offer.unit or offer.of_events)]
+    coded = [offer.field for offer in looked if offer.field != "pixels"]
     named = {f"f{number}": field for number, field in enumerate(coded[:_MOST_FIELDS])}
     columns = {name: MappedColumn(field=field, when="any") for name, field in named.items()}
     mapping = StudyMapping.model_validate({"columns": columns, **settings})

@@ -36,11 +36,16 @@ class Suggestion:
 
 
 def suggest(
-    schema: Schema, offers: Sequence[SourceField], spellings: Spellings
+    schema: Schema,
+    offers: Sequence[SourceField],
+    spellings: Spellings,
+    *,
+    has_events: bool = False,
 ) -> dict[str, Suggestion]:
     """Return a suggestion for the label, the outcome's time and each column of the study.
 
     ``spellings``: field -> its different cells and their meanings, for fields with few of them.
+    ``has_events``: a sequence is mapped once for all its steps.
     """
     found = {schema.label: _label(schema.label, schema.label_values, offers, spellings)}
     value = schema.value_column
@@ -50,7 +55,7 @@ def suggest(
         if schema.quantity and any(":" in offer.field for offer in offers):  # of dated events
             own = found[value.name]
             found[value.name] = Suggestion(own.mapped, own.remark + _LATER)
-    for column in schema.columns:
+    for column in schema.of_events if has_events else schema.columns:
         match column:
             case ImageColumn():
                 pixels = [offer for offer in offers if offer.field == "pixels"]

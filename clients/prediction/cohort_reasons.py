@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from flo.clients.home.site_config import open_table
 from flo.clients.quality.check import check_inputs
-from flo.clients.sources.error_wrapper import ErrorBoundary
-from flo.clients.sources.files import open_file
 from flo.errors import DataError
 from flo.published.explanation import CERTAIN, contributions, surely_moves
 from flo.published.model_card import PublishedModel
@@ -42,7 +41,7 @@ def cohort_reasons(
         DataError: the file does not fit the study's columns, or has no record. UsageError: the card
         states no noise.
     """
-    inputs = check_inputs(ErrorBoundary(open_file(data, id_column)), model.study.data)
+    inputs = check_inputs(open_table(data, id_column), model.study.data)
     if not len(inputs):
         raise DataError(f"{data} has no record to explain", hint="give a file with patients")
     told, words = contributions(model, inputs), titles(model.study.data)

@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from flo.arrays import Mask
+from flo.clients.home.site_config import open_table
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.opt_outs import opted_out
 from flo.clients.prediction.flag_rule import FlagRule
 from flo.clients.quality.check import EncodedTable, encode_checked
 from flo.clients.records import approval
 from flo.clients.records.members import Members
-from flo.clients.sources.error_wrapper import ErrorBoundary
-from flo.clients.sources.files import open_file
 from flo.errors import DataError, RefusedError, UsageError
 from flo.privacy.patients.split import keyed_hash
 from flo.privacy.releases.group_rates import MOST_COST
@@ -113,7 +112,7 @@ def file_to_judge(home: SiteHome, study: Study, data: Path, id_column: str) -> E
         )
     if not data.is_file():
         raise DataError(f"--data {data} does not exist", hint="a file of patients with outcomes")
-    source = ErrorBoundary(open_file(data, id_column))
+    source = open_table(data, id_column)
     named = {offer.field for offer in source.fields()}
     used = {id_column, study.data.label, *(column.name for column in study.data.columns)}
     checked = encode_checked(source, study.data, id_column, sorted(named - used))

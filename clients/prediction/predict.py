@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import expit
 
 from flo.arrays import Floats
+from flo.clients.home.site_config import open_table
 from flo.clients.prediction.finish import FinishedAtHome
 from flo.clients.prediction.flag_rule import FlagRule
 from flo.clients.prediction.reasons import told
@@ -22,8 +23,6 @@ from flo.clients.prediction.scoring_ways import refuse_other_scores
 from flo.clients.prediction.trace import write_record
 from flo.clients.quality.check import check_inputs
 from flo.clients.sources.cells import as_ids
-from flo.clients.sources.error_wrapper import ErrorBoundary
-from flo.clients.sources.files import open_file
 from flo.documents.text import in_a_sheet, in_digits
 from flo.errors import UsageError
 from flo.privacy.releases.calibration import Calibration
@@ -102,7 +101,7 @@ def predict(
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"--out {out} must be a file in an existing folder")
     refuse_other_scores(model.model if isinstance(model, FinishedAtHome) else model)
-    source = ErrorBoundary(open_file(data, id_column))
+    source = open_table(data, id_column)
     inputs = check_inputs(source, model.study.data)
     why, reasons = _reasons(model, inputs) if explain else ([], [])
     log_odds = model.scores(inputs)

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from flo.arrays import Floats
+from flo.clients.home.site_config import open_table
 from flo.clients.quality.check import check_inputs
 from flo.clients.sources.cells import as_ids
-from flo.clients.sources.error_wrapper import ErrorBoundary
-from flo.clients.sources.files import open_file
 from flo.errors import DataError, UsageError
 from flo.privacy.report.risks import in_words, percent
 from flo.published.explanation import FEWEST_REASONS, Contributions, Effect, contributions
@@ -108,7 +107,7 @@ def of_patient(model: PublishedModel, data: Path, id_column: str, patient: str) 
         as ``told``.
     """
     _refuse_one_column(model)
-    source = ErrorBoundary(open_file(data, id_column))
+    source = open_table(data, id_column)
     inputs = check_inputs(source, model.study.data)
     ids = [cell for batch in source.ids() for cell in as_ids(batch).to_pylist()]
     if patient not in ids:  # the id is on the screen of whoever typed it, and in no log

@@ -26,6 +26,7 @@ from flo.clients.sources.mapping import (
     by_name,
     channels,
     problems,
+    without,
 )
 from flo.clients.sources.source import DataSource
 from flo.errors import DataError, UsageError
@@ -145,11 +146,12 @@ def check_inputs(source: DataSource, schema: Schema) -> npt.NDArray[np.float64]:
     Raises:
         DataError: lists every finding, not only the first.
     """
-    wanted = _input_fields(schema)
+    used = without(by_its_names(schema, has_events=source.has_events), schema.outcome_columns)
+    wanted = {name for name in used.columns if name not in channels(used, schema)}
     present = {offer.field for offer in source.fields()}
     found = [DataFinding(name, "is missing from the file") for name in sorted(wanted - present)]
     if not found:
-        table = read(source, schema, by_name(sorted(wanted)))
+        table = read(source, schema, used)
         if len(table) == 0:
             found = [DataFinding(schema.columns[0].name, "holds no records")]
         else:
@@ -272,12 +274,13 @@ def _mapping(
     )
     extra: list[DataFinding] = []
     if source.is_table:
-        present = {offer.field for offer in source.fields() if not offer.of_events}
         of = {
             column.one_field(name): name
             for name, column in used.columns.items()
             if not (source.has_events and name in channels(used, schema))
         }
+        offers = source.fields()
+        present = {one.field for one in offers if not one.of_events or one.field in of}
         refuse_cells(sorted(present), id_column, set(of))
         fields = {id_column, *of}
         lacking = sorted(fields - present)

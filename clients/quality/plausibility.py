@@ -25,6 +25,7 @@ from flo.clients.quality.units import wrong_unit
 from flo.scores.metrics import exact_auc
 from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
 from flo.study.schema import Schema
+from flo.study.sequence import at
 
 SWAPPED, SHIFTED, LEAK = "swapped columns", "shifted codes", "label leak"
 ONE_CLASS = "label of one class"
@@ -280,12 +281,17 @@ def _short_follow_up(table: Table, schema: Schema) -> list[DataFinding]:
 
 
 def _mostly_missing(table: Table, schema: Schema) -> list[DataFinding]:
+    """Note columns that are hardly ever there; of a sequence, over all its steps."""
+    parts = {one.name: [one.name] for one in schema.of_record if one.missing == "indicator"}
+    if schema.sequence:
+        steps = range(1, schema.sequence.steps + 1)
+        parts |= {c.name: [at(c.name, step) for step in steps] for c in schema.sequence.columns}
     found = []
-    for column in schema.columns:
-        if isinstance(column, ImageColumn):
-            continue
-        share = float(table.columns[column.name].isna().mean())
-        if share >= _MOSTLY and column.missing == "indicator":
-            rule = "is missing in every record" if share == 1 else f"is missing in {share:.0%}"
-            found.append(DataFinding(column.name, rule, level="note", kind=MISSING))
+    for name, columns in parts.items():
+        share = float(np.mean([table.columns[column].isna().mean() for column in columns]))
+        if share >= _MOSTLY:
+            of = "record" if columns == [name] else "step of every record"
+            part = f"{share:.0%}" if columns == [name] else f"{share:.0%} of all steps"
+            rule = f"is missing in every {of}" if share == 1 else f"is missing in {part}"
+            found.append(DataFinding(name, rule, level="note", kind=MISSING))
     return found

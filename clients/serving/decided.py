@@ -23,7 +23,7 @@ from flo.clients.serving.service import ServedVersion
 from flo.clients.serving.settings import ServedModel
 from flo.clients.sources.config import FhirPlace, OmopPlace
 from flo.clients.sources.fhir_prefetch import PrefetchReader
-from flo.clients.sources.mapping import StudyMapping, problems
+from flo.clients.sources.mapping import StudyMapping, channels, problems
 from flo.clients.watching.kept import Watched
 from flo.errors import FloError, RefusedError
 from flo.published.model_card import PublishedModel
@@ -185,11 +185,13 @@ def mappings(
 
     None for each that nobody wrote. What ``serve.toml`` says of FHIR comes first. A table's mapping
     that does not fit the study's columns is none: an unmapped column would be read in the study's
-    units.
+    units. Neither is one of events.
     """
     own = mapping_of(home, study)
     places = {type(one.source) for one in home.read_config().populations}
     given = StudyMapping(columns=asked.columns) if asked.columns else None
+    if own and channels(own, study.data):  # no request has the events of a sequence
+        own = None
     if FhirPlace in places:
         return given or own, None
     if OmopPlace in places or unfit(own, study):

@@ -129,7 +129,7 @@ class EventTable(Document):
     """Table of dated events beside the patients' table: ``file`` or, in its database, ``table``.
 
     ``patient``, ``day``, ``code``, ``value``, ``unit``: its columns; without ``patient`` the ids
-    are in the column of the same name as the patients'. ``value`` and ``unit`` may be missing.
+    are in the column of the same name as the patients'. A table without value or unit has none.
     ``record_day``: the column of the patients' table up to whose day a record's events count.
     """
 

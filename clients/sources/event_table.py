@@ -62,7 +62,7 @@ class TableWithEvents:
             for one in pc.value_counts(as_text(batch.columns["code"]).drop_null()):
                 codes[one["values"].as_py()] += one["counts"].as_py()
         most = [code for code, _ in codes.most_common(_MOST_CODES)]
-        kinds = _KINDS if self._columns.value else _KINDS[1:]
+        kinds = _KINDS if "value" in self._names() else _KINDS[1:]
         offered = [f"{kind}:{code}" for code in most for kind in kinds if "," not in code]
         own = [
             replace(one, of_events=one.field == self._columns.record_day)
@@ -122,6 +122,11 @@ class TableWithEvents:
                 f"{self.name}: no day is given for the records, and events count up to it",
                 hint="record_day under events in site.toml names a column with it; or write "
                 'as_of = "YYYY-MM-DD" into the study\'s section of mapping.toml',
+            )
+        if field is not None and field not in {one.field for one in self._patients.fields()}:
+            raise DataError(
+                f"{self.name} has no column {field!r}, which record_day in site.toml names",
+                hint="name the column with each record's day",
             )
         if as_of is not None:
             found = list(self._patients.read(mapping, schema))
@@ -183,19 +188,25 @@ class TableWithEvents:
                     elif known is None:
                         column.counts[EMPTY] += 1
                     else:
-                        said = (unit or NO_UNIT) if self._columns.unit else None
+                        said = (unit or NO_UNIT) if "unit" in rows else None
                         _add(column, own, days, when, value, said)
         for name, fields in wanted.items():
             for field, codes_ in fields.items():
                 columns[name].sought(field, len(codes_ - seen), len(codes_))
 
+    def _names(self) -> dict[str, str]:
+        """Return which column of the events' table is the day, code, value and unit."""
+        own = self._columns
+        names = {"day": own.day, "code": own.code}
+        offered = {one.field for one in self._events.fields()}
+        for name, said in (("value", own.value), ("unit", own.unit)):
+            if said or name in offered:
+                names[name] = said or name
+        return names
+
     def _read_events(self) -> Iterator[Batch]:
         """Yield day, code, value and unit of the events; commas are decimal as in any table."""
-        columns = self._columns
-        names = {"day": columns.day, "code": columns.code}
-        names |= {"value": columns.value} if columns.value else {}
-        names |= {"unit": columns.unit} if columns.unit else {}
-        offered = {one.field for one in self._events.fields()}
+        names, offered = self._names(), {one.field for one in self._events.fields()}
         if lacking := sorted(set(names.values()) - offered):
             raise DataError(
                 f"{self._events.name} has no column {lacking[0]!r}",

@@ -62,6 +62,11 @@ class PrefetchReader:
     """
 
     def __init__(self, mapping: StudyMapping, schema: Schema) -> None:
+        if schema.sequence:
+            raise UsageError(
+                "a request with prefetch has no history, and the study has a sequence",
+                hint="send the columns of each step: POST /models/NAME/score (docs/serving.md)",
+            )
         missing = [one.name for one in schema.columns if one.name not in mapping.columns]
         if missing:
             raise UsageError(f"{', '.join(missing)}: not mapped", hint="complete mapping.toml")

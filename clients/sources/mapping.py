@@ -153,7 +153,7 @@ def by_its_names(schema: Schema, *, has_events: bool) -> StudyMapping:
     ``has_events``: columns of a sequence to the last value of the code of that name in each step.
     """
     steps = schema.sequence.columns if schema.sequence and has_events else ()
-    own = schema.columns[: len(schema.columns) - schema.steps_columns] if steps else schema.columns
+    own = schema.of_record if steps else schema.columns
     names = {name for one in own for name in (one.pixels if one.kind == "image" else (one.name,))}
     found = by_name(sorted(names | set(schema.outcome_columns)))
     events = {one.name: MappedColumn.model_construct(field=f"value:{one.name}") for one in steps}

@@ -489,7 +489,10 @@ class Study(Document):
         It is for scoring only: nothing else of it was checked.
         """
         known = {column.name: column for column in self.data.columns}
-        data = self.data.model_copy(update={"columns": tuple(known[n] for n in other.columns)})
+        columns = tuple(known[name] for name in other.columns)
+        steps = self.data.columns[len(self.data.of_record) :]
+        sequence = self.data.sequence if columns[-len(steps) :] == steps else None
+        data = self.data.model_copy(update={"columns": columns, "sequence": sequence})
         return self.model_copy(update={"data": data, "model": other.model})
 
     def with_compared(self, models: Sequence[ComparedModel]) -> Study:

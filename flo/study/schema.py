@@ -54,7 +54,7 @@ class Schema(Document):
 
     @field_serializer("columns")
     def _without_steps(self, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-        return columns[: len(columns) - self.steps_columns]
+        return self.of_record
 
     @model_validator(mode="after")
     def _distinct(self) -> Schema:
@@ -86,6 +86,16 @@ class Schema(Document):
     def steps_columns(self) -> int:
         """How many of the last columns are of the sequence's steps."""
         return self.sequence.steps * len(self.sequence.each) if self.sequence else 0
+
+    @property
+    def of_record(self) -> tuple[Column, ...]:
+        """The columns that a record has once, without those of steps."""
+        return self.columns[: len(self.columns) - self.steps_columns]
+
+    @property
+    def of_events(self) -> tuple[Column, ...]:
+        """The columns as a source of events has them: those of a sequence once for all steps."""
+        return (*self.of_record, *(self.sequence.columns if self.sequence else ()))
 
     @property
     def value_column(self) -> NumberColumn | CategoryColumn | None:

@@ -154,7 +154,7 @@ def _partners(study: Study, unconfirmed: Collection[str] | None) -> Section:
 
 def _columns(study: Study) -> Section:
     lines = _outcome(study)
-    for column in study.data.columns:
+    for column in study.data.of_events:
         rule = "refused" if column.missing == "refuse" else "allowed, with an indicator"
         if isinstance(column, NumberColumn):
             text = f"{column.minimum:g} to {column.maximum:g} {column.unit}; missing {rule}"
@@ -177,6 +177,16 @@ def _columns(study: Study) -> Section:
             text += f"; care can bring a patient{way} to {changed_to(column)}"
         lines.append((f"column {column.name!r}", text))
         lines += [(f"column {column.name!r}, LOOK CLOSELY", text) for text in _could_tell(column)]
+    if sequence := study.data.sequence:
+        names = ", ".join(repr(column.name) for column in sequence.columns)
+        each = (
+            f"each of the last {sequence.steps} periods of {sequence.days} days; the last value of "
+            "a period counts"
+            if sequence.step == "period"
+            else f"each of the last {sequence.steps} days with an event, within {sequence.days} "
+            "days, and how many days ago it was"
+        )
+        lines.append(("history", f"{names}: {each}; nothing after the record's day"))
     return Section("Columns used", tuple(lines))
 
 

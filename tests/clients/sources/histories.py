@@ -139,11 +139,10 @@ def source_there(kind: str, folder: Path) -> DataSource:
     path = place_in(folder)
     if kind in ("fhir", "omop"):
         return opened(kind, path)
-    columns = {"value": "value", "unit": None if kind == "csv" else "unit"}
     if kind != "sql":
-        events_ = EventTable.model_validate({"file": folder / f"events.{kind}", **columns})
+        events_ = EventTable(file=folder / f"events.{kind}")
         return events_.beside(opened(kind, path), None, "patient_id")
-    events_ = EventTable.model_validate({"table": "events", **columns})
+    events_ = EventTable(table="events")
     with mock.patch.dict(os.environ, PLACE=f"sqlite:///{path}"):
         database = SqlPlace.model_construct(address="PLACE", schema_name=None)
         return events_.beside(opened(kind, path), database, "patient_id")

@@ -66,16 +66,21 @@ def _into_tables(kind: str, folder: Path, told: list[Told]) -> None:
             mixed = [(*row[:3], told[n][3], row[4]) for n, row in enumerate(rows)]
             database.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", mixed)
         return
-    read, write = (pd.read_csv, "to_csv") if kind == "csv" else (pd.read_parquet, "to_parquet")
-    text = {"dtype": str, "keep_default_na": False} if kind == "csv" else {}
-    table = read(folder / f"heart.{kind}", **text)
+    write = f"to_{kind}"
+    table = _table(folder / f"heart.{kind}")
     copied = table.iloc[[0]].assign(patient_id="newcomer")
     getattr(pd.concat([copied, table]), write)(folder / f"heart.{kind}", index=False)
-    happened = read(folder / f"events.{kind}", **text)
+    happened = _table(folder / f"events.{kind}")
     if kind == "parquet":
         happened["day"] = happened["day"].astype(str)
     more = pd.DataFrame(rows, columns=list(happened.columns))
     getattr(pd.concat([more, happened]), write)(folder / f"events.{kind}", index=False)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    if path.suffix == ".csv":
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    return pd.read_parquet(path)
 
 
 def _into_fhir(folder: Path, told: list[Told]) -> None:

@@ -142,7 +142,8 @@ def test_a_networks_steps_are_the_columns_of_each(model: dict[str, Any], step: s
 @pytest.mark.parametrize("kind", ["gru", "attention"])
 def test_the_order_of_steps_counts(kind: str) -> None:
     """Attention knows a step's place only from the number that each step has."""
-    model = {"kind": kind, "width": 4} if kind == "attention" else {"kind": kind, "hidden": 4}
+    size = "width" if kind == "attention" else "hidden"
+    model: dict[str, Any] = {"kind": kind, size: 4}
     made = with_history(**model)
     same, steps, each = layers(made)[0].sizes
     inputs = made_up_inputs(made.data)[:20]
