@@ -11,7 +11,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection
 from datetime import datetime, time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     Field,
@@ -79,6 +79,11 @@ def _alike(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
+BuiltIn = Literal[
+    "logistic", "mlp", "cnn", "gru", "lstm", "attention"
+]  # not packs
+
+
 class Policy(Document):
     """``policy.toml``. A rule that is left out sets no limit, except where it has a default."""
 
@@ -86,7 +91,7 @@ class Policy(Document):
     consent_to_epsilon_of_one_or_more: bool = False
     largest_study_epsilon: Annotated[float, Field(gt=0)] | None = None
     largest_epsilon_a_year: Annotated[float, Field(gt=0, le=10)] | None = None
-    models: tuple[Literal["logistic", "mlp", "cnn"], ...] = ("logistic", "mlp", "cnn")
+    models: tuple[BuiltIn, ...] = get_args(BuiltIn)
     packs: Annotated[tuple[Digest, ...], Field(max_length=1000)] = ()
     trust_models: tuple[Literal["local", "distributed"], ...] = ("local", "distributed")
     masking_required: bool = False

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flo.clients.sources.cells import as_ids, as_text
-from flo.clients.sources.events import EMPTY, NO_UNIT, EventColumn, as_array, looked_at
+from flo.clients.sources.events import EMPTY, LOST, NO_UNIT, EventColumn, as_array, looked_at
 from flo.clients.sources.fhir_days import span
 from flo.clients.sources.files import TableSource
 from flo.clients.sources.mapping import MappedColumn, StudyMapping, channels, without
@@ -31,6 +31,7 @@ from flo.study.schema import Schema
 
 _KINDS = ("value", "event")
 _MOST_CODES = 2000
+_OTHERS = "events of patients who are not in the patients' table"
 _DAY = ""  # the name of a column that no study has: each record's day
 _HINT = "value:CODE for the last value of a step, event:CODE for whether it happened"
 
@@ -182,7 +183,8 @@ class TableWithEvents:
                 when, own = _span(day), records.get(normalise(patient) if patient else "")
                 for column in of_code[code]:
                     if not own:
-                        column.lose()
+                        column.events += 1
+                        column.counts[_OTHERS] += 1
                     elif column.happened:
                         _add(column, own, days, when)
                     elif known is None:
@@ -190,6 +192,9 @@ class TableWithEvents:
                     else:
                         said = (unit or NO_UNIT) if "unit" in rows else None
                         _add(column, own, days, when, value, said)
+        for column in columns.values():
+            if column.events and column.counts[_OTHERS] == column.events:  # ids differ in spelling
+                column.counts[LOST] = column.counts.pop(_OTHERS)
         for name, fields in wanted.items():
             for field, codes_ in fields.items():
                 columns[name].sought(field, len(codes_ - seen), len(codes_))

@@ -25,29 +25,14 @@ from flo.study import networks
 from flo.study.networks import Layer
 
 _CLIP, _SIGMA = 1.0, 20.0
-_STEPS = [Layer("Unflatten", (24, 16))]
+_STEPS = (4, 24, 16)  # inputs of a record, its steps, inputs of each
 MODELS: dict[str, tuple[list[Layer], int, int]] = {  # layers, inputs, patients
     "logistic 30-2, b=64": ([Layer("Linear", (30, 2))], 30, 64),
     "MLP 30-64-64-2, b=512": (networks.mlp(30, (64, 64), 2), 30, 512),
     "CNN 28x28 GroupNorm, b=128": (networks.cnn(1, 28, 28, 2), 784, 128),
-    "GRU 24 x 16, 32 hidden, b=128": (
-        [*_STEPS, Layer("GRU", (16, 32)), Layer("LastStep"), Layer("Linear", (32, 2))],
-        384,
-        128,
-    ),
-    "LSTM 24 x 16, 32 hidden, b=128": (
-        [*_STEPS, Layer("LSTM", (16, 32)), Layer("LastStep"), Layer("Linear", (32, 2))],
-        384,
-        128,
-    ),
-    "attention 24 x 32, 4 heads, b=128": (
-        [
-            *(*_STEPS, Layer("Linear", (16, 32)), Layer("SelfAttention", (32, 4))),
-            *(Layer("LayerNorm", (32,)), Layer("MeanOfSteps"), Layer("Linear", (32, 2))),
-        ],
-        384,
-        128,
-    ),
+    "GRU 24 x 16, 32 hidden, b=128": (networks.recurrent("GRU", *_STEPS, 32, 2), 388, 128),
+    "LSTM 24 x 16, 32 hidden, b=128": (networks.recurrent("LSTM", *_STEPS, 32, 2), 388, 128),
+    "attention 24 x 32, 4 heads, b=128": (networks.attention(*_STEPS, 32, 4, 2), 388, 128),
 }
 
 

@@ -17,8 +17,10 @@ import pandas as pd
 import pyarrow as pa
 from scipy.special import logit
 
+from flo.clients.home.site_config import open_table
 from flo.clients.quality.check import EncodedTable, encode_checked
-from flo.clients.sources.files import DataFrameSource, TableSource, open_file
+from flo.clients.sources.files import DataFrameSource
+from flo.clients.sources.source import DataSource
 from flo.datasets import DATASETS
 from flo.errors import DataError, UsageError
 from flo.keys.claims import LedgerHead
@@ -43,8 +45,8 @@ def load_hospitals(
 ) -> dict[str, EncodedTable]:
     """Return hospital id -> checked data.
 
-    ``data``: a folder with ``HOSPITAL.{csv,parquet}``, tables by hospital, or None for the data set
-    that ships for the study.
+    ``data``: a folder with ``HOSPITAL.{csv,parquet}``, or with ``HOSPITAL.toml`` that describes
+    tables; tables by hospital; or None for the data set that ships for the study.
 
     Raises:
         UsageError: a hospital of the study has no data. DataError: some data do not fit; the
@@ -58,13 +60,14 @@ def load_hospitals(
                 f"FLO ships no data set for study {study.name!r}", hint="give --data DIR"
             )
         data = DATASETS[name]()
-    sources: dict[str, TableSource] = {}
+    sources: dict[str, DataSource] = {}
     for hospital in study.hospitals:
         if isinstance(data, Path):
             files = sorted(p for p in data.glob(f"{hospital.id}.*") if p.is_file())
             if not files:
-                raise UsageError(f"no file {data}/{hospital.id}.csv or .parquet")
-            sources[hospital.id] = open_file(files[0], id_column)
+                raise UsageError(f"no file {data}/{hospital.id}.csv, .parquet or .toml")
+            described = [path for path in files if path.suffix == ".toml"]
+            sources[hospital.id] = open_table((described or files)[0], id_column)
         elif hospital.id not in data:
             raise UsageError(f"the data have no table for hospital {hospital.id!r}")
         else:

@@ -34,7 +34,7 @@ class Sequence(Document):
     the column ``days ago``, 0 for the record's own day. All public: neither depends on patients.
     """
 
-    steps: Annotated[int, Field(ge=2, le=MOST_STEPS)]
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
     step: Literal["period", "visit"]
     days: Annotated[int, Field(ge=1, le=LONGEST_DAYS)]
     columns: Annotated[tuple[StepColumn, ...], Field(min_length=1, max_length=500)]

@@ -64,10 +64,14 @@ def rewritten(site: SiteHome, cells: Callable[[int, bool], dict[str, object]]) -
 
 
 def whole_run(
-    folder: Path, document: dict[str, Any], prepare: Callable[[SiteHome], None], reviewed: str
+    folder: Path,
+    document: dict[str, Any],
+    prepare: Callable[[SiteHome], None],
+    reviewed: str,
+    trained: dict[str, Any] = WHITENED,
 ) -> tuple[Path, str, list[SiteHome]]:
     """The card, the coordinator's fingerprint, and the sites. ``prepare``: writes a site's data.
-    ``reviewed``: what every steward reads before agreeing."""
+    ``reviewed``: what every steward reads before agreeing. ``trained``: settings of training."""
     with serving(folder / "coordinator") as coordinator, contextlib.ExitStack() as stack:
         sites = [coordinator.enrol(folder / name, name) for name in SITES]
         for site in sites:
@@ -75,7 +79,7 @@ def whole_run(
             stack.enter_context(agent(site))
         document["hospitals"] = [{"id": name, "declared_size": 40} for name in SITES]
         document["mechanism"] |= {
-            **{"masking": "on", "noise": "distributed", "retry_allowance": 2, **WHITENED},
+            **{"masking": "on", "noise": "distributed", "retry_allowance": 2, **trained},
         }
         study = from_document(document)
         with Operator(coordinator.home.directory) as operator:

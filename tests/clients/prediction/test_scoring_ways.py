@@ -36,11 +36,13 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(params=["gated", "mlp", "cnn"])
+@pytest.fixture(params=["gated", "mlp", "cnn", "lstm", "attention", "steps"])
 def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> PublishedModel:
     if request.param == "gated":
         return MODEL
-    monkeypatch.setitem(STUDIES, f"new-{request.param}", NETWORKS[request.param])
+    study = NETWORKS.get(request.param) or STUDIES[request.param]
+    newer = from_document(study.model_dump(mode="json") | {"schema_version": 4})
+    monkeypatch.setitem(STUDIES, f"new-{request.param}", newer)
     return made(f"new-{request.param}").open()
 
 

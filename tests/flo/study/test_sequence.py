@@ -75,7 +75,7 @@ def test_every_field_changes_the_digest(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"steps": 1}, "steps"),
+        ({"steps": 0}, "steps"),
         ({"steps": 129}, "steps"),
         ({"days": 0}, "days"),
         ({"columns": []}, "columns"),
