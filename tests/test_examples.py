@@ -24,10 +24,12 @@ PAPER = EXAMPLES / "paper" / "README.md"  # of statistics, which have no AUC
 SURVIVAL = EXAMPLES / "survival" / "README.md"  # of the time to an event
 FUNCTION = EXAMPLES / "function" / "README.md"  # of classes
 STAY = EXAMPLES / "stay" / "README.md"  # of a count
-PAGES = sorted(set(EXAMPLES.glob("*/README.md")) - {YEARLY, PAPER, SURVIVAL, STAY, FUNCTION})
+ADMISSION = EXAMPLES / "admission" / "README.md"  # of a sequence, by several models
+OTHERS = {PAPER, SURVIVAL, STAY, FUNCTION, ADMISSION}
+PAGES = sorted(set(EXAMPLES.glob("*/README.md")) - {YEARLY} - OTHERS)
 STUDIES = sorted(
     set(EXAMPLES.glob("*/*.toml"))
-    - {file for page in (PAPER, SURVIVAL, STAY, FUNCTION) for file in page.parent.glob("*.toml")}
+    - {file for page in OTHERS for file in page.parent.glob("*.toml")}
 )
 _ROW = re.compile(
     r"\| \[[\w.-]+\]\(([\w.-]+)\) \| ([\d.]+) \| (local|distributed) "
@@ -140,6 +142,27 @@ def test_the_numbers_of_a_page_come_again_within_its_error(row: Row) -> None:
         assert (f"{one['patients']:,}", f"{one['positive']:,}") == (patients, positive)
         assert one["auc_pooled"] == pytest.approx(float(pooled), abs=0.0015)
         assert one["auc_alone"] == pytest.approx(float(alone), abs=0.0015)
+
+
+_BY_STEPS = re.compile(
+    r"\| \[([\w.-]+)\]\([\w.-]+\) \| \w+, .* \| (\.\d+) \(.*\) \| (\.\d+) \|.*\n"
+)
+
+
+@pytest.mark.examples
+def test_the_linear_models_of_the_page_of_admissions_come_again_within_its_error() -> None:
+    text = ADMISSION.read_text(encoding="utf-8")
+    said = {file: (float(auc), float(pooled)) for file, auc, pooled in _BY_STEPS.findall(text)}
+    assert said.keys() == {path.name for path in ADMISSION.parent.glob("*.toml")}
+    commands = re.findall(r"^flo (simulate .*)$", text, flags=re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        words = [ROOT / word if word.endswith(".toml") else word for word in command.split()]
+        done = flo_process(*words, "--json", "-", seconds=300)
+        assert done.returncode == 0, done.stderr
+        found, (auc, pooled) = json.loads(done.stdout), said[Path(words[1]).name]
+        assert found["auc"] == pytest.approx(auc, abs=0.02)
+        assert found["auc_pooled"] == pytest.approx(pooled, abs=0.0015)
 
 
 # -- other outcomes than yes or no -----------------------------------------------------------------

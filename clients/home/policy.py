@@ -79,9 +79,7 @@ def _alike(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
-BuiltIn = Literal[
-    "logistic", "mlp", "cnn", "gru", "lstm", "attention"
-]  # not packs
+BuiltIn = Literal["logistic", "mlp", "cnn", "gru", "lstm", "attention"]  # not packs
 
 
 class Policy(Document):

