@@ -11,7 +11,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection
 from datetime import datetime, time
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -89,7 +89,7 @@ class Policy(Document):
     consent_to_epsilon_of_one_or_more: bool = False
     largest_study_epsilon: Annotated[float, Field(gt=0)] | None = None
     largest_epsilon_a_year: Annotated[float, Field(gt=0, le=10)] | None = None
-    models: tuple[BuiltIn, ...] = get_args(BuiltIn)
+    models: tuple[BuiltIn, ...] = ("logistic", "mlp", "cnn")  # what signed policies leave out
     packs: Annotated[tuple[Digest, ...], Field(max_length=1000)] = ()
     trust_models: tuple[Literal["local", "distributed"], ...] = ("local", "distributed")
     masking_required: bool = False

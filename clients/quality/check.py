@@ -155,13 +155,24 @@ def check_inputs(source: DataSource, schema: Schema) -> npt.NDArray[np.float64]:
         if len(table) == 0:
             found = [DataFinding(schema.columns[0].name, "holds no records")]
         else:
-            found = rules.broken(table, schema, "", labelled=False)
+            broken = rules.broken(table, schema, "", labelled=False)
+            found = [one for one in broken if one.level == "refused"]
+            found += _without_history(table, schema) if source.has_events else []
     if found:
         raise DataError(
             "the data do not fit the model; no predictions were made:\n" + listed(found),
             hint="correct the file: columns, units and codes must be the study's, as in training",
         )
     return _inputs(table, schema)
+
+
+def _without_history(table: Table, schema: Schema) -> list[DataFinding]:
+    """Report a file in which no event of the study's codes was found for anybody."""
+    steps = [column.name for column in schema.columns[len(schema.of_record) :]]
+    if not steps or any(table.columns[name].notna().any() for name in steps):
+        return []
+    names = ", ".join(column.name for column in schema.of_events[len(schema.of_record) :])
+    return [DataFinding("", f"no patient has an event of the codes {names} in any step")]
 
 
 def encode(table: Table, schema: Schema) -> EncodedTable:

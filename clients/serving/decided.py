@@ -23,7 +23,7 @@ from flo.clients.serving.service import ServedVersion
 from flo.clients.serving.settings import ServedModel
 from flo.clients.sources.config import FhirPlace, OmopPlace
 from flo.clients.sources.fhir_prefetch import PrefetchReader
-from flo.clients.sources.mapping import StudyMapping, channels, problems
+from flo.clients.sources.mapping import StudyMapping, channels, of_each_step, problems
 from flo.clients.watching.kept import Watched
 from flo.errors import FloError, RefusedError
 from flo.published.model_card import PublishedModel
@@ -185,13 +185,13 @@ def mappings(
 
     None for each that nobody wrote. What ``serve.toml`` says of FHIR comes first. A table's mapping
     that does not fit the study's columns is none: an unmapped column would be read in the study's
-    units. Neither is one of events.
+    units. A table's row states the columns of each step, by their own names.
     """
     own = mapping_of(home, study)
     places = {type(one.source) for one in home.read_config().populations}
     given = StudyMapping(columns=asked.columns) if asked.columns else None
-    if own and channels(own, study.data):  # no request has the events of a sequence
-        own = None
+    if own and FhirPlace not in places and channels(own, study.data):  # a request has no events
+        own = of_each_step(own, study.data)
     if FhirPlace in places:
         return given or own, None
     if OmopPlace in places or unfit(own, study):

@@ -165,7 +165,7 @@ class EventTable(Document):
         else:
             events = open_file(self.file or Path(), own)
         assert isinstance(patients, TableSource)
-        columns = EventColumns(self.day, self.code, self.value, self.unit, self.record_day)
+        columns = EventColumns(own, self.day, self.code, self.value, self.unit, self.record_day)
         return TableWithEvents(patients, events, columns)
 
 

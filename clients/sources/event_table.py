@@ -8,17 +8,18 @@ a time behind or not, or less exactly 2026-03 and 2026.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from flo.clients.sources.cells import as_ids, as_text
-from flo.clients.sources.events import EMPTY, LOST, NO_UNIT, EventColumn, as_array, looked_at
+from flo.clients.sources.events import EMPTY, LOST, NO_UNIT, EventColumn, Span, as_array, looked_at
 from flo.clients.sources.fhir_days import span
 from flo.clients.sources.files import TableSource
 from flo.clients.sources.mapping import MappedColumn, StudyMapping, channels, without
@@ -32,6 +33,7 @@ from flo.study.schema import Schema
 _KINDS = ("value", "event")
 _MOST_CODES = 2000
 _OTHERS = "events of patients who are not in the patients' table"
+_DATE = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ]\d{2}:.+)?)?)?")
 _DAY = ""  # the name of a column that no study has: each record's day
 _HINT = "value:CODE for the last value of a step, event:CODE for whether it happened"
 
@@ -40,6 +42,7 @@ _HINT = "value:CODE for the last value of a step, event:CODE for whether it happ
 class EventColumns:
     """Names of the columns: of each event, and ``record_day`` in the table of patients."""
 
+    patient: str
     day: str
     code: str
     value: str | None
@@ -95,10 +98,12 @@ class TableWithEvents:
             yield from self._patients.read(mapping, schema)
             return
         wanted = {name: _asked(name, mapped) for name, mapped in steps_mapping.items()}
+        self._refuse_what_it_cannot_say(steps_mapping, schema)
         batches, days = self._records(without(mapping, steps_mapping), schema, mapping.as_of)
         ids = [name for batch in batches for name in as_ids(batch.ids).to_pylist()]
         steps = Steps(schema, mapping, days, _happens)
-        self._fill(steps.channels, wanted, [normalise(name) if name else "" for name in ids], days)
+        names = [normalise(name) if name else "" for name in ids]
+        asked = self._fill(steps.channels, wanted, names, days)
         columns = steps.columns()
         wrong, doubts, notes = looked_at(columns, schema)
         begin = 0
@@ -109,7 +114,7 @@ class TableWithEvents:
                 batch,
                 columns={**batch.columns, **cells},
                 invalid={**batch.invalid, **{key: mask[part] for key, mask in wrong.items()}},
-                to_accept={**batch.to_accept, **doubts},
+                to_accept={**batch.to_accept, **doubts, **asked},
                 notes={**batch.notes, **notes},
             )
 
@@ -154,17 +159,19 @@ class TableWithEvents:
         wanted: dict[str, dict[str, set[str]]],
         ids: list[str],
         days: list[date],
-    ) -> None:
-        """Add the events of all patients, in the order of the table."""
+    ) -> dict[tuple[str, str, str], int]:
+        """Add the events of all patients, as the table yields them. Return doubts of its cells."""
         records: dict[str, list[int]] = {}
         for record, name in enumerate(ids):
-            records.setdefault(name, []).append(record)
+            if name:  # events without a patient are of nobody
+                records.setdefault(name, []).append(record)
         of_code: dict[str, list[ChannelEvents]] = {}
         for name, fields in wanted.items():
             for code in set[str]().union(*fields.values()):
                 of_code.setdefault(code, []).append(columns[name])
-        seen = set[str]()
+        seen, doubts = set[str](), dict[tuple[str, str, str], int]()
         for batch in self._read_events():
+            doubts |= batch.to_accept
             codes = as_text(batch.columns["code"])
             chosen = pc.fill_null(pc.is_in(codes, value_set=pa.array(sorted(of_code))), False)
             rows = {n: cells.filter(chosen) for n, cells in batch.columns.items() if n != "value"}
@@ -180,7 +187,7 @@ class TableWithEvents:
                 strict=True,
             ):
                 seen.add(code)
-                when, own = _span(day), records.get(normalise(patient) if patient else "")
+                when, own = _span(day), records.get(normalise(patient)) if patient else None
                 for column in of_code[code]:
                     if not own:
                         column.events += 1
@@ -198,6 +205,24 @@ class TableWithEvents:
         for name, fields in wanted.items():
             for field, codes_ in fields.items():
                 columns[name].sought(field, len(codes_ - seen), len(codes_))
+        return doubts
+
+    def _refuse_what_it_cannot_say(self, mapped: dict[str, MappedColumn], schema: Schema) -> None:
+        """Raise UsageError for a value where events have none, and for codes other than 0 and 1."""
+        for name, one in mapped.items():
+            column = next(c for c in schema.of_events if c.name == name)
+            if not _happens(one) and "value" not in self._names():
+                raise UsageError(
+                    f"{name}: {self._events.name} has no column of values",
+                    hint="name it as `value` under events in site.toml, or map event:CODE",
+                )
+            codes = column.codes if isinstance(column, CategoryColumn) else ("0", "1")
+            if _happens(one) and not one.codes and not {"0", "1"} <= set(codes):
+                raise UsageError(
+                    f"{name}: that an event happened is 1 or 0, and its codes are "
+                    f"{', '.join(codes[:6])}",
+                    hint='map value:CODE; or give codes = { "1" = "...", "0" = "..." }',
+                )
 
     def _names(self) -> dict[str, str]:
         """Return which column of the events' table is the day, code, value and unit."""
@@ -212,11 +237,11 @@ class TableWithEvents:
     def _read_events(self) -> Iterator[Batch]:
         """Yield day, code, value and unit of the events; commas are decimal as in any table."""
         names, offered = self._names(), {one.field for one in self._events.fields()}
-        if lacking := sorted(set(names.values()) - offered):
+        if lacking := sorted({self._columns.patient, *names.values()} - offered):
             raise DataError(
                 f"{self._events.name} has no column {lacking[0]!r}",
-                hint="name the columns of events under events in site.toml; it has: "
-                + ", ".join(sorted(offered)[:20]),
+                hint="name its columns of patient, day, code, value and unit under events in "
+                "site.toml",
             )
         mapped = {name: MappedColumn.model_construct(field=one) for name, one in names.items()}
         yield from self._events.read(StudyMapping.model_construct(columns=mapped), _EVENT)
@@ -238,9 +263,9 @@ def _asked(name: str, mapped: MappedColumn) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for field in mapped.fields:
         kind, _, codes = field.partition(":")
-        if kind not in _KINDS or not all(codes.split(",")):
+        if kind not in _KINDS or not all(code.strip() for code in codes.split(",")):
             raise UsageError(f"{name}: {field!r} is not a field of a table of events", hint=_HINT)
-        found[field] = set(codes.split(","))
+        found[field] = {code.strip() for code in codes.split(",")}
     if len({field.partition(":")[0] for field in found}) > 1:
         raise UsageError(f"{name}: some of its fields are values, and some events", hint=_HINT)
     return found
@@ -250,8 +275,17 @@ def _happens(mapped: MappedColumn) -> bool:
     return mapped.fields[0].startswith("event:")
 
 
-def _span(cell: str | None) -> Any:
-    return span(cell.replace(" ", "T", 1)) if cell else None
+def _span(cell: str | None) -> Span | None:
+    """Return the span of a cell that is written as FHIR writes dates; None for any other."""
+    if cell is None or not _DATE.fullmatch(cell):
+        return None
+    text = cell.replace(" ", "T", 1)
+    if "T" in text:
+        try:
+            datetime.fromisoformat(text)
+        except ValueError:
+            return None
+    return span(text)
 
 
 def _add(column: EventColumn, records: list[int], days: list[date], *event: Any) -> None:

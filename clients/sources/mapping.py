@@ -186,6 +186,13 @@ def channels(mapping: StudyMapping, schema: Schema) -> dict[str, MappedColumn]:
     return {name: mapping.columns[name] for name in names if name in mapping.columns}
 
 
+def of_each_step(mapping: StudyMapping, schema: Schema) -> StudyMapping:
+    """Return the mapping with each step's columns under their own names, in place of events."""
+    steps = by_name(column.name for column in schema.columns[len(schema.of_record) :])
+    kept = without(mapping, channels(mapping, schema)).columns
+    return mapping.model_copy(update={"columns": {**kept, **steps.columns}})
+
+
 def without(mapping: StudyMapping, names: abc.Collection[str]) -> StudyMapping:
     """Return the mapping without these columns."""
     kept = {name: one for name, one in mapping.columns.items() if name not in names}
@@ -199,7 +206,12 @@ def problems(mapping: StudyMapping, schema: Schema) -> list[str]:
     found, columns = [], {column.name: column for column in read}
     wanted, given = dict.fromkeys([schema.label, *columns]), each_step(mapping, schema).columns
     found += [f"{name}: is not mapped" for name in wanted if name not in given]
-    columns |= {one.name: one for one in schema.sequence.columns} if schema.sequence else {}
+    if schema.sequence:
+        columns |= {one.name: one for one in schema.sequence.columns}
+        steps = [column.name for column in schema.columns[len(schema.of_record) :]]
+        if channels(mapping, schema):
+            twice = [name for name in steps if name in mapping.columns]
+            found += [f"{name}: a sequence is mapped for all its steps at once" for name in twice]
     for name, mapped in mapping.columns.items():
         column = columns.get(name)
         if column is None and name != schema.label:

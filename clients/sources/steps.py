@@ -53,10 +53,7 @@ class ChannelEvents(EventColumn):
         unit: str | None = None,
         among_equals: str = "",
     ) -> None:
-        """Add an event, as to any column. It counts in the step in which it ended.
-
-        An event that may lie in either of two steps counts in none.
-        """
+        """Add an event, as to any column; one that may lie in two steps counts in none."""
         self.events += 1
         if span is None:
             self.counts[UNDATED] += 1

@@ -107,6 +107,8 @@ class Study(Document):
             raise ValueError(
                 f"minimum_cohort {self.limits.minimum_cohort} exceeds the {len(ids)} hospitals"
             )
+        if self.schema_version < 4 and self.data.sequence:
+            raise ValueError("sequence: only in a study of schema_version = 4")
         self._refuse_columns_that_do_not_fit()
         if (
             self.trains and self.mechanism.algorithm != "fedavgm"
@@ -490,8 +492,7 @@ class Study(Document):
         """
         known = {column.name: column for column in self.data.columns}
         columns = tuple(known[name] for name in other.columns)
-        steps = self.data.columns[len(self.data.of_record) :]
-        sequence = self.data.sequence if columns[-len(steps) :] == steps else None
+        sequence = self.data.sequence.of_last(columns) if self.data.sequence else None
         data = self.data.model_copy(update={"columns": columns, "sequence": sequence})
         return self.model_copy(update={"data": data, "model": other.model})
 

@@ -8,6 +8,7 @@ from typing import Any
 from flo.errors import StudyError
 from flo.study.columns import Column
 from flo.study.document import Study, from_document
+from flo.study.sequence import Sequence
 from flo.study.wording import means_the_same
 
 _LONGEST = 2000  # of a purpose
@@ -33,7 +34,14 @@ def draft(
             f"the candidate predicts {new.data.label!r}, the current model {old.data.label!r}",
             hint="compare models of the same outcome",
         )
-    columns = [c.model_dump(mode="json", exclude_none=True) for c in all_columns(new, old)]
+    sequence = _sequence(new, old)
+    steps = {column.name for column in sequence.spread()} if sequence else set()
+    columns = [
+        column.model_dump(mode="json", exclude_none=True)
+        for column in all_columns(new, old)
+        if column.name not in steps
+    ]
+    history = {"sequence": sequence.model_dump(mode="json", exclude_none=True)} if sequence else {}
     gate: dict[str, Any] = {"epsilon": epsilon, "candidate": card, "current": against}
     gate |= {"prevalence": prevalence}
     document = new.without_training("gate")
@@ -42,11 +50,25 @@ def draft(
         "purpose": f"Decide whether the model of {new.name}, version {new.version}, may replace "
         f"the model of {old.name}, version {old.version}. {new.purpose}"[:_LONGEST],
         "expires": (datetime.now(UTC) + timedelta(days=365)).date().isoformat(),
-        "data": document["data"] | {"columns": columns},
+        "data": document["data"] | {"columns": columns} | history,
         "gate": gate | {"attempts": attempts, "subgroups": list(subgroups)},
     }
     from_document(drafted, what="the draft")
     return drafted
+
+
+def _sequence(new: Study, old: Study) -> Sequence | None:
+    """Return the longer of both models' histories. Raises StudyError: they have other steps."""
+    here, there = new.data.sequence, old.data.sequence
+    if here is None or there is None:
+        return here or there
+    longer = max(here, there, key=lambda one: one.steps)
+    if any(one.model_copy(update={"steps": longer.steps}) != longer for one in (here, there)):
+        raise StudyError(
+            "the models have other steps, or other columns in them",
+            hint="only models of the same [data.sequence], but for `steps`, can be compared",
+        )
+    return longer
 
 
 def all_columns(new: Study, old: Study) -> list[Column]:

@@ -71,7 +71,7 @@ class Schema(Document):
             raise ValueError(f"the label {self.label!r} is also an input column")
         if isinstance(self.outcome, TimeToEvent):
             time = self.outcome.time
-            if time == self.label or time in names or time in pixels:
+            if time in {self.label, *names, *steps, *pixels}:
                 raise ValueError(
                     f"the outcome's time {time!r} is also the label or an input column"
                 )

@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from flo.documents.document import Document
-from flo.study.columns import CategoryColumn, NumberColumn
-from flo.study.names import LONGEST_WORDS
+from flo.study.columns import CategoryColumn, Column, NumberColumn
 
 MOST_STEPS = 128
 LONGEST_DAYS = 36_525  # a century
 DAYS_AGO = "days ago"
+_LONGEST_NAME, _LONGEST_ABOUT = 80, 80
 
 StepColumn = Annotated[NumberColumn | CategoryColumn, Field(discriminator="kind")]
 
@@ -46,6 +46,11 @@ class Sequence(Document):
                 raise ValueError(
                     f"column {column.name}: a step may be without it; write missing = "
                     '"indicator", and for a number missing_value'
+                )
+            if len(column.name) > _LONGEST_NAME or len(column.about or "") > _LONGEST_ABOUT:
+                raise ValueError(
+                    f"column {column.name}: a name of a sequence has at most {_LONGEST_NAME} "
+                    f"characters and about at most {_LONGEST_ABOUT}, as each step adds to them"
                 )
             if column.changeable_to is not None:
                 raise ValueError(
@@ -76,15 +81,27 @@ class Sequence(Document):
         for step in range(self.steps, 0, -1):
             for column in self.each:
                 when = f", {self.words(step)}"
-                title = (column.about or column.name)[: LONGEST_WORDS - len(when)] + when
+                title = (column.about or column.name) + when
                 yield column.model_copy(update={"name": at(column.name, step), "about": title})
+
+    def of_last(self, columns: tuple[Column, ...]) -> Sequence | None:
+        """Return the sequence of so many steps as ``columns`` end with; None if with none."""
+        for steps in range(self.steps, 0, -1):
+            own = self.model_copy(update={"steps": steps})
+            spread = tuple(own.spread())
+            if columns[-len(spread) :] == spread:
+                return own
+        return None
 
     def words(self, step: int) -> str:
         """Return when a step is, for people."""
         if self.step == "visit":
-            return "latest visit" if step == 1 else f"visit {step} from the end"
+            before = f"{step - 1} visit{'s' if step > 2 else ''} before the latest"
+            return "latest visit" if step == 1 else before
         last = step * self.days - 1
-        return f"{last - self.days + 1} to {last} days ago" if last else "on the day"
+        if self.days == 1:
+            return f"{last} days ago" if last else "on the day"
+        return f"{last - self.days + 1} to {last} days ago"
 
     def step_of(self, days_ago: int) -> int | None:
         """Return in which period a day lies, from 1; None if in none, as the day after."""

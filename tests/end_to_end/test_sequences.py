@@ -38,6 +38,9 @@ def with_events(site: SiteHome) -> None:
             pulse = 60 + 40 * int(one["ill"]) + number % 9
             file.write(f"{one['patient_id']},2026-02-{1 + number % 27:02d},pulse,{pulse}\n")
             file.write(f"{one['patient_id']},2025-12-2{number % 9},room,{'xy'[number % 2]}\n")
+    policy = site.directory / "policy.toml"
+    policy.write_text('models = ["gru"]\n' + policy.read_text())
+    said(flo("site", "policy", "--sign", "--home", site.directory))
     toml = site.directory / "site.toml"
     document = tomllib.loads(toml.read_text())
     document["populations"][0]["events"] = {"file": str(events), "record_day": "visited"}

@@ -81,6 +81,7 @@ def with_history(step: str = "period", **model: Any) -> Study:
     """A small study of several records a patient, each with a history."""
     own = {"records_per_patient": "many", "sequence": history(step)}
     return small_study(
+        schema_version=4,
         data=study_document()["data"] | own,
         model=model or {"kind": "logistic"},
         evaluation={"epsilon": 0.9, "retry_allowance": 0},

@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flo.clients.home.site_config import make_config
-from flo.clients.quality.check import inspect_table, require_clean
+from flo.clients.quality.check import check_inputs, inspect_table, require_clean
 from flo.clients.quality.findings import DataFinding
 from flo.clients.sources.mapping import StudyMapping, without
 from flo.clients.sources.source import DataSource
 from flo.errors import DataError, FloError, UsageError
+from flo.study.features import input_names
 from tests.flo.studies import with_history
 
 SCHEMA = with_history().data
@@ -211,3 +213,77 @@ def test_ids_that_are_spelt_differently_in_the_two_tables_are_in_the_way(tmp_pat
         if one.kind == "lost events"
     )
     assert (found.column, found.level) == ("pulse", "to accept")
+
+
+@pytest.mark.parametrize(
+    "day", ["20260220", "2026-2-20", "2026-02-20 10:00 UTC", "20.02.2026", "1"]
+)
+def test_a_day_that_is_written_in_another_way_is_no_day(day: str, tmp_path: Path) -> None:
+    """It is not taken for its year, whose last day would put it into a step."""
+    source = opened(written(tmp_path, f"p0,{day},p,70,/min", "p1,2026-02-20,p,71,/min"))
+    assert of_pulse(source, mapping(accepted={"no day: pulse": "a test"})) == [None] * 4
+    assert any("without a day" in one.rule for one in findings(source, mapping()))
+
+
+def test_an_event_without_a_patient_is_of_nobody(tmp_path: Path) -> None:
+    folder = written(tmp_path, ",2026-02-20,p,180,/min", "p1,2026-02-20,p,71,/min")
+    people = (folder / "patients.csv").read_text().replace("p0,", ",")
+    (folder / "patients.csv").write_text(people)
+    looked = inspect_table(opened(folder), SCHEMA, "id", mapping())
+    assert looked.table.columns["pulse_1"].to_list()[:2] == [
+        pytest.approx(float("nan"), nan_ok=True),
+        71,
+    ]
+
+
+def test_a_file_without_a_header_shows_no_cell(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    (folder / "events.csv").write_text("Erika Mustermann,1957-03-02,hiv-pos,4711\n")
+    with pytest.raises(DataError, match=r"events\.csv has no column 'code'") as refused:
+        findings(opened(folder), mapping())
+    assert "Mustermann" not in f"{refused.value} {refused.value.hint}"
+
+
+def test_a_point_that_may_mark_thousands_is_asked_about_as_in_any_table(tmp_path: Path) -> None:
+    folder = written(tmp_path, "p0;2026-02-20;p;1.234", header="id;day;code;value")
+    assert any(one.kind == "thousands" for one in findings(opened(folder), mapping()))
+
+
+def test_a_table_without_values_says_what_happened_only(tmp_path: Path) -> None:
+    folder = written(tmp_path, "p0,2026-02-20,p", header="id,day,code")
+    with pytest.raises(UsageError, match=r"pulse: events\.csv has no column of values"):
+        findings(opened(folder), mapping())
+    only = mapping(columns={"pulse": {"field": "event:p"}, "room": {"field": "event:p"}})
+    with pytest.raises(UsageError, match="room: that an event happened is 1 or 0"):
+        findings(opened(folder), only)
+    codes = {"field": "event:p", "codes": {"1": "x", "0": "y"}}
+    columns = {"pulse": {"field": "event:p"}, "room": codes}
+    looked = inspect_table(opened(folder), SCHEMA, "id", mapping(columns=columns))
+    assert looked.table.columns["room_1"].to_list()[:2] == ["x", "y"]
+
+
+def test_codes_may_have_spaces_between_them(tmp_path: Path) -> None:
+    source = opened(written(tmp_path, "p0,2026-02-20,p,70,/min"))
+    assert of_pulse(source, mapping(columns={"pulse": {"field": "value:q, p"}})) == [
+        *[None] * 3,
+        70,
+    ]
+
+
+def test_a_column_is_mapped_for_all_steps_or_for_each(tmp_path: Path) -> None:
+    source = opened(written(tmp_path, "p0,2026-02-20,p,70,/min"))
+    with pytest.raises(UsageError, match="pulse_1: a sequence is mapped for all its steps at once"):
+        findings(source, mapping(columns={"pulse_1": {"field": "age"}}))
+
+
+def test_a_few_patients_are_scored_beside_events_of_others(tmp_path: Path) -> None:
+    told = ["stranger,2026-02-20,pulse,70,/min", "p0,2026-02-20,pulse,71,/min", "p1,,pulse,1,/min"]
+    inputs = check_inputs(opened(written(tmp_path, *told, patients=2)), SCHEMA)
+    assert inputs.shape == (2, len(input_names(SCHEMA)))
+    assert len(np.unique(inputs[:, -SCHEMA.steps_columns * 2 :], axis=0)) == 2
+
+
+def test_a_file_of_other_codes_is_not_scored_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    source = opened(written(tmp_path, "p0,2026-02-20,8867-4,70,/min", patients=2))
+    with pytest.raises(DataError, match="no patient has an event of the codes pulse, room"):
+        check_inputs(source, SCHEMA)

@@ -12,6 +12,8 @@ from flo.errors import StudyError
 from flo.study import networks
 from flo.study.document import Study, from_document
 from flo.study.features import input_names
+from flo.study.gate import ComparedModel
+from flo.study.gate_draft import draft
 from flo.study.loading import from_canonical
 from flo.study.models import build, initial_weights, layers, log_odds
 from flo.study.synthetic import made_up_inputs
@@ -23,7 +25,7 @@ PULSE, ROOM = history()["columns"]
 
 def study(model: dict[str, Any] | None = None, **sequence: Any) -> Study:
     data = study_document()["data"] | {"sequence": history(**sequence)}
-    return small_study(data=data, model=model or {"kind": "logistic"})
+    return small_study(schema_version=4, data=data, model=model or {"kind": "logistic"})
 
 
 def test_each_step_has_its_columns_from_the_oldest_to_the_latest() -> None:
@@ -44,10 +46,9 @@ def test_people_read_when_a_step_is() -> None:
     assert titles[-1] == "room, 0 to 29 days ago"
     assert study(days=1).data.columns[-1].about == "room, on the day"
     visits = [column.about for column in study(step="visit").data.columns[2:]]
-    assert visits[0] == "pulse, visit 4 from the end"
+    assert visits[0] == "pulse, 3 visits before the latest"
     assert visits[-1] == "days ago, latest visit"
-    long = study(columns=[PULSE | {"about": "p" * 120}]).data.columns
-    assert {len(column.about or "") for column in long[2:]} == {120}
+    assert study(days=1).data.columns[2].about == "pulse, 3 days ago"
 
 
 def test_a_document_states_the_columns_once_and_comes_back_the_same() -> None:
@@ -79,6 +80,8 @@ def test_every_field_changes_the_digest(change: dict[str, Any]) -> None:
         ({"steps": 129}, "steps"),
         ({"days": 0}, "days"),
         ({"columns": []}, "columns"),
+        ({"columns": [PULSE | {"about": "p" * 81}]}, "at most 80 characters"),
+        ({"columns": [PULSE | {"name": "p" * 81}]}, "at most 80 characters"),
         ({"columns": [PULSE | {"missing": "refuse", "missing_value": None}]}, "pulse: a step may"),
         ({"columns": [ROOM | {"changeable_to": "x"}]}, "room: changeable_to is for values"),
         ({"columns": [PULSE | {"name": "days ago"}], "step": "visit"}, "has a column of this name"),
@@ -151,3 +154,36 @@ def test_the_order_of_steps_counts(kind: str) -> None:
     turned[:, same:] = inputs[:, same:].reshape(20, steps, each)[:, ::-1].reshape(20, -1)
     weights = initial_weights(made)
     assert np.abs(log_odds(made, weights, inputs) - log_odds(made, weights, turned)).max() > 1e-3
+
+
+def test_only_a_study_of_the_fourth_schema_has_one() -> None:
+    with pytest.raises(StudyError, match="only in a study of schema_version = 4"):
+        small_study(data=study_document()["data"] | {"sequence": history()})
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_model_of_fewer_steps_is_scored_in_a_study_of_more(steps: int) -> None:
+    """As a gate or a monitor does: steps are counted from the record's day."""
+    model = {"kind": "gru", "hidden": 3}
+    longer, other = study(), study(model, steps=steps)
+    compared = ComparedModel(
+        card="ab" * 32,
+        name="other",
+        version=1,
+        model=other.model,
+        columns=tuple(column.name for column in other.data.columns),
+    )
+    found = longer.in_form_of(compared)
+    assert found.data.columns == other.data.columns
+    assert layers(found) == layers(other)
+
+
+def test_a_gate_is_drafted_between_models_of_other_numbers_of_steps() -> None:
+    for new, old in ((4, 2), (2, 4), (3, 3)):
+        models = ("ab" * 32, study(steps=new)), ("cd" * 32, study(steps=old))
+        drafted = draft(*models, epsilon=0.5, prevalence=0.1)
+        found = from_document(drafted)
+        assert found.data.sequence is not None
+        assert found.data.sequence.steps == max(new, old)
+    with pytest.raises(StudyError, match="the models have other steps"):
+        draft(("ab" * 32, study()), ("cd" * 32, study(days=7)), epsilon=0.5, prevalence=0.1)
