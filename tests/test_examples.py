@@ -16,6 +16,7 @@ import pytest
 from flo.lab.years import study_of_a_year
 from flo.study.document import Study, from_document
 from flo.study.loading import load
+from tests import admission
 from tests.commands import flo_process
 from tests.paths import EXAMPLES, ROOT
 
@@ -150,14 +151,19 @@ _BY_STEPS = re.compile(
 
 
 @pytest.mark.examples
-def test_the_linear_models_of_the_page_of_admissions_come_again_within_its_error() -> None:
+def test_the_linear_models_of_the_page_of_admissions_come_again_within_its_error(
+    tmp_path: Path,
+) -> None:
+    """Needs the data of the proofs: ``make .venv/.ready-proofs``."""
     text = ADMISSION.read_text(encoding="utf-8")
     said = {file: (float(auc), float(pooled)) for file, auc, pooled in _BY_STEPS.findall(text)}
     assert said.keys() == {path.name for path in ADMISSION.parent.glob("*.toml")}
     commands = re.findall(r"^flo (simulate .*)$", text, flags=re.MULTILINE)
     assert len(commands) == 2
+    admission.write(tmp_path)
     for command in commands:
         words = [ROOT / word if word.endswith(".toml") else word for word in command.split()]
+        words[words.index("DIR")] = tmp_path
         done = flo_process(*words, "--json", "-", seconds=300)
         assert done.returncode == 0, done.stderr
         found, (auc, pooled) = json.loads(done.stdout), said[Path(words[1]).name]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from flo.datasets import admission, fars, heart, lidc, support2, watch
+from flo.datasets import fars, heart, lidc, support2, watch
 from flo.errors import UsageError
 
 DATASETS: dict[str, Callable[[], dict[str, pd.DataFrame]]] = {
@@ -25,8 +25,6 @@ DATASETS: dict[str, Callable[[], dict[str, pd.DataFrame]]] = {
     "fars": fars.load,
     "lidc": lidc.load,
     "watch": watch.load,
-    "admission": admission.load,
-    "admission-last-year": admission.load_last_year,
 }
 CREDITS = {
     "heart-disease": heart.CREDIT,
@@ -38,37 +36,15 @@ CREDITS = {
     "fars": fars.CREDIT,
     "lidc": lidc.CREDIT,
     "watch": watch.CREDIT,
-    "admission": admission.CREDIT,
-    "admission-last-year": admission.CREDIT,
 }
 
 
-_EVENTS = {"admission": admission.events}
-_PLACE = """file = "{hospital}.csv"
-
-[events]
-file = "{hospital}-events.csv"
-record_day = "day"
-"""
-
-
 def write(name: str, directory: Path) -> list[Path]:
-    """Write a data set as ``directory/HOSPITAL.csv``. Raises UsageError for an unknown name.
-
-    One with dated events as ``HOSPITAL.toml``, which names ``HOSPITAL.csv`` and
-    ``HOSPITAL-events.csv``.
-    """
+    """Write a data set as ``directory/HOSPITAL.csv``. Raises UsageError for an unknown name."""
     if name not in DATASETS:
         raise UsageError(f"no data set {name!r}", hint=f"known: {', '.join(DATASETS)}")
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
-    if name in _EVENTS:
-        for hospital, (patients, events) in _EVENTS[name]().items():
-            patients.to_csv(directory / f"{hospital}.csv", index=False)
-            events.to_csv(directory / f"{hospital}-events.csv", index=False)
-            paths.append(directory / f"{hospital}.toml")
-            paths[-1].write_text(_PLACE.format(hospital=hospital), encoding="utf-8")
-        return paths
     for hospital, table in DATASETS[name]().items():
         path = directory / f"{hospital}.csv"
         table.to_csv(path, index=False)

