@@ -94,7 +94,7 @@ class Consortium:
                 home = ("--home", self.site(name))
                 if version == 1:
                     installed.done("site", "confirm", *own.values(), *home)
-                    installed.done("site", "review", *home)
+                installed.done("site", "review", *home)
                 installed.done("site", "approve", "--yes", "--wait", "30", *home)
             studies = self._studies(at_coordinator)
             digest = next(one["digest"] for one in studies if one["version"] == version)
