@@ -36,6 +36,7 @@ from flo.study.features import encode_category, encode_image, encode_number, inp
 from flo.study.schema import Schema
 
 _MOST_BY_NAME = 10
+_DATED = ("no day", "unclear day")  # events that do not count stop no other patient's score
 _BLOCK = 8192  # records per block: all columns of a block are encoded and written together
 
 
@@ -156,7 +157,7 @@ def check_inputs(source: DataSource, schema: Schema) -> npt.NDArray[np.float64]:
             found = [DataFinding(schema.columns[0].name, "holds no records")]
         else:
             broken = rules.broken(table, schema, "", labelled=False)
-            found = [one for one in broken if one.level == "refused"]
+            found = [one for one in broken if one.level != "note" and one.kind not in _DATED]
             found += _without_history(table, schema) if source.has_events else []
     if found:
         raise DataError(
@@ -168,10 +169,11 @@ def check_inputs(source: DataSource, schema: Schema) -> npt.NDArray[np.float64]:
 
 def _without_history(table: Table, schema: Schema) -> list[DataFinding]:
     """Report a file in which no event of the study's codes was found for anybody."""
-    steps = [column.name for column in schema.columns[len(schema.of_record) :]]
-    if not steps or any(table.columns[name].notna().any() for name in steps):
+    if not schema.sequence:
         return []
-    names = ", ".join(column.name for column in schema.of_events[len(schema.of_record) :])
+    if any(table.columns[column.name].notna().any() for column in schema.of_steps):
+        return []
+    names = ", ".join(column.name for column in schema.sequence.columns)
     return [DataFinding("", f"no patient has an event of the codes {names} in any step")]
 
 

@@ -163,7 +163,7 @@ class TableWithEvents:
         """Add the events of all patients, as the table yields them. Return doubts of its cells."""
         records: dict[str, list[int]] = {}
         for record, name in enumerate(ids):
-            if name:  # events without a patient are of nobody
+            if name:  # an event without a patient belongs to no record
                 records.setdefault(name, []).append(record)
         of_code: dict[str, list[ChannelEvents]] = {}
         for name, fields in wanted.items():

@@ -188,7 +188,7 @@ def channels(mapping: StudyMapping, schema: Schema) -> dict[str, MappedColumn]:
 
 def of_each_step(mapping: StudyMapping, schema: Schema) -> StudyMapping:
     """Return the mapping with each step's columns under their own names, in place of events."""
-    steps = by_name(column.name for column in schema.columns[len(schema.of_record) :])
+    steps = by_name(column.name for column in schema.of_steps)
     kept = without(mapping, channels(mapping, schema)).columns
     return mapping.model_copy(update={"columns": {**kept, **steps.columns}})
 
@@ -208,9 +208,8 @@ def problems(mapping: StudyMapping, schema: Schema) -> list[str]:
     found += [f"{name}: is not mapped" for name in wanted if name not in given]
     if schema.sequence:
         columns |= {one.name: one for one in schema.sequence.columns}
-        steps = [column.name for column in schema.columns[len(schema.of_record) :]]
         if channels(mapping, schema):
-            twice = [name for name in steps if name in mapping.columns]
+            twice = [one.name for one in schema.of_steps if one.name in mapping.columns]
             found += [f"{name}: a sequence is mapped for all its steps at once" for name in twice]
     for name, mapped in mapping.columns.items():
         column = columns.get(name)

@@ -93,6 +93,11 @@ class Schema(Document):
         return self.columns[: len(self.columns) - self.steps_columns]
 
     @property
+    def of_steps(self) -> tuple[Column, ...]:
+        """The columns of all steps of the sequence."""
+        return self.columns[len(self.of_record) :]
+
+    @property
     def of_events(self) -> tuple[Column, ...]:
         """The columns as a source of events has them: those of a sequence once for all steps."""
         return (*self.of_record, *(self.sequence.columns if self.sequence else ()))

@@ -1,4 +1,6 @@
-"""What happened before a record's day, as a fixed number of steps with the same columns.
+"""A sequence: the dated events before a record's day, put into a fixed number of steps.
+
+Each step has the same columns.
 
 Steps are counted back from the record's day: 1 is the latest. A step is a period of ``days`` days,
 whether anything happened in it or not; or a day on which something happened, a visit. Each column

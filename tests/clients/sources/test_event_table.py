@@ -12,10 +12,12 @@ import pytest
 from flo.clients.home.site_config import make_config
 from flo.clients.quality.check import check_inputs, inspect_table, require_clean
 from flo.clients.quality.findings import DataFinding
+from flo.clients.sources.files import open_file
 from flo.clients.sources.mapping import StudyMapping, without
 from flo.clients.sources.source import DataSource
 from flo.errors import DataError, FloError, UsageError
 from flo.study.features import input_names
+from tests.builders import small_study
 from tests.flo.studies import with_history
 
 SCHEMA = with_history().data
@@ -287,3 +289,13 @@ def test_a_file_of_other_codes_is_not_scored_as_if_nothing_had_happened(tmp_path
     source = opened(written(tmp_path, "p0,2026-02-20,8867-4,70,/min", patients=2))
     with pytest.raises(DataError, match="no patient has an event of the codes pulse, room"):
         check_inputs(source, SCHEMA)
+
+
+def test_a_number_that_may_be_a_thousand_is_not_scored(tmp_path: Path) -> None:
+    """Of a table alone, too: nobody is there who could accept it."""
+    folder = written(tmp_path, "p0;2026-02-20;pulse;1.234", header="id;day;code;value", patients=2)
+    with pytest.raises(DataError, match=r"1\.234 are read with a decimal point"):
+        check_inputs(opened(folder), SCHEMA)
+    (folder / "patients.csv").write_text("id;age;ward\np0;1.234;a\np1;40;b\n")
+    with pytest.raises(DataError, match=r"1\.234 are read with a decimal point"):
+        check_inputs(open_file(folder / "patients.csv", "id"), small_study().data)
