@@ -1,11 +1,10 @@
 """A sequence: the dated events before a record's day, put into a fixed number of steps.
 
 Each step has the same columns. Steps are counted back from the record's day: 1 is the latest. A
-step is a period of ``days`` days,
-whether anything happened in it or not; or a day on which something happened, a visit. Each column
-of each step is a column of the schema like any other, ``name_1`` for step 1, so that whatever
-checks, encodes or explains columns knows no steps. Only sources of events do, and networks over
-steps (``flo.study.networks``).
+step is a period of ``days`` days, whether anything happened in it or not; or a visit, a day on
+which something happened. Each column of each step is a column of the schema, ``name_1`` for step 1,
+and is checked, encoded and explained like any other. Only sources of events know steps, and
+networks over steps (``flo.study.networks``).
 """
 
 from __future__ import annotations
