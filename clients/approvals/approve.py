@@ -21,6 +21,7 @@ from flo.clients.approvals.lineage import (
 from flo.clients.approvals.reserve import check_fits, check_study, freeze, reserve
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.connection.offers import Offered, refuse_forged
+from flo.clients.data_process.encoding import InstalledEncoders, Progress, TriedEncoders
 from flo.clients.home.policy import Policy
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
@@ -45,13 +46,15 @@ def approve(
     *,
     if_broken: bool = False,
     people: tuple[PersonApproval, ...] = (),
+    progress: Progress = lambda done, of: None,
 ) -> Approval:
     """Check everything, freeze the data, reserve the budget, sign, and notify the coordinator.
 
     ``if_broken``: the steward accepts partners with unconfirmed fingerprints, and pays for a study
     with distributed noise as if the secure sum were broken. ``people``: approvals by people with
-    keys of their own (``flo.clients.approvals.approvers``), if the policy names people. A study
-    that was approved for other code is approved again for the installed code, at no charge.
+    keys of their own (``flo.clients.approvals.approvers``), if the policy names people.
+    ``progress``: of encoders. A study that was approved for other code is approved again for the
+    installed code, at no charge.
     """
     study, hospital = offered.study, home.read_config().hospital
     refuse_forged(offered, home.read_coordinator())
@@ -64,7 +67,8 @@ def approve(
             return _announce(api, kept)
         refuse_missing_people(policy, study.digest, hospital, terms, people)
         if kept is None:
-            frozen = freeze(home, api, study, population, mapping)
+            encoders = InstalledEncoders(home.encoders_path, policy.confinement, progress)
+            frozen = freeze(home, api, study, population, mapping, encoders)
             kept = reserve(home, offered, population, policy, frozen, if_broken=terms.worst_case)
         approved = _sign(home, kept, terms, people)
     return _announce(api, approved)
@@ -80,7 +84,8 @@ def dry_run_approval(
 ) -> list[tuple[str, str]]:
     """Make all checks of ``approve`` except people's keys, without approving.
 
-    Reserves no budget and stores or sends no decision. Returns how many patients would take part,
+    Reserves no budget and stores or sends no decision; encoders are opened, and encode no image.
+    Returns how many patients would take part,
     by generation (``flo.clients.approvals.participation``). Raises what ``approve`` would raise.
     """
     study = offered.study
@@ -90,7 +95,8 @@ def dry_run_approval(
         policy, mapping = home.read_policy(), mapping_of(home, study)
         terms = _allowed_terms(home, study, population, policy, mapping, if_broken=if_broken)
         if _kept(home, study.digest) is None:
-            frozen = freeze(home, api, study, population, mapping)
+            encoders = TriedEncoders(home.encoders_path, policy.confinement)
+            frozen = freeze(home, api, study, population, mapping, encoders)
             return check_fits(home, study, population, policy, frozen, if_broken=terms.worst_case)
     return []
 

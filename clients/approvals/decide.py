@@ -10,6 +10,7 @@ from flo.clients.approvals.approve import NotAnnounced, approve, terms_of
 from flo.clients.approvals.approvers import add_approver
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.connection.offers import Offered
+from flo.clients.data_process.encoding import Progress
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.keys.identity import Identity
@@ -36,10 +37,12 @@ def decide(
     *,
     if_broken: bool = False,
     person: Identity | None = None,
+    progress: Progress = lambda done, of: None,
 ) -> ApprovalOutcome:
     """Add a person's approval; once there are enough, check, reserve, sign and notify.
 
     ``connect``: opens a connection, or returns one that is open; called once there are enough.
+    ``progress``: of encoders.
     An approval that was made and could not be announced is repeated at no charge by another call.
 
     Raises what ``add_approver`` and ``approve`` raise, but for NotAnnounced. If one of the site's
@@ -52,7 +55,15 @@ def decide(
         return ApprovalOutcome(names, needed, approved=False)
     try:
         with connect() as api:
-            approve(home, api, offered, population, if_broken=if_broken, people=people)
+            approve(
+                home,
+                api,
+                offered,
+                population,
+                if_broken=if_broken,
+                people=people,
+                progress=progress,
+            )
     except NotAnnounced as error:
         return ApprovalOutcome(names, needed, approved=True, unnotified=error)
     return ApprovalOutcome(names, needed, approved=True)

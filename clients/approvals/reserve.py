@@ -28,6 +28,7 @@ from flo.privacy.ledger.generations import Participants
 from flo.privacy.ledger.ledger import Ledger
 from flo.privacy.patients.split import is_held_out, keyed_hash
 from flo.study.document import Study
+from flo.study.encoders import Encoders
 
 if TYPE_CHECKING:
     from flo.clients.quality.check import EncodedTable
@@ -115,6 +116,7 @@ def freeze(
     study: Study,
     population: Population,
     mapping: StudyMapping | None,
+    encoders: Encoders,
 ) -> FrozenData:
     """Check the data against the study and encode them, without patients who opted out.
 
@@ -139,6 +141,7 @@ def freeze(
         population.ignore,
         also=check_id_continuity(home, population, here),
         expected=expected_here(home, study, population),
+        encoders=encoders,
     )
     checked = checked.without(opted_out(home, set(checked.patient_ids)))
     patients_key, split_key = home.open_patients_key(), home.open_split_key()

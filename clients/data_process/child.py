@@ -32,9 +32,9 @@ def serve(wanted: str, place: Place, layers: dict[str, bool]) -> None:
     """Answer until the other side closes the pipe. Only from here: import numpy, load patients."""
     import torch
 
+    from flo.clients.data_process.child_process import read_frame, write_frame
     from flo.clients.data_process.loaded_studies import LoadedStudies, Values
     from flo.clients.data_process.trainer import choose_device
-    from flo.clients.data_process.worker import read_frame, write_frame
     from flo.errors import StudyError
     from flo.host.logs import JsonFormatter
     from flo.host.memory import keep_freed_memory

@@ -121,7 +121,7 @@ class Helpers:
             RuntimeError: a helper could not answer. SystemExit: a helper has ended. What ``work``
                 raises comes first.
         """
-        from flo.clients.data_process.worker import write_frame
+        from flo.clients.data_process.child_process import write_frame
 
         for helper in self._helpers:
             try:
@@ -138,7 +138,7 @@ class Helpers:
 
     def answers(self) -> list[Answer]:
         """Return every helper's answer. Raises as ``along``."""
-        from flo.clients.data_process.worker import read_frame
+        from flo.clients.data_process.child_process import read_frame
 
         try:
             read = [read_frame(helper.reader) for helper in self._helpers]

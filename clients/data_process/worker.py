@@ -2,30 +2,30 @@
 
 The parent (network, ledger, approvals) never loads patients or torch. The child has no network and
 no ledger: it gets a study, a snapshot and a model, and answers with a release that already has
-noise. A frame on the pipe is 4 bytes of header length, a JSON header, 8 bytes of body length, and a
-body. A child that dies is started again; the agent answers "not ready" meanwhile. A child that does
-not answer within ten minutes, or twice a round's deadline if that is longer, is killed.
+noise (``flo.clients.data_process.child_process`` has the pipe). A child that dies is started again;
+the agent answers "not ready" meanwhile. A child that does not answer within ten minutes, or twice a
+round's deadline if that is longer, is killed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from flo.arrays import Integers
-from flo.documents import canonical
-from flo.documents.framing import framed, length_in
-from flo.documents.text import escape_for_terminal
+from flo.clients.data_process import child_process
+from flo.clients.data_process.child_process import (
+    LONGEST_SECONDS,
+    Child,
+    ended_after,
+    read_frame,
+    write_frame,
+)
 from flo.errors import MessageError, RefusedError
 from flo.privacy.secure_sum.ring import Int32Array
 from flo.study.document import Study
@@ -34,49 +34,7 @@ from flo.study.terms import Purpose
 
 log = logging.getLogger("flo.clients.data_process.worker")
 
-_HEADER_LIMIT = 1 << 20
-_BODY_LIMIT = 1 << 32
-_LONGEST_LINE = 65_536
-_PIPE_BYTES = 1 << 20
-_LONGEST_SECONDS, _DEADLINES = 600.0, 2.0
-
-
-def write_frame(pipe: IO[bytes], header: dict[str, Any], body: bytes | memoryview = b"") -> None:
-    """Write one frame and flush it: length and JSON of the header, length and bytes of the body.
-
-    The lengths have 4 and 8 bytes, big-endian. Counterpart of ``read_frame``.
-    """
-    head = canonical.encode(header)
-    pipe.write(framed(head) + len(body).to_bytes(8, "big"))
-    pipe.write(body)
-    pipe.flush()
-
-
-def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:
-    """Return the next frame, or None if the other side has closed the pipe.
-
-    Raises:
-        MessageError: header or body exceeds its limit, or the header is not a JSON object.
-    """
-    prefix = pipe.read(4)
-    if len(prefix) < 4:
-        return None
-    size = length_in(prefix, _HEADER_LIMIT, "a frame's header")
-    header = canonical.decode(pipe.read(size), limit=_HEADER_LIMIT, what="frame")
-    if not isinstance(header, dict):
-        raise MessageError("a frame's header is a JSON object")
-    announced = pipe.read(8)
-    if len(announced) < 8:
-        return None
-    length = length_in(announced, _BODY_LIMIT, "a frame's body")
-    body = np.empty(length, dtype=np.uint8).data
-    there = 0
-    while there < length:
-        size = pipe.readinto(body[there:])  # type: ignore[attr-defined]
-        if not size:
-            return None
-        there += size
-    return header, body
+_DEADLINES = 2.0  # of a round, to an answer
 
 
 class DataProcess:
@@ -105,7 +63,7 @@ class DataProcess:
         self._required, self._on_restart = required, on_restart
         self._places = (str(snapshots.resolve()), str(forbidden.resolve()))
         self._how = (device, str(processes))
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._listener: threading.Thread | None = None
         self._loaded: dict[str, str] = {}  # study -> snapshot, as digests
         self._one_at_a_time = threading.RLock()  # one request at a time on the pipe
@@ -114,21 +72,9 @@ class DataProcess:
     def start(self) -> None:
         """Start the child, so that it is warm when the first request arrives."""
         self.stop()
-        self._child = subprocess.Popen(
-            # -I: no code from the working directory, the user's folder or PYTHON* variables
-            [
-                *(sys.executable, "-I", "-W", "ignore", "-m", "flo.clients.data_process.child"),
-                *(*self._how, *self._places),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pipesize=_PIPE_BYTES,
-            start_new_session=True,  # detached from our terminal
-            env={name: value for name, value in os.environ.items() if may_know(name)},
+        self._child, self._listener = child_process.start(
+            "flo.clients.data_process.child", *self._how, *self._places
         )
-        self._listener = threading.Thread(target=_repeat, args=(self._child.stderr,), daemon=True)
-        self._listener.start()
         self._loaded.clear()
         self._layers = None
 
@@ -150,31 +96,16 @@ class DataProcess:
             RefusedError: no child has reported its layers.
         """
         if self._layers is None:
-            child, hello = self._child, None
-            if child is not None and child.stdout is not None:
-                with _ended_after(_LONGEST_SECONDS, child), contextlib.suppress(MessageError):
-                    hello = read_frame(child.stdout)
-            if hello is None or not isinstance(hello[0].get("layers"), dict):
-                raise RefusedError(
-                    "the process that holds the data did not start",
-                    hint="read the lines above; `flo site run -v` shows more",
-                )
-            self._layers = {str(name): held is True for name, held in hello[0]["layers"].items()}
+            if self._child is None:
+                raise RefusedError("the process that holds the data was not started")
+            self._layers = child_process.read_layers(self._child)
         return self._layers
 
     def stop(self) -> None:
         """Kill the child, if there is one, and close its pipes."""
         child, self._child = self._child, None
-        if child is None:
-            return
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        _end(child)
-        child.wait(timeout=10)
-        if self._listener is not None:
-            self._listener.join(timeout=10)
+        if child is not None:
+            child_process.stop(child, self._listener)
 
     def release(
         self,
@@ -270,13 +201,13 @@ class DataProcess:
         self,
         header: dict[str, Any],
         body: bytes | memoryview = b"",
-        seconds: float = _LONGEST_SECONDS,
+        seconds: float = LONGEST_SECONDS,
     ) -> tuple[dict[str, Any], memoryview]:
         child = self._child
         if child is None or child.stdin is None or child.stdout is None:
             raise RefusedError("not ready")
         try:
-            with _ended_after(seconds, child):
+            with ended_after(seconds, child):
                 write_frame(child.stdin, header, body)
                 answer = read_frame(child.stdout)
         except (OSError, MessageError) as error:
@@ -288,37 +219,4 @@ class DataProcess:
 
 def _patience(study: Study) -> float:
     """Return the seconds allowed for an answer."""
-    return max(_LONGEST_SECONDS, _DEADLINES * study.limits.deadline_seconds)
-
-
-@contextlib.contextmanager
-def _ended_after(seconds: float, child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End the child, and all in its session, if the work takes longer."""
-    too_late = threading.Timer(seconds, _end, (child,))
-    too_late.start()
-    try:
-        yield
-    finally:
-        too_late.cancel()
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-
-
-def _repeat(lines: IO[bytes] | None) -> None:
-    """Copy the child's error output to ours, with terminal control characters escaped."""
-    if lines is None:
-        return
-    with lines:
-        while line := lines.readline(_LONGEST_LINE):
-            sys.stderr.write(escape_for_terminal(line.decode(errors="replace")))
-            sys.stderr.flush()
-
-
-def may_know(name: str) -> bool:
-    """Return whether the child may see this environment variable, which must hold no secret."""
-    return name in ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH") or name.startswith(
-        ("OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_")
-    )
+    return max(LONGEST_SECONDS, _DEADLINES * study.limits.deadline_seconds)

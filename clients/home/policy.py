@@ -91,6 +91,7 @@ class Policy(Document):
     largest_epsilon_a_year: Annotated[float, Field(gt=0, le=10)] | None = None
     models: tuple[BuiltIn, ...] = ("logistic", "mlp", "cnn")  # what signed policies leave out
     packs: Annotated[tuple[Digest, ...], Field(max_length=1000)] = ()
+    encoders: Annotated[tuple[Digest, ...], Field(max_length=1000)] = ()
     trust_models: tuple[Literal["local", "distributed"], ...] = ("local", "distributed")
     masking_required: bool = False
     sampling_allowed: bool = True
@@ -108,11 +109,12 @@ class Policy(Document):
     confinement: tuple[ConfinementLayer, ...] = ("no_new_privs", "seccomp", "landlock")
 
     @model_serializer(mode="wrap")
-    def _as_before_gates(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave ``gate_required`` out unless it is set, so that earlier signatures stay valid."""
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave later rules out unless they are set, so that earlier signatures stay valid."""
         document: dict[str, Any] = dump(self)
-        if not self.gate_required:
-            document.pop("gate_required", None)
+        for name in ("gate_required", "encoders"):
+            if not document.get(name):
+                document.pop(name, None)
         return document
 
     @model_validator(mode="after")
@@ -194,6 +196,13 @@ def findings(
                 f"models = {', '.join(policy.models)}",
                 f"the study {does} {model.kind}",
             )
+    for column, encoder in study.data.encoders.items():
+        refuse(
+            encoder.file not in policy.encoders,
+            f"encoders = {list(policy.encoders)}",
+            f"the study turns {column} into numbers by the encoder {encoder.name}, "
+            f"{encoder.file}, which is not allowed here",
+        )
     refuse(
         not (study.trains or study.published_models or policy.surveys_allowed),
         "surveys_allowed = false",

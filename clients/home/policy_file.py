@@ -61,6 +61,7 @@ EXPLAINED: dict[str, tuple[str, str]] = {
     "largest_epsilon_a_year": ("0.7", "The largest ε that all approvals of 365 days may take."),
     "models": ('["logistic"]', "Models that may be trained."),
     "packs": (f'["{"0" * 64}"]', "Model packs that are installed here, by their digests."),
+    "encoders": (f'["{"0" * 64}"]', "Frozen encoders that studies may use here, by their digests."),
     "trust_models": (
         '["distributed"]',
         "local: every upload is private by itself; distributed: only the sum over hospitals is.",

@@ -249,6 +249,11 @@ class SiteHome:
         return {name: canonical.digest(self._open_secret(name)) for name in _NEVER_CHANGED}
 
     @property
+    def encoders_path(self) -> Path:
+        """The folder of installed encoders (``flo.clients.data_process.encoding``)."""
+        return self.directory / "encoders"
+
+    @property
     def coordinator_path(self) -> Path:
         """Path of ``CoordinatorInfo`` after enrolment."""
         return self.directory / "coordinator.json"

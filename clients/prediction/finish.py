@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from flo.arrays import Floats
+from flo.clients.data_process.encoding import InstalledEncoders
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.mapping.mapping_file import mapping_of
@@ -275,7 +276,8 @@ def _checked(home: SiteHome, population: Population, study: Study) -> EncodedTab
         raise DataError(
             f"{error}\nno model was finished", hint=f"{error.hint}; then finish again"
         ) from None
-    checked = encode(looked.table, study.data)
+    encoders = InstalledEncoders(home.encoders_path, home.read_policy().confinement)
+    checked = encode(looked.table, study.data, encoders)
     return checked.without(opted_out(home, set(checked.patient_ids)))
 
 

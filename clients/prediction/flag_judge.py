@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from flo.arrays import Mask
+from flo.clients.data_process.encoding import InstalledEncoders
 from flo.clients.home.site_config import open_table
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.opt_outs import opted_out
@@ -115,7 +116,8 @@ def file_to_judge(home: SiteHome, study: Study, data: Path, id_column: str) -> E
     source = open_table(data, id_column)
     named = {offer.field for offer in source.fields()}
     used = {id_column, study.data.label, *(column.name for column in study.data.columns)}
-    checked = encode_checked(source, study.data, id_column, sorted(named - used))
+    encoders = InstalledEncoders(home.encoders_path, home.read_policy().confinement)
+    checked = encode_checked(source, study.data, id_column, sorted(named - used), encoders)
     checked = checked.without(opted_out(home, checked.patient_ids))
     part = _took_part(home, study)
     key = home.open_patients_key()

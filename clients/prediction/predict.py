@@ -31,6 +31,7 @@ from flo.published.model_card import PublishedModel
 from flo.scoring.curve import is_too_wide
 from flo.storage.files import write_private
 from flo.study.document import Study
+from flo.study.encoders import Encoders
 from flo.study.quantity import Quantity
 from flo.study.wording import can_change
 
@@ -63,6 +64,7 @@ def predict(
     *,
     explain: bool = False,
     rule: FlagRule | None = None,
+    encoders: Encoders | None = None,
 ) -> Predicted:
     """Write each record's score and risk, with its row and id; return the number of records.
 
@@ -82,7 +84,8 @@ def predict(
     what care can change (``flo.published.what_if``).
 
     ``rule``: also write ``flagged``, ``yes`` or ``no``, by this hospital's rule on the published
-    model; empty where no risk is stated. A finished model flags nobody.
+    model; empty where no risk is stated. A finished model flags nobody. ``encoders``: of
+    image columns that have one.
 
     A record of what scored them is written beside ``out`` (``flo.clients.prediction.trace``).
 
@@ -102,7 +105,7 @@ def predict(
         raise UsageError(f"--out {out} must be a file in an existing folder")
     refuse_other_scores(model.model if isinstance(model, FinishedAtHome) else model)
     source = open_table(data, id_column)
-    inputs = check_inputs(source, model.study.data)
+    inputs = check_inputs(source, model.study.data, encoders)
     why, reasons = _reasons(model, inputs) if explain else ([], [])
     log_odds = model.scores(inputs)
     if isinstance(model, FinishedAtHome):

@@ -29,6 +29,7 @@ from flo.study.synthetic import encoded
 
 TABLE, ONNX, RISKS = "read from a table", "as ONNX", "risks of these scores"
 RECORD = "one patient at a time"
+FEATURES = "from what encoders make of images"
 _HINT = "flo model check MODEL lists them; install the FLO that the coordinator uses, or tell it"
 
 
@@ -40,7 +41,8 @@ def refuse_other_scores(model: PublishedModel, way: str = TABLE) -> None:
     """
     if model.card.golden is None:
         return
-    score = _record_way(model, model.scores) if way == RECORD else _table_way(model)
+    by_record = way == RECORD or model.study.data.encoders
+    score = _record_way(model, model.scores) if by_record else _table_way(model)
     _refuse(golden_cases(model, {way: score}))
 
 
@@ -102,10 +104,11 @@ def every_way(model: PublishedModel, onnx: bytes | None) -> dict[str, Score]:
     Raises UsageError: the extra that reads ONNX is not installed, or the file is no such model.
     """
     schema = model.study.data
-    found = {
-        TABLE: _table_way(model),
-        RECORD: _record_way(model, model.scores),
-    }
+    found = (
+        {FEATURES: _record_way(model, model.scores)}
+        if schema.encoders
+        else {TABLE: _table_way(model), RECORD: _record_way(model, model.scores)}
+    )
     if onnx is not None:
         score = onnx_scores(onnx, model.study)
         found[ONNX] = lambda cells: score(encoded(schema, cells))
@@ -117,6 +120,9 @@ def _table_way(model: PublishedModel) -> Score:
 
 
 def _record_way(model: PublishedModel, log_odds: Callable[[Floats], Floats]) -> Score:
+    schema = model.study.data
+    if schema.encoders:  # of a made-up image the card states what the encoder makes of it
+        return lambda cells: log_odds(encoded(schema, cells))
     encoder = RecordEncoder(model.study.data.columns)
 
     def score(cells: Mapping[str, Floats]) -> Floats:

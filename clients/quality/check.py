@@ -5,13 +5,14 @@ Once data have passed and are frozen, their content cannot stop, delay or change
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from flo.arrays import Floats
 from flo.clients.quality import rules
 from flo.clients.quality.findings import EXTRA, DataFinding, Unfit, listed, refuse
 from flo.clients.quality.header import refuse_cells
@@ -32,6 +33,7 @@ from flo.clients.sources.source import DataSource
 from flo.errors import DataError, UsageError
 from flo.study import identifier_patterns
 from flo.study.columns import Column, ImageColumn, NumberColumn
+from flo.study.encoders import Encoders
 from flo.study.features import encode_category, encode_image, encode_number, input_names, scale
 from flo.study.schema import Schema
 
@@ -96,19 +98,23 @@ def inspect_table(
 
 
 def encode_checked(
-    source: DataSource, schema: Schema, id_column: str, ignore: Collection[str] = ()
+    source: DataSource,
+    schema: Schema,
+    id_column: str,
+    ignore: Collection[str] = (),
+    encoders: Encoders | None = None,
 ) -> EncodedTable:
     """Encode data whose fields have the study's names, after checking the schema's rules only.
 
-    Raises:
-        DataError: lists every finding, not only the first.
+    ``encoders``: of image columns that have one. Raises DataError: lists every finding, not only
+    the first; and what ``encoders`` raise.
     """
     try:
         looked = _by_the_rules(source, schema, id_column, None, ignore)
         refuse(looked.found, {})
     except Unfit as error:
         raise Unfit(error.found, at_a_site=False) from None
-    return encode(looked.table, schema)
+    return encode(looked.table, schema, encoders)
 
 
 def require_clean(
@@ -119,11 +125,12 @@ def require_clean(
     ignore: Collection[str] = (),
     also: Sequence[DataFinding] = (),
     expected: Expected | None = None,
+    encoders: Encoders | None = None,
 ) -> EncodedTable:
     """Return the data that an approval freezes, encoded.
 
     They fit the study, and the mapping accepts every finding that needs it. ``also``: findings of
-    other checks. ``expected``: see ``inspect_table``.
+    other checks. ``expected``: see ``inspect_table``. ``encoders``: see ``encode_checked``.
 
     Raises:
         DataError: lists every finding that blocks approval. UsageError: see ``inspect_table``.
@@ -136,13 +143,15 @@ def require_clean(
             f"{error}\nthe study was not approved; no budget was spent and no data were sent",
             hint=f"{error.hint}; then approve again",
         ) from None
-    return encode(looked.table, schema)
+    return encode(looked.table, schema, encoders)
 
 
-def check_inputs(source: DataSource, schema: Schema) -> npt.NDArray[np.float64]:
+def check_inputs(
+    source: DataSource, schema: Schema, encoders: Encoders | None = None
+) -> npt.NDArray[np.float64]:
     """Return model inputs (n, d) of patients to predict for.
 
-    Needs no label and no id; the schema's other rules apply.
+    Needs no label and no id; the schema's other rules apply. ``encoders``: see ``encode_checked``.
 
     Raises:
         DataError: lists every finding, not only the first.
@@ -164,7 +173,7 @@ def check_inputs(source: DataSource, schema: Schema) -> npt.NDArray[np.float64]:
             "the data do not fit the model; no predictions were made:\n" + listed(found),
             hint="correct the file: columns, units and codes must be the study's, as in training",
         )
-    return _inputs(table, schema)
+    return _inputs(table, schema, encoders)
 
 
 def _without_history(table: Table, schema: Schema) -> list[DataFinding]:
@@ -177,13 +186,13 @@ def _without_history(table: Table, schema: Schema) -> list[DataFinding]:
     return [DataFinding("", f"no patient has an event of the codes {names} in any step")]
 
 
-def encode(table: Table, schema: Schema) -> EncodedTable:
-    """Encode a table that breaks no rule, for training."""
+def encode(table: Table, schema: Schema, encoders: Encoders | None = None) -> EncodedTable:
+    """Encode a table that breaks no rule, for training. ``encoders``: see ``encode_checked``."""
     names = table.ids
     most = 1 if schema.records_per_patient == "one" else schema.most_records
     series = pd.Series(names)
     kept = (series.groupby(series).cumcount() < most).to_numpy()
-    labels, inputs = _labels(table, schema), _inputs(table, schema)
+    labels, inputs = _labels(table, schema), _inputs(table, schema, encoders)
     return EncodedTable(
         inputs if kept.all() else inputs[kept],
         labels[kept],
@@ -220,17 +229,38 @@ def _labels(table: Table, schema: Schema) -> npt.NDArray[np.float64]:
     return labels
 
 
-def _inputs(table: Table, schema: Schema) -> npt.NDArray[np.float64]:
+def _inputs(
+    table: Table, schema: Schema, encoders: Encoders | None = None
+) -> npt.NDArray[np.float64]:
+    features = {
+        column.name: _features(table, column, encoders)
+        for column in schema.columns
+        if isinstance(column, ImageColumn) and column.encoder
+    }
     inputs = np.empty((len(table), len(input_names(schema))))
     for begin in range(0, len(table), _BLOCK):
         rows = slice(begin, begin + _BLOCK)
-        parts = [_encoded(table, column, rows) for column in schema.columns]
+        parts = [_encoded(table, column, rows, features) for column in schema.columns]
         np.concatenate(parts, axis=1, out=inputs[rows])
     return inputs
 
 
-def _encoded(table: Table, column: Column, rows: slice) -> npt.NDArray[np.float64]:
+def _features(table: Table, column: ImageColumn, encoders: Encoders | None) -> Floats:
+    if encoders is None:
+        assert column.encoder is not None
+        raise UsageError(
+            f"column {column.name}: its images become numbers by the encoder "
+            f"{column.encoder.name!r}, which this command does not run"
+        )
+    return encoders.features(column, table.images[column.name])
+
+
+def _encoded(
+    table: Table, column: Column, rows: slice, features: Mapping[str, Floats]
+) -> npt.NDArray[np.float64]:
     if isinstance(column, ImageColumn):
+        if column.encoder:
+            return encode_image(column, features[column.name][rows])
         return encode_image(column, scale(column, table.images[column.name][rows]))
     cells = table.columns[column.name].iloc[rows]
     if isinstance(column, NumberColumn):

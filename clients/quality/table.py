@@ -110,7 +110,7 @@ def read(
         for name, cells in batch.columns.items():
             mapped = of_each[name]
             if name in images:
-                values.setdefault(name, []).append(_image(cells))
+                values.setdefault(name, []).append(_image(cells, images[name]))
             elif name in pixels or name in numbers:
                 found, broken = _numbers(name, cells, mapped)
                 values.setdefault(name, []).append(found)
@@ -201,9 +201,11 @@ def _without(text: pa.StringArray, missing: tuple[str, ...]) -> pa.StringArray:
     )
 
 
-def _image(cells: pa.Array) -> Floats:
-    """Shape (records, pixels)."""
-    flat = np.asarray(cells.flatten().to_numpy(zero_copy_only=False), dtype=np.float64)
+def _image(cells: pa.Array, column: ImageColumn) -> Floats:
+    """Return pixels, shape (records, pixels); those of an encoder, of which there may be many, in
+    the precision that it takes."""
+    kind = np.float32 if column.encoder else np.float64
+    flat: Floats = np.asarray(cells.flatten().to_numpy(zero_copy_only=False), dtype=kind)
     return flat.reshape(len(cells), -1)
 
 

@@ -33,6 +33,7 @@ from flo.errors import TrustError
 from flo.keys.claims import Digest
 from flo.published.model_card import PublishedModel
 from flo.scoring.record import Encoded, RecordEncoder
+from flo.study.encoders import require_no_encoder
 from flo.study.names import ColumnName
 from flo.study.wording import titles
 from flo.study.yes_or_no import require_yes_or_no
@@ -71,6 +72,7 @@ class ServedVersion(Document):
         """Open the model and check its signatures. Raises UsageError, TrustError."""
         published = PublishedModel.open(Path(self.card), *self.coordinators)
         require_yes_or_no(published.study, "the server of models")
+        require_no_encoder(published.study, "the server of models")
         if self.finished is None:
             return published
         if self.finished.model != published.card.file:

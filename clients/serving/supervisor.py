@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flo.clients.data_process.worker import may_know
+from flo.clients.data_process.child_process import may_know
 from flo.clients.home.site_home import SiteHome
 from flo.clients.serving import front
 from flo.clients.serving.front import END_WORKER, NEW_WORKER, READY, Sockets

@@ -43,6 +43,9 @@ def simulate(
         ),
     ] = None,
     id_column: Annotated[str, typer.Option(help="Column with the patient id.")] = "patient_id",
+    encoders: Annotated[
+        Path | None, typer.Option(help="Folder with the study's encoders, DIGEST.onnx.")
+    ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Sum in the clear: no masks; same noise, same ε.")
     ] = False,
@@ -72,6 +75,7 @@ def simulate(
             compare=compare,
             years=years,
             id_column=id_column,
+            encoders=encoders,
             fast=fast,
             engine=engine,
             unsafe_not_private=unsafe_not_private,

@@ -129,7 +129,8 @@ def predict(
     ] = False,
 ) -> results.PredictedResult:
     """Score the patients of a file with a published or finished model; no data are sent."""
-    from flo.cli.terminal.output import plain, say, working
+    from flo.cli.terminal.output import encoding_shown, plain, say, working
+    from flo.clients.data_process.encoding import InstalledEncoders
     from flo.clients.prediction.predict import predict as score
     from flo.study.wording import can_change
 
@@ -140,8 +141,9 @@ def predict(
     else:
         opened = _open_allowed(model, home, coordinator)
         rule = _flag_rule(home, opened)
-    with working("predicting"):
-        done = score(opened, data, out, id_column, explain=explain, rule=rule)
+    with working("predicting") as status:
+        encoders = InstalledEncoders(home / "encoders", progress=encoding_shown(status))
+        done = score(opened, data, out, id_column, explain=explain, rule=rule, encoders=encoders)
     say(f"{done.records} records scored in {out} by {opened.title}: {_higher(opened.study.data)}")
     say(_risks_in_words(opened, done))
     if rule is None:

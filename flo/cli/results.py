@@ -11,6 +11,14 @@ from flo.cli.terminal.results import CommandResult
 
 
 @dataclass(frozen=True)
+class EncoderDescribedResult(CommandResult):
+    """``digest``: SHA-256 of an encoder's file. ``facts``: what the file states."""
+
+    digest: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class StudyCheckedResult(CommandResult):
     """``digest``: of the unsigned study; a signed study contains keys and has another digest.
 

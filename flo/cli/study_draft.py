@@ -108,6 +108,38 @@ def show_emission(study: Study) -> None:
 
 
 @command(app)
+def encoder(
+    file: Annotated[Path, typer.Argument(help="The encoder's ONNX file.")],
+    name: Annotated[str, typer.Option(help="What people call it, such as ViT-S/16.")],
+) -> results.EncoderDescribedResult:
+    """Try a frozen encoder out, and print the lines of a study's image column that name it."""
+    from flo.cli.terminal.output import plain, say, working
+    from flo.clients.data_process.encoding import examine, in_words, read_encoder
+    from flo.documents import canonical
+    from flo.study.encoders import Encoder
+
+    data = read_encoder(file)
+    with working("trying the encoder out"):
+        facts = examine(data, file)
+    digest = canonical.digest(data)
+    stated = Encoder(name=name, file=digest, features=facts.features)
+    lines = {
+        **{"channels": facts.channels, "height": facts.height, "width": facts.width},
+        "encoder": f"{{ {', '.join(_toml(stated.model_dump()))} }}",
+    }
+    say(plain(f"# {in_words(facts)}"))
+    for key, value in lines.items():
+        say(plain(f"{key} = {value}"))
+    return results.EncoderDescribedResult(digest, facts.model_dump(mode="json"))
+
+
+def _toml(values: dict[str, Any]) -> list[str]:
+    import tomli_w
+
+    return tomli_w.dumps(values).splitlines()
+
+
+@command(app)
 def check(
     study: StudyFile,
     years: Annotated[

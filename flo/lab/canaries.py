@@ -20,7 +20,13 @@ from flo.privacy.releases import asked_model, gate
 from flo.study import models
 from flo.study.columns import CategoryColumn, ImageColumn
 from flo.study.document import Study
-from flo.study.features import encode_category, encode_image, encode_number, input_names
+from flo.study.features import (
+    encode_category,
+    encode_image,
+    encode_number,
+    input_names,
+    made_up_width,
+)
 from flo.study.models import request_length
 from flo.study.parameters import Vector
 from flo.study.schema import Schema
@@ -38,7 +44,7 @@ def made_up_patients(schema: Schema, count: int) -> Patients:
             codes = (SystemStream().words(count) % np.uint64(len(column.codes))).astype(np.int64)
             parts.append(encode_category(column, codes))
         elif isinstance(column, ImageColumn):
-            pixels = coins(count * len(column.pixels)).reshape(count, -1)
+            pixels = coins(count * made_up_width(column)).reshape(count, -1)
             parts.append(encode_image(column, np.where(pixels, 1.0, -1.0)))
         else:
             edges = np.where(coins(count), column.maximum, column.minimum)

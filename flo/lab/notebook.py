@@ -36,6 +36,7 @@ from flo.scores.metrics import (
     roc,
 )
 from flo.study.document import Study
+from flo.study.encoders import Encoders
 from flo.study.features import input_names
 from flo.study.loading import load as _load
 
@@ -200,6 +201,7 @@ def simulate(
     compare: bool = False,
     years: int | None = None,
     id_column: str = "patient_id",
+    encoders: Path | str | None = None,
     fast: bool = True,
     engine: str = "loop",
     unsafe_not_private: bool = False,
@@ -218,6 +220,7 @@ def simulate(
             and alone, and a verdict.
         years: repeat the study with patients who arrive over so many years, each time with those
             who have budget, and let its model go on learning.
+        encoders: folder with the study's encoders, each a file DIGEST.onnx.
         fast: sum in the clear instead of through masks; same noise, same ε.
         engine: ``loop`` in this process, or ``ray``, Flower's simulation runtime.
         unsafe_not_private: allow data that a site's ledger protects.
@@ -247,7 +250,7 @@ def simulate(
     progress("loading patients")
     found = _simulate(
         chosen,
-        load_hospitals(chosen, given, id_column),
+        load_hospitals(chosen, given, id_column, _encoders(encoders, progress)),
         fold_count=folds,
         seeds=seeds,
         redraws=redraws,
@@ -316,3 +319,13 @@ def refuse_registered(directory: Path) -> None:
                     hint="a simulation prints exact numbers; --unsafe-not-private (in Python "
                     "unsafe_not_private=True) allows it",
                 )
+
+
+def _encoders(folder: Path | str | None, progress: Progress) -> Encoders | None:
+    if folder is None:
+        return None
+    from flo.clients.data_process.encoding import InstalledEncoders
+
+    return InstalledEncoders(
+        Path(folder), progress=lambda done, of: progress(f"encoded {done:,} of {of:,} images")
+    )

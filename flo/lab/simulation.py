@@ -35,18 +35,23 @@ from flo.lab.years import run_years, study_of_a_year
 from flo.server.rounds.loop import run_study
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
+from flo.study.encoders import Encoders
 from flo.study.yes_or_no import require_yes_or_no
 
 Progress = Callable[[str], None]
 
 
 def load_hospitals(
-    study: Study, data: Path | Mapping[str, pd.DataFrame] | None, id_column: str
+    study: Study,
+    data: Path | Mapping[str, pd.DataFrame] | None,
+    id_column: str,
+    encoders: Encoders | None = None,
 ) -> dict[str, EncodedTable]:
     """Return hospital id -> checked data.
 
     ``data``: a folder with ``HOSPITAL.{csv,parquet}``, or with ``HOSPITAL.toml`` that describes
-    tables; tables by hospital; or None for the data set that ships for the study.
+    tables; tables by hospital; or None for the data set that ships for the study. ``encoders``: of
+    image columns that have one.
 
     Raises:
         UsageError: a hospital of the study has no data. DataError: some data do not fit; the
@@ -76,7 +81,7 @@ def load_hospitals(
     checked, unfit = dict[str, EncodedTable](), dict[str, DataError]()
     for name, source in sources.items():
         try:
-            checked[name] = encode_checked(source, study.data, id_column)
+            checked[name] = encode_checked(source, study.data, id_column, (), encoders)
         except DataError as error:
             unfit[name] = error
     if unfit:

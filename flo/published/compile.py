@@ -12,6 +12,7 @@ from typing import Any
 
 from flo.published.model_card import PublishedModel
 from flo.scoring.record import Field
+from flo.study.encoders import require_no_encoder
 from flo.study.yes_or_no import require_yes_or_no
 
 SCHEMA_VERSION = 1
@@ -33,11 +34,14 @@ def compiled(
     """
     card, study = model.card, model.study
     require_yes_or_no(study, "a compiled model")
+    require_no_encoder(study, "a compiled model")
     curve = card.calibration
     document = {
         "schema_version": SCHEMA_VERSION,
         "facts": {"model": study.name, "version": study.version, "card": card.digest},
-        "columns": [column.model_dump(mode="json") for column in study.data.columns],
+        "columns": [
+            column.model_dump(mode="json", exclude={"encoder"}) for column in study.data.columns
+        ],
         "fields": None if fields is None else {n: one._asdict() for n, one in fields.items()},
         "weights": model.weights.tolist() if places is None else None,
         "network": None if places is None else list(places),

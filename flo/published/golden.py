@@ -30,6 +30,7 @@ from flo.privacy.releases.calibration import Calibration
 from flo.study.classes import MOST_CLASSES
 from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
 from flo.study.document import Study
+from flo.study.features import made_up_width
 from flo.study.models import scores
 from flo.study.parameters import Vector
 from flo.study.schema import Schema
@@ -194,7 +195,7 @@ def cells(schema: Schema) -> dict[str, Floats]:
 
 def _counts(schema: Schema) -> tuple[int, int]:
     """Return the numbers of general cases and of edges, at most."""
-    width = sum(len(c.pixels) if isinstance(c, ImageColumn) else 1 for c in schema.columns)
+    width = sum(made_up_width(c) if isinstance(c, ImageColumn) else 1 for c in schema.columns)
     most = max(_CELLS // width, 2 * _FEWEST)
     general = min(_GENERAL, most // 2)
     return general, min(_EDGES // schema.outputs, most - general)

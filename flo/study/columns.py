@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from flo.documents.document import Document
 from flo.study import identifier_patterns
+from flo.study.encoders import LARGEST_ENCODED_IMAGE, Encoder
 from flo.study.names import Bound, Code, ColumnName, Text, Words
 
 LARGEST_IMAGE = 65_536
@@ -115,7 +116,8 @@ class ImageColumn(Document):
     """One image per record: table columns ``name_0`` .. ``name_{pixels-1}``, in rows, by channel.
 
     ``scattering``: if set, the model's inputs are not pixels but fixed wavelet features of that
-    many scales (``flo.study.scattering``).
+    many scales (``flo.study.scattering``). ``encoder``: if set, they are a frozen network's output
+    (``flo.study.encoders``).
     """
 
     kind: Literal["image"]
@@ -128,6 +130,7 @@ class ImageColumn(Document):
     missing: Literal["refuse"] = "refuse"
     about: Words | None = None
     scattering: Annotated[int, Field(ge=1, le=6)] | None = None
+    encoder: Encoder | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ImageColumn:
@@ -139,15 +142,27 @@ class ImageColumn(Document):
             )
         if not self.minimum < self.maximum:
             raise ValueError(f"column {self.name}: minimum must be below maximum")
-        size = self.channels * self.height * self.width
-        if size > LARGEST_IMAGE:
-            raise ValueError(f"column {self.name}: {size} pixels, limit {LARGEST_IMAGE}")
+        if self.scattering and self.encoder:
+            raise ValueError(f"column {self.name}: scattering and encoder; leave one of them out")
+        limit = LARGEST_ENCODED_IMAGE if self.encoder else LARGEST_IMAGE
+        if self.size > limit:
+            raise ValueError(f"column {self.name}: {self.size} pixels, limit {limit}")
         return self
+
+    @property
+    def size(self) -> int:
+        """How many pixels an image has, in all channels."""
+        return self.channels * self.height * self.width
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the model's inputs are the pixels themselves."""
+        return self.scattering is None and self.encoder is None
 
     @property
     def pixels(self) -> tuple[str, ...]:
         """Names of the table's columns."""
-        return tuple(f"{self.name}_{i}" for i in range(self.channels * self.height * self.width))
+        return tuple(f"{self.name}_{i}" for i in range(self.size))
 
 
 Column = Annotated[NumberColumn | CategoryColumn | ImageColumn, Field(discriminator="kind")]

@@ -107,8 +107,9 @@ class Study(Document):
             raise ValueError(
                 f"minimum_cohort {self.limits.minimum_cohort} exceeds the {len(ids)} hospitals"
             )
-        if self.schema_version < 4 and self.data.sequence:
-            raise ValueError("sequence: only in a study of schema_version = 4")
+        if self.schema_version < 4 and (self.data.sequence or self.data.encoders):
+            part = "sequence" if self.data.sequence else "encoder"
+            raise ValueError(f"{part}: only in a study of schema_version = 4")
         self._refuse_columns_that_do_not_fit()
         if (
             self.trains and self.mechanism.algorithm != "fedavgm"
@@ -256,13 +257,15 @@ class Study(Document):
                 raise ValueError(f"the pack's output has shape {found}, not {wanted}, the log odds")
         if self.model.kind in SEQUENCE_MODELS and self.data.sequence is None:
             raise ValueError(f"a model of kind {self.model.kind} needs [data.sequence]")
-        raw = [column for column in images if column.scattering is None]
+        raw = [column for column in images if column.is_raw]
         if self.model.kind == "cnn" and not raw:
-            raise ValueError("a cnn needs an image column, without scattering")
+            raise ValueError("a cnn needs an image column, without scattering and encoder")
         if raw and len(self.data.columns) != 1:
-            raise ValueError("an image column without scattering must be the only column")
+            raise ValueError(
+                "an image column without scattering or encoder must be the only column"
+            )
         if self.mechanism.augmentation != "none" and not raw:
-            raise ValueError("augmentation needs an image column without scattering")
+            raise ValueError("augmentation needs an image column without scattering and encoder")
 
     def _refuse_columns_that_do_not_fit(self) -> None:
         images = [column for column in self.data.columns if isinstance(column, ImageColumn)]

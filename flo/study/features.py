@@ -1,10 +1,10 @@
 """Encode a hospital's columns as model inputs, with public numbers only, and decode them to cells.
 
 Numbers are scaled by the study's bounds to [-1, 1]; each hinge adds an input that is 0 up to it and
-rises to 1 at the maximum. A category of two codes becomes one input, 0 or
-1; one of more codes becomes an input per code. A missing number becomes the study's public
-constant, a missing code becomes zeros, and an indicator input marks both. An image becomes its
-pixels, or fixed features of them. No parameter is fitted on patients, so the encoding of one
+rises to 1 at the maximum. A category of two codes becomes one input, 0 or 1; one of more codes
+becomes an input per code. A missing number becomes the study's public constant, a missing code
+becomes zeros, and an indicator input marks both. An image becomes its pixels, fixed features of
+them, or the output of a frozen encoder. No parameter is fitted on patients, so the encoding of one
 patient never depends on another. Fewer inputs mean less noise, which grows with the square root of
 their count.
 """
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from flo.arrays import Floats, Mask
 from flo.study import scattering
+from flo.study.encoders import as_inputs
 
 if TYPE_CHECKING:
     from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
@@ -35,6 +36,8 @@ def input_names(schema: Schema) -> list[str]:
 def names_of(column: Column) -> list[str]:
     """Return the names of one column's inputs in order."""
     if column.kind == "image":
+        if column.encoder is not None:
+            return [f"{column.name}=feature {i}" for i in range(column.encoder.features)]
         if column.scattering is None:
             return list(column.pixels)
         each = scattering.count(column.height, column.width, column.scattering)
@@ -71,7 +74,12 @@ def scale(column: NumberColumn | ImageColumn, values: Floats) -> Floats:
 
 
 def encode_image(column: ImageColumn, scaled: Floats) -> Floats:
-    """Encode pixels in [-1, 1], shape (n, pixels), as (n, inputs of this column)."""
+    """Encode pixels in [-1, 1], shape (n, pixels), as (n, inputs of this column).
+
+    With an encoder, its output (n, features) takes the place of pixels.
+    """
+    if column.encoder is not None:
+        return as_inputs(scaled)
     if column.scattering is None:
         return scaled
     planes = scaled.reshape(-1, column.height, column.width)
@@ -88,6 +96,11 @@ def encode_category(column: CategoryColumn, codes: Codes) -> Floats:
     if column.missing == "indicator":
         inputs[:, -1] = missing
     return inputs
+
+
+def made_up_width(column: ImageColumn) -> int:
+    """Return how many numbers a made-up image has: its pixels, or what an encoder made of them."""
+    return column.size if column.encoder is None else column.encoder.features
 
 
 def cells(column: Column, bins: int) -> list[str]:

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationInfo, field_serializer, field_validator, m
 from flo.documents.document import Document
 from flo.study.classes import Classes
 from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
+from flo.study.encoders import Encoder
 from flo.study.names import ColumnName, Text
 from flo.study.outcome import Outcome
 from flo.study.quantity import Quantity
@@ -101,6 +102,12 @@ class Schema(Document):
     def of_events(self) -> tuple[Column, ...]:
         """The columns as a source of events has them: those of a sequence once for all steps."""
         return (*self.of_record, *(self.sequence.columns if self.sequence else ()))
+
+    @property
+    def encoders(self) -> dict[str, Encoder]:
+        """The frozen encoders of image columns, by the column's name."""
+        images = (column for column in self.columns if isinstance(column, ImageColumn))
+        return {column.name: column.encoder for column in images if column.encoder}
 
     @property
     def value_column(self) -> NumberColumn | CategoryColumn | None:

@@ -17,7 +17,7 @@ from scipy.special import ndtri
 
 from flo.arrays import Floats
 from flo.study.columns import ImageColumn, NumberColumn
-from flo.study.features import encode_category, encode_image, encode_number
+from flo.study.features import encode_category, encode_image, encode_number, made_up_width
 from flo.study.schema import Schema
 
 _MADE_UP, _MADE_UP_IMAGES, _MADE_UP_MISSING = 4096, 256, 0.1
@@ -32,14 +32,14 @@ def made_up_cells(schema: Schema, count: int | None = None) -> dict[str, Floats]
     """Return the same patients, or the first ``count``, as values by column, before encoding.
 
     A number: (n,), NaN if missing. A category: indices into its codes, (n,), -1 if missing. An
-    image: pixels in [-1, 1], (n, pixels).
+    image: pixels in [-1, 1], (n, pixels), or an encoder's output, (n, features).
     """
     images = any(isinstance(column, ImageColumn) for column in schema.columns)
     number = np.arange(1, (count or (_MADE_UP_IMAGES if images else _MADE_UP)) + 1)
     cells = dict[str, Floats]()
     for i, column in enumerate(schema.columns):
         if isinstance(column, ImageColumn):
-            bells = [_bell(number, _prime(j)) for j in range(len(column.pixels))]
+            bells = [_bell(number, _prime(j)) for j in range(made_up_width(column))]
             cells[column.name] = np.concatenate(bells, axis=1)
             continue
         u = (number * math.sqrt(_prime(2 * i))) % 1

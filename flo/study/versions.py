@@ -58,6 +58,7 @@ def in_its_form(document: dict[str, Any]) -> dict[str, Any]:
     for column in (*document["data"]["columns"], *steps["columns"]):
         for name in (
             "scattering",
+            "encoder",
             "hinges",
             "about",
             "meanings",

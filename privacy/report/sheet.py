@@ -168,6 +168,11 @@ def _columns(study: Study) -> Section:
             )
             if column.scattering is not None:
                 text += f"; transformed by fixed wavelets of {column.scattering} scales"
+            if column.encoder is not None:
+                text += (
+                    f"; becomes {column.encoder.features} numbers by the frozen encoder "
+                    f"{column.encoder.name!r}, file {column.encoder.file}"
+                )
         else:
             text = f"{', '.join(code_in_words(column, c) for c in column.codes)}; missing {rule}"
         if column.about:

@@ -18,7 +18,7 @@ from flo.audit.chain import ZERO_HASH, LogHead, Receipt, chained
 from flo.audit.log import AuditLog
 from flo.clients.connection.coordinator_api import CoordinatorApi, client_context
 from flo.clients.connection.enrolment import Invitation
-from flo.clients.data_process.worker import read_frame, write_frame
+from flo.clients.data_process.child_process import read_frame, write_frame
 from flo.documents import canonical
 from flo.documents.document import parse
 from flo.errors import FloError

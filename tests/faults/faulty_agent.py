@@ -23,11 +23,11 @@ from pathlib import Path
 
 from flo.clients.agent import agent, handler
 from flo.clients.connection.flower import FleetLink, Incoming
-from flo.clients.data_process import worker
+from flo.clients.data_process import child_process
 from flo.clients.home.site_home import SiteHome
 
 _HISTORY = 4
-_MAY_KNOW = worker.may_know
+_MAY_KNOW = child_process.may_know
 
 
 class Orders:
@@ -101,7 +101,7 @@ def may_know(name: str) -> bool:
 def main(*arguments: str) -> None:
     home, orders, sent = map(Path, arguments)
     Mischief(orders, sent).install()
-    worker.may_know = may_know
+    child_process.may_know = may_know
     agent.Agent(SiteHome.open(home), "cpu").run()
 
 

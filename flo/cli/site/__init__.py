@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from flo.cli.site import backup, desk, mapping, policy, roster, setup, steward
+from flo.cli.site import backup, desk, encoder, mapping, policy, roster, setup, steward
 
-PARTS = (setup.app, roster.app, steward.app, policy.app, mapping.app, desk.app, backup.app)
+PARTS = (
+    setup.app,
+    roster.app,
+    steward.app,
+    policy.app,
+    encoder.app,
+    mapping.app,
+    desk.app,
+    backup.app,
+)
 """In the order of ``flo site --help``."""

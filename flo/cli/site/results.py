@@ -257,3 +257,10 @@ class SiteRecoveredResult(CommandResult):
     lost_rows: int
     studies: list[str]
     exhausted: list[str]
+
+
+@dataclass(frozen=True)
+class EncodersResult(CommandResult):
+    """``encoders``: digests of the encoders that were listed, or of the one installed."""
+
+    encoders: list[str]

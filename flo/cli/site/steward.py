@@ -144,7 +144,14 @@ def approve(
     dry_run: DryRun = False,
 ) -> results.ApprovalResult:
     """Show a study, check the data, and approve it: one approval, one budget reservation."""
-    from flo.cli.terminal.output import confirmed, console, say, show_sheet, working
+    from flo.cli.terminal.output import (
+        confirmed,
+        console,
+        encoding_shown,
+        say,
+        show_sheet,
+        working,
+    )
     from flo.clients.approvals import roster
     from flo.clients.approvals.approve import dry_run_approval, shares
     from flo.clients.approvals.decide import decide
@@ -183,7 +190,7 @@ def approve(
                 "not approved; nothing was spent", hint="--yes approves without asking"
             )
         own_key, digest = person_key(person), offered.study.digest[:12]
-        with working("checking the data and reserving the budget"):
+        with working("checking the data and reserving the budget") as status:
             done = decide(
                 opened,
                 lambda: nullcontext(api),
@@ -191,6 +198,7 @@ def approve(
                 chosen,
                 if_broken=if_broken,
                 person=own_key,
+                progress=encoding_shown(status),
             )
     if done.unnotified is not None:
         raise done.unnotified

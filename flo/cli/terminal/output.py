@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,11 @@ def working(text: str) -> Iterator[Any]:
     """Show a spinner during a slow operation; ``status.update`` changes its text."""
     with console(error=True).status(text) as status:
         yield status
+
+
+def encoding_shown(status: Any) -> Callable[[int, int], None]:
+    """Return what shows on ``working``'s spinner how many images an encoder has encoded."""
+    return lambda done, of: status.update(f"encoded {done:,} of {of:,} images")
 
 
 def confirmed(question: str, yes: bool) -> bool:

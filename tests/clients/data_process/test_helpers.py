@@ -22,9 +22,10 @@ import pytest
 import torch
 
 from flo.arrays import Integers
+from flo.clients.data_process.child_process import write_frame
 from flo.clients.data_process.helpers import Helpers, Pipes, StudyHelpers
 from flo.clients.data_process.loaded_studies import LoadedStudies
-from flo.clients.data_process.worker import DataProcess, write_frame
+from flo.clients.data_process.worker import DataProcess
 from flo.clients.records.snapshot import Snapshot
 from flo.errors import RefusedError
 from flo.privacy.accounting.plan import Plan

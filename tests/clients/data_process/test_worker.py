@@ -16,7 +16,8 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
-from flo.clients.data_process.worker import DataProcess, read_frame, write_frame
+from flo.clients.data_process.child_process import read_frame, write_frame
+from flo.clients.data_process.worker import DataProcess
 from flo.clients.quality.check import encode_checked
 from flo.clients.records.snapshot import Snapshot
 from flo.clients.sources.files import open_file

@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 
 from flo.clients.agent.agent import Agent
-from flo.clients.data_process.worker import DataProcess, write_frame
+from flo.clients.data_process.child_process import write_frame
+from flo.clients.data_process.worker import DataProcess
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.erasure import erase
 from flo.clients.patients.opt_outs import OptOuts, begin_a_new_list, id_in_data, opt_out, opted_out

@@ -1,0 +1,274 @@
+"""Run the frozen encoders of a study's image columns, in confined processes.
+
+The encoders that a hospital installed are files of one folder, each named by its digest. A file is
+read and compared with its digest, and sent to children without network and files
+(``flo.clients.data_process.encoder_child``), one for each core. Each image is encoded alone, so its
+features depend on no other patient.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from flo.arrays import Floats
+from flo.clients.data_process import child_process
+from flo.clients.data_process.child_process import (
+    LONGEST_SECONDS,
+    Child,
+    ended_after,
+    read_frame,
+    write_frame,
+)
+from flo.clients.data_process.encoder_file import MOST_BYTES, EncoderFacts
+from flo.clients.home.site_home import SiteHome
+from flo.documents import canonical
+from flo.documents.text import escape_for_terminal
+from flo.errors import DataError, MessageError, RefusedError, StudyError, TrustError, UsageError
+from flo.storage.files import write_private
+from flo.study.columns import ImageColumn
+from flo.study.features import scale
+
+REQUIRED = ("no_new_privs", "seccomp", "landlock")  # layers, where no policy names them
+_CHUNK = 16  # images in a request
+_MOST_CHILDREN = 8  # each holds the whole encoder
+
+Progress = Callable[[int, int], None]  # images encoded, of how many
+
+
+def encoder_path(folder: Path, file: str) -> Path:
+    """Return where an installed encoder is kept. ``file``: its digest."""
+    return folder / f"{file}.onnx"
+
+
+def read_encoder(path: Path) -> bytes:
+    """Return an encoder's file. Raises UsageError: it cannot be read, or is too large."""
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise UsageError(f"{path} has {size} bytes, limit {MOST_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"the encoder {path} cannot be read: {error.strerror}") from error
+
+
+def examine(data: bytes, forbidden: Path, required: Collection[str] = REQUIRED) -> EncoderFacts:
+    """Try an encoder's file out in a confined process, and return what it states.
+
+    ``forbidden``: a file that the process must not be able to open. ``required``: layers of
+    confinement that must hold.
+
+    Raises:
+        UsageError: the file is no encoder that FLO runs; says why. RefusedError: a layer is
+        missing, or the process ended.
+    """
+    with _child(forbidden, required) as child:
+        return _opened(child, data)
+
+
+def in_words(facts: EncoderFacts) -> str:
+    """Return what an encoder's file states, in one sentence."""
+    return (
+        f"an image of {facts.channels} × {facts.height} × {facts.width} becomes {facts.features} "
+        f"numbers; {facts.parameters:,} parameters; operators: {', '.join(facts.operators)}"
+    )
+
+
+def install(home: SiteHome, path: Path) -> tuple[str, EncoderFacts]:
+    """Try an encoder's file out, and keep a copy of it in the site's folder.
+
+    Returns its digest and what it states. Raises what ``read_encoder`` and ``examine`` raise.
+    """
+    data = read_encoder(path)
+    key = home.directory / "identity.key"
+    facts = examine(data, key, home.read_policy().confinement)
+    digest = canonical.digest(data)
+    home.encoders_path.mkdir(mode=0o700, exist_ok=True)
+    write_private(encoder_path(home.encoders_path, digest), data)
+    home.record("encoder-installed", encoder=digest)
+    return digest, facts
+
+
+def installed(folder: Path) -> list[str]:
+    """Return the digests of the encoders in a folder."""
+    return sorted(path.stem for path in folder.glob("*.onnx"))
+
+
+class InstalledEncoders:
+    """The encoders in a folder (``flo.study.encoders.Encoders``)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        required: Collection[str] = REQUIRED,
+        progress: Progress = lambda done, of: None,
+    ) -> None:
+        """``required``: layers of confinement that must hold."""
+        self._folder, self._required, self._progress = folder, required, progress
+
+    def features(self, column: ImageColumn, pixels: Floats) -> Floats:
+        """Return the encoder's output, float64 (n, features), for pixels in the column's unit.
+
+        Raises:
+            UsageError: onnxruntime or the encoder is not installed here, or the file is no encoder.
+            TrustError: its file was changed. StudyError: the study states other sizes than the
+            file. DataError: images become no numbers. RefusedError: a layer of confinement is
+            missing, or a process ended.
+        """
+        encoder = column.encoder
+        assert encoder is not None
+        path, data = self._read(column)
+        chunks = range(0, len(pixels), _CHUNK)
+        count = min(len(os.sched_getaffinity(0)), len(chunks), _MOST_CHILDREN)
+        found = np.empty((len(pixels), encoder.features))
+        free = SimpleQueue[Child]()
+
+        def encode(begin: int) -> Floats:
+            child = free.get()
+            try:
+                return _asked(child, column, scale(column, pixels[begin : begin + _CHUNK]))
+            finally:
+                free.put(child)
+
+        with _children(path, self._required, data, column, count) as children:
+            for child in children:
+                free.put(child)
+            with ThreadPoolExecutor(max(count, 1)) as pool:
+                for begin, part in zip(chunks, pool.map(encode, chunks), strict=True):
+                    found[begin : begin + len(part)] = part
+                    self._progress(begin + len(part), len(pixels))
+        ill = np.flatnonzero(~np.isfinite(found).all(axis=1))
+        if len(ill):
+            raise DataError(
+                f"column {column.name}: the encoder {encoder.name!r} makes no finite numbers of "
+                f"{len(ill)} images, the first in row {ill[0] + 1}",
+                hint="look at these images; or ask the coordinator for another encoder",
+            )
+        return found
+
+    def _read(self, column: ImageColumn) -> tuple[Path, bytes]:
+        encoder = column.encoder
+        assert encoder is not None
+        path = encoder_path(self._folder, encoder.file)
+        if not path.exists():
+            raise UsageError(
+                f"column {column.name}: the encoder {encoder.name!r}, {encoder.file}, is not "
+                f"installed here; it would be {path}",
+                hint="get its file from whoever published it; then flo site encoder FILE",
+            )
+        data = read_encoder(path)
+        if canonical.digest(data) != encoder.file:
+            raise TrustError(
+                f"{path} is not the encoder of that digest any more",
+                hint="install it again: flo site encoder FILE",
+            )
+        return path, data
+
+
+class TriedEncoders(InstalledEncoders):
+    """The same, opened and compared with the study only: every image becomes zeros."""
+
+    def features(self, column: ImageColumn, pixels: Floats) -> Floats:
+        """Return zeros (n, features). Raises what a run would raise, but for DataError."""
+        path, data = self._read(column)
+        with _children(path, self._required, data, column, 1):
+            assert column.encoder is not None
+            return np.zeros((len(pixels), column.encoder.features))
+
+
+def refuse_other_sizes(column: ImageColumn, facts: EncoderFacts) -> None:
+    """Raise StudyError if a study's column and its encoder's file do not fit each other."""
+    encoder = column.encoder
+    assert encoder is not None
+    stated = (column.channels, column.height, column.width, encoder.features)
+    held = (facts.channels, facts.height, facts.width, facts.features)
+    if stated != held:
+        raise StudyError(
+            f"column {column.name}: the study states channels, height, width and features "
+            f"{stated}, and the encoder {encoder.name!r} has {held}",
+            hint="the coordinator must correct the study: flo study encoder FILE prints its lines",
+        )
+
+
+def refuse_without_onnx() -> None:
+    """Raise UsageError if this installation cannot run encoders."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "encoders need onnx and onnxruntime, which are not installed",
+            hint='pip install "flo-federated[onnx]"',
+        ) from error
+
+
+@contextmanager
+def _children(
+    path: Path, required: Collection[str], data: bytes, column: ImageColumn, count: int
+) -> Iterator[list[Child]]:
+    """Start children, each with the encoder opened. They end with the thread that starts them."""
+    with ExitStack() as stack:
+        children = [stack.enter_context(_child(path, required)) for _ in range(count)]
+        for child in children:
+            refuse_other_sizes(column, _opened(child, data))
+        yield children
+
+
+@contextmanager
+def _child(forbidden: Path, required: Collection[str]) -> Iterator[Child]:
+    """Start a confined child. Raises UsageError, and RefusedError if a layer is missing."""
+    refuse_without_onnx()
+    child, listener = child_process.start(
+        "flo.clients.data_process.encoder_child", str(forbidden.resolve())
+    )
+    try:
+        layers = child_process.read_layers(child)
+        if missing := sorted(name for name in required if not layers.get(name)):
+            raise RefusedError(
+                f"the process that runs encoders is not confined by {', '.join(missing)}",
+                hint="flo site doctor shows which layers this machine has",
+            )
+        yield child
+    finally:
+        child_process.stop(child, listener)
+
+
+def _opened(child: Child, data: bytes) -> EncoderFacts:
+    header, _ = _exchanged(child, data)
+    if header.get("status") == "refused":
+        why = escape_for_terminal(str(header.get("why")))
+        raise UsageError(f"the encoder's file cannot be used: {why}")
+    return EncoderFacts.model_validate(header["facts"])
+
+
+def _asked(child: Child, column: ImageColumn, scaled: Floats) -> Floats:
+    images = np.ascontiguousarray(scaled, dtype=np.float32)
+    header, body = _exchanged(child, images.data.cast("B"))
+    if header.get("status") != "ok":
+        raise RefusedError(f"column {column.name}: the encoder could not encode the images")
+    return np.frombuffer(body, dtype=np.float32).reshape(len(images), -1).astype(np.float64)
+
+
+def _exchanged(child: Child, body: bytes | memoryview) -> tuple[dict[str, Any], memoryview]:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    answer = None
+    try:
+        with ended_after(LONGEST_SECONDS, child):
+            write_frame(child.stdin, {}, body)
+            answer = read_frame(child.stdout)
+    except (OSError, MessageError):
+        answer = None
+    if answer is None:
+        raise RefusedError(
+            "the process that runs the encoder ended",
+            hint="the machine may lack memory for it; the lines above say more",
+        )
+    return answer

@@ -1,0 +1,74 @@
+"""Frozen encoders: networks that turn an image into a few numbers, which a study's model trains on.
+
+An encoder is an ONNX file: data and no code. A study names it by the file's digest, so that every
+hospital runs the same one, and a hospital allows it in its ``policy.toml``. It is never trained in
+the study and nothing of it travels. ``flo.clients.data_process.encoding`` runs it, on one image at
+a time, in a process without network and files.
+
+The privacy guarantee needs nothing of an encoder but that an image's features depend on no other
+patient: whatever the features are, the patient's gradient is clipped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import numpy as np
+from pydantic import Field, StringConstraints
+
+from flo.arrays import Floats
+from flo.documents.document import Document
+from flo.errors import StudyError
+from flo.study.names import Words
+
+if TYPE_CHECKING:
+    from flo.study.columns import ImageColumn
+    from flo.study.document import Study
+
+LARGEST_ENCODED_IMAGE = 1 << 20  # pixels, of all channels
+MOST_FEATURES = 4096
+
+
+class Encoder(Document):
+    """The encoder of an image column.
+
+    ``name``: what people call it. ``file``: SHA-256 of its ONNX file. ``features``: how many
+    numbers an image becomes.
+    """
+
+    name: Words
+    file: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    features: Annotated[int, Field(ge=1, le=MOST_FEATURES)]
+
+
+class Encoders(Protocol):
+    """What runs encoders on images."""
+
+    def features(self, column: ImageColumn, pixels: Floats) -> Floats:
+        """Return the encoder's output (n, features) for pixels (n, pixels) in the column's unit.
+
+        Raises DataError or UsageError: the encoder is not here, or cannot encode these images.
+        """
+
+
+def as_inputs(features: Floats) -> Floats:
+    """Return features (n, k) as a model's inputs: each record's have a mean square of 1.
+
+    Encoders differ in scale by powers of ten, while a study's clip and learning rate expect inputs
+    of about 1. A record is scaled by its own norm, which depends on no other record; one whose
+    features are all 0 stays 0.
+    """
+    most = np.abs(features).max(axis=1, keepdims=True)  # first, so that no square overflows
+    part = np.divide(features, most, out=np.zeros_like(features), where=most > 0)
+    size = np.sqrt((part**2).mean(axis=1, keepdims=True))
+    return np.asarray(np.divide(part, size, out=np.zeros_like(part), where=size > 0))
+
+
+def require_no_encoder(study: Study, what: str) -> None:
+    """Raise StudyError if the study has an encoder. ``what``: what cannot run it."""
+    for column, encoder in study.data.encoders.items():
+        raise StudyError(
+            f"{study.name}, version {study.version}, turns {column} into numbers by the encoder "
+            f"{encoder.name!r}, which {what} does not run",
+            hint="flo model predict does, where the encoder is installed",
+        )
