@@ -54,9 +54,9 @@ def read_facts(data: bytes) -> EncoderFacts:
     """
     model = _parsed(data)
     graph = model.graph
-    domains = sorted({one.domain for one in model.opset_import} - set(_STANDARD))
+    domains = {one.domain for one in model.opset_import} - set(_STANDARD)
     if domains or model.functions:
-        others = ", ".join(map(repr, domains)) or "its own functions"
+        others = ", ".join(sorted(map(repr, domains))) or "its own functions"
         raise UnfitEncoderError(f"it uses operators of {others}; only ONNX's own may be used")
     kinds = set[str]()
     for number, (node, depth) in enumerate(_nodes(graph)):
@@ -73,6 +73,8 @@ def read_facts(data: bytes) -> EncoderFacts:
                 f"its tensor {tensor.name!r} is kept in another file; export {_OF_A_FILE}"
             )
         parameters += _product(tensor.dims)
+        if min(tensor.dims, default=0) < 0 or parameters > 8 * len(data):
+            raise UnfitEncoderError(f"its tensor {tensor.name!r} states more than the file holds")
     held = {tensor.name for tensor in graph.initializer}
     inputs = [one for one in graph.input if one.name not in held]
     if len(inputs) != 1 or len(graph.output) != 1:
@@ -109,6 +111,8 @@ def _parsed(data: bytes) -> Any:
 
 def _refuse_node(node: Any) -> None:
     what = f"its node {node.name or next(iter(node.output), '')!r}"
+    if not isinstance(node.op_type, str):
+        raise UnfitEncoderError(f"{what} has an operator whose name is no text")
     if node.domain not in _STANDARD:
         raise UnfitEncoderError(f"{what} is of the domain {node.domain!r}, which is not ONNX's own")
     if node.op_type in _RANDOM:

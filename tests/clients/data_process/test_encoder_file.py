@@ -1,0 +1,74 @@
+"""An encoder's file is a fixed function of one image, or it is refused by name."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from flo.clients.data_process.encoder_file import UnfitEncoderError, read_facts
+from tests import encoders
+
+
+def saved_by_torch() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.zeros(2)}, buffer)
+    return buffer.getvalue()
+
+
+def test_the_file_states_the_image_and_its_features() -> None:
+    facts = read_facts(encoders.encoder(channels=3, height=16, width=10))
+    assert (facts.channels, facts.height, facts.width, facts.features) == (3, 16, 10, 6)
+    assert facts.parameters == 3 * 3 * 9
+    assert facts.operators == ("AveragePool", "Conv", "Flatten", "Tanh")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (encoders.elsewhere, "its tensor 'filters' is kept in another file"),
+        (encoders.elsewhere_within, "its tensor 'shadow' is kept in another file"),
+        (encoders.of_another_domain, "it uses operators of 'org.example'"),
+        (encoders.of_an_undeclared_domain, "its node 'tanh' is of the domain 'org.example'"),
+        (encoders.with_functions, "it uses operators of its own functions"),
+        (encoders.drawn, r"its node 'dice' \(RandomNormalLike\) draws random numbers"),
+        (encoders.training, r"its node 'norm' \(BatchNormalization\) is in its training mode"),
+        (encoders.two_inputs, "it has 2 inputs and 1 outputs"),
+        (encoders.any_size, "its input 'image' must be float32 of shape"),
+        (encoders.doubles, "its input 'image' must be float32 of shape"),
+        (encoders.two_at_once, "its input 'image' holds 2 records; export it for 1"),
+        (encoders.deep, "graphs nested deeper than 8"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_makes_a_file_unfit_is_named(change: encoders.Change, told: str) -> None:
+    with pytest.raises(UnfitEncoderError, match=told):
+        read_facts(encoders.encoder(change))
+
+
+@pytest.mark.parametrize("data", [pickle.dumps([1.0]), saved_by_torch()], ids=["pickle", "torch"])
+def test_a_pickle_is_never_opened(data: bytes) -> None:
+    with pytest.raises(UnfitEncoderError, match="it is a pickle, which could run code"):
+        read_facts(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"hello", encoders.encoder()[:-40]])
+def test_what_is_not_onnx_is_said(data: bytes) -> None:
+    with pytest.raises(UnfitEncoderError, match="it is not ONNX"):
+        read_facts(data)
+
+
+def test_no_byte_changed_in_a_file_raises_anything_else() -> None:
+    data, dice = bytearray(encoders.encoder()), np.random.default_rng(1)
+    for _ in range(3000):
+        place = int(dice.integers(len(data)))
+        before, data[place] = data[place], int(dice.integers(256))
+        try:
+            read_facts(bytes(data))
+        except UnfitEncoderError:
+            pass
+        finally:
+            data[place] = before

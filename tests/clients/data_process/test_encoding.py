@@ -1,0 +1,134 @@
+"""Encoders run in a confined process, on one image at a time, and only the file of the study."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flo.arrays import Floats
+from flo.clients.data_process import encoding
+from flo.clients.data_process.encoding import InstalledEncoders, TriedEncoders, encoder_path
+from flo.errors import DataError, FloError, RefusedError, StudyError, TrustError, UsageError
+from flo.study.columns import ImageColumn
+from tests import encoders
+from tests.flo.studies import IMAGE
+
+pytestmark = pytest.mark.processes
+
+
+def column(folder: Path, data: bytes, **changes: object) -> ImageColumn:
+    return ImageColumn.model_validate(IMAGE | {"encoder": encoders.kept(folder, data) | changes})
+
+
+def pixels(count: int) -> Floats:
+    return np.random.default_rng(3).integers(0, 256, size=(count, 72)).astype(np.float64)
+
+
+def test_features_are_what_onnxruntime_computes_and_progress_is_told(tmp_path: Path) -> None:
+    data, images, told = encoders.encoder(), pixels(50), list[tuple[int, int]]()
+    found = InstalledEncoders(tmp_path, progress=lambda *one: told.append(one)).features(
+        column(tmp_path, data), images
+    )
+    truth = encoders.expected(data, (2 * images / 255 - 1).reshape(-1, 1, 8, 9))
+    np.testing.assert_allclose(found, truth, atol=1e-6)
+    assert told == [(16, 50), (32, 50), (48, 50), (50, 50)]
+    assert InstalledEncoders(tmp_path).features(column(tmp_path, data), images[:0]).shape == (0, 6)
+
+
+@pytest.mark.parametrize("other", [np.nan, 1e38, 0.0, -np.inf], ids=str)
+def test_no_image_changes_the_features_of_another_by_one_bit(tmp_path: Path, other: float) -> None:
+    runs, of = InstalledEncoders(tmp_path), column(tmp_path, encoders.encoder())
+    images = pixels(40)
+    whole = runs.features(of, images)
+    for alone in (0, 17, 39):
+        np.testing.assert_array_equal(runs.features(of, images[alone : alone + 1])[0], whole[alone])
+    order = np.random.default_rng(4).permutation(40)
+    np.testing.assert_array_equal(runs.features(of, images[order]), whole[order])
+    images[5] = other
+    if not np.isfinite(other):
+        with pytest.raises(DataError, match="no finite numbers of 1 images, the first in row 6"):
+            runs.features(of, images)
+        return
+    kept = np.arange(40) != 5
+    np.testing.assert_array_equal(runs.features(of, images)[kept], whole[kept])
+
+
+def test_a_changed_or_missing_file_and_other_sizes_are_refused(tmp_path: Path) -> None:
+    data, other = encoders.encoder(), encoders.encoder(height=10)
+    of, images = column(tmp_path, data), pixels(3)
+    cases: list[tuple[ImageColumn, type[FloError], str]] = [
+        (column(tmp_path, data, features=5), StudyError, r"\(1, 8, 9, 5\), and .* \(1, 8, 9, 6\)"),
+        (column(tmp_path, other), StudyError, r"\(1, 8, 9, 6\), and .* \(1, 10, 9, 6\)"),
+        (column(tmp_path, data, file="0" * 64), UsageError, "is not installed here; it would be"),
+        (column(tmp_path, encoders.encoder(encoders.drawn)), UsageError, "draws random numbers"),
+        (column(tmp_path, encoders.encoder(encoders.elsewhere)), UsageError, "in another file"),
+    ]
+    for refused, kind, told in cases:
+        for runs in (InstalledEncoders(tmp_path), TriedEncoders(tmp_path)):
+            with pytest.raises(kind, match=told):
+                runs.features(refused, images)
+    assert of.encoder is not None
+    encoder_path(tmp_path, of.encoder.file).write_bytes(other)
+    with pytest.raises(TrustError, match="is not the encoder of that digest any more"):
+        InstalledEncoders(tmp_path).features(of, images)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (encoders.blind, "a made-up image and its negative become the same features"),
+        (encoders.endless, "a made-up image becomes .* not 6 finite numbers"),
+        (encoders.elsewhere, "its tensor 'filters' is kept in another file"),
+    ],
+)
+def test_an_encoder_is_tried_out_before_it_is_installed(
+    tmp_path: Path, change: encoders.Change, told: str
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("nobody reads this")
+    with pytest.raises(UsageError, match=told):
+        encoding.examine(encoders.encoder(change), secret)
+    assert encoding.examine(encoders.encoder(), secret).features == 6
+
+
+def test_a_layer_that_does_not_hold_stops_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: Callable[..., dict[str, bool]] = encoding.child_process.read_layers
+    monkeypatch.setattr(
+        encoding.child_process, "read_layers", lambda child: read(child) | {"landlock": False}
+    )
+    with pytest.raises(RefusedError, match="is not confined by landlock"):
+        InstalledEncoders(tmp_path).features(column(tmp_path, encoders.encoder()), pixels(2))
+
+
+def test_a_process_that_is_killed_is_said_and_the_next_run_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of, images = column(tmp_path, encoders.encoder()), pixels(40)
+    sent = encoding.write_frame
+
+    def killed(pipe: object, header: dict[str, object], body: bytes = b"") -> None:
+        for child in children():
+            os.kill(child, signal.SIGKILL)
+        sent(pipe, header, body)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as deadly:
+        deadly.setattr(encoding, "write_frame", killed)
+        with pytest.raises(RefusedError, match="the process that runs the encoder ended"):
+            InstalledEncoders(tmp_path).features(of, images)
+    assert children() == []
+    assert InstalledEncoders(tmp_path).features(of, images).shape == (40, 6)
+
+
+def children() -> list[int]:
+    """Encoders' processes that this one started."""
+    own = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return [
+        int(one) for one in own if b"encoder_child" in Path(f"/proc/{one}/cmdline").read_bytes()
+    ]
