@@ -22,7 +22,7 @@ from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 from flo.privacy.mechanisms.mechanisms import FullBatchSum
 from flo.privacy.patients.patients import Patients
 from flo.study import networks
-from flo.study.networks import Layer
+from flo.study.layers import Layer
 
 _CLIP, _SIGMA = 1.0, 20.0
 _STEPS = (4, 24, 16)  # inputs of a record, its steps, inputs of each

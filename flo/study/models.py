@@ -23,7 +23,7 @@ from flo.study.columns import ImageColumn
 from flo.study.document import Study
 from flo.study.features import input_names, names_of
 from flo.study.gate import CURVE_POINTS
-from flo.study.networks import Layer
+from flo.study.layers import START_AS_ONE, Layer, LayerKind
 from flo.study.packs import Attention, Cnn, Mlp, Pack, Recurrent
 from flo.study.parameters import Vector
 from flo.study.schema import Schema
@@ -51,7 +51,7 @@ def layers(study: Study) -> list[Layer]:
             image = _image(study.data)
             return networks.cnn(image.channels, image.height, image.width, outputs)
         case Recurrent(kind=kind, hidden=hidden):
-            cell: networks.LayerKind = "GRU" if kind == "gru" else "LSTM"
+            cell: LayerKind = "GRU" if kind == "gru" else "LSTM"
             return networks.recurrent(cell, *_steps(study.data), hidden, outputs)
         case Attention(width=width, heads=heads):
             return networks.attention(*_steps(study.data), width, heads, outputs)
@@ -181,7 +181,7 @@ def _usual_start(study: Study) -> Vector:
     for layer in layers(study):
         for name, shape in layer.parameters.items():
             end = start + math.prod(shape)
-            if layer.kind in networks.NORMS:
+            if layer.kind in START_AS_ONE or layer.kind == "Offset":
                 weights[start:end] = float(name == "weight")
             else:
                 for block in range(start, end, _BLOCK):
@@ -285,9 +285,10 @@ def last_features(study: Study, weights: Vector, inputs: Floats) -> Floats:
     module = build(study)
     single = torch.from_numpy(weights.astype(np.float32))
     torch.nn.utils.vector_to_parameters(single, module.parameters())
+    features = networks.without_last(module)
     with torch.inference_mode():
         parts = [
-            module[:-1](torch.from_numpy(inputs[start : start + _AT_ONCE].astype(np.float32)))
+            features(torch.from_numpy(inputs[start : start + _AT_ONCE].astype(np.float32)))
             for start in range(0, len(inputs), _AT_ONCE)
         ]
     return np.concatenate([part.numpy() for part in parts]).astype(np.float64)

@@ -1,172 +1,20 @@
 """The networks that studies can name, as lists of layers: torch modules and parameter shapes.
 
 A network is a plain list, so that its parameters can be counted without torch and its module is
-built from the same lines. Every layer here treats one record at a time. There is no batch
-normalisation, no dropout and no state, so a network has only parameters. This module does not
-depend on studies.
+built from the same lines. ``flo.study.layers`` has the layers. This module does not depend on
+studies.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from flo.study.layers import BOUNDED, MOST_NUMBERS, MOST_PARAMETERS, WANTED, Layer, LayerKind, Shape
 
 if TYPE_CHECKING:
     import torch
-
-Shape = tuple[int, ...]
-LayerKind = Literal[
-    "Linear",
-    "Conv1d",
-    "Conv2d",
-    "Conv3d",
-    "GroupNorm",
-    "LayerNorm",
-    "RMSNorm",
-    "RNN",
-    "GRU",
-    "LSTM",
-    "SelfAttention",
-    "Steps",
-    "LastStep",
-    "MeanOfSteps",
-    "Tanh",
-    "AvgPool2d",
-    "AdaptiveAvgPool2d",
-    "Unflatten",
-    "Flatten",
-]
-NORMS: tuple[LayerKind, ...] = ("GroupNorm", "LayerNorm", "RMSNorm")  # start as the identity
-_GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}  # rows of weights for each hidden number
-MOST_PARAMETERS = 4_000_000  # limit for a model pack
-MOST_NUMBERS = 1_000_000  # per record after any layer
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer: its torch name and its sizes."""
-
-    kind: LayerKind
-    sizes: Shape = ()
-
-    @property
-    def parameters(self) -> dict[str, Shape]:
-        """Shapes of the layer's parameters, in torch's order."""
-        match self.kind, self.sizes:
-            case "Linear", (inputs, outputs):
-                return {"weight": (outputs, inputs), "bias": (outputs,)}
-            case (("Conv1d" | "Conv2d" | "Conv3d"), (inputs, outputs, kernel)):
-                sides = (kernel,) * int(self.kind[4])
-                return {"weight": (outputs, inputs, *sides), "bias": (outputs,)}
-            case "GroupNorm", (_, channels):
-                return {"weight": (channels,), "bias": (channels,)}
-            case "LayerNorm", (width,):
-                return {"weight": (width,), "bias": (width,)}
-            case "RMSNorm", (width,):
-                return {"weight": (width,)}
-            case (("RNN" | "GRU" | "LSTM"), (inputs, hidden)):
-                rows = _GATES[self.kind] * hidden
-                return {
-                    **{"weight_ih_l0": (rows, inputs), "bias_ih_l0": (rows,)},
-                    **{"weight_hh_l0": (rows, hidden), "bias_hh_l0": (rows,)},
-                }
-            case "SelfAttention", (width, _):
-                return {
-                    f"{part}_{name}": shape
-                    for part in ("query", "key", "value", "out")
-                    for name, shape in (("weight", (width, width)), ("bias", (width,)))
-                }
-        return {}
-
-    @property
-    def fan_in(self) -> int:
-        """How many numbers a number of the layer's output is a sum of; in a cell, hidden ones."""
-        if self.kind in _GATES:
-            return self.sizes[1]
-        if self.kind == "SelfAttention":
-            return self.sizes[0]
-        return math.prod(self.parameters.get("weight", (1,))[1:])
-
-    def after(self, record: Shape) -> Shape | None:
-        """Return the shape of one record after this layer; None if it does not fit ``record``."""
-        match self.kind, self.sizes, record:
-            case "Linear", (inputs, outputs), (*rows, width) if width == inputs:
-                return (*rows, outputs)
-            case "Conv2d", (inputs, outputs, kernel), (channels, height, width) if (
-                channels == inputs and kernel % 2 == 1 and kernel < 2 * max(height, width)
-            ):
-                return (outputs, height, width)
-            case "GroupNorm", (groups, channels), (first, height, width) if (
-                channels == first
-                and channels % groups == 0
-                and channels // groups * height * width > 1
-            ):
-                return record
-            case (("Conv1d" | "Conv3d"), (inputs, outputs, kernel), (channels, *sides)) if (
-                channels == inputs
-                and len(sides) == int(self.kind[4])
-                and kernel % 2 == 1
-                and kernel < 2 * max(sides)
-            ):
-                return (outputs, *sides)
-            case (("LayerNorm" | "RMSNorm"), (inputs,), (*_, width)) if 1 < width == inputs:
-                return record
-            case (("RNN" | "GRU" | "LSTM"), (inputs, hidden), (steps, width)) if width == inputs:
-                return (steps, hidden)
-            case "SelfAttention", (inputs, heads), (steps, width) if (
-                width == inputs and inputs % heads == 0 and heads * steps**2 <= MOST_NUMBERS
-            ):
-                return record
-            case "Steps", (same, steps, each), (width,) if width == same + steps * each:
-                return (steps, same + each + 1)
-            case (("LastStep" | "MeanOfSteps"), (), (_, width)):
-                return (width,)
-            case "Tanh", (), _:
-                return record
-            case "AvgPool2d", (kernel,), (channels, height, width) if kernel <= min(height, width):
-                return (channels, height // kernel, width // kernel)
-            case "AdaptiveAvgPool2d", (side,), (channels, height, width) if side <= min(
-                height, width
-            ):
-                return (channels, side, side)
-            case "Unflatten", (_, _, *_), (width,) if math.prod(self.sizes) == width:
-                return self.sizes
-            case "Flatten", (), _:
-                return (math.prod(record),)
-        return None
-
-
-_WANTED: dict[LayerKind, str] = {
-    "Linear": "sizes: inputs, outputs; it takes a flat record of that many inputs, or steps of it",
-    "Conv1d": "sizes: channels in, channels out, kernel; it takes (channels in, length), and its "
-    "kernel is odd and less than twice the length",
-    "Conv2d": "sizes: channels in, channels out, kernel; it takes (channels in, height, width), "
-    "and its kernel is odd and less than twice the image",
-    "GroupNorm": "sizes: groups, channels; it takes (channels, height, width), groups divide the "
-    "channels, and a group holds more than one number of a record",
-    "Conv3d": "sizes: channels in, channels out, kernel; it takes (channels in, depth, height, "
-    "width), and its kernel is odd and less than twice the volume",
-    "LayerNorm": "sizes: width, 2 or more; it takes (…, width)",
-    "RMSNorm": "sizes: width, 2 or more; it takes (…, width)",
-    "RNN": "sizes: inputs, hidden; it takes (steps, inputs)",
-    "GRU": "sizes: inputs, hidden; it takes (steps, inputs)",
-    "LSTM": "sizes: inputs, hidden; it takes (steps, inputs)",
-    "SelfAttention": "sizes: width, heads; it takes (steps, width), heads divide the width, and "
-    f"heads × steps² are at most {MOST_NUMBERS:,}",
-    "Steps": "sizes: inputs of the whole record, steps, inputs of each step; it takes a flat "
-    "record of these, in this order",
-    "LastStep": "no sizes; it takes (steps, width)",
-    "MeanOfSteps": "no sizes; it takes (steps, width)",
-    "Tanh": "no sizes",
-    "AvgPool2d": "sizes: kernel, at most the image's sides; it takes (channels, height, width)",
-    "AdaptiveAvgPool2d": "sizes: the side it makes, at most the image's; it takes (channels, "
-    "height, width)",
-    "Unflatten": "sizes: steps and width, or channels and sides; it takes a flat record of as many "
-    "numbers",
-    "Flatten": "no sizes",
-}
 
 
 def logistic(inputs: int, outputs: int = 1) -> list[Layer]:
@@ -238,29 +86,39 @@ def output(layers: list[Layer], inputs: int) -> Shape:
     """Return the shape of a record of ``inputs`` numbers after all layers.
 
     Raises:
-        ValueError: a layer does not accept the output of the one before it; the network is larger
-            than ``MOST_PARAMETERS`` or ``MOST_NUMBERS``, has no parameters, or ends in a Tanh.
+        ValueError: a layer does not accept what it takes, takes what comes later, or is taken by
+            none; the network is larger than ``MOST_PARAMETERS`` or ``MOST_NUMBERS``, has no
+            parameters, or ends in a layer that limits the log odds.
     """
-    record: Shape = (inputs,)
+    outputs: list[Shape] = []
     for place, layer in enumerate(layers):
-        after = layer.after(record)
+        taken = layer.of or (place - 1,)
+        if not all(-1 <= one < place for one in taken):
+            raise ValueError(f"layer {place}: {layer.kind} takes the output of a later layer")
+        records = [outputs[one] if one >= 0 else (inputs,) for one in taken]
+        after = layer.after(*records)
         if after is None:
+            shown = " and ".join(map(str, records))
             raise ValueError(
                 f"layer {place}: {layer.kind} of sizes {layer.sizes} does not take a record of "
-                f"shape {record} ({_WANTED[layer.kind]})"
+                f"shape {shown} ({WANTED[layer.kind]})"
             )
         if math.prod(after) > MOST_NUMBERS:
             raise ValueError(
                 f"layer {place}: a record becomes {math.prod(after)} numbers, limit {MOST_NUMBERS}"
             )
-        record = after
-    if layers[-1].kind == "Tanh":
-        raise ValueError("the last layer is a Tanh, which would limit the log odds to -1 to 1")
+        outputs.append(after)
+    taken_by_some = {one for place, layer in enumerate(layers) for one in layer.of or (place - 1,)}
+    for place, layer in enumerate(layers[:-1]):
+        if place not in taken_by_some:
+            raise ValueError(f"layer {place}: no layer takes the output of this {layer.kind}")
+    if layers[-1].kind in BOUNDED:
+        raise ValueError(f"the last layer is a {layers[-1].kind}, which would limit the log odds")
     if size(layers) == 0:
         raise ValueError("no layer has parameters to train")
     if size(layers) > MOST_PARAMETERS:
         raise ValueError(f"{size(layers)} parameters, limit {MOST_PARAMETERS}")
-    return record
+    return outputs[-1]
 
 
 def shapes(layers: list[Layer]) -> dict[str, Shape]:
@@ -281,13 +139,13 @@ def build(layers: list[Layer]) -> torch.nn.Sequential:
     """Build the module, float32. A convolution preserves height and width."""
     from torch import nn
 
-    from flo.study import sequences
+    from flo.study import joints, sequences
 
     make: dict[str, Callable[..., nn.Module]] = {
         "Linear": lambda i, o: nn.Linear(i, o),
-        "Conv1d": lambda i, o, k: nn.Conv1d(i, o, k, padding=k // 2),
-        "Conv2d": lambda i, o, k: nn.Conv2d(i, o, k, padding=k // 2),
-        "Conv3d": lambda i, o, k: nn.Conv3d(i, o, k, padding=k // 2),
+        "Conv1d": lambda i, o, k, s=1: nn.Conv1d(i, o, k, stride=s, padding=k // 2),
+        "Conv2d": lambda i, o, k, s=1: nn.Conv2d(i, o, k, stride=s, padding=k // 2),
+        "Conv3d": lambda i, o, k, s=1: nn.Conv3d(i, o, k, stride=s, padding=k // 2),
         "LayerNorm": nn.LayerNorm,
         "RMSNorm": lambda width: nn.RMSNorm(width, eps=1e-5),
         "RNN": lambda i, h: sequences.Recurrent("RNN", i, h),
@@ -299,9 +157,42 @@ def build(layers: list[Layer]) -> torch.nn.Sequential:
         "MeanOfSteps": sequences.MeanOfSteps,
         "GroupNorm": lambda groups, channels: nn.GroupNorm(groups, channels),
         "Tanh": lambda: nn.Tanh(),
+        "ReLU": lambda: nn.ReLU(),
+        "GELU": lambda: nn.GELU(),
+        "SiLU": lambda: nn.SiLU(),
+        "Sigmoid": lambda: nn.Sigmoid(),
+        "Softmax": joints.Softmax,
         "AvgPool2d": lambda k: nn.AvgPool2d(k),
+        "MaxPool2d": lambda k, s: nn.MaxPool2d(k, stride=s, padding=k // 2),
         "AdaptiveAvgPool2d": lambda k: nn.AdaptiveAvgPool2d(k),
         "Unflatten": lambda *sizes: nn.Unflatten(1, sizes),
         "Flatten": lambda: nn.Flatten(1),
+        "Mean": joints.Mean,
+        "Permute": joints.Permute,
+        "Slice": joints.Slice,
+        "Concat": joints.Concat,
+        "Add": joints.Add,
+        "Multiply": joints.Multiply,
+        "Product": joints.Product,
+        "Offset": joints.Offset,
+        "Gain": joints.Gain,
     }
-    return nn.Sequential(*(make[layer.kind](*layer.sizes) for layer in layers))
+    given: dict[str, Callable[[float], nn.Module]] = {"Scale": joints.Scale, "Shift": joints.Shift}
+    modules = [
+        given[layer.kind](layer.by) if layer.kind in given else make[layer.kind](*layer.sizes)
+        for layer in layers
+    ]
+    if not any(layer.of for layer in layers):
+        return nn.Sequential(*modules)
+    return joints.Joined(modules, [layer.of or (n - 1,) for n, layer in enumerate(layers)])
+
+
+def without_last(module: torch.nn.Sequential) -> torch.nn.Sequential:
+    """Return a built network up to its last layer, which takes the output of the one before."""
+    from torch import nn
+
+    from flo.study.joints import Joined
+
+    if isinstance(module, Joined):
+        return Joined(list(module)[:-1], module.of[:-1])
+    return nn.Sequential(*list(module)[:-1])

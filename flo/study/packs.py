@@ -2,18 +2,24 @@
 
 All but one are built into FLO. A *model pack* is a custom network: a named list of layers, data
 and no code, which a hospital installs by entering its digest in ``policy.toml``.
-``flo.study.networks`` defines the layers; ``flo.study.models`` builds models from them.
+``flo.study.layers`` defines the layers; ``flo.study.models`` builds models from them.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from flo.documents import canonical
 from flo.documents.document import Document, spelt
-from flo.study.networks import Layer, LayerKind
+from flo.study.layers import Layer, LayerKind
 
 PackName = Annotated[
     str, spelt("[a-z0-9][a-z0-9-]{0,62}", "1 to 63 lower-case letters, digits and hyphens")
@@ -70,13 +76,14 @@ class Attention(Document):
         return self
 
 
+MOST_LAYERS = 512  # of a pack
 SEQUENCE_MODELS = ("gru", "lstm", "attention")
 
 _INSTEAD = {
     "BatchNorm": "it mixes patients, so no gradient can be clipped alone: use GroupNorm",
     "Dropout": "the noise for privacy regularises already: leave it out",
-    "ReLU": "use Tanh, whose bounded slope suits clipped gradients",
 }
+RECORD = "record"  # what layers call the record itself
 
 
 def _private(kind: Any) -> Any:
@@ -87,11 +94,38 @@ def _private(kind: Any) -> Any:
     return kind
 
 
+LayerName = Annotated[
+    str, spelt("[a-z][a-z0-9-]{0,62}", "1 to 63 lower-case letters, digits and hyphens")
+]
+
+
 class PackLayer(Document):
-    """One layer of a pack. ``sizes``: as in ``flo.study.networks.Layer``."""
+    """One layer of a pack. ``sizes``: as in ``flo.study.layers.Layer``.
+
+    ``name``: what later layers call it. ``of``: names of the layers whose outputs it takes,
+    ``record`` for the record itself; the layer before if empty. ``by``: of Scale and Shift.
+    """
 
     kind: Annotated[LayerKind, BeforeValidator(_private)]
-    sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=4)] = ()
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=6)] = ()
+    name: LayerName | None = None
+    of: Annotated[tuple[LayerName, ...], Field(max_length=16)] = ()
+    by: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None
+
+    @model_validator(mode="after")
+    def _with_a_number(self) -> PackLayer:
+        if (self.by is not None) != (self.kind in ("Scale", "Shift")):
+            raise ValueError(f"by: of Scale and Shift, and needed there; the layer is {self.kind}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_paths(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave later fields out unless they are set, so that earlier digests stay."""
+        document: dict[str, Any] = dump(self)
+        for field in ("name", "of", "by"):
+            if document[field] in (None, [], ()):
+                del document[field]
+        return document
 
 
 class Pack(Document):
@@ -99,7 +133,22 @@ class Pack(Document):
 
     kind: Literal["pack"]
     name: PackName
-    layers: Annotated[tuple[PackLayer, ...], Field(min_length=1, max_length=64)]
+    layers: Annotated[tuple[PackLayer, ...], Field(min_length=1, max_length=MOST_LAYERS)]
+
+    @model_validator(mode="after")
+    def _named(self) -> Pack:
+        known = {RECORD}
+        for place, layer in enumerate(self.layers):
+            for name in layer.of:
+                if name not in known:
+                    raise ValueError(
+                        f"layer {place}: {layer.kind} takes {name!r}, and no layer before it has "
+                        "that name"
+                    )
+            if layer.name in known:
+                raise ValueError(f"layer {place}: the name {layer.name!r} is used twice")
+            known |= {layer.name} if layer.name else set()
+        return self
 
     @property
     def digest(self) -> str:
@@ -108,8 +157,13 @@ class Pack(Document):
 
     @property
     def network(self) -> list[Layer]:
-        """Its layers as ``flo.study.networks`` defines them."""
-        return [Layer(layer.kind, layer.sizes) for layer in self.layers]
+        """Its layers as ``flo.study.layers`` defines them."""
+        places = {layer.name: place for place, layer in enumerate(self.layers) if layer.name}
+        places[RECORD] = -1
+        return [
+            Layer(layer.kind, layer.sizes, tuple(places[name] for name in layer.of), layer.by or 0)
+            for layer in self.layers
+        ]
 
 
 Model = Annotated[Logistic | Mlp | Cnn | Recurrent | Attention | Pack, Field(discriminator="kind")]

@@ -5,9 +5,10 @@ at its output. One ordinary pass over the micro-batch yields both (Bu, Wang, Zha
 "Differentially Private Optimization on Large Model at Small Cost", 2023; mixed choice of norms: Bu,
 Mao, Xu 2022). No per-patient copy of the model is needed.
 
-No mixing, by construction: only an ``nn.Sequential`` of the layers listed here, each used once and
-of exactly the listed type, is accepted. Such a model treats one record at a time; other models go
-to ``flo.privacy.gradients.per_sample``. Layers without a rule of FLO's use Opacus' per-record rule.
+No mixing, by construction: only an ``nn.Sequential`` or a ``Joined`` of the layers listed here,
+each used once and of exactly the listed type, is accepted. Such a model treats one record at a
+time; other models go to ``flo.privacy.gradients.per_sample``. Layers without a rule of FLO's use
+Opacus' per-record rule.
 """
 
 from __future__ import annotations
@@ -32,6 +33,21 @@ from flo.privacy.gradients.contributions import (
     SumOfRankOne,
 )
 from flo.study.classes import Classes
+from flo.study.joints import (
+    Add,
+    Concat,
+    Gain,
+    Joined,
+    Mean,
+    Multiply,
+    Offset,
+    Permute,
+    Product,
+    Scale,
+    Shift,
+    Slice,
+    Softmax,
+)
 from flo.study.outcome import Outcome
 from flo.study.quantity import Quantity
 from flo.study.sequences import LastStep, MeanOfSteps, Steps
@@ -133,7 +149,7 @@ class BookKeeping:
         self._padded = padded
         if loss not in ROW_WISE_LOSSES and not isinstance(loss, HazardLoss | LevelLoss):
             raise ValueError("the loss is not one of flo's own")
-        self._layers = list(_layers(module))
+        self._layers, self._of = _layers(module)
         self._inside = {
             layer: composites.linear_layers(layer)
             for layer in self._layers
@@ -157,7 +173,7 @@ class BookKeeping:
         _, kept = self._pass(frame)
         return self._parts(frame, kept)
 
-    def _through(self, layer: Any, x: torch.Tensor) -> torch.Tensor:
+    def _through(self, layer: Any, x: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         kind: type[nn.Module] = type(layer)
         if kind is nn.Embedding:
             x = _codes(x, layer.num_embeddings)
@@ -166,7 +182,7 @@ class BookKeeping:
             wide = functional.pad(layer.weight, (0, -inputs % _WIDTH, 0, -outputs % _WIDTH))
             y = functional.linear(functional.pad(x, (0, -inputs % _WIDTH)), wide)[..., :outputs]
             return y if layer.bias is None else y + layer.bias
-        out: torch.Tensor = layer(x)
+        out: torch.Tensor = layer(x, *more)
         return out
 
     def _parts(self, frame: Frame, kept: list[SavedTensors]) -> list[PatientGradients]:
@@ -187,17 +203,18 @@ class BookKeeping:
             calls.append((layer, records_in, inputs[0].detach(), y))
             return y
 
-        x = frame.inputs
-        for layer in self._layers:
+        outputs = [frame.inputs]  # place p is at p + 1
+        for layer, of in zip(self._layers, self._of, strict=True):
+            taken = [outputs[place + 1] for place in of]
             if layer in self._inside:
                 records_in = COMPOSITES[type(layer)]
                 with composites.kept(self._inside[layer], keep):
-                    x = layer(x)
+                    outputs.append(layer(*taken))
                 records_in = 0
             else:
-                y = self._through(layer, x)
-                x = keep(layer, (x,), y) if type(layer) in _RULES else y
-        losses = self._loss(x, frame.labels)
+                y = self._through(layer, *taken)
+                outputs.append(keep(layer, taken, y) if type(layer) in _RULES else y)
+        losses = self._loss(outputs[-1], frame.labels)
         # Padding weighs 0, so its b is zero.
         slopes = torch.autograd.grad(losses, [y for *_, y in calls], frame.weights)
         used: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
@@ -208,19 +225,24 @@ class BookKeeping:
         ]
 
 
-def _layers(module: nn.Module) -> list[nn.Module]:
-    """Return the leaves of a Sequential. Raises ValueError unless all are known to be row-wise."""
-    if type(module) is not nn.Sequential:
-        raise ValueError(f"{type(module).__name__} is not a plain Sequential")
-    leaves: list[nn.Module] = []
-    for child in module:
-        leaves += _layers(child) if isinstance(child, nn.Sequential) else [child]
+def _layers(module: nn.Module) -> tuple[list[nn.Module], list[tuple[int, ...]]]:
+    """Return the layers, and the places of those whose outputs each takes.
+
+    Raises ValueError unless all are known to be row-wise.
+    """
+    if type(module) is Joined:
+        leaves, of = list(module), module.of
+    else:
+        leaves = _leaves(module)
+        of = [(place - 1,) for place in range(len(leaves))]
+    if len(of) != len(leaves) or any(not -1 <= p < n for n, own in enumerate(of) for p in own):
+        raise ValueError("a layer takes the output of a later one")
     if len({id(leaf) for leaf in leaves}) != len(leaves):
         raise ValueError("a layer is used twice")
     parameters = [id(p) for leaf in leaves for p in leaf.parameters()]
     if len(set(parameters)) != len(parameters):
         raise ValueError("two layers share a parameter")
-    for changed in (module, *(part for leaf in leaves for part in leaf.modules())):
+    for changed in module.modules():
         if any(getattr(changed, hooks) for hooks in _HOOKS) or "forward" in vars(changed):
             raise ValueError(f"{type(changed).__name__} has a hook or a replaced forward method")
     for leaf in leaves:
@@ -232,7 +254,17 @@ def _layers(module: nn.Module) -> list[nn.Module]:
             raise ValueError(f"{type(leaf).__name__} has settings without a rule")
         if next(leaf.buffers(), None) is not None:
             raise ValueError(f"{type(leaf).__name__} has buffers")
-    return leaves
+    return leaves, of
+
+
+def _leaves(module: nn.Module) -> list[nn.Module]:
+    """Return the leaves of a Sequential. Raises ValueError for another module."""
+    if type(module) is not nn.Sequential:
+        raise ValueError(f"{type(module).__name__} is not a plain Sequential")
+    found: list[nn.Module] = []
+    for child in module:
+        found += _leaves(child) if isinstance(child, nn.Sequential) else [child]
+    return found
 
 
 def _linear(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
@@ -321,6 +353,20 @@ def _embedding(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> P
     return EmbeddingRows(ids, b, layer.num_embeddings)
 
 
+def _offset(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
+    return Dense([_of_patients(_of_shape(b, layer.bias.shape), patients)])
+
+
+def _gain(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
+    return Dense([_of_patients(_of_shape(a * b, layer.weight.shape), patients)])
+
+
+def _of_shape(gradients: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Sum (n, …) over the sides that a parameter of ``shape`` repeats."""
+    repeated = [side for side, size in enumerate(shape, 1) if size != gradients.shape[side]]
+    return gradients.sum(repeated, keepdim=True) if repeated else gradients
+
+
 def _by_opacus(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
     """Apply Opacus' per-record rule, for layers without a rule of FLO's."""
     from opacus import GradSampleModule  # takes seconds to import
@@ -341,6 +387,8 @@ _RULES: dict[type[nn.Module], Rule] = {
     nn.LayerNorm: _layer_norm,
     nn.GroupNorm: _group_norm,
     nn.Embedding: _embedding,
+    Offset: _offset,
+    Gain: _gain,
     nn.Conv3d: _by_opacus,
     nn.InstanceNorm1d: _by_opacus,
     nn.InstanceNorm2d: _by_opacus,
@@ -353,6 +401,7 @@ _PLAIN = frozenset(
         *(nn.Softplus, nn.Flatten, nn.Unflatten, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d),
         *(nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.MaxPool3d, nn.AvgPool3d),
         *(nn.AdaptiveAvgPool3d, Steps, LastStep, MeanOfSteps),
+        *(Add, Concat, Mean, Multiply, Permute, Product, Scale, Shift, Slice, Softmax),
     }
 )
 _SETTINGS: dict[type[nn.Module], Callable[[Any], bool]] = {
@@ -368,4 +417,8 @@ _SETTINGS: dict[type[nn.Module], Callable[[Any], bool]] = {
     nn.Embedding: lambda layer: layer.max_norm is None and not layer.scale_grad_by_freq,
     nn.Flatten: lambda layer: layer.start_dim == 1,
     nn.Unflatten: lambda layer: layer.dim == 1,
+    Concat: lambda layer: layer.side >= 1,
+    Mean: lambda layer: layer.side >= 1,
+    Slice: lambda layer: layer.side >= 1,
+    Permute: lambda layer: sorted(layer.order) == list(range(1, len(layer.order) + 1)),
 }

@@ -22,7 +22,7 @@ from flo.privacy.gradients.independence import find_cross_patient_dependence
 from flo.privacy.gradients.step import PrivateStep
 from flo.privacy.patients.patients import Patients
 from flo.study import networks
-from flo.study.networks import Layer
+from flo.study.layers import Layer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
 

@@ -19,15 +19,34 @@ from flo.privacy.gradients.per_sample import Looped, Vmapped
 from flo.privacy.gradients.step import PrivateStep, _views_of_one_vector
 from flo.privacy.patients.patients import Patients
 from flo.study import networks
-from flo.study.networks import Layer
+from flo.study.layers import Layer
 
 BATCH = 32
-NETWORKS: dict[str, tuple[list[networks.Layer], int]] = {
+# Paths that part and join: a block of a transformer, and of a residual network.
+TRANSFORMER = [
+    *(Layer("Unflatten", (3, 4)), Layer("Linear", (4, 4)), Layer("Offset", (3, 4))),
+    *(Layer("LayerNorm", (4,)), Layer("Linear", (4, 12))),
+    *(Layer("Slice", (2, 1, 4)), Layer("Slice", (2, 5, 8), (4,)), Layer("Slice", (2, 9, 12), (4,))),
+    *(Layer("Permute", (2, 1), (6,)), Layer("Product", (), (5, 8)), Layer("Scale", by=0.5)),
+    *(Layer("Softmax"), Layer("Product", (), (11, 7)), Layer("Gain", (1, 4))),
+    *(Layer("Add", (), (2, 13)), Layer("Linear", (4, 6)), Layer("GELU"), Layer("Linear", (6, 4))),
+    *(Layer("Add", (), (14, 17)), Layer("Mean", (1,)), Layer("Linear", (4, 1))),
+]
+RESIDUAL = [
+    *(Layer("Unflatten", (1, 6, 6)), Layer("Conv2d", (1, 4, 3, 2)), Layer("GroupNorm", (2, 4))),
+    *(Layer("SiLU"), Layer("Conv2d", (4, 4, 3)), Layer("Add", (), (3, 4)), Layer("ReLU")),
+    *(Layer("AdaptiveAvgPool2d", (1,), (5,)), Layer("Sigmoid"), Layer("Multiply", (), (6, 8))),
+    *(Layer("MaxPool2d", (3, 2)), Layer("Concat", (1,), (10, 10)), Layer("Shift", by=0.25)),
+    *(Layer("Flatten"), Layer("Linear", (32, 1))),
+]
+NETWORKS: dict[str, tuple[list[Layer], int]] = {
     "logistic": (networks.logistic(3), 3),
     "mlp": (networks.mlp(3, (16,)), 3),
     "cnn": (networks.cnn(1, 8, 8), 64),
     "gru": (networks.recurrent("GRU", 2, 3, 2, 3, 1), 8),
     "attention over steps": (networks.attention(0, 3, 2, 4, 2, 1), 6),
+    "transformer": (TRANSFORMER, 12),
+    "residual": (RESIDUAL, 36),
     "lstm": (
         [
             *(Layer("Unflatten", (3, 2)), Layer("LSTM", (2, 3)), Layer("MeanOfSteps")),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flo.arrays import Floats
-from flo.clients.data_process import encoding
+from flo.clients.data_process import child_process, encoding
 from flo.clients.data_process.encoding import InstalledEncoders, TriedEncoders, encoder_path
 from flo.errors import DataError, FloError, RefusedError, StudyError, TrustError, UsageError
 from flo.study.columns import ImageColumn
@@ -99,9 +99,9 @@ def test_an_encoder_is_tried_out_before_it_is_installed(
 def test_a_layer_that_does_not_hold_stops_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: Callable[..., dict[str, bool]] = encoding.child_process.read_layers
+    read: Callable[..., dict[str, bool]] = child_process.read_layers
     monkeypatch.setattr(
-        encoding.child_process, "read_layers", lambda child: read(child) | {"landlock": False}
+        child_process, "read_layers", lambda child: read(child) | {"landlock": False}
     )
     with pytest.raises(RefusedError, match="is not confined by landlock"):
         InstalledEncoders(tmp_path).features(column(tmp_path, encoders.encoder()), pixels(2))
@@ -111,7 +111,7 @@ def test_a_process_that_is_killed_is_said_and_the_next_run_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of, images = column(tmp_path, encoders.encoder()), pixels(40)
-    sent = encoding.write_frame
+    sent = child_process.write_frame
 
     def killed(pipe: object, header: dict[str, object], body: bytes = b"") -> None:
         for child in children():

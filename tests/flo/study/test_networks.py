@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flo.study import networks
-from flo.study.networks import Layer, LayerKind, Shape
+from flo.study.layers import Layer, LayerKind, Shape
 from flo.study.sequences import Cell, Recurrent, SelfAttention
+from tests.privacy.slow_step import RESIDUAL, TRANSFORMER
 
 NETWORKS = {
     "logistic": networks.logistic(5),
@@ -53,6 +54,8 @@ OF_PACKS: dict[str, tuple[list[Layer], int, int]] = {
         12,
         30 + 4 * 42 + 6 + 7,
     ),
+    "transformer": (TRANSFORMER, 12, 20 + 12 + 8 + 60 + 4 + 30 + 28 + 5),
+    "residual": (RESIDUAL, 36, 40 + 8 + 148 + 33),
     "conv1d": (
         [
             Layer("Unflatten", (2, 6)),
@@ -209,6 +212,13 @@ LAYERS = [
     ),
     *(Layer("SelfAttention", (6, 3)), Layer("SelfAttention", (6, 4)), Layer("LastStep")),
     *(Layer("MeanOfSteps"), Layer("RNN", (6, 1)), Layer("GRU", (6,)), Layer("LayerNorm", (1,))),
+    *(Layer("Conv2d", (4, 2, 3, 2)), Layer("Conv2d", (2, 1, 5, 3)), Layer("Conv1d", (4, 1, 3, 4))),
+    *(Layer("MaxPool2d", (3, 2)), Layer("MaxPool2d", (3, 1)), Layer("MaxPool2d", (2, 2))),
+    *(Layer("Mean", (1,)), Layer("Mean", (3,)), Layer("Permute", (2, 1)), Layer("Softmax")),
+    *(Layer("Permute", (3, 1, 2)), Layer("Permute", (2, 3, 1, 4)), Layer("Permute", (1, 1, 2))),
+    *(Layer("Slice", (1, 2, 3)), Layer("Slice", (2, 1, 2)), Layer("Slice", (2, 2, 1))),
+    *(Layer("Offset", (4, 6)), Layer("Gain", (1, 6)), Layer("Offset", (6,)), Layer("Scale", by=2)),
+    *(Layer("Gain", (4, 1, 3)), Layer("Offset", (2, 2, 3, 3)), Layer("Shift", by=1)),
 ]
 
 
@@ -222,6 +232,88 @@ def test_what_a_layer_is_said_to_give_is_what_torch_gives(layer: Layer, record: 
         assert stated is None
         return
     assert stated in (found, None)
+
+
+@pytest.mark.parametrize(
+    ("layer", "records"),
+    [
+        (Layer("Add"), ((4, 6), (4, 6))),
+        (Layer("Add"), ((4, 6), (1, 6))),
+        (Layer("Add"), ((4, 6), (6,))),
+        (Layer("Multiply"), ((3, 1, 1), (3, 5, 2))),
+        (Layer("Multiply"), ((3, 2, 1), (3, 5, 2))),
+        (Layer("Product"), ((4, 6), (6, 2))),
+        (Layer("Product"), ((2, 4, 6), (2, 6, 3))),
+        (Layer("Product"), ((4, 6), (4, 6))),
+        (Layer("Product"), ((6,), (6,))),
+        (Layer("Product"), ((2, 4, 6), (1, 6, 3))),
+        (Layer("Concat", (1,)), ((4, 6), (2, 6), (1, 6))),
+        (Layer("Concat", (2,)), ((4, 6), (4, 1))),
+        (Layer("Concat", (3,)), ((4, 6), (4, 6))),
+        (Layer("Concat", (1,)), ((4, 6), (4, 5))),
+        (Layer("Concat", (1,)), ((4, 6),)),
+    ],
+    ids=str,
+)
+def test_what_joins_outputs_gives_what_torch_gives_and_never_mixes_records(
+    layer: Layer, records: tuple[Shape, ...]
+) -> None:
+    stated = layer.after(*records)
+    (module,) = networks.build([layer])
+    given = [torch.randn(5, *one, generator=torch.Generator().manual_seed(2)) for one in records]
+    if stated is None:
+        if layer.kind == "Concat" and len(records) == 1:
+            return  # torch takes one; it is no joint
+        try:
+            found = module(*given)
+        except (RuntimeError, ValueError, IndexError):
+            return
+        assert layer.kind == "Product"  # torch repeats sides that are not equal
+        assert len(found) == 5
+        return
+    whole = module(*given)
+    assert tuple(whole.shape[1:]) == stated
+    for i in range(5):
+        assert torch.equal(module(*(one[i : i + 1] for one in given))[0], whole[i])
+
+
+def test_a_layer_that_would_reach_across_records_is_stopped() -> None:
+    flat, table, other = torch.ones(4), torch.ones(4, 2), torch.ones(2, 2)
+    for layer, taken in (
+        (Layer("Softmax"), (flat,)),
+        (Layer("Add"), (flat, table)),
+        (Layer("Add"), (table, other[:1])),
+        (Layer("Multiply"), (table, other[0])),
+        (Layer("Product"), (table, other)),
+        (Layer("Concat", (1,)), (flat, flat)),
+    ):
+        (module,) = networks.build([layer])
+        with pytest.raises(ValueError, match="would reach across records"):
+            module(*taken)
+
+
+def test_a_path_that_leads_nowhere_or_backwards_is_refused() -> None:
+    straight = [Layer("Linear", (6, 4)), Layer("Linear", (4, 1))]
+    assert networks.output(straight, 6) == (1,)
+    for layers, why in (
+        ([Layer("Linear", (6, 4)), Layer("Linear", (6, 1), (-1,))], "layer 0: no layer takes the"),
+        ([Layer("Linear", (6, 4), (1,)), straight[1]], "layer 0: Linear takes the output of a la"),
+        ([straight[0], Layer("Linear", (4, 1), (1,))], "layer 1: Linear takes the output of a lat"),
+        (
+            [straight[0], Layer("Linear", (4, 3)), Layer("Add", (), (0, 1))],
+            r"does not take a record of shape \(4,\) and \(3,\)",
+        ),
+    ):
+        with pytest.raises(ValueError, match=why):
+            networks.output(layers, 6)
+
+
+@pytest.mark.parametrize("layers", [TRANSFORMER, RESIDUAL, networks.mlp(12, (4,))])
+def test_a_network_without_its_last_layer_gives_what_that_layer_takes(layers: list[Layer]) -> None:
+    module = networks.build(layers)
+    records = torch.randn(3, 36 if layers is RESIDUAL else 12)
+    features = networks.without_last(module)(records)
+    assert torch.equal(module[-1](features), module(records))
 
 
 def test_a_convolution_of_even_width_and_a_pool_that_enlarges_are_not_taken() -> None:

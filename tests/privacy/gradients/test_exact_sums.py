@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from flo.arrays import Floats, Integers
 from flo.privacy.gradients import exact_sums
 from flo.privacy.gradients.exact_sums import LARGEST_BATCH
+from flo.study.layers import MOST_PARAMETERS
 from flo.study.models import largest_batch
-from flo.study.networks import MOST_PARAMETERS
 from flo.study.schema import LARGEST_RECORDS
 from tests.builders import small_study, study_document
 

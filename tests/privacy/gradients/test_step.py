@@ -35,7 +35,7 @@ from tests.privacy.slow_step import (
 
 # A patient's steps are added up in an order that depends on their place in the frame: the last bit
 # of the sum may differ, the gradients and norms before it may not.
-OF_STEPS = ("lstm", "gru", "attention", "attention over steps")
+OF_STEPS = ("lstm", "gru", "attention", "attention over steps", "transformer")
 STRANGE = (math.nan, math.inf, -math.inf, 1e38, -1e38, 1e300, -1e300, 1e154, 1e-300, 0.0, -0.0)
 STRANGE_LABELS = (math.nan, math.inf, 1e38, -1e300, 0.5)
 # 1e300 is finite, but the square of its length is not; tanh makes an ordinary number of it.
