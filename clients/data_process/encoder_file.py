@@ -46,8 +46,8 @@ class EncoderFacts(Document):
     operators: tuple[str, ...]
 
 
-def read_facts(data: bytes) -> EncoderFacts:
-    """Return what the file states, after checking all rules that need no run.
+def checked(data: bytes) -> Any:
+    """Return an ONNX file's model, after checking all rules that need no sizes and no run.
 
     Raises:
         UnfitEncoderError: names what is wrong.
@@ -58,14 +58,12 @@ def read_facts(data: bytes) -> EncoderFacts:
     if domains or model.functions:
         others = ", ".join(sorted(map(repr, domains))) or "its own functions"
         raise UnfitEncoderError(f"it uses operators of {others}; only ONNX's own may be used")
-    kinds = set[str]()
     for number, (node, depth) in enumerate(_nodes(graph)):
         if number >= _MOST_NODES or depth > _DEEPEST:
             raise UnfitEncoderError(
                 f"it has more than {_MOST_NODES} nodes, or graphs nested deeper than {_DEEPEST}"
             )
         _refuse_node(node)
-        kinds.add(node.op_type)
     parameters = 0
     for tensor in _tensors(graph):
         if tensor.external_data or tensor.data_location:
@@ -75,6 +73,12 @@ def read_facts(data: bytes) -> EncoderFacts:
         parameters += _product(tensor.dims)
         if min(tensor.dims, default=0) < 0 or parameters > 8 * len(data):
             raise UnfitEncoderError(f"its tensor {tensor.name!r} states more than the file holds")
+    return model
+
+
+def read_facts(data: bytes) -> EncoderFacts:
+    """Return what an encoder's file states. Raises UnfitEncoderError: names what is wrong."""
+    graph = checked(data).graph
     held = {tensor.name for tensor in graph.initializer}
     inputs = [one for one in graph.input if one.name not in held]
     if len(inputs) != 1 or len(graph.output) != 1:
@@ -89,8 +93,8 @@ def read_facts(data: bytes) -> EncoderFacts:
         height=height,
         width=width,
         features=features,
-        parameters=parameters,
-        operators=tuple(sorted(kinds)),
+        parameters=sum(_product(tensor.dims) for tensor in _tensors(graph)),
+        operators=tuple(sorted({node.op_type for node, _ in _nodes(graph)})),
     )
 
 
@@ -98,7 +102,11 @@ def _parsed(data: bytes) -> Any:
     import onnx
     from google.protobuf.message import DecodeError
 
-    if data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
+    if data[:4] == b"PK\x03\x04":
+        raise UnfitEncoderError(
+            f"it is an archive, such as a wheel or torch's .pt, which may hold code; export {_OF_A_FILE}"
+        )
+    if data[:1] == b"\x80":
         raise UnfitEncoderError(f"it is a pickle, which could run code; export {_OF_A_FILE}")
     try:
         model = onnx.load_model_from_string(data)

@@ -170,6 +170,10 @@ class Layer:
                 kernel % 2 == 1 and kernel < 2 * max(height, width)
             ):
                 return (channels, (height - 1) // stride + 1, (width - 1) // stride + 1)
+            case "MaxPool2d", (kernel, stride), (channels, height, width) if (
+                kernel == stride <= min(height, width)
+            ):
+                return (channels, height // kernel, width // kernel)
             case "AdaptiveAvgPool2d", (side,), (channels, height, width) if side <= min(
                 height, width
             ):
@@ -250,7 +254,7 @@ WANTED: dict[LayerKind, str] = {
     "Offset": "sizes: as many as the record has sides, each the record's or 1",
     "Gain": "sizes: as many as the record has sides, each the record's or 1",
     "MaxPool2d": "sizes: kernel, stride; it takes (channels, height, width), and its kernel is odd "
-    "and less than twice the image",
+    "and less than twice the image, or it is the stride and at most the image's sides",
     "Mean": "sizes: the side, 1 for the first; it takes two sides or more",
     "Permute": "sizes: the record's sides in their new order, 1 for the first",
     "Slice": "sizes: the side, 1 for the first, and the first and last place along it",

@@ -163,7 +163,7 @@ def build(layers: list[Layer]) -> torch.nn.Sequential:
         "Sigmoid": lambda: nn.Sigmoid(),
         "Softmax": joints.Softmax,
         "AvgPool2d": lambda k: nn.AvgPool2d(k),
-        "MaxPool2d": lambda k, s: nn.MaxPool2d(k, stride=s, padding=k // 2),
+        "MaxPool2d": lambda k, s: nn.MaxPool2d(k, stride=s, padding=k // 2 if k % 2 else 0),
         "AdaptiveAvgPool2d": lambda k: nn.AdaptiveAvgPool2d(k),
         "Unflatten": lambda *sizes: nn.Unflatten(1, sizes),
         "Flatten": lambda: nn.Flatten(1),

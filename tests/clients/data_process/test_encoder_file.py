@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -49,9 +50,24 @@ def test_what_makes_a_file_unfit_is_named(change: encoders.Change, told: str) ->
         read_facts(encoders.encoder(change))
 
 
-@pytest.mark.parametrize("data", [pickle.dumps([1.0]), saved_by_torch()], ids=["pickle", "torch"])
-def test_a_pickle_is_never_opened(data: bytes) -> None:
-    with pytest.raises(UnfitEncoderError, match="it is a pickle, which could run code"):
+def wheel() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("own_network.py", "import socket")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (pickle.dumps([1.0]), "it is a pickle, which could run code"),
+        (saved_by_torch(), "it is an archive, such as a wheel or torch's .pt, which may hold code"),
+        (wheel(), "it is an archive, such as a wheel or torch's .pt, which may hold code"),
+    ],
+    ids=["pickle", "torch", "wheel"],
+)
+def test_what_may_hold_code_is_never_opened(data: bytes, told: str) -> None:
+    with pytest.raises(UnfitEncoderError, match=told):
         read_facts(data)
 
 

@@ -1,0 +1,608 @@
+"""Translate a network that was exported as ONNX into a model pack: a list of FLO's layers.
+
+The network is read for one record. Its nodes become layers in their order; a node that only gives
+numbers another shape becomes none until a layer needs that shape. Numbers of linear layers,
+convolutions and normalisations, and arrays that are added or multiplied, become parameters of
+layers. The pack is then built with the file's numbers and compared with what ONNX Runtime computes,
+so that a wrong translation is never used. Training starts at FLO's public start, and not at the
+file's numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flo.arrays import Floats
+from flo.clients.data_process.encoder_file import UnfitEncoderError, checked
+from flo.errors import UsageError
+from flo.scoring.network import session_of
+from flo.study import networks
+from flo.study.layers import WANTED, Layer, LayerKind, Shape
+from flo.study.packs import RECORD, Pack, PackLayer
+
+_COMPARED, _ALIKE = 16, 1e-3  # records; how far scores may differ, relative to the largest
+_INSTEAD = {
+    "GRU": 'use kind = "gru" in [model], or a pack with the layer GRU',
+    "LSTM": 'use kind = "lstm" in [model], or a pack with the layer LSTM',
+    "RNN": "use a pack with the layer RNN",
+    "BatchNormalization": "it mixes patients while it trains: use GroupNorm",
+    "Dropout": "the noise for privacy regularises already: leave it out",
+    "Erf": "export with opset 20 or later, where GELU is one operator",
+    "Div": "divide by a fixed number only",
+    "Sub": "subtract a fixed number, or another output",
+}
+_SCOPE = re.compile(r"'([\w.]+)'")
+_FOLDED = re.compile(r"([\w.]+): torch\.nn\.modules\.batchnorm\.(\w+)")
+_SAME: dict[str, LayerKind] = {"Tanh": "Tanh", "Relu": "ReLU", "Sigmoid": "Sigmoid", "Gelu": "GELU"}
+
+
+@dataclass(frozen=True)
+class _Wire:
+    """An output: its layer's place (-1: the record), its shape there, and its shape in ONNX."""
+
+    place: int
+    held: Shape
+    shape: Shape
+
+
+@dataclass
+class _Made:
+    """Layers so far, and the file's numbers for their parameters, by place."""
+
+    layers: list[Layer] = field(default_factory=list)
+    values: dict[int, list[Floats]] = field(default_factory=dict)
+    fresh: set[int] = field(default_factory=set)  # layers that can still take a bias, or a weight
+
+
+def pack_of(data: bytes, name: str) -> Pack:
+    """Return the pack of an ONNX file's network.
+
+    Raises:
+        UsageError: names the node that has no layer, and the way out.
+    """
+    try:
+        model = checked(data)
+    except UnfitEncoderError as error:
+        raise UsageError(f"the network's file cannot be used: {error}") from error
+    made = _Translation(model).made
+    pack = Pack(kind="pack", name=name, layers=_named(made.layers))
+    _compare(data, pack, made)
+    return pack
+
+
+def _named(layers: Sequence[Layer]) -> tuple[PackLayer, ...]:
+    """Return layers in which those are named that another than the next one takes."""
+    taken = {
+        place
+        for number, layer in enumerate(layers)
+        for place in layer.of
+        if layer.of != (number - 1,)
+    }
+    names = {place: f"layer-{place}" for place in taken} | {-1: RECORD}
+    return tuple(
+        PackLayer(
+            kind=layer.kind,
+            sizes=layer.sizes,
+            name=names.get(number) if number in taken else None,
+            of=() if layer.of == (number - 1,) else tuple(names[place] for place in layer.of),
+            by=layer.by if layer.kind in ("Scale", "Shift") else None,
+        )
+        for number, layer in enumerate(layers)
+    )
+
+
+def _compare(data: bytes, pack: Pack, made: _Made) -> None:
+    """Raise UsageError unless the pack with the file's numbers computes what the file does."""
+    import torch
+
+    session = session_of(data)
+    (wanted,) = session.get_inputs()
+    width = math.prod(wanted.shape[1:])
+    networks.output(pack.network, width)
+    module = networks.build(pack.network)
+    numbers = [array for place in sorted(made.values) for array in made.values[place]]
+    for parameter, array in zip(module.parameters(), numbers, strict=True):
+        parameter.data.copy_(torch.tensor(array))
+    records = np.random.default_rng(0).normal(size=(_COMPARED, width)).astype(np.float32)
+    shape = (1, *wanted.shape[1:])
+    theirs = np.concatenate(
+        [session.run(None, {wanted.name: one.reshape(shape)})[0] for one in records]
+    )
+    with torch.inference_mode():
+        ours = module(torch.from_numpy(records)).numpy()
+    if np.ptp(theirs, axis=0).max() == 0:
+        raise UsageError(
+            "the network gives all made-up records the same scores",
+            hint="does it subtract the mean over records? Each record is treated alone",
+        )
+    if not np.allclose(ours, theirs, rtol=0, atol=_ALIKE * max(1.0, np.abs(theirs).max())):
+        raise UsageError(
+            f"the translation computes other scores than the file: {ours[0]} and {theirs[0]} for "
+            "a made-up record",
+            hint="write the pack by hand (docs/reference/study.md), and report this file",
+        )
+
+
+class _Translation:
+    """One file's nodes as layers."""
+
+    def __init__(self, model: Any) -> None:
+        import onnx
+        from onnx import numpy_helper
+
+        self.made = _Made()
+        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+        self._numbers = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+        self._wires = dict[str, _Wire]()
+        (given,) = (one for one in graph.input if one.name not in self._numbers)
+        shape = tuple(one.dim_value for one in given.type.tensor_type.shape.dim)
+        if len(shape) < 2 or shape[0] > 1 or min(shape[1:]) < 1:
+            raise UsageError(
+                f"the input {given.name!r} has shape {shape}",
+                hint="export it for one record: torch.onnx.export(network, (record[None],))",
+            )
+        self._wires[given.name] = _Wire(-1, (math.prod(shape[1:]),), (1, *shape[1:]))
+        for node in graph.node:
+            self._translate(node)
+        (result,) = graph.output
+        wire = self._wires[result.name]
+        if len(wire.shape) != 2 or wire.shape[0] != 1:
+            raise UsageError(f"the output {result.name!r} has shape {wire.shape}, not (1, scores)")
+        self._as(wire, wire.shape[1:])
+
+    def _translate(self, node: Any) -> None:
+        from onnx import helper
+
+        _refuse_folded(node)
+        settings = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+        if node.op_type == "Constant":
+            self._numbers[node.output[0]] = _constant(node)
+            return
+        rule: Callable[..., _Wire | None] | None = _RULES.get(node.op_type)
+        if kind := _SAME.get(node.op_type):
+            rule = _same(kind)
+        given = [self._wires.get(name, self._numbers.get(name)) for name in node.input]
+        found = rule(self, settings, *given) if rule and isinstance(given[0], _Wire) else None
+        if found is None and node.op_type in ("Add", "Mul") and isinstance(given[1], _Wire):
+            found = rule(self, settings, *reversed(given)) if rule else None
+        if found is None:
+            raise UsageError(
+                f"{_where(node)} ({node.op_type}) has no layer in FLO",
+                hint=_INSTEAD.get(node.op_type, f"the layers are {', '.join(WANTED)}"),
+            )
+        self._wires[node.output[0]] = found
+        for place, name in enumerate(node.output[1:], 1):  # of Split
+            self._wires[name] = self._parts[place]
+
+    _parts: Sequence[_Wire] = ()
+
+    # -- layers ------------------------------------------------------------------------------------
+
+    def _add(
+        self,
+        kind: LayerKind,
+        sizes: Shape,
+        taken: Sequence[int],
+        held: Sequence[Shape],
+        values: Sequence[Floats] = (),
+        by: float = 0.0,
+    ) -> tuple[int, Shape]:
+        """Add a layer; return its place and what it holds."""
+        layer = Layer(kind, tuple(map(int, sizes)), tuple(taken), by)
+        after = layer.after(*held)
+        if after is None:
+            shown = " and ".join(map(str, held))
+            raise UsageError(
+                f"{kind} of sizes {layer.sizes} does not take a record of shape {shown}",
+                hint=WANTED[kind],
+            )
+        place = len(self.made.layers)
+        self.made.layers.append(layer)
+        if layer.parameters:
+            self.made.values[place] = list(values)
+            self.made.fresh.add(place)
+        return place, after
+
+    def _as(self, wire: _Wire, shape: Shape) -> int:
+        """Return the place of the wire's numbers in this shape."""
+        place, held = wire.place, wire.held
+        if held == shape:
+            return place
+        if len(held) > 1:
+            place, held = self._add("Flatten", (), [place], [held])
+        if len(shape) > 1:
+            place, held = self._add("Unflatten", shape, [place], [held])
+        return place
+
+    def _one(
+        self,
+        wire: _Wire,
+        kind: LayerKind,
+        sizes: Shape = (),
+        values: Sequence[Floats] = (),
+        *,
+        form: Shape | None = None,
+        by: float = 0.0,
+        shape: Shape | None = None,
+    ) -> _Wire:
+        """Add a layer that takes one output. ``form``: the shape that it takes; the wire's own if
+        None. ``shape``: of its output in ONNX; as it is held, after a 1, if None."""
+        form = wire.held if form is None else form
+        place, held = self._add(kind, sizes, [self._as(wire, form)], [form], values, by)
+        return _Wire(place, held, wire.shape if shape is None else shape)
+
+    def _absorbs(self, wire: _Wire, kinds: tuple[LayerKind, ...]) -> bool:
+        return (
+            wire.place in self.made.fresh
+            and self.made.layers[wire.place].kind in kinds
+            and wire.place == len(self.made.layers) - 1
+        )
+
+    # -- nodes -------------------------------------------------------------------------------------
+
+    def linear(self, wire: _Wire, weight: Floats, bias: Floats | None) -> _Wire:
+        """``weight``: (outputs, inputs)."""
+        form = _stripped(wire.shape)
+        values = [weight, np.zeros(len(weight)) if bias is None else bias]
+        found = self._one(
+            wire,
+            "Linear",
+            (weight.shape[1], weight.shape[0]),
+            values,
+            form=form,
+            shape=(*wire.shape[:-1], len(weight)),
+        )
+        if bias is not None:
+            self.made.fresh.discard(found.place)
+        return found
+
+    def gemm(self, settings: dict[str, Any], a: _Wire, b: Any, c: Any = None) -> _Wire | None:
+        plain = (
+            settings.get("alpha", 1.0) == settings.get("beta", 1.0) == 1.0
+            and not settings.get("transA", 0)
+            and isinstance(b, np.ndarray)
+            and (c is None or isinstance(c, np.ndarray))
+        )
+        if not plain:
+            return None
+        weight = b if settings.get("transB", 0) else b.T
+        bias = None if c is None else np.broadcast_to(c.ravel(), len(weight))
+        return self.linear(a, weight, bias)
+
+    def matmul(self, settings: dict[str, Any], a: _Wire, b: Any) -> _Wire | None:
+        if isinstance(b, np.ndarray):
+            return self.linear(a, b.T, None) if b.ndim == 2 else None
+        if not isinstance(b, _Wire) or a.shape[:-2] != b.shape[:-2] or len(a.shape) < 3:
+            return None
+        one, other = _stripped(a.shape), _stripped(b.shape)
+        place, held = self._add("Product", (), [self._as(a, one), self._as(b, other)], [one, other])
+        return _Wire(place, held, (*a.shape[:-1], b.shape[-1]))
+
+    def conv(
+        self, settings: dict[str, Any], x: _Wire, weight: Any, bias: Any = None
+    ) -> _Wire | None:
+        if not isinstance(weight, np.ndarray) or isinstance(bias, _Wire):
+            return None
+        kernel, strides = set(weight.shape[2:]), set(settings.get("strides", [1]))
+        usual = (
+            len(kernel) == len(strides) == 1
+            and settings.get("group", 1) == 1
+            and set(settings.get("dilations", [1])) == {1}
+            and set(settings.get("pads", [0])) == {max(kernel) // 2}
+            and settings.get("auto_pad", b"NOTSET") == b"NOTSET"
+        )
+        if not usual:
+            return None
+        kind: LayerKind = {3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}[weight.ndim]  # type: ignore[assignment]
+        (stride,) = strides
+        sizes = (weight.shape[1], weight.shape[0], *kernel, *([stride] if stride > 1 else []))
+        values = [weight, np.zeros(len(weight)) if bias is None else bias]
+        found = self._one(x, kind, sizes, values, form=x.shape[1:])
+        self.made.fresh.discard(found.place)
+        return _Wire(found.place, found.held, (1, *found.held))
+
+    def add(self, settings: dict[str, Any], x: _Wire, other: Any) -> _Wire | None:
+        if isinstance(other, _Wire):
+            return self._both("Add", x, other)
+        if other.size == 1:
+            return self._one(x, "Shift", by=float(other.ravel()[0]))
+        if self._absorbs(x, ("Linear", "GroupNorm")) and other.size == _width(
+            self.made.layers[x.place]
+        ):
+            layer = self.made.layers[x.place]
+            if _is_along(other.shape, x.shape, -1 if layer.kind == "Linear" else 1):
+                self.made.values[x.place][1] = other.ravel()
+                self.made.fresh.discard(x.place)
+                return x
+        return self._learnt("Offset", x, other)
+
+    def mul(self, settings: dict[str, Any], x: _Wire, other: Any) -> _Wire | None:
+        if isinstance(other, _Wire):
+            return self._both("Multiply", x, other)
+        if other.size == 1:
+            return self._one(x, "Scale", by=float(other.ravel()[0]))
+        if self._absorbs(x, ("GroupNorm",)) and _is_along(other.shape, x.shape, 1):
+            values = self.made.values[x.place]
+            if np.all(values[0] == 1) and np.all(values[1] == 0):
+                values[0] = other.ravel()
+                return x
+        return self._learnt("Gain", x, other)
+
+    def sub(self, settings: dict[str, Any], x: _Wire, other: Any) -> _Wire | None:
+        if isinstance(other, _Wire):
+            return self._both("Add", x, self._one(other, "Scale", by=-1.0))
+        return self.add(settings, x, -other)
+
+    def div(self, settings: dict[str, Any], x: _Wire, other: Any) -> _Wire | None:
+        if not isinstance(other, np.ndarray) or other.size != 1 or not other.ravel()[0]:
+            return None
+        return self._one(x, "Scale", by=1 / float(other.ravel()[0]))
+
+    def _both(self, kind: LayerKind, one: _Wire, other: _Wire) -> _Wire | None:
+        if len(one.shape) != len(other.shape):
+            return None
+        forms = [_stripped(one.shape), _stripped(other.shape)]
+        if len(forms[0]) != len(forms[1]):
+            forms = [one.shape, other.shape]
+        taken = [self._as(wire, form) for wire, form in zip((one, other), forms, strict=True)]
+        place, held = self._add(kind, (), taken, forms)
+        return _Wire(place, held, tuple(map(max, one.shape, other.shape)))
+
+    def _learnt(self, kind: LayerKind, x: _Wire, other: Floats) -> _Wire | None:
+        form = _stripped(x.shape)
+        sizes = (1,) * (len(x.shape) - other.ndim) + other.shape
+        if len(sizes) != len(x.shape):
+            return None
+        sizes = sizes if form == x.shape else sizes[1:]
+        return self._one(x, kind, sizes, [other.reshape(sizes)], form=form)
+
+    def softmax(self, settings: dict[str, Any], x: _Wire) -> _Wire | None:
+        axis = settings.get("axis", -1) % len(x.shape)
+        if axis != len(x.shape) - 1 or x.shape[-1] == 1:
+            return None
+        return self._one(x, "Softmax", form=_stripped(x.shape))
+
+    def reshaped(self, settings: dict[str, Any], x: _Wire, *rest: Any) -> _Wire | None:
+        wanted = [int(one) for one in np.ravel(rest[0])] if rest else []
+        if settings.get("allowzero") and 0 in wanted:
+            return None
+        shape = [x.shape[i] if one == 0 else one for i, one in enumerate(wanted)]
+        if -1 in shape:
+            known = -math.prod(shape)
+            shape[shape.index(-1)] = math.prod(x.shape) // known
+        return _Wire(x.place, x.held, tuple(shape))
+
+    def flattened(self, settings: dict[str, Any], x: _Wire) -> _Wire | None:
+        axis = settings.get("axis", 1)
+        return _Wire(x.place, x.held, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
+
+    def squeezed(self, settings: dict[str, Any], x: _Wire, axes: Any = None) -> _Wire | None:
+        gone = (
+            {int(one) % len(x.shape) for one in np.ravel(axes)}
+            if axes is not None
+            else {place for place, size in enumerate(x.shape) if size == 1}
+        )
+        kept = tuple(size for place, size in enumerate(x.shape) if place not in gone)
+        return _Wire(x.place, x.held, kept)
+
+    def unsqueezed(self, settings: dict[str, Any], x: _Wire, axes: Any) -> _Wire | None:
+        rank = len(x.shape) + np.size(axes)
+        new, old = {int(one) % rank for one in np.ravel(axes)}, iter(x.shape)
+        return _Wire(x.place, x.held, tuple(1 if i in new else next(old) for i in range(rank)))
+
+    def transposed(self, settings: dict[str, Any], x: _Wire) -> _Wire | None:
+        order = list(settings.get("perm", reversed(range(len(x.shape)))))
+        shape = tuple(x.shape[one] for one in order)
+        moved = [one for one in order if x.shape[one] > 1]
+        if moved == sorted(moved):  # only sides of 1 change places
+            return _Wire(x.place, x.held, shape)
+        if x.shape[0] == 1 and order[0] == 0:
+            return self._one(x, "Permute", tuple(order[1:]), form=x.shape[1:], shape=shape)
+        sides = tuple(one + 1 for one in order)
+        return self._one(x, "Permute", sides, form=x.shape, shape=shape)
+
+    def concat(self, settings: dict[str, Any], *wires: Any) -> _Wire | None:
+        if not all(isinstance(one, _Wire) for one in wires):
+            return None
+        axis = settings["axis"] % len(wires[0].shape)
+        whole = sum(one.shape[axis] for one in wires)
+        first = wires[0].shape
+        strip = axis > 0 and all(one.shape[0] == 1 for one in wires)
+        forms = [one.shape[1:] if strip else one.shape for one in wires]
+        taken = [self._as(one, form) for one, form in zip(wires, forms, strict=True)]
+        place, held = self._add("Concat", (axis if strip else axis + 1,), taken, forms)
+        return _Wire(place, held, (*first[:axis], whole, *first[axis + 1 :]))
+
+    def sliced(
+        self, settings: dict[str, Any], x: _Wire, starts: Any, ends: Any, axes: Any, steps: Any = 1
+    ) -> _Wire | None:
+        if set(np.ravel(steps).tolist()) != {1}:
+            return None
+        for start, end, axis in zip(*map(np.ravel, (starts, ends, axes)), strict=True):
+            x = self._cut(x, int(axis) % len(x.shape), int(start), int(end))
+        return x
+
+    def gathered(self, settings: dict[str, Any], x: _Wire, place: Any) -> _Wire | None:
+        if not isinstance(place, np.ndarray) or place.ndim:
+            return None
+        axis, at = settings.get("axis", 0) % len(x.shape), int(place)
+        one = self._cut(x, axis, at, at + 1 or x.shape[axis])
+        return _Wire(one.place, one.held, (*x.shape[:axis], *x.shape[axis + 1 :]))
+
+    def split(self, settings: dict[str, Any], x: _Wire, sizes: Any = None) -> _Wire | None:
+        axis = settings.get("axis", 0) % len(x.shape)
+        if sizes is None:
+            count = settings["num_outputs"]
+            sizes = [x.shape[axis] // count] * count
+        ends = np.cumsum(np.ravel(sizes)).tolist()
+        if ends[-1] != x.shape[axis]:
+            return None
+        begins = [0, *ends[:-1]]
+        self._parts = [self._cut(x, axis, a, b) for a, b in zip(begins, ends, strict=True)]
+        return self._parts[0]
+
+    def _cut(self, x: _Wire, axis: int, start: int, end: int) -> _Wire:
+        size = x.shape[axis]
+        start = max(start + size, 0) if start < 0 else min(start, size)
+        end = end + size if end < 0 else min(end, size)
+        if (start, end) == (0, size):
+            return x
+        strip = axis > 0 and x.shape[0] == 1
+        return self._one(
+            x,
+            "Slice",
+            (axis if strip else axis + 1, start + 1, end),
+            form=x.shape[1:] if strip else x.shape,
+            shape=(*x.shape[:axis], end - start, *x.shape[axis + 1 :]),
+        )
+
+    def mean(self, settings: dict[str, Any], x: _Wire, axes: Any = None) -> _Wire | None:
+        named = settings.get("axes") if axes is None else np.ravel(axes).tolist()
+        gone = sorted({int(one) % len(x.shape) for one in named or range(1, len(x.shape))})
+        if any(x.shape[one] == 1 for one in gone):
+            raise UsageError(
+                f"a mean over a side of 1 of {x.shape}: in a batch it would mix records",
+                hint="take means within a record only",
+            )
+        whole, keep = x, settings.get("keepdims", 1)
+        strip = x.shape[0] == 1
+        for axis in reversed(gone):
+            shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+            side, form = (axis, x.shape[1:]) if strip else (axis + 1, x.shape)
+            if len(form) == 1:
+                return None
+            x = self._one(x, "Mean", (side,), form=form, shape=shape)
+        kept = tuple(1 if i in gone else size for i, size in enumerate(whole.shape))
+        return _Wire(x.place, x.held, kept) if keep else x
+
+    def layer_norm(
+        self, settings: dict[str, Any], x: _Wire, scale: Any, bias: Any = None
+    ) -> _Wire | None:
+        if settings.get("axis", -1) % len(x.shape) != len(x.shape) - 1:
+            return None
+        width = x.shape[-1]
+        values = [scale, np.zeros(width) if bias is None else bias]
+        found = self._one(x, "LayerNorm", (width,), values, form=_stripped(x.shape))
+        self.made.fresh.discard(found.place)
+        return found
+
+    def instance_norm(
+        self, settings: dict[str, Any], x: _Wire, scale: Any, bias: Any
+    ) -> _Wire | None:
+        """Group normalisation is exported as one of groups, between two reshapes."""
+        groups, channels = x.shape[1], x.held[0]
+        if len(x.held) != 3 or channels % groups:
+            return None
+        values = [np.repeat(scale, channels // groups), np.repeat(bias, channels // groups)]
+        return self._one(x, "GroupNorm", (groups, channels), values)
+
+    def group_norm(self, settings: dict[str, Any], x: _Wire, scale: Any, bias: Any) -> _Wire | None:
+        sizes = (settings["num_groups"], x.shape[1])
+        found = self._one(x, "GroupNorm", sizes, [scale, bias], form=x.shape[1:])
+        self.made.fresh.discard(found.place)
+        return found
+
+    def average_pool(self, settings: dict[str, Any], x: _Wire) -> _Wire | None:
+        kernel, strides = set(settings["kernel_shape"]), set(settings.get("strides", [1]))
+        if len(kernel) > 1 or kernel != strides or any(settings.get("pads", [0])):
+            return None
+        found = self._one(x, "AvgPool2d", tuple(kernel), form=x.shape[1:])
+        return _Wire(found.place, found.held, (1, *found.held))
+
+    def max_pool(self, settings: dict[str, Any], x: _Wire) -> _Wire | None:
+        kernel, strides = set(settings["kernel_shape"]), set(settings.get("strides", [1]))
+        pads = set(settings.get("pads", [0]))
+        if not len(kernel) == len(strides) == len(pads) == 1 or settings.get("ceil_mode"):
+            return None
+        (width,), (stride,) = kernel, strides
+        if pads != {width // 2 if width % 2 else 0}:
+            return None
+        found = self._one(x, "MaxPool2d", (width, stride), form=x.shape[1:])
+        return _Wire(found.place, found.held, (1, *found.held))
+
+    def global_mean(self, settings: dict[str, Any], x: _Wire) -> _Wire | None:
+        found = self._one(x, "AdaptiveAvgPool2d", (1,), form=x.shape[1:])
+        return _Wire(found.place, found.held, (1, *found.held))
+
+    def passed(self, settings: dict[str, Any], x: _Wire, *rest: Any) -> _Wire | None:
+        return x
+
+
+def _same(kind: LayerKind) -> Callable[..., _Wire | None]:
+    return lambda made, settings, x: made._one(x, kind)
+
+
+def _stripped(shape: Shape) -> Shape:
+    """Return a shape without its first side if that is 1, and others are left."""
+    return shape[1:] if shape[0] == 1 and len(shape) > 1 else shape
+
+
+def _width(layer: Layer) -> int:
+    return layer.sizes[1]
+
+
+def _is_along(array: Shape, record: Shape, axis: int) -> bool:
+    """Return whether an array has numbers along one axis of a record only."""
+    whole = (1,) * (len(record) - len(array)) + tuple(array)
+    place = axis % len(record)
+    return all(size == (record[i] if i == place else 1) for i, size in enumerate(whole))
+
+
+def _where(node: Any) -> str:
+    """Return the layer of the network that became a node, if torch's exporter says it."""
+    scopes = [one.value for one in node.metadata_props if one.key.endswith("name_scopes")]
+    named = _SCOPE.findall(scopes[0])[:-1] if scopes else []
+    return f"the layer {named[-1]!r}" if named else f"the node {node.name or node.output[0]!r}"
+
+
+def _refuse_folded(node: Any) -> None:
+    """Raise UsageError for batch normalisation that the exporter made part of the layer before."""
+    for one in node.metadata_props:
+        if found := _FOLDED.search(one.value):
+            raise UsageError(
+                f"the layer {found[1]!r} is a {found[2]}", hint=_INSTEAD["BatchNormalization"]
+            )
+
+
+def _constant(node: Any) -> Floats:
+    from onnx import numpy_helper
+
+    (value,) = node.attribute
+    if value.HasField("t"):
+        return np.asarray(numpy_helper.to_array(value.t))
+    return np.asarray(value.f or value.i or value.floats or value.ints)
+
+
+_RULES: dict[str, Any] = {
+    "Gemm": _Translation.gemm,
+    "MatMul": _Translation.matmul,
+    "Conv": _Translation.conv,
+    "Add": _Translation.add,
+    "Mul": _Translation.mul,
+    "Sub": _Translation.sub,
+    "Div": _Translation.div,
+    "Softmax": _Translation.softmax,
+    "Reshape": _Translation.reshaped,
+    "Flatten": _Translation.flattened,
+    "Squeeze": _Translation.squeezed,
+    "Unsqueeze": _Translation.unsqueezed,
+    "Transpose": _Translation.transposed,
+    "Concat": _Translation.concat,
+    "Slice": _Translation.sliced,
+    "Gather": _Translation.gathered,
+    "Split": _Translation.split,
+    "ReduceMean": _Translation.mean,
+    "LayerNormalization": _Translation.layer_norm,
+    "InstanceNormalization": _Translation.instance_norm,
+    "GroupNormalization": _Translation.group_norm,
+    "AveragePool": _Translation.average_pool,
+    "MaxPool": _Translation.max_pool,
+    "GlobalAveragePool": _Translation.global_mean,
+    "Identity": _Translation.passed,
+}
