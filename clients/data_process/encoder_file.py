@@ -104,7 +104,8 @@ def _parsed(data: bytes) -> Any:
 
     if data[:4] == b"PK\x03\x04":
         raise UnfitEncoderError(
-            f"it is an archive, such as a wheel or torch's .pt, which may hold code; export {_OF_A_FILE}"
+            "it is an archive, such as a wheel or torch's .pt, which may hold code; "
+            f"export {_OF_A_FILE}"
         )
     if data[:1] == b"\x80":
         raise UnfitEncoderError(f"it is a pickle, which could run code; export {_OF_A_FILE}")

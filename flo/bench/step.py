@@ -26,6 +26,23 @@ from flo.study.layers import Layer
 
 _CLIP, _SIGMA = 1.0, 20.0
 _STEPS = (4, 24, 16)  # inputs of a record, its steps, inputs of each
+_HEADS = (24, 4, 8)  # steps, heads, numbers of each
+_TRANSFORMER = [  # a block as a pack states it, records first; the place of each line's first layer
+    *(Layer("Steps", _STEPS), Layer("Linear", (21, 32)), Layer("LayerNorm", (32,))),
+    Layer("Linear", (32, 96)),
+    *(Layer("Slice", (2, 1, 32)), Layer("Flatten"), Layer("Unflatten", _HEADS)),  # 4
+    Layer("Permute", (2, 1, 3)),
+    *(Layer("Slice", (2, 33, 64), (3,)), Layer("Flatten"), Layer("Unflatten", _HEADS)),  # 8
+    Layer("Permute", (2, 3, 1)),
+    *(Layer("Product", (), (7, 11)), Layer("Scale", by=8**-0.5), Layer("Softmax")),  # 12
+    *(Layer("Slice", (2, 65, 96), (3,)), Layer("Flatten"), Layer("Unflatten", _HEADS)),  # 15
+    Layer("Permute", (2, 1, 3)),
+    *(Layer("Product", (), (14, 18)), Layer("Permute", (2, 1, 3)), Layer("Flatten")),  # 19
+    *(Layer("Unflatten", (24, 32)), Layer("Linear", (32, 32)), Layer("Add", (), (1, 23))),  # 22
+    *(Layer("LayerNorm", (32,)), Layer("Linear", (32, 64)), Layer("GELU")),  # 25
+    *(Layer("Linear", (64, 32)), Layer("Add", (), (24, 28)), Layer("Mean", (1,))),  # 28
+    Layer("Linear", (32, 2)),
+]
 MODELS: dict[str, tuple[list[Layer], int, int]] = {  # layers, inputs, patients
     "logistic 30-2, b=64": ([Layer("Linear", (30, 2))], 30, 64),
     "MLP 30-64-64-2, b=512": (networks.mlp(30, (64, 64), 2), 30, 512),
@@ -33,6 +50,7 @@ MODELS: dict[str, tuple[list[Layer], int, int]] = {  # layers, inputs, patients
     "GRU 24 x 16, 32 hidden, b=128": (networks.recurrent("GRU", *_STEPS, 32, 2), 388, 128),
     "LSTM 24 x 16, 32 hidden, b=128": (networks.recurrent("LSTM", *_STEPS, 32, 2), 388, 128),
     "attention 24 x 32, 4 heads, b=128": (networks.attention(*_STEPS, 32, 4, 2), 388, 128),
+    "transformer block 24 x 32, 4 heads, b=128": (_TRANSFORMER, 388, 128),
 }
 
 

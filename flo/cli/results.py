@@ -19,6 +19,15 @@ class EncoderDescribedResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class PackResult(CommandResult):
+    """``digest``: of a model pack. ``layers``: in words."""
+
+    digest: str
+    parameters: int
+    layers: list[str]
+
+
+@dataclass(frozen=True)
 class StudyCheckedResult(CommandResult):
     """``digest``: of the unsigned study; a signed study contains keys and has another digest.
 

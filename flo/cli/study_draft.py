@@ -133,6 +133,36 @@ def encoder(
     return results.EncoderDescribedResult(digest, facts.model_dump(mode="json"))
 
 
+@command(app)
+def pack(
+    file: Annotated[Path, typer.Argument(help="Your network as an ONNX file.")],
+    name: Annotated[str, typer.Option(help="Lower-case letters, digits and hyphens.")],
+) -> results.PackResult:
+    """Translate a network of your own into a model pack, and print a study's lines for it."""
+    import json
+
+    from flo.cli.terminal.output import plain, say, working
+    from flo.clients.data_process.encoding import read_encoder, refuse_without_onnx
+    from flo.lab.onnx_pack import pack_of
+    from flo.study import networks
+
+    refuse_without_onnx()
+    with working("translating the network"):
+        made = pack_of(read_encoder(file), name)
+    size = networks.size(made.network)
+    say(f"# {len(made.layers)} layers, {size:,} parameters; digest {made.digest}")
+    say(plain("[model]"))
+    say(plain(f"kind = {json.dumps(made.kind)}"))
+    say(plain(f"name = {json.dumps(made.name)}"))
+    say(plain("layers = ["))
+    for layer in made.layers:
+        values = layer.model_dump(mode="json")
+        said = ", ".join(f"{key} = {json.dumps(one)}" for key, one in values.items() if one != [])
+        say(plain(f"  {{ {said} }},"))
+    say(plain("]"))
+    return results.PackResult(made.digest, size, [one.in_words for one in made.layers])
+
+
 def _toml(values: dict[str, Any]) -> list[str]:
     import tomli_w
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from flo.arrays import Floats
 from flo.clients.data_process.encoder_file import UnfitEncoderError, checked
+from flo.documents.document import parse
 from flo.errors import UsageError
 from flo.scoring.network import session_of
 from flo.study import networks
@@ -71,7 +72,8 @@ def pack_of(data: bytes, name: str) -> Pack:
     except UnfitEncoderError as error:
         raise UsageError(f"the network's file cannot be used: {error}") from error
     made = _Translation(model).made
-    pack = Pack(kind="pack", name=name, layers=_named(made.layers))
+    layers = [layer.model_dump(mode="json") for layer in _named(made.layers)]
+    pack = parse(Pack, {"kind": "pack", "name": name, "layers": layers}, "the pack is not valid")
     _compare(data, pack, made)
     return pack
 
@@ -104,7 +106,10 @@ def _compare(data: bytes, pack: Pack, made: _Made) -> None:
     session = session_of(data)
     (wanted,) = session.get_inputs()
     width = math.prod(wanted.shape[1:])
-    networks.output(pack.network, width)
+    try:
+        networks.output(pack.network, width)
+    except ValueError as error:
+        raise UsageError(str(error), hint="a network's last layer gives log odds") from error
     module = networks.build(pack.network)
     numbers = [array for place in sorted(made.values) for array in made.values[place]]
     for parameter, array in zip(module.parameters(), numbers, strict=True):

@@ -37,7 +37,7 @@ def _refuse_mixing(*outputs: torch.Tensor, sides: int = 1) -> None:
     """
     first = outputs[0]
     if first.dim() <= sides or any(
-        one.dim() != first.dim() or len(one) != len(first) for one in outputs
+        one.dim() != first.dim() or one.shape[0] != first.shape[0] for one in outputs
     ):
         shown = ", ".join(str(tuple(one.shape)) for one in outputs)
         raise ValueError(f"a layer that would reach across records: it takes {shown}")

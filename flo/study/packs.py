@@ -118,13 +118,22 @@ class PackLayer(Document):
             raise ValueError(f"by: of Scale and Shift, and needed there; the layer is {self.kind}")
         return self
 
+    @property
+    def in_words(self) -> str:
+        """The layer as a steward reads it, such as ``Add (of layer-1, layer-3)``."""
+        by = "" if self.by is None else f"{self.by:g}"
+        words = f"{self.kind} {' × '.join(map(str, self.sizes))}{by}".rstrip()
+        if self.of:
+            words += f" (of {', '.join(self.of)})"
+        return f"{self.name}: {words}" if self.name else words
+
     @model_serializer(mode="wrap")
     def _as_before_paths(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave later fields out unless they are set, so that earlier digests stay."""
         document: dict[str, Any] = dump(self)
         for field in ("name", "of", "by"):
-            if document[field] in (None, [], ()):
-                del document[field]
+            if document.get(field) in (None, [], ()):
+                document.pop(field, None)
         return document
 
 
@@ -154,6 +163,11 @@ class Pack(Document):
     def digest(self) -> str:
         """SHA-256 of name and layers; a hospital's policy lists it to install the pack."""
         return canonical.digest(self.to_bytes())
+
+    @property
+    def in_words(self) -> str:
+        """Its layers in one line, with the names of those whose outputs are taken elsewhere."""
+        return ", ".join(layer.in_words for layer in self.layers)
 
     @property
     def network(self) -> list[Layer]:

@@ -155,7 +155,7 @@ class BookKeeping:
             for layer in self._layers
             if type(layer) in COMPOSITES
         }
-        self._over_steps = {layer for layers in self._inside.values() for layer in layers}
+        self._within = {layer for layers in self._inside.values() for layer in layers}
         self._loss = loss
 
     def observables(self, frame: Frame) -> list[torch.Tensor]:
@@ -187,9 +187,7 @@ class BookKeeping:
 
     def _parts(self, frame: Frame, kept: list[SavedTensors]) -> list[PatientGradients]:
         return [
-            (_of_steps if layer in self._over_steps else _RULES[type(layer)])(
-                layer, a, b, frame.patients
-            )
+            (_linear if layer in self._within else _RULES[type(layer)])(layer, a, b, frame.patients)
             for layer, a, b in kept
         ]
 
@@ -268,22 +266,17 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
 
 
 def _linear(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
+    over_steps = a.dim() > 2
     a = a.reshape(patients, -1, layer.in_features)
     b = b.reshape(patients, -1, layer.out_features)
     bias, shape = layer.bias is not None, layer.weight.shape
     if a.shape[1] == 1:
         return RankOne(a[:, 0].double(), b[:, 0].double(), bias)
+    if over_steps and math.prod(shape) <= _SMALL:  # with many steps it is quicker whole
+        return _whole(layer, a, b)
     if a.shape[1] <= _FEW or _products_are_smaller(a.shape[1], shape):
         return SumOfRankOne(a, b, bias, shape)
     return _whole(layer, a, b)
-
-
-def _of_steps(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
-    """As ``_linear``, inside a composite: with many steps a small gradient is quicker whole."""
-    if math.prod(layer.weight.shape) > _SMALL:
-        return _linear(layer, a, b, patients)
-    a = a.reshape(patients, -1, layer.in_features)
-    return _whole(layer, a, b.reshape(patients, -1, layer.out_features))
 
 
 def _whole(layer: Any, a: torch.Tensor, b: torch.Tensor) -> Dense:

@@ -376,12 +376,9 @@ def _pack(study: Study) -> dict[str, str]:
     """Describe the model pack, if the study trains one."""
     if not isinstance(study.model, Pack):
         return {}
-    network = ", ".join(
-        f"{layer.kind} {' × '.join(map(str, layer.sizes))}".rstrip() for layer in study.model.layers
-    )
     return {
-        "model pack": f"{study.model.name}: {network}; a list of layers that FLO builds, without "
-        f"any code; digest {study.model.digest}"
+        "model pack": f"{study.model.name}: {study.model.in_words}; a list of layers that FLO "
+        f"builds, without any code; digest {study.model.digest}"
     }
 
 

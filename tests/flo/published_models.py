@@ -28,7 +28,7 @@ from flo.study.models import named, parameter_count
 from flo.study.parameters import Vector
 from tests.builders import offered, small_study
 from tests.flo.continued import ancestor, continuing
-from tests.flo.studies import imaging, with_history
+from tests.flo.studies import JOINED, imaging, with_history
 
 RUN = "run-1"
 COORDINATOR = Identity.new()
@@ -41,6 +41,7 @@ STUDIES = {
     "lstm": with_history("visit", kind="lstm", hidden=5),
     "attention": with_history(kind="attention", width=4, heads=2),
     "steps": with_history("visit"),
+    "joined": small_study(model=JOINED),
     "continued": continuing(ancestor()),
     "gated": small_study(schema_version=4, version=9, gate={"epsilon": 0.5}),
     "gated again": small_study(schema_version=4, version=10, gate={"epsilon": 0.5}),

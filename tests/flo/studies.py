@@ -34,6 +34,23 @@ SEQUENCE: dict[str, Any] = {
     ],
 }
 
+JOINED: dict[str, Any] = {  # a gate, a residual path, and the record itself beside it
+    "kind": "pack",
+    "name": "joined",
+    "layers": [
+        {"kind": "Linear", "sizes": [5, 8]},
+        {"kind": "Tanh", "name": "bent"},
+        {"kind": "Linear", "sizes": [8, 8], "name": "more"},
+        {"kind": "Linear", "sizes": [8, 8], "of": ["bent"]},
+        {"kind": "Sigmoid", "name": "gate"},
+        {"kind": "Multiply", "of": ["more", "gate"], "name": "let-through"},
+        {"kind": "Add", "of": ["bent", "let-through"], "name": "sum"},
+        {"kind": "Scale", "by": 0.5, "name": "half"},
+        {"kind": "Concat", "sizes": [1], "of": ["half", "record"]},
+        {"kind": "Linear", "sizes": [13, 1]},
+    ],
+}
+
 IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 9, "minimum": 0, "maximum": 255}
 SURVEY = {"epsilon": 0.5, "columns": ["age", "ward"]}
 NUMBER = {"kind": "number", "name": "x", "unit": "u", "minimum": 0, "maximum": 1}

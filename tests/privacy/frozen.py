@@ -18,7 +18,7 @@ from flo.study.parameters import Vector
 from flo.study.synthetic import made_up_inputs
 from flo.study.terms import Purpose
 from tests.builders import WHITENED, small_study, study_document
-from tests.flo.studies import SEQUENCE, with_history
+from tests.flo.studies import JOINED, SEQUENCE, with_history
 from tests.privacy.slow_step import without
 
 Call = tuple[str, float, int | None]
@@ -44,6 +44,7 @@ STUDIES: dict[str, Study] = {
         mechanism=study_document()["mechanism"] | WHITENED,
     ),
     "sequence": small_study(model=SEQUENCE, evaluation=ONCE),
+    "joined": small_study(model=JOINED, evaluation=ONCE),
     "gru": with_history(kind="gru", hidden=3),
     "attention": with_history("visit", kind="attention", width=4, heads=2),
     "gated": small_study(

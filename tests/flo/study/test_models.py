@@ -19,7 +19,7 @@ from flo.study import models, networks
 from flo.study.document import Study, from_document
 from flo.study.features import input_names
 from tests.builders import WHITENED, small_study, study_document
-from tests.flo.studies import PACK, SEQUENCE
+from tests.flo.studies import JOINED, PACK, SEQUENCE
 
 LOGISTIC = small_study()
 MLP = small_study(model={"kind": "mlp", "hidden": [7, 3]})
@@ -43,14 +43,16 @@ def image_study(height: int = 8, width: int = 8, channels: int = 1, **changes: A
 CNN = image_study(9, 8, 2)
 PACKED = small_study(model=PACK)
 OVER_STEPS = small_study(model=SEQUENCE)
+JOINED_PATHS = small_study(model=JOINED)
 STUDIES = {
     "logistic": LOGISTIC,
     "mlp": MLP,
     "whitened mlp": ON_WHITENED,
     "cnn": CNN,
     "pack": PACKED,
+    "joined pack": JOINED_PATHS,
 }
-NETWORKS = {"mlp": MLP, "cnn": CNN, "pack": PACKED}
+NETWORKS = {"mlp": MLP, "cnn": CNN, "pack": PACKED, "joined pack": JOINED_PATHS}
 every_study = pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
 every_network = pytest.mark.parametrize("study", NETWORKS.values(), ids=NETWORKS.keys())
 

@@ -157,6 +157,21 @@ def two_columns(name: str) -> list[dict[str, Any]]:
             )
             for kind in ("BatchNorm2d", "Dropout")
         ),
+        *(
+            pytest.param("model", {**PACK, "layers": layers}, told, id=told)
+            for layers, told in (
+                (
+                    [*LINEAR, {"kind": "Linear", "of": ["more"]}],
+                    "takes 'more', and no layer before",
+                ),
+                ([{**LINEAR[0], "name": "a"}, {"kind": "Tanh", "name": "a"}], "'a' is used twice"),
+                ([{**LINEAR[0], "name": "record"}], "the name 'record' is used twice"),
+                ([{**LINEAR[0], "by": 2}], "by: of Scale and Shift, and needed there"),
+                ([*LINEAR, {"kind": "Scale"}], "by: of Scale and Shift, and needed there"),
+                ([{**LINEAR[0], "of": ["../x"]}], "1 to 63 lower-case letters"),
+                ([*LINEAR, {"kind": "Scale", "by": 1e9}], "by: "),
+            )
+        ),
         pytest.param(
             "model",
             {**PACK, "layers": PACK["layers"][1:]},

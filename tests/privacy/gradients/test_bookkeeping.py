@@ -51,16 +51,12 @@ def image(*sizes: int) -> nn.Module:
 LAYERS: dict[str, tuple[Callable[[], list[nn.Module]], int, type]] = {
     "linear": (lambda: [nn.Linear(6, 5), *head(5)], 6, RankOne),
     "linear without bias": (lambda: [nn.Linear(6, 5, bias=False), *head(5)], 6, RankOne),
-    "linear over rows, a product": (
-        lambda: [image(2, 6), nn.Linear(6, 5), *head(10)],
-        12,
-        SumOfRankOne,
-    ),
+    "linear over two rows": (lambda: [image(2, 6), nn.Linear(6, 5), *head(10)], 12, Dense),
     "linear over rows, whole": (lambda: [image(5, 3), nn.Linear(3, 4), *head(20)], 15, Dense),
-    "linear over rows without bias": (
+    "linear over two rows without bias": (
         lambda: [image(2, 6), nn.Linear(6, 5, bias=False), *head(10)],
         12,
-        SumOfRankOne,
+        Dense,
     ),
     "linear over rows without bias, whole": (
         lambda: [image(5, 3), nn.Linear(3, 4, bias=False), *head(20)],
@@ -306,7 +302,13 @@ def test_the_layer_is_kept_in_the_form_that_its_sizes_call_for(name: str) -> Non
     assert type(parts[0]) is LAYERS[name][2]
 
 
-@pytest.mark.parametrize("name", ["gru over two steps", "attention"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gru over two steps", "attention"),
+        *("linear over two rows", "linear over two rows without bias"),
+    ],
+)
 def test_a_large_layer_over_steps_is_kept_as_products(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
