@@ -397,6 +397,7 @@ def test_an_attackers_gain_is_the_tangent_of_the_trade_off_curve() -> None:
     assert true_positive_rate(0.9, DELTA) == pytest.approx(0.01 * math.exp(0.9) + DELTA)
     assert true_positive_rate(50.0, DELTA) == pytest.approx(1.0)
     assert true_positive_rate(0.9, DELTA, 0.9) == pytest.approx(1 - math.exp(-0.9) * 0.1, rel=1e-5)
+    assert true_positive_rate(0.9, 0.2, 0.5) == pytest.approx(1 - math.exp(-0.9) * 0.3)
 
 
 def test_a_cost_that_is_not_a_number_is_never_free(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,3 +57,13 @@ def test_a_studys_ring_holds_what_its_cohort_can_reach(cohort: int) -> None:
     for part in Plan.of(study).purposes.values():
         variance = part.mechanism.variance_steps(noise_shares(study, cohort)) * cohort
         assert ring.max_honest_sum(cohort, 40, variance) < 1 << (ring_of(study, part, cohort) - 1)
+
+
+@pytest.mark.parametrize("edge", [-(2**31), 2**31 - 1])
+def test_numbers_are_shortened_only_where_all_of_them_fit(edge: int) -> None:
+    fits = np.array([0, edge], dtype=np.int64)
+    beyond = fits + np.sign(edge)
+    assert ring.as_int32_if_fits(fits).dtype == np.int32
+    assert ring.as_int32_if_fits(beyond).dtype == np.int64
+    for values in (fits, beyond, fits[:0]):
+        np.testing.assert_array_equal(ring.as_int32_if_fits(values), values)
