@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -59,17 +60,16 @@ def read_encoder(path: Path) -> bytes:
         raise UsageError(f"the encoder {path} cannot be read: {error.strerror}") from error
 
 
-def examine(data: bytes, forbidden: Path, required: Collection[str] = REQUIRED) -> EncoderFacts:
+def examine(data: bytes, required: Collection[str] = REQUIRED) -> EncoderFacts:
     """Try an encoder's file out in a confined process, and return what it states.
 
-    ``forbidden``: a file that the process must not be able to open. ``required``: layers of
-    confinement that must hold.
+    ``required``: layers of confinement that must hold.
 
     Raises:
         UsageError: the file is no encoder that FLO runs; says why. RefusedError: a layer is
         missing, or the process ended.
     """
-    with _child(forbidden, required) as child:
+    with _child(required) as child:
         return _opened(child, data)
 
 
@@ -87,8 +87,7 @@ def install(home: SiteHome, path: Path) -> tuple[str, EncoderFacts]:
     Returns its digest and what it states. Raises what ``read_encoder`` and ``examine`` raise.
     """
     data = read_encoder(path)
-    key = home.directory / "identity.key"
-    facts = examine(data, key, home.read_policy().confinement)
+    facts = examine(data, home.read_policy().confinement)
     digest = canonical.digest(data)
     home.encoders_path.mkdir(mode=0o700, exist_ok=True)
     write_private(encoder_path(home.encoders_path, digest), data)
@@ -124,7 +123,7 @@ class InstalledEncoders:
         """
         encoder = column.encoder
         assert encoder is not None
-        path, data = self._read(column)
+        data = self._read(column)
         chunks = range(0, len(pixels), _CHUNK)
         count = min(len(os.sched_getaffinity(0)), len(chunks), _MOST_CHILDREN)
         found = np.empty((len(pixels), encoder.features))
@@ -137,7 +136,7 @@ class InstalledEncoders:
             finally:
                 free.put(child)
 
-        with _children(path, self._required, data, column, count) as children:
+        with _children(self._required, data, column, count) as children:
             for child in children:
                 free.put(child)
             with ThreadPoolExecutor(max(count, 1)) as pool:
@@ -153,7 +152,7 @@ class InstalledEncoders:
             )
         return found
 
-    def _read(self, column: ImageColumn) -> tuple[Path, bytes]:
+    def _read(self, column: ImageColumn) -> bytes:
         encoder = column.encoder
         assert encoder is not None
         path = encoder_path(self._folder, encoder.file)
@@ -169,7 +168,7 @@ class InstalledEncoders:
                 f"{path} is not the encoder of that digest any more",
                 hint="install it again: flo site encoder FILE",
             )
-        return path, data
+        return data
 
 
 class TriedEncoders(InstalledEncoders):
@@ -177,8 +176,8 @@ class TriedEncoders(InstalledEncoders):
 
     def features(self, column: ImageColumn, pixels: Floats) -> Floats:
         """Return zeros (n, features). Raises what a run would raise, but for DataError."""
-        path, data = self._read(column)
-        with _children(path, self._required, data, column, 1):
+        data = self._read(column)
+        with _children(self._required, data, column, 1):
             assert column.encoder is not None
             return np.zeros((len(pixels), column.encoder.features))
 
@@ -211,33 +210,36 @@ def refuse_without_onnx() -> None:
 
 @contextmanager
 def _children(
-    path: Path, required: Collection[str], data: bytes, column: ImageColumn, count: int
+    required: Collection[str], data: bytes, column: ImageColumn, count: int
 ) -> Iterator[list[Child]]:
     """Start children, each with the encoder opened. They end with the thread that starts them."""
     with ExitStack() as stack:
-        children = [stack.enter_context(_child(path, required)) for _ in range(count)]
+        children = [stack.enter_context(_child(required)) for _ in range(count)]
         for child in children:
             refuse_other_sizes(column, _opened(child, data))
         yield children
 
 
 @contextmanager
-def _child(forbidden: Path, required: Collection[str]) -> Iterator[Child]:
+def _child(required: Collection[str]) -> Iterator[Child]:
     """Start a confined child. Raises UsageError, and RefusedError if a layer is missing."""
     refuse_without_onnx()
-    child, listener = child_process.start(
-        "flo.clients.data_process.encoder_child", str(forbidden.resolve())
-    )
-    try:
-        layers = child_process.read_layers(child)
-        if missing := sorted(name for name in required if not layers.get(name)):
-            raise RefusedError(
-                f"the process that runs encoders is not confined by {', '.join(missing)}",
-                hint="flo site doctor shows which layers this machine has",
-            )
-        yield child
-    finally:
-        child_process.stop(child, listener)
+    with (
+        NamedTemporaryFile() as forbidden
+    ):  # the child tries to open it, and reports that it cannot
+        child, listener = child_process.start(
+            "flo.clients.data_process.encoder_child", forbidden.name
+        )
+        try:
+            layers = child_process.read_layers(child)
+            if missing := sorted(name for name in required if not layers.get(name)):
+                raise RefusedError(
+                    f"the process that runs encoders is not confined by {', '.join(missing)}",
+                    hint="flo doctor shows which layers this machine has",
+                )
+            yield child
+        finally:
+            child_process.stop(child, listener)
 
 
 def _opened(child: Child, data: bytes) -> EncoderFacts:

@@ -120,7 +120,7 @@ def encoder(
 
     data = read_encoder(file)
     with working("trying the encoder out"):
-        facts = examine(data, file)
+        facts = examine(data)
     digest = canonical.digest(data)
     stated = Encoder(name=name, file=digest, features=facts.features)
     lines = {

@@ -8,14 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from flo.arrays import Floats
 from flo.clients.data_process import child_process, encoding
 from flo.clients.data_process.encoding import InstalledEncoders, TriedEncoders, encoder_path
+from flo.clients.quality.check import EncodedTable, encode_checked, require_clean
+from flo.clients.sources.dicom import DicomFolder
+from flo.clients.sources.files import open_file
 from flo.errors import DataError, FloError, RefusedError, StudyError, TrustError, UsageError
 from flo.study.columns import ImageColumn
+from flo.study.schema import Schema
 from tests import encoders
+from tests.clients.sources.images import MAPPING, SCHEMA, write
 from tests.flo.studies import IMAGE
 
 pytestmark = pytest.mark.processes
@@ -86,14 +92,10 @@ def test_a_changed_or_missing_file_and_other_sizes_are_refused(tmp_path: Path) -
         (encoders.elsewhere, "its tensor 'filters' is kept in another file"),
     ],
 )
-def test_an_encoder_is_tried_out_before_it_is_installed(
-    tmp_path: Path, change: encoders.Change, told: str
-) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("nobody reads this")
+def test_an_encoder_is_tried_out_before_it_is_installed(change: encoders.Change, told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        encoding.examine(encoders.encoder(change), secret)
-    assert encoding.examine(encoders.encoder(), secret).features == 6
+        encoding.examine(encoders.encoder(change))
+    assert encoding.examine(encoders.encoder()).features == 6
 
 
 def test_a_layer_that_does_not_hold_stops_it(
@@ -132,3 +134,39 @@ def children() -> list[int]:
     return [
         int(one) for one in own if b"encoder_child" in Path(f"/proc/{one}/cmdline").read_bytes()
     ]
+
+
+def test_a_patient_at_the_source_changes_nobody_else_and_sources_give_the_same(
+    tmp_path: Path,
+) -> None:
+    """The same images as DICOM and as a table; then with another patient among them."""
+    encoder = encoders.kept(tmp_path / "encoders", encoders.encoder(height=8, width=8))
+    (column,) = SCHEMA.columns
+    of = Schema.model_validate(
+        SCHEMA.model_dump() | {"columns": [column.model_dump() | {"encoder": encoder}]}
+    )
+    runs = InstalledEncoders(tmp_path / "encoders")
+
+    def from_dicom(patients: int, folder: Path) -> EncodedTable:
+        folder.mkdir()
+        source = DicomFolder(*write(folder, patients), "PatientID")
+        return require_clean(source, of, "PatientID", MAPPING, encoders=runs)
+
+    many, fewer = from_dicom(6, tmp_path / "six"), from_dicom(5, tmp_path / "five")
+    assert many.inputs.shape == (6, 6)
+    np.testing.assert_array_equal(many.inputs[:5], fewer.inputs)
+
+    plain = require_clean(
+        DicomFolder(*write(tmp_path, 6), "PatientID"), SCHEMA, "PatientID", MAPPING
+    )
+    assert isinstance(column, ImageColumn)
+    middle, half = (column.maximum + column.minimum) / 2, (column.maximum - column.minimum) / 2
+    table = pd.DataFrame(middle + half * plain.inputs, columns=list(column.pixels))
+    table.insert(0, "PatientID", plain.patient_ids)
+    table[SCHEMA.label] = plain.labels.astype(int)
+    table.to_csv(tmp_path / "same.csv", index=False)
+    source = open_file(tmp_path / "same.csv", "PatientID")
+    found = encode_checked(source, of, "PatientID", (), runs)
+    np.testing.assert_allclose(found.inputs, many.inputs, atol=1e-6)
+    with pytest.raises(UsageError, match="by the encoder 'six numbers', which this command does"):
+        encode_checked(source, of, "PatientID")

@@ -34,6 +34,10 @@ LARGE, SAMPLED = STUDY.with_mechanism(epsilon=1.0), STUDY.with_mechanism(samplin
 STATISTICS = asked_statistics(TABLE, mechanism={"noise": "local", "masking": "off", "delta": 1e-6})
 PACKED, SEEN = small_study(model=PACK), from_document(imaging())
 assert isinstance(PACKED.model, Pack)
+ENCODED = from_document(
+    imaging("logistic", encoder={"name": "tiny", "file": "0" * 64, "features": 6})
+    | {"schema_version": 4}
+)
 
 
 @pytest.fixture
@@ -68,6 +72,7 @@ BROKEN: list[tuple[str, Any, Any, Study, str]] = [
     ("largest_epsilon_a_year", 0.89, 0.9, STUDY, "= 0.89 in the site's policy"),
     ("models", ["mlp", "cnn"], ["logistic"], STUDY, "= mlp, cnn: the study trains logistic"),
     ("packs", ["0" * 64], [PACKED.model.digest], PACKED, "which is not installed here"),
+    ("encoders", ["1" * 64], ["0" * 64], ENCODED, "by the encoder tiny, 0{64}, which is not allo"),
     ("trust_models", ["distributed"], ["local"], STUDY, "= distributed: the study uses local"),
     ("masking_required", True, False, STUDY, "= true: the coordinator would see the sum"),
     ("sampling_allowed", False, True, SAMPLED, "= false: the study samples patients with pro"),
