@@ -36,7 +36,10 @@ from flo.protocol.decisions import Signed, read_approval
 from flo.study.document import MAX_STUDY_BYTES
 from flo.study.loading import from_canonical
 
-_LEFT_OUT = ("snapshots", "replies", "finished", "models", "answers", "log", RESTORED)
+_LEFT_OUT = (
+    *("snapshots", "replies", "finished", "models", "answers", "encoders", "log"),
+    RESTORED,
+)
 _EMPTY = ("snapshots", "replies", "approved", "extracts", "erasures", "finished")
 _MOST_ASKS = 1000
 
