@@ -94,6 +94,8 @@ def scene(tmp_path: Path) -> Scene:
     first = offered(FIRST, [home], coordinator)
     reservation = made.approves(first)
     made.releases(first, reservation, 1)
+    home.encoders_path.mkdir()
+    (home.encoders_path / "large.onnx").write_bytes(b"of somebody else")
     back_up(home, made.file, SECRET)
     made.releases(first, reservation, 2)
     second = offered(SECOND, [home], coordinator)
@@ -157,11 +159,11 @@ def test_what_was_open_and_what_was_approved_since_is_charged_in_full(scene: Sce
     assert list((home.directory / "snapshots").iterdir()) == []
 
 
-def test_no_frozen_patient_and_no_kept_reply_is_in_a_backup(scene: Scene) -> None:
+def test_no_frozen_patient_no_kept_reply_and_no_encoder_is_in_a_backup(scene: Scene) -> None:
     from flo.keys import backup
 
     found = backup.read(scene.file, "site", SECRET)
-    assert not any(name.startswith(("snapshots", "replies")) for name in found.files)
+    assert not any(name.startswith(("snapshots", "replies", "encoders")) for name in found.files)
     assert {"identity.key", "ledger.sqlite", "policy.toml", "keystore.key"} <= set(found.files)
 
 
