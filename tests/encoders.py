@@ -143,13 +143,80 @@ def doubles(found: ModelProto) -> None:
     found.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
 
 
-def deep(found: ModelProto) -> None:
-    """Branches within branches."""
-    inner = helper.make_graph([helper.make_node("Identity", ["yes"], ["x"])], "0", [], [])
-    for level in range(12):
-        node = helper.make_node("If", ["yes"], ["x"], then_branch=inner, else_branch=inner)
-        inner = helper.make_graph([node], str(level), [], [])
-    found.graph.node.append(inner.node[0])
+def sparse(found: ModelProto) -> None:
+    values = helper.make_tensor("filters", TensorProto.FLOAT, [1], [1.0])
+    indices = helper.make_tensor("places", TensorProto.INT64, [1], [0])
+    found.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3, 1, 3, 3]))
+
+
+def sparse_constant(found: ModelProto) -> None:
+    values = helper.make_tensor("", TensorProto.FLOAT, [1], [1.0])
+    indices = helper.make_tensor("", TensorProto.INT64, [1], [0])
+    node = helper.make_node("Constant", [], ["c"], name="constant")
+    node.attribute.append(
+        helper.make_attribute("sparse_value", helper.make_sparse_tensor(values, indices, [1 << 40]))
+    )
+    found.graph.node.insert(0, node)
+
+
+def as_many_rows_as_a_pixel_says(found: ModelProto) -> None:
+    """An image has two outputs, or none: the next image's place moves."""
+    found.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array([0, 0, 0, 0], dtype=np.int64), "first"),
+            numpy_helper.from_array(np.array([1, 1, 1, 1], dtype=np.int64), "last"),
+            numpy_helper.from_array(np.array([1], dtype=np.int64), "one"),
+        ]
+    )
+    found.graph.node.extend(
+        [
+            helper.make_node("Slice", ["image", "first", "last"], ["pixel"]),
+            helper.make_node("Cast", ["pixel"], ["whole"], to=TensorProto.INT64),
+            helper.make_node("Reshape", ["whole", "one"], ["rows"]),
+            helper.make_node("Concat", ["rows", "one"], ["times"], axis=0),
+            helper.make_node("Tile", ["flat", "times"], ["features"]),
+        ]
+    )
+    found.graph.node[3].output[0] = "flat"
+
+
+def unwritten(found: ModelProto) -> None:
+    """A product of whole numbers over a side of 0, whose output onnxruntime leaves unwritten."""
+    empty = numpy_helper.from_array(np.zeros((1, 0), dtype=np.uint8), "empty")
+    wide = numpy_helper.from_array(np.zeros((0, 6), dtype=np.uint8), "wide")
+    found.graph.initializer.extend([empty, wide])
+    found.graph.node.append(
+        helper.make_node("MatMulInteger", ["empty", "wide"], ["stale"], name="product")
+    )
+
+
+def of_no_side(found: ModelProto) -> None:
+    """A slice of nothing."""
+    for name, at in (("from", 0), ("to", 0)):
+        found.graph.initializer.append(
+            numpy_helper.from_array(np.array([at], dtype=np.int64), name)
+        )
+    found.graph.node.insert(0, helper.make_node("Slice", ["image", "from", "to"], ["nothing"]))
+
+
+def half(found: ModelProto) -> None:
+    tensor = found.graph.initializer[0]
+    values = numpy_helper.to_array(tensor).astype(np.float16)
+    tensor.CopyFrom(numpy_helper.from_array(values, "filters"))
+
+
+def huge(found: ModelProto) -> None:
+    """An image of 2^32 pixels."""
+    for dimension in found.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dimension.dim_value = 1 << 16
+
+
+def looked_up(found: ModelProto) -> None:
+    """A pixel is an index; onnxruntime's log would say which."""
+    found.graph.node.insert(
+        0, helper.make_node("Cast", ["image"], ["places"], to=TensorProto.INT64, name="cast")
+    )
+    found.graph.node.insert(1, helper.make_node("Gather", ["filters", "places"], ["found"]))
 
 
 def blind(found: ModelProto) -> None:

@@ -1,29 +1,39 @@
 """What an encoder's ONNX file may contain: a fixed function of one image, from numbers to numbers.
 
-These rules refuse, by name, a file that reads other files (external data), that draws random
-numbers, that uses operators outside ONNX's own, or whose input or output have no fixed size.
+Only operators on float numbers that are listed here, each with sides that are known before any
+image is seen. What the list leaves out could read other files, draw random numbers, give an image a
+number of outputs that depends on it, or return memory that it has not written: onnxruntime 1.32
+leaves outputs of integer products unwritten where a side is 0, and they then hold another
+patient's numbers. Indices and shapes are constants of the file, so that no pixel can be one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from flo.documents.document import Document
+from flo.study.encoders import LARGEST_ENCODED_IMAGE, MOST_FEATURES
 
 MOST_BYTES = 1 << 30
 _MOST_NODES = 100_000
-_DEEPEST = 8  # graphs within graphs
+_MOST_NUMBERS = 1 << 30  # of an output
 _STANDARD = ("", "ai.onnx")
-_RANDOM = (
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
+_FLOAT, _INT32, _INT64, _BOOL = 1, 6, 7, 9  # onnx.TensorProto.DataType
+_OPERATORS = frozenset(
+    {
+        *("Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant"),
+        *("Conv", "Div", "Dropout", "Elu", "Erf", "Exp", "Expand", "Flatten", "Gather", "Gelu"),
+        *("Gemm", "GlobalAveragePool", "GlobalMaxPool", "GroupNormalization", "HardSigmoid"),
+        *("HardSwish", "Identity", "InstanceNormalization", "IsNaN", "LayerNormalization"),
+        *("LeakyRelu", "Log", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "PRelu", "Pad"),
+        *("Pow", "RMSNormalization", "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean"),
+        *("ReduceMin", "ReduceSum", "Relu", "Reshape", "Selu", "Sigmoid", "Slice", "Softmax"),
+        *("Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze"),
+        "Where",
+    }
 )
 _OF_A_FILE = "an ONNX file that holds its own weights"
 
@@ -47,38 +57,51 @@ class EncoderFacts(Document):
 
 
 def checked(data: bytes) -> Any:
-    """Return an ONNX file's model, after checking all rules that need no sizes and no run.
+    """Return an ONNX file's model, after checking its operators and constants.
+
+    It has no fields that were not looked at: run what it serialises to, and not ``data``.
 
     Raises:
         UnfitEncoderError: names what is wrong.
     """
     model = _parsed(data)
+    model.DiscardUnknownFields()
+    for unused in ("doc_string", "producer_name", "metadata_props", "training_info"):
+        model.ClearField(unused)
     graph = model.graph
+    graph.ClearField("quantization_annotation")
     domains = {one.domain for one in model.opset_import} - set(_STANDARD)
     if domains or model.functions:
         others = ", ".join(sorted(map(repr, domains))) or "its own functions"
         raise UnfitEncoderError(f"it uses operators of {others}; only ONNX's own may be used")
-    for number, (node, depth) in enumerate(_nodes(graph)):
-        if number >= _MOST_NODES or depth > _DEEPEST:
-            raise UnfitEncoderError(
-                f"it has more than {_MOST_NODES} nodes, or graphs nested deeper than {_DEEPEST}"
-            )
+    if len(graph.node) > _MOST_NODES:
+        raise UnfitEncoderError(f"it has more than {_MOST_NODES} nodes")
+    for node in graph.node:
         _refuse_node(node)
-    parameters = 0
+    if graph.sparse_initializer:
+        raise UnfitEncoderError(f"it has sparse tensors; export {_OF_A_FILE}")
+    held = 0
     for tensor in _tensors(graph):
         if tensor.external_data or tensor.data_location:
             raise UnfitEncoderError(
                 f"its tensor {tensor.name!r} is kept in another file; export {_OF_A_FILE}"
             )
-        parameters += _product(tensor.dims)
-        if min(tensor.dims, default=0) < 0 or parameters > 8 * len(data):
+        if tensor.data_type not in (_FLOAT, _INT32, _INT64, _BOOL):
+            raise UnfitEncoderError(f"its tensor {tensor.name!r} is not float32; export it as such")
+        held += math.prod(tensor.dims)
+        if min(tensor.dims, default=1) < 1 or held > len(data):
             raise UnfitEncoderError(f"its tensor {tensor.name!r} states more than the file holds")
     return model
 
 
-def read_facts(data: bytes) -> EncoderFacts:
-    """Return what an encoder's file states. Raises UnfitEncoderError: names what is wrong."""
-    graph = checked(data).graph
+def read_facts(data: bytes) -> tuple[EncoderFacts, bytes]:
+    """Return what an encoder's file states, and the file to run.
+
+    Raises:
+        UnfitEncoderError: names what is wrong.
+    """
+    model = checked(data)
+    graph = model.graph
     held = {tensor.name for tensor in graph.initializer}
     inputs = [one for one in graph.input if one.name not in held]
     if len(inputs) != 1 or len(graph.output) != 1:
@@ -88,14 +111,23 @@ def read_facts(data: bytes) -> EncoderFacts:
         )
     channels, height, width = _size(inputs[0], "input", 3)
     (features,) = _size(graph.output[0], "output", 1)
-    return EncoderFacts(
+    if channels * height * width > LARGEST_ENCODED_IMAGE or features > MOST_FEATURES:
+        raise UnfitEncoderError(
+            f"an image of {channels} × {height} × {width} becomes {features} numbers; limits "
+            f"{LARGEST_ENCODED_IMAGE} pixels and {MOST_FEATURES} numbers"
+        )
+    for value in (inputs[0], graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    _refuse_sizes_that_are_not_fixed(model)
+    facts = EncoderFacts(
         channels=channels,
         height=height,
         width=width,
         features=features,
-        parameters=sum(_product(tensor.dims) for tensor in _tensors(graph)),
-        operators=tuple(sorted({node.op_type for node, _ in _nodes(graph)})),
+        parameters=sum(math.prod(tensor.dims) for tensor in _tensors(graph)),
+        operators=tuple(sorted({node.op_type for node in graph.node})),
     )
+    return facts, model.SerializeToString()
 
 
 def _parsed(data: bytes) -> Any:
@@ -114,57 +146,72 @@ def _parsed(data: bytes) -> Any:
     except DecodeError:
         model = None
     if model is None or not model.graph.node:
-        raise UnfitEncoderError(f"it is not ONNX; export {_OF_A_FILE}")
+        raise UnfitEncoderError(f"it is not ONNX, or too large to read; export {_OF_A_FILE}")
     return model
 
 
 def _refuse_node(node: Any) -> None:
     what = f"its node {node.name or next(iter(node.output), '')!r}"
-    if not isinstance(node.op_type, str):
-        raise UnfitEncoderError(f"{what} has an operator whose name is no text")
     if node.domain not in _STANDARD:
         raise UnfitEncoderError(f"{what} is of the domain {node.domain!r}, which is not ONNX's own")
-    if node.op_type in _RANDOM:
-        raise UnfitEncoderError(f"{what} ({node.op_type}) draws random numbers")
+    if node.op_type not in _OPERATORS:
+        raise UnfitEncoderError(
+            f"{what} ({node.op_type}) is not one of the operators that FLO runs"
+        )
     trains = any(one.name == "training_mode" and one.i for one in node.attribute)
     if trains or (node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]):
         raise UnfitEncoderError(
             f"{what} ({node.op_type}) is in its training mode; export the network after .eval()"
         )
+    to = [one.i for one in node.attribute if one.name == "to"]
+    if node.op_type == "Cast" and to not in ([_FLOAT], [_BOOL]):
+        raise UnfitEncoderError(f"{what} (Cast) makes other numbers than float32 of an image's")
+    for one in node.attribute:
+        if one.HasField("g") or one.graphs or one.HasField("sparse_tensor") or one.sparse_tensors:
+            raise UnfitEncoderError(f"{what} ({node.op_type}) holds a graph, or sparse numbers")
 
 
-def _nodes(graph: Any, depth: int = 1) -> Iterator[tuple[Any, int]]:
+def _tensors(graph: Any) -> list[Any]:
+    """Return all constants."""
+    found = list(graph.initializer)
     for node in graph.node:
-        yield node, depth
-        if depth <= _DEEPEST:
-            for inner in _graphs(node):
-                yield from _nodes(inner, depth + 1)
-
-
-def _graphs(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _tensors(graph: Any) -> Iterator[Any]:
-    """Yield all constants of a graph and of the graphs within."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node, _ in _nodes(graph):
         for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for sparse in (
-                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
-                *attribute.sparse_tensors,
-            ):
-                yield from (sparse.values, sparse.indices)
-        for inner in _graphs(node):
-            yield from inner.initializer
+            found += [attribute.t] if attribute.HasField("t") else []
+            found += attribute.tensors
+    return found
+
+
+def _refuse_sizes_that_are_not_fixed(model: Any) -> None:
+    """Raise UnfitEncoderError unless all sides of all outputs follow from the image's size alone.
+
+    The types of all outputs are known then, and no whole numbers are among them but constants: an
+    index or a shape that is computed could be a pixel.
+    """
+    import onnx
+
+    model.graph.ClearField("value_info")  # what the file says of its own
+    try:
+        found = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except Exception as error:  # noqa: BLE001 - of onnx's library, on a file of any content
+        raise UnfitEncoderError(
+            f"the sizes within it do not fit each other: {str(error)[:300]}"
+        ) from None
+    known = {one.name: one.type for one in (*found.graph.value_info, *found.graph.output)}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            continue
+        for name in filter(None, node.output):
+            kind = known[name].tensor_type if name in known else None
+            sides = [one.dim_value for one in kind.shape.dim] if kind is not None else [0]
+            if kind is None or kind.elem_type not in (_FLOAT, _BOOL) or min(sides, default=1) < 1:
+                raise UnfitEncoderError(
+                    f"the output {name!r} of its {node.op_type} is not float32 of a size that is "
+                    "known beforehand"
+                )
+            if math.prod(sides) > _MOST_NUMBERS:
+                raise UnfitEncoderError(
+                    f"the output {name!r} has {math.prod(sides)} numbers, limit {_MOST_NUMBERS}"
+                )
 
 
 def _size(value: Any, what: str, sides: int) -> list[int]:
@@ -172,7 +219,7 @@ def _size(value: Any, what: str, sides: int) -> list[int]:
     kind = value.type.tensor_type
     dimensions = list(kind.shape.dim)
     sizes = [one.dim_value for one in dimensions[1:]]
-    if kind.elem_type != 1 or len(dimensions) != sides + 1 or min(sizes, default=0) < 1:
+    if kind.elem_type != _FLOAT or len(dimensions) != sides + 1 or min(sizes, default=0) < 1:
         wanted = "(records, channels, height, width)" if sides == 3 else "(records, features)"
         raise UnfitEncoderError(
             f"its {what} {value.name!r} must be float32 of shape {wanted}, all but the number of "
@@ -183,10 +230,3 @@ def _size(value: Any, what: str, sides: int) -> list[int]:
             f"its {what} {value.name!r} holds {dimensions[0].dim_value} records; export it for 1"
         )
     return sizes
-
-
-def _product(sizes: Iterable[int]) -> int:
-    found = 1
-    for size in sizes:
-        found *= size
-    return found

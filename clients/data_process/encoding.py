@@ -38,8 +38,9 @@ from flo.study.columns import ImageColumn
 from flo.study.features import scale
 
 REQUIRED = ("no_new_privs", "seccomp", "landlock")  # layers, where no policy names them
-_CHUNK = 16  # images in a request
+_CHUNK = 4  # images in a request
 _MOST_CHILDREN = 8  # each holds the whole encoder
+_TOGETHER = 1 << 29  # bytes of the file, in all of them
 
 Progress = Callable[[int, int], None]  # images encoded, of how many
 
@@ -125,7 +126,8 @@ class InstalledEncoders:
         assert encoder is not None
         data = self._read(column)
         chunks = range(0, len(pixels), _CHUNK)
-        count = min(len(os.sched_getaffinity(0)), len(chunks), _MOST_CHILDREN)
+        most = max(1, min(_MOST_CHILDREN, _TOGETHER // len(data)))
+        count = min(len(os.sched_getaffinity(0)), len(chunks), most)
         found = np.empty((len(pixels), encoder.features))
         free = SimpleQueue[Child]()
 
@@ -255,7 +257,11 @@ def _asked(child: Child, column: ImageColumn, scaled: Floats) -> Floats:
     header, body = _exchanged(child, images.data.cast("B"))
     if header.get("status") != "ok":
         raise RefusedError(f"column {column.name}: the encoder could not encode the images")
-    return np.frombuffer(body, dtype=np.float32).reshape(len(images), -1).astype(np.float64)
+    assert column.encoder is not None
+    found = np.frombuffer(body, dtype=np.float32)
+    if len(found) != len(images) * column.encoder.features:
+        raise RefusedError(f"column {column.name}: the encoder gave another number of features")
+    return found.reshape(len(images), -1).astype(np.float64)
 
 
 def _exchanged(child: Child, body: bytes | memoryview) -> tuple[dict[str, Any], memoryview]:
@@ -270,7 +276,7 @@ def _exchanged(child: Child, body: bytes | memoryview) -> tuple[dict[str, Any], 
         answer = None
     if answer is None:
         raise RefusedError(
-            "the process that runs the encoder ended",
+            f"the process that runs the encoder ended, or did not answer in {LONGEST_SECONDS:g} s",
             hint="the machine may lack memory for it; the lines above say more",
         )
     return answer

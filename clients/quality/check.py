@@ -250,7 +250,8 @@ def _features(table: Table, column: ImageColumn, encoders: Encoders | None) -> F
         assert column.encoder is not None
         raise UsageError(
             f"column {column.name}: its images become numbers by the encoder "
-            f"{column.encoder.name!r}, which this command does not run"
+            f"{column.encoder.name!r}, which this command does not run",
+            hint="flo simulate --encoders FOLDER does, and flo model predict",
         )
     return encoders.features(column, table.images[column.name])
 

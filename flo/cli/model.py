@@ -130,7 +130,8 @@ def predict(
 ) -> results.PredictedResult:
     """Score the patients of a file with a published or finished model; no data are sent."""
     from flo.cli.terminal.output import encoding_shown, plain, say, working
-    from flo.clients.data_process.encoding import InstalledEncoders
+    from flo.clients.data_process.encoding import REQUIRED, InstalledEncoders
+    from flo.clients.home.site_home import SiteHome
     from flo.clients.prediction.predict import predict as score
     from flo.study.wording import can_change
 
@@ -142,7 +143,8 @@ def predict(
         opened = _open_allowed(model, home, coordinator)
         rule = _flag_rule(home, opened)
     with working("predicting") as status:
-        encoders = InstalledEncoders(home / "encoders", progress=encoding_shown(status))
+        layers = SiteHome.open(home).read_policy().confinement if _is_site(home) else REQUIRED
+        encoders = InstalledEncoders(home / "encoders", layers, encoding_shown(status))
         done = score(opened, data, out, id_column, explain=explain, rule=rule, encoders=encoders)
     say(f"{done.records} records scored in {out} by {opened.title}: {_higher(opened.study.data)}")
     say(_risks_in_words(opened, done))

@@ -116,12 +116,14 @@ def encoder(
     from flo.cli.terminal.output import plain, say, working
     from flo.clients.data_process.encoding import examine, in_words, read_encoder
     from flo.documents import canonical
+    from flo.documents.document import parse
     from flo.study.encoders import Encoder
 
     data = read_encoder(file)
+    digest = canonical.digest(data)
+    parse(Encoder, {"name": name, "file": digest, "features": 1}, "the encoder's name")
     with working("trying the encoder out"):
         facts = examine(data)
-    digest = canonical.digest(data)
     stated = Encoder(name=name, file=digest, features=facts.features)
     lines = {
         **{"channels": facts.channels, "height": facts.height, "width": facts.width},

@@ -37,4 +37,6 @@ def session_of(data: bytes) -> Any:
 
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # others wait by spinning
+    options.log_severity_level = 4  # its errors may quote a number of a record
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # and no other one
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -159,6 +159,13 @@ class ImageColumn(Document):
         """Whether the model's inputs are the pixels themselves."""
         return self.scattering is None and self.encoder is None
 
+    def has_pixel(self, name: str) -> bool:
+        """Return whether one of the table's columns has this name."""
+        stem, _, number = name.rpartition("_")
+        if stem != self.name or not (number.isascii() and number.isdecimal() and len(number) < 8):
+            return False
+        return number == str(int(number)) and int(number) < self.size
+
     @property
     def pixels(self) -> tuple[str, ...]:
         """Names of the table's columns."""

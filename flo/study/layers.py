@@ -55,6 +55,7 @@ BOUNDED: tuple[LayerKind, ...] = ("Tanh", "ReLU", "Sigmoid", "Softmax")  # no ne
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}  # rows of weights for each hidden number
 MOST_PARAMETERS = 4_000_000  # limit for a model pack
 MOST_NUMBERS = 1_000_000  # per record after any layer
+MOST_TOGETHER = 4_000_000  # per record after all layers: a step keeps them for its gradient
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,16 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from flo.study.layers import BOUNDED, MOST_NUMBERS, MOST_PARAMETERS, WANTED, Layer, LayerKind, Shape
+from flo.study.layers import (
+    BOUNDED,
+    MOST_NUMBERS,
+    MOST_PARAMETERS,
+    MOST_TOGETHER,
+    WANTED,
+    Layer,
+    LayerKind,
+    Shape,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +117,11 @@ def output(layers: list[Layer], inputs: int) -> Shape:
                 f"layer {place}: a record becomes {math.prod(after)} numbers, limit {MOST_NUMBERS}"
             )
         outputs.append(after)
+    together = sum(math.prod(shape) for shape in outputs)
+    if together > MOST_TOGETHER:
+        raise ValueError(
+            f"a record becomes {together} numbers in all layers together, limit {MOST_TOGETHER}"
+        )
     taken_by_some = {one for place, layer in enumerate(layers) for one in layer.of or (place - 1,)}
     for place, layer in enumerate(layers[:-1]):
         if place not in taken_by_some:

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_serializer, field_validator, m
 from flo.documents.document import Document
 from flo.study.classes import Classes
 from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
-from flo.study.encoders import Encoder
+from flo.study.encoders import LARGEST_ENCODED_IMAGE, Encoder
 from flo.study.names import ColumnName, Text
 from flo.study.outcome import Outcome
 from flo.study.quantity import Quantity
@@ -67,12 +67,17 @@ class Schema(Document):
         twice = [one for one in titles if titles.count(one) > 1]
         if twice:
             raise ValueError(f"two columns are called {twice[0]!r}: by about, or by their name")
-        pixels = {n for c in self.columns if isinstance(c, ImageColumn) for n in c.pixels}
-        if self.label in {*names, *steps, *pixels}:
+        images = [column for column in self.columns if isinstance(column, ImageColumn)]
+        pixels = sum(image.size for image in images)
+        if pixels > LARGEST_ENCODED_IMAGE:
+            raise ValueError(
+                f"{pixels} pixels in all images together, limit {LARGEST_ENCODED_IMAGE}"
+            )
+        if self.label in {*names, *steps} or any(one.has_pixel(self.label) for one in images):
             raise ValueError(f"the label {self.label!r} is also an input column")
         if isinstance(self.outcome, TimeToEvent):
             time = self.outcome.time
-            if time in {self.label, *names, *steps, *pixels}:
+            if time in {self.label, *names, *steps} or any(one.has_pixel(time) for one in images):
                 raise ValueError(
                     f"the outcome's time {time!r} is also the label or an input column"
                 )

@@ -89,6 +89,8 @@ def _meanings(column: Column) -> dict[str, str]:
 def _without_words(column: Column) -> Column:
     words: dict[str, object] = {"about": None, "meanings": ()}
     words |= {"changeable_to": None, "changeable_from": None}
+    if isinstance(column, ImageColumn) and column.encoder is not None:
+        words["encoder"] = column.encoder.model_copy(update={"name": ""})
     known = type(column).model_fields
     return column.model_copy(update={name: words[name] for name in words if name in known})
 
