@@ -26,8 +26,8 @@ class OpenEncoder:
             self._session: Any = session_of(data)
             (self._input,) = self._session.get_inputs()
             (self._output,) = self._session.get_outputs()
-            found = self.features(memoryview(tried).cast("B"))
-            again = self.features(memoryview(tried[::-1].copy()).cast("B"))[::-1]
+            found = self.features(tried.data.cast("B"))
+            again = self.features(tried[::-1].copy().data.cast("B"))[::-1]
         except (MemoryError, UnfitEncoderError):
             raise
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no base class
