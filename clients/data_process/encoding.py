@@ -70,7 +70,7 @@ def examine(data: bytes, required: Collection[str] = REQUIRED) -> EncoderFacts:
         UsageError: the file is no encoder that FLO runs; says why. RefusedError: a layer is
         missing, or the process ended.
     """
-    with _child(required) as child:
+    with _child(required, None) as child:
         return _opened(child, data)
 
 
@@ -112,6 +112,7 @@ class InstalledEncoders:
     ) -> None:
         """``required``: layers of confinement that must hold."""
         self._folder, self._required, self._progress = folder, required, progress
+        self._secret = folder.parent / "identity.key"  # of the site, if it is one
 
     def features(self, column: ImageColumn, pixels: Floats) -> Floats:
         """Return the encoder's output, float64 (n, features), for pixels in the column's unit.
@@ -138,7 +139,7 @@ class InstalledEncoders:
             finally:
                 free.put(child)
 
-        with _children(self._required, data, column, count) as children:
+        with _children(self._required, self._secret, data, column, count) as children:
             for child in children:
                 free.put(child)
             with ThreadPoolExecutor(max(count, 1)) as pool:
@@ -179,7 +180,7 @@ class TriedEncoders(InstalledEncoders):
     def features(self, column: ImageColumn, pixels: Floats) -> Floats:
         """Return zeros (n, features). Raises what a run would raise, but for DataError."""
         data = self._read(column)
-        with _children(self._required, data, column, 1):
+        with _children(self._required, self._secret, data, column, 1):
             assert column.encoder is not None
             return np.zeros((len(pixels), column.encoder.features))
 
@@ -212,25 +213,28 @@ def refuse_without_onnx() -> None:
 
 @contextmanager
 def _children(
-    required: Collection[str], data: bytes, column: ImageColumn, count: int
+    required: Collection[str], secret: Path, data: bytes, column: ImageColumn, count: int
 ) -> Iterator[list[Child]]:
     """Start children, each with the encoder opened. They end with the thread that starts them."""
     with ExitStack() as stack:
-        children = [stack.enter_context(_child(required)) for _ in range(count)]
+        children = [stack.enter_context(_child(required, secret)) for _ in range(count)]
         for child in children:
             refuse_other_sizes(column, _opened(child, data))
         yield children
 
 
 @contextmanager
-def _child(required: Collection[str]) -> Iterator[Child]:
-    """Start a confined child. Raises UsageError, and RefusedError if a layer is missing."""
+def _child(required: Collection[str], secret: Path | None) -> Iterator[Child]:
+    """Start a confined child. Raises UsageError, and RefusedError if a layer is missing.
+
+    ``secret``: a file of the site, which the child tries to open and must not be able to; if there
+    is none, a new file.
+    """
     refuse_without_onnx()
-    with (
-        NamedTemporaryFile() as forbidden
-    ):  # the child tries to open it, and reports that it cannot
+    with NamedTemporaryFile() as other:
+        forbidden = secret if secret is not None and secret.exists() else Path(other.name)
         child, listener = child_process.start(
-            "flo.clients.data_process.encoder_child", forbidden.name
+            "flo.clients.data_process.encoder_child", str(forbidden.resolve())
         )
         try:
             layers = child_process.read_layers(child)

@@ -264,14 +264,15 @@ def _partners(policy: Policy, study: Study, unconfirmed: Collection[str]) -> lis
 def _columns(policy: Policy, study: Study) -> list[str]:
     steps = study.data.sequence.columns if study.data.sequence else ()
     used = {*study.data.outcome_columns, *(column.name for column in steps)}
-    for column in study.data.columns:
-        used |= {column.name} | (set(column.pixels) if isinstance(column, ImageColumn) else set())
+    used |= {column.name for column in study.data.columns}
     forbidden = {_alike(name) for name in policy.forbidden_columns}
-    return [
-        f"forbidden_columns: the study uses {name}"
-        for name in sorted(used)
-        if _alike(name) in forbidden
-    ]
+    found = {name for name in used if _alike(name) in forbidden}
+    for column in study.data.columns:
+        if isinstance(column, ImageColumn):
+            like_it = column.model_copy(update={"name": _alike(column.name)})
+            places = (one.rpartition("_")[2] for one in forbidden if like_it.has_pixel(one))
+            found |= {f"{column.name}_{place}" for place in places}
+    return [f"forbidden_columns: the study uses {name}" for name in sorted(found)]
 
 
 def refuse_violations(

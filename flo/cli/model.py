@@ -143,7 +143,8 @@ def predict(
         opened = _open_allowed(model, home, coordinator)
         rule = _flag_rule(home, opened)
     with working("predicting") as status:
-        layers = SiteHome.open(home).read_policy().confinement if _is_site(home) else REQUIRED
+        is_site = (home / "site.toml").exists()
+        layers = SiteHome.open(home).read_policy().confinement if is_site else REQUIRED
         encoders = InstalledEncoders(home / "encoders", layers, encoding_shown(status))
         done = score(opened, data, out, id_column, explain=explain, rule=rule, encoders=encoders)
     say(f"{done.records} records scored in {out} by {opened.title}: {_higher(opened.study.data)}")
