@@ -10,6 +10,7 @@ patient's numbers. Indices and shapes are constants of the file, so that no pixe
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -56,10 +57,11 @@ class EncoderFacts(Document):
     operators: tuple[str, ...]
 
 
-def checked(data: bytes) -> Any:
+def checked(data: bytes, operators: Collection[str] | None = _OPERATORS) -> Any:
     """Return an ONNX file's model, after checking its operators and constants.
 
-    It has no fields that were not looked at: run what it serialises to, and not ``data``.
+    ``operators``: kinds of nodes that it may have; None if the caller knows each that it takes. It
+    has no fields that were not looked at: run what it serialises to, and not ``data``.
 
     Raises:
         UnfitEncoderError: names what is wrong.
@@ -78,6 +80,10 @@ def checked(data: bytes) -> Any:
         raise UnfitEncoderError(f"it has more than {_MOST_NODES} nodes")
     for node in graph.node:
         _refuse_node(node)
+        if operators is not None and node.op_type not in operators:
+            raise UnfitEncoderError(
+                f"{_what(node)} ({node.op_type}) is not one of the operators that FLO runs"
+            )
     if graph.sparse_initializer:
         raise UnfitEncoderError(f"it has sparse tensors; export {_OF_A_FILE}")
     held = 0
@@ -150,14 +156,16 @@ def _parsed(data: bytes) -> Any:
     return model
 
 
+def _what(node: Any) -> str:
+    return f"its node {node.name or next(iter(node.output), '')!r}"
+
+
 def _refuse_node(node: Any) -> None:
-    what = f"its node {node.name or next(iter(node.output), '')!r}"
+    what = _what(node)
     if node.domain not in _STANDARD:
         raise UnfitEncoderError(f"{what} is of the domain {node.domain!r}, which is not ONNX's own")
-    if node.op_type not in _OPERATORS:
-        raise UnfitEncoderError(
-            f"{what} ({node.op_type}) is not one of the operators that FLO runs"
-        )
+    if not isinstance(node.op_type, str):
+        raise UnfitEncoderError(f"{what} has an operator whose name is no text")
     trains = any(one.name == "training_mode" and one.i for one in node.attribute)
     if trains or (node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]):
         raise UnfitEncoderError(

@@ -1,17 +1,18 @@
 """Translate a network that was exported as ONNX into a model pack: a list of FLO's layers.
 
 The network is read for one record. Its nodes become layers in their order; a node that only gives
-numbers another shape becomes none until a layer needs that shape. Numbers of linear layers,
-convolutions and normalisations, and arrays that are added or multiplied, become parameters of
-layers. The pack is then built with the file's numbers and compared with what ONNX Runtime computes,
-so that a wrong translation is never used. Training starts at FLO's public start, and not at the
-file's numbers.
+numbers another shape becomes none until a layer needs that shape. What torch calls parameters
+become parameters of layers; fixed numbers become settings of layers, or have no layer. Nothing of
+the file's parameters is in the pack: training starts at FLO's public start. The pack is built with
+random numbers in the place of parameters, and compared with what ONNX Runtime computes of the file
+with the same numbers, so that a wrong translation is never used.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ from flo.errors import UsageError
 from flo.scoring.network import session_of
 from flo.study import networks
 from flo.study.layers import WANTED, Layer, LayerKind, Shape
-from flo.study.packs import RECORD, Pack, PackLayer
+from flo.study.packs import RECORD, Pack
 
 _COMPARED, _ALIKE = 16, 1e-3  # records; how far scores may differ, relative to the largest
 _INSTEAD = {
@@ -40,7 +41,10 @@ _INSTEAD = {
 }
 _SCOPE = re.compile(r"'([\w.]+)'")
 _FOLDED = re.compile(r"([\w.]+): torch\.nn\.modules\.batchnorm\.(\w+)")
-_SAME: dict[str, LayerKind] = {"Tanh": "Tanh", "Relu": "ReLU", "Sigmoid": "Sigmoid", "Gelu": "GELU"}
+_OLDEST = 18  # opset
+_LARGEST_EPSILON = 1e-4
+_PARAMETER = re.compile(r"%p_\w+")
+_SAME: dict[str, LayerKind] = {"Tanh": "Tanh", "Relu": "ReLU", "Sigmoid": "Sigmoid"}
 
 
 @dataclass(frozen=True)
@@ -68,18 +72,60 @@ def pack_of(data: bytes, name: str) -> Pack:
         UsageError: names the node that has no layer, and the way out.
     """
     try:
-        model = checked(data)
+        model = checked(data, operators=None)
     except UnfitEncoderError as error:
         raise UsageError(f"the network's file cannot be used: {error}") from error
-    made = _Translation(model).made
-    layers = [layer.model_dump(mode="json") for layer in _named(made.layers)]
-    pack = parse(Pack, {"kind": "pack", "name": name, "layers": layers}, "the pack is not valid")
-    _compare(data, pack, made)
+    _refuse_other_exporters(model)
+    try:
+        _draw_numbers(model)
+        made = _Translation(model).made
+        said = {"kind": "pack", "name": name, "layers": _named(made.layers)}
+        pack = parse(Pack, said, "the pack is not valid")
+        _compare(model.SerializeToString(), pack, made)
+    except UsageError:
+        raise
+    except Exception as error:  # of onnx, onnxruntime and protobuf, on a file of any content
+        raise UsageError(
+            f"the network's file cannot be read: {type(error).__name__}",
+            hint="export it again; if that does not help, report the file",
+        ) from error
     return pack
 
 
-def _named(layers: Sequence[Layer]) -> tuple[PackLayer, ...]:
-    """Return layers in which those are named that another than the next one takes."""
+def _refuse_other_exporters(model: Any) -> None:
+    """Raise UsageError for a file that does not say which of its numbers are parameters."""
+    said = any(key.startswith("pkg.torch") for node in model.graph.node for key in _notes(node))
+    versions = [one.version for one in model.opset_import]
+    if not said or min(versions, default=0) < _OLDEST:
+        raise UsageError(
+            "the file does not say how torch made it, or its opset is older than "
+            f"{_OLDEST}: {versions}",
+            hint="export with torch.onnx.export(network.eval(), (record[None],), FILE, "
+            "dynamo=True, external_data=False)",
+        )
+
+
+def _draw_numbers(model: Any) -> None:
+    """Put random numbers in the place of the file's, so that no zero or one hides a difference."""
+    from onnx import numpy_helper
+
+    dice = np.random.default_rng(0)
+    kept = {
+        name
+        for node in model.graph.node
+        if node.op_type == "InstanceNormalization"  # ones and zeros, of which the exporter made it
+        for name in node.input[1:]
+    }
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32 and array.size > 1 and tensor.name not in kept:
+            drawn = dice.normal(size=array.shape) * array.size**-0.25
+            drawn = np.where(np.isfinite(array), drawn, array).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(drawn, tensor.name))
+
+
+def _named(layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    """Return layers as a study states them; those are named that another than the next takes."""
     taken = {
         place
         for number, layer in enumerate(layers)
@@ -87,16 +133,17 @@ def _named(layers: Sequence[Layer]) -> tuple[PackLayer, ...]:
         if layer.of != (number - 1,)
     }
     names = {place: f"layer-{place}" for place in taken} | {-1: RECORD}
-    return tuple(
-        PackLayer(
-            kind=layer.kind,
-            sizes=layer.sizes,
-            name=names.get(number) if number in taken else None,
-            of=() if layer.of == (number - 1,) else tuple(names[place] for place in layer.of),
-            by=layer.by if layer.kind in ("Scale", "Shift") else None,
-        )
-        for number, layer in enumerate(layers)
-    )
+    found = []
+    for number, layer in enumerate(layers):
+        said: dict[str, Any] = {"kind": layer.kind, "sizes": list(layer.sizes)}
+        if number in taken:
+            said["name"] = names[number]
+        if layer.of != (number - 1,):
+            said["of"] = [names[place] for place in layer.of]
+        if layer.kind in ("Scale", "Shift"):
+            said["by"] = layer.by
+        found.append(said)
+    return found
 
 
 def _compare(data: bytes, pack: Pack, made: _Made) -> None:
@@ -109,7 +156,7 @@ def _compare(data: bytes, pack: Pack, made: _Made) -> None:
     try:
         networks.output(pack.network, width)
     except ValueError as error:
-        raise UsageError(str(error), hint="a network's last layer gives log odds") from error
+        raise UsageError(str(error), hint="the layers are in docs/reference/study.md") from error
     module = networks.build(pack.network)
     numbers = [array for place in sorted(made.values) for array in made.values[place]]
     for parameter, array in zip(module.parameters(), numbers, strict=True):
@@ -121,12 +168,13 @@ def _compare(data: bytes, pack: Pack, made: _Made) -> None:
     )
     with torch.inference_mode():
         ours = module(torch.from_numpy(records)).numpy()
-    if np.ptp(theirs, axis=0).max() == 0:
+    spread = np.ptp(theirs, axis=0).max()
+    if not spread > 0:
         raise UsageError(
             "the network gives all made-up records the same scores",
             hint="does it subtract the mean over records? Each record is treated alone",
         )
-    if not np.allclose(ours, theirs, rtol=0, atol=_ALIKE * max(1.0, np.abs(theirs).max())):
+    if not np.allclose(ours, theirs, rtol=0, atol=_ALIKE * spread):
         raise UsageError(
             f"the translation computes other scores than the file: {ours[0]} and {theirs[0]} for "
             "a made-up record",
@@ -142,10 +190,24 @@ class _Translation:
         from onnx import numpy_helper
 
         self.made = _Made()
-        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+        try:
+            graph = onnx.shape_inference.infer_shapes(
+                model, check_type=True, strict_mode=True
+            ).graph
+        except Exception as error:
+            raise UsageError(f"the file's sizes do not fit each other: {error}") from error
         self._numbers = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
-        self._wires = dict[str, _Wire]()
-        (given,) = (one for one in graph.input if one.name not in self._numbers)
+        self._users = Counter(name for node in graph.node for name in node.input)
+        self._wires, self._part_of = dict[str, _Wire](), dict[str, str]()
+        inputs = [one for one in graph.input if one.name not in self._numbers]
+        if len(inputs) != 1 or len(graph.output) != 1:
+            raise UsageError(
+                f"the network has {len(inputs)} inputs and {len(graph.output)} outputs, where one "
+                "of each is expected: a record, and its scores"
+            )
+        (given,) = inputs
+        if given.type.tensor_type.elem_type != 1:
+            raise UsageError(f"the input {given.name!r} is not float32", hint="export it as such")
         shape = tuple(one.dim_value for one in given.type.tensor_type.shape.dim)
         if len(shape) < 2 or shape[0] > 1 or min(shape[1:]) < 1:
             raise UsageError(
@@ -169,23 +231,49 @@ class _Translation:
         if node.op_type == "Constant":
             self._numbers[node.output[0]] = _constant(node)
             return
-        rule: Callable[..., _Wire | None] | None = _RULES.get(node.op_type)
-        if kind := _SAME.get(node.op_type):
-            rule = _same(kind)
+        self._refuse_numbers_used_twice(node)
         given = [self._wires.get(name, self._numbers.get(name)) for name in node.input]
-        found = rule(self, settings, *given) if rule and isinstance(given[0], _Wire) else None
-        if found is None and node.op_type in ("Add", "Mul") and isinstance(given[1], _Wire):
-            found = rule(self, settings, *reversed(given)) if rule else None
+        try:
+            found = self._layer_of(node, settings, given)
+        except (TypeError, KeyError, IndexError, ValueError, AttributeError):
+            found = None  # an operator in a form that its rule does not know
         if found is None:
             raise UsageError(
                 f"{_where(node)} ({node.op_type}) has no layer in FLO",
                 hint=_INSTEAD.get(node.op_type, f"the layers are {', '.join(WANTED)}"),
             )
-        self._wires[node.output[0]] = found
-        for place, name in enumerate(node.output[1:], 1):  # of Split
-            self._wires[name] = self._parts[place]
+        outputs = [found] if len(node.output) == 1 else self._parts
+        for name, wire in zip(node.output, outputs, strict=True):
+            self._wires[name] = wire
+            if self._users[name] > 1:
+                self.made.fresh.discard(wire.place)
 
-    _parts: Sequence[_Wire] = ()
+    def _layer_of(self, node: Any, settings: dict[str, Any], given: list[Any]) -> _Wire | None:
+        rule: Callable[..., _Wire | None] | None = _RULES.get(node.op_type)
+        if kind := _SAME.get(node.op_type):
+            rule = _same(kind)
+        if rule is None:
+            return None
+        self._learns, self._parts = "%p_" in _made_from(node), ()
+        if isinstance(given[0], _Wire):
+            return rule(self, settings, *given)
+        if node.op_type in ("Add", "Mul") and isinstance(given[1], _Wire):
+            return rule(self, settings, *reversed(given))
+        return None
+
+    def _refuse_numbers_used_twice(self, node: Any) -> None:
+        """Raise UsageError for parameters that an earlier part of the network has, too."""
+        made_from = _made_from(node)
+        part = made_from.partition(" ")[0]
+        for name in _PARAMETER.findall(made_from):
+            if self._part_of.setdefault(name, part) != part:
+                raise UsageError(
+                    f"the parameter {name.removeprefix('%p_')!r} is used twice",
+                    hint="give each use a layer of its own",
+                )
+
+    _parts: Sequence[_Wire] = ()  # of Split
+    _learns = False  # whether the node that is translated has parameters
 
     # -- layers ------------------------------------------------------------------------------------
 
@@ -247,6 +335,7 @@ class _Translation:
             wire.place in self.made.fresh
             and self.made.layers[wire.place].kind in kinds
             and wire.place == len(self.made.layers) - 1
+            and self._learns
         )
 
     # -- nodes -------------------------------------------------------------------------------------
@@ -315,29 +404,41 @@ class _Translation:
     def add(self, settings: dict[str, Any], x: _Wire, other: Any) -> _Wire | None:
         if isinstance(other, _Wire):
             return self._both("Add", x, other)
-        if other.size == 1:
-            return self._one(x, "Shift", by=float(other.ravel()[0]))
-        if self._absorbs(x, ("Linear", "GroupNorm")) and other.size == _width(
-            self.made.layers[x.place]
-        ):
+        if self._absorbs(x, ("Linear", "GroupNorm")):
             layer = self.made.layers[x.place]
-            if _is_along(other.shape, x.shape, -1 if layer.kind == "Linear" else 1):
+            axis = -1 if layer.kind == "Linear" else 1
+            if other.size == layer.sizes[1] and _is_along(other.shape, x.shape, axis):
                 self.made.values[x.place][1] = other.ravel()
                 self.made.fresh.discard(x.place)
                 return x
-        return self._learnt("Offset", x, other)
+        return self._fixed_or_learnt("Shift", "Offset", x, other)
 
     def mul(self, settings: dict[str, Any], x: _Wire, other: Any) -> _Wire | None:
         if isinstance(other, _Wire):
             return self._both("Multiply", x, other)
-        if other.size == 1:
-            return self._one(x, "Scale", by=float(other.ravel()[0]))
         if self._absorbs(x, ("GroupNorm",)) and _is_along(other.shape, x.shape, 1):
             values = self.made.values[x.place]
             if np.all(values[0] == 1) and np.all(values[1] == 0):
                 values[0] = other.ravel()
                 return x
-        return self._learnt("Gain", x, other)
+        return self._fixed_or_learnt("Scale", "Gain", x, other)
+
+    def _fixed_or_learnt(
+        self, fixed: LayerKind, learnt: LayerKind, x: _Wire, other: Floats
+    ) -> _Wire | None:
+        if not np.isfinite(other).all():
+            raise UsageError(
+                "numbers that are not finite are added or multiplied, such as a mask's",
+                hint="a pack has no mask: each step sees all others",
+            )
+        if self._learns:
+            return self._learnt(learnt, x, other)
+        if other.size == 1:
+            return self._one(x, fixed, by=float(other.ravel()[0]))
+        raise UsageError(
+            f"{other.size} fixed numbers of shape {other.shape} are added or multiplied",
+            hint="make them an nn.Parameter; the study's bounds already scale the inputs",
+        )
 
     def sub(self, settings: dict[str, Any], x: _Wire, other: Any) -> _Wire | None:
         if isinstance(other, _Wire):
@@ -366,6 +467,9 @@ class _Translation:
             return None
         sizes = sizes if form == x.shape else sizes[1:]
         return self._one(x, kind, sizes, [other.reshape(sizes)], form=form)
+
+    def gelu(self, settings: dict[str, Any], x: _Wire) -> _Wire | None:
+        return self._one(x, "GELU") if settings.get("approximate", b"none") == b"none" else None
 
     def softmax(self, settings: dict[str, Any], x: _Wire) -> _Wire | None:
         axis = settings.get("axis", -1) % len(x.shape)
@@ -425,8 +529,15 @@ class _Translation:
         return _Wire(place, held, (*first[:axis], whole, *first[axis + 1 :]))
 
     def sliced(
-        self, settings: dict[str, Any], x: _Wire, starts: Any, ends: Any, axes: Any, steps: Any = 1
+        self,
+        settings: dict[str, Any],
+        x: _Wire,
+        starts: Any,
+        ends: Any,
+        axes: Any = None,
+        steps: Any = 1,
     ) -> _Wire | None:
+        axes = range(np.size(starts)) if axes is None else axes
         if set(np.ravel(steps).tolist()) != {1}:
             return None
         for start, end, axis in zip(*map(np.ravel, (starts, ends, axes)), strict=True):
@@ -489,7 +600,7 @@ class _Translation:
     def layer_norm(
         self, settings: dict[str, Any], x: _Wire, scale: Any, bias: Any = None
     ) -> _Wire | None:
-        if settings.get("axis", -1) % len(x.shape) != len(x.shape) - 1:
+        if settings.get("axis", -1) % len(x.shape) != len(x.shape) - 1 or _is_coarse(settings):
             return None
         width = x.shape[-1]
         values = [scale, np.zeros(width) if bias is None else bias]
@@ -502,12 +613,14 @@ class _Translation:
     ) -> _Wire | None:
         """Group normalisation is exported as one of groups, between two reshapes."""
         groups, channels = x.shape[1], x.held[0]
-        if len(x.held) != 3 or channels % groups:
+        if len(x.held) != 3 or channels % groups or _is_coarse(settings):
             return None
         values = [np.repeat(scale, channels // groups), np.repeat(bias, channels // groups)]
         return self._one(x, "GroupNorm", (groups, channels), values)
 
     def group_norm(self, settings: dict[str, Any], x: _Wire, scale: Any, bias: Any) -> _Wire | None:
+        if _is_coarse(settings):
+            return None
         sizes = (settings["num_groups"], x.shape[1])
         found = self._one(x, "GroupNorm", sizes, [scale, bias], form=x.shape[1:])
         self.made.fresh.discard(found.place)
@@ -515,7 +628,10 @@ class _Translation:
 
     def average_pool(self, settings: dict[str, Any], x: _Wire) -> _Wire | None:
         kernel, strides = set(settings["kernel_shape"]), set(settings.get("strides", [1]))
-        if len(kernel) > 1 or kernel != strides or any(settings.get("pads", [0])):
+        if (
+            *(len(kernel) > 1, kernel != strides, any(settings.get("pads", [0]))),
+            _is_unusual(settings),
+        ) != (False, False, False, False):
             return None
         found = self._one(x, "AvgPool2d", tuple(kernel), form=x.shape[1:])
         return _Wire(found.place, found.held, (1, *found.held))
@@ -523,7 +639,7 @@ class _Translation:
     def max_pool(self, settings: dict[str, Any], x: _Wire) -> _Wire | None:
         kernel, strides = set(settings["kernel_shape"]), set(settings.get("strides", [1]))
         pads = set(settings.get("pads", [0]))
-        if not len(kernel) == len(strides) == len(pads) == 1 or settings.get("ceil_mode"):
+        if not len(kernel) == len(strides) == len(pads) == 1 or _is_unusual(settings):
             return None
         (width,), (stride,) = kernel, strides
         if pads != {width // 2 if width % 2 else 0}:
@@ -543,13 +659,34 @@ def _same(kind: LayerKind) -> Callable[..., _Wire | None]:
     return lambda made, settings, x: made._one(x, kind)
 
 
+def _is_coarse(settings: dict[str, Any]) -> bool:
+    """Return whether a normalisation adds more to a variance than FLO's layers may differ by."""
+    return not settings.get("epsilon", 1e-5) <= _LARGEST_EPSILON
+
+
+def _is_unusual(settings: dict[str, Any]) -> bool:
+    """Return whether a pool has settings that FLO's layers have not."""
+    return bool(
+        settings.get("ceil_mode")
+        or settings.get("auto_pad", b"NOTSET") != b"NOTSET"
+        or set(settings.get("dilations", [1])) != {1}
+    )
+
+
+def _notes(node: Any) -> dict[str, str]:
+    """Return what torch's exporter notes of a node; a file of another origin may hold anything."""
+    found = {one.key: one.value for one in node.metadata_props}
+    return {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, str)}
+
+
+def _made_from(node: Any) -> str:
+    """Return the call of torch's that became a node, with its parameters as ``%p_NAME``."""
+    return _notes(node).get("pkg.torch.onnx.fx_node", "")
+
+
 def _stripped(shape: Shape) -> Shape:
     """Return a shape without its first side if that is 1, and others are left."""
     return shape[1:] if shape[0] == 1 and len(shape) > 1 else shape
-
-
-def _width(layer: Layer) -> int:
-    return layer.sizes[1]
 
 
 def _is_along(array: Shape, record: Shape, axis: int) -> bool:
@@ -561,27 +698,26 @@ def _is_along(array: Shape, record: Shape, axis: int) -> bool:
 
 def _where(node: Any) -> str:
     """Return the layer of the network that became a node, if torch's exporter says it."""
-    scopes = [one.value for one in node.metadata_props if one.key.endswith("name_scopes")]
-    named = _SCOPE.findall(scopes[0])[:-1] if scopes else []
+    named = _SCOPE.findall(_notes(node).get("pkg.torch.onnx.name_scopes", ""))[:-1]
     return f"the layer {named[-1]!r}" if named else f"the node {node.name or node.output[0]!r}"
 
 
 def _refuse_folded(node: Any) -> None:
     """Raise UsageError for batch normalisation that the exporter made part of the layer before."""
-    for one in node.metadata_props:
-        if found := _FOLDED.search(one.value):
+    for note in _notes(node).values():
+        if found := _FOLDED.search(note):
             raise UsageError(
                 f"the layer {found[1]!r} is a {found[2]}", hint=_INSTEAD["BatchNormalization"]
             )
 
 
 def _constant(node: Any) -> Floats:
-    from onnx import numpy_helper
+    from onnx import helper, numpy_helper
 
     (value,) = node.attribute
     if value.HasField("t"):
         return np.asarray(numpy_helper.to_array(value.t))
-    return np.asarray(value.f or value.i or value.floats or value.ints)
+    return np.asarray(helper.get_attribute_value(value))
 
 
 _RULES: dict[str, Any] = {
@@ -592,6 +728,7 @@ _RULES: dict[str, Any] = {
     "Mul": _Translation.mul,
     "Sub": _Translation.sub,
     "Div": _Translation.div,
+    "Gelu": _Translation.gelu,
     "Softmax": _Translation.softmax,
     "Reshape": _Translation.reshaped,
     "Flatten": _Translation.flattened,

@@ -99,6 +99,96 @@ class Recurrent(nn.Module):
         return self.last(self.over_steps(x.reshape(-1, 5, 3))[0][:, -1])
 
 
+class Causal(nn.Module):
+    """Attention that sees earlier steps only."""
+
+    mask: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.last = nn.Linear(3, 8), nn.Linear(8, 1)
+        self.register_buffer("mask", torch.triu(torch.full((5, 5), -torch.inf), 1))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.embed(x.reshape(-1, 5, 3))
+        seen = (x @ x.transpose(1, 2) + self.mask).softmax(-1) @ x
+        return self.last(seen.mean(1))
+
+
+class Placed(nn.Module):
+    """Fixed waves are added to the steps."""
+
+    waves: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.last = nn.Linear(3, 8), nn.Linear(8, 1)
+        self.register_buffer("waves", torch.sin(torch.arange(40.0)).reshape(1, 5, 8))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.last((self.embed(x.reshape(-1, 5, 3)) + self.waves).mean(1))
+
+
+class FromNothing(nn.Module):
+    """A residual path that starts at nothing (ReZero), and a score of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.more = nn.Linear(3, 4), nn.Linear(4, 4)
+        self.alpha, self.last = nn.Parameter(torch.zeros(1)), nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.embed(x.reshape(-1, 5, 3))
+        x = x + self.alpha * torch.tanh(self.more(x))
+        return self.last(x).mean(1)
+
+
+class Tied(nn.Module):
+    """One layer is used three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.last = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        h = torch.tanh(self.first(x))
+        for _ in range(3):
+            h = torch.tanh(self.again(h))
+        return self.last(h)
+
+
+class Squared(nn.Module):
+    """A product that is used with and without its bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(5, 8)), nn.Parameter(torch.zeros(8))
+        self.last = nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = x @ self.weight
+        return self.last((y + self.bias) * y)
+
+
+class Doubled(nn.Module):
+    """Two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(5, 1), nn.Linear(5, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.one(x), self.other(x)
+
+
+def coarse() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8, eps=1e-3), nn.Linear(8, 1))
+
+
+def roughly() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 8), nn.GELU(approximate="tanh"), nn.Linear(8, 1))
+
+
 def normed() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
 

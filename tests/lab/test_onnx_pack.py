@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -72,7 +74,13 @@ def test_a_study_trains_on_it() -> None:
         (own_networks.MeanTaken, (5,), "in a batch it would mix records", "within a record"),
         (own_networks.Recurrent, (15,), r"the layer 'over_steps' \(GRU\)", 'kind = "gru"'),
         (own_networks.even_kernel, (5,), r"the layer '1' \(Conv\) has no layer", "the layers are"),
-        (own_networks.blunt, (5,), "the last layer is a Sigmoid, which would limit", "log odds"),
+        (own_networks.Causal, (15,), "numbers that are not finite are added", "a pack has no mask"),
+        (own_networks.Placed, (15,), "40 fixed numbers of shape", "make them an nn.Parameter"),
+        (own_networks.Tied, (5,), "the parameter 'again_bias' is used twice|'again_weight'", "own"),
+        (own_networks.Doubled, (5,), "1 inputs and 2 outputs", ""),
+        (own_networks.coarse, (5,), r"the layer '1' \(LayerNormalization\)", "the layers are"),
+        (own_networks.roughly, (5,), r"the layer '1' \(Gelu\)", "the layers are"),
+        (own_networks.blunt, (5,), "the last layer is a Sigmoid, which would limit", "study.md"),
     ],
 )
 def test_what_has_no_layer_is_named_with_the_way_out(
@@ -119,3 +127,37 @@ def test_one_record_never_changes_anothers_score() -> None:
     changed = module(records)
     kept = [0, 1, 3, 4, 5]
     torch.testing.assert_close(changed[kept], whole[kept], rtol=0, atol=1e-6)
+
+
+def test_nothing_of_the_files_parameters_is_in_the_pack() -> None:
+    """A factor that is learnt, and the bias of a layer of one number, stay parameters."""
+    pack = pack_of(exported(own_networks.FromNothing, 15), "mine")
+    kinds = [layer.kind for layer in pack.layers]
+    assert kinds.count("Gain") == 1
+    assert not {"Scale", "Shift"} & set(kinds)
+    assert networks.size(pack.network) == 16 + 20 + 1 + 5
+
+
+def test_a_bias_that_only_one_of_two_uses_takes_is_not_made_the_layers() -> None:
+    pack = pack_of(exported(own_networks.Squared, 5), "mine")
+    assert [layer.kind for layer in pack.layers].count("Offset") == 1
+
+
+def test_a_file_that_does_not_say_how_it_was_made_is_refused() -> None:
+    """An older exporter makes batch normalisation part of other layers, and does not say so."""
+    model = onnx.load_model_from_string(exported(own_networks.Gated, 5))
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    with pytest.raises(UsageError, match="does not say how torch made it") as refused:
+        pack_of(model.SerializeToString(), "mine")
+    assert "dynamo=True" in refused.value.hint
+
+
+def test_a_file_changed_at_any_byte_gives_a_pack_or_is_refused() -> None:
+    data, dice = bytearray(exported(own_networks.Gated, 5)), np.random.default_rng(1)
+    for _ in range(200):
+        place = int(dice.integers(len(data)))
+        before, data[place] = data[place], int(dice.integers(256))
+        with contextlib.suppress(UsageError):
+            pack_of(bytes(data), "mine")
+        data[place] = before

@@ -50,7 +50,7 @@ def test_what_runs_has_no_part_that_was_not_looked_at() -> None:
     ("change", "told"),
     [
         (encoders.elsewhere, "its tensor 'filters' is kept in another file"),
-        (encoders.elsewhere_within, r"\(If\) is not one of the operators that FLO runs"),
+        (encoders.elsewhere_within, r"\(If\) holds a graph, or sparse numbers"),
         (encoders.sparse, "it has sparse tensors"),
         (encoders.sparse_constant, r"'constant' \(Constant\) holds a graph, or sparse numbers"),
         (encoders.as_many_rows_as_a_pixel_says, r"\(Cast\) makes other numbers than float32"),
