@@ -59,6 +59,13 @@ def approve(
     study, hospital = offered.study, home.read_config().hospital
     refuse_forged(offered, home.read_coordinator())
     survey.refuse(offered.study)
+    encoders = InstalledEncoders(home.encoders_path, home.read_policy().confinement, progress)
+    if study.data.encoders and _kept(home, study.digest) is None:
+        # It may take minutes, in which opt-outs must not wait: the decision itself encodes no image
+        # that was encoded here.
+        policy, mapping = home.read_policy(), mapping_of(home, study)
+        _allowed_terms(home, study, population, policy, mapping, if_broken=if_broken)
+        freeze(home, api, study, population, mapping, encoders)
     with home.decision_lock():
         kept = _kept(home, study.digest)
         policy, mapping = home.read_policy(), mapping_of(home, study)
@@ -67,7 +74,6 @@ def approve(
             return _announce(api, kept)
         refuse_missing_people(policy, study.digest, hospital, terms, people)
         if kept is None:
-            encoders = InstalledEncoders(home.encoders_path, policy.confinement, progress)
             frozen = freeze(home, api, study, population, mapping, encoders)
             kept = reserve(home, offered, population, policy, frozen, if_broken=terms.worst_case)
         approved = _sign(home, kept, terms, people)

@@ -8,6 +8,7 @@ features depend on no other patient.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -102,7 +103,10 @@ def installed(folder: Path) -> list[str]:
 
 
 class InstalledEncoders:
-    """The encoders in a folder (``flo.study.encoders.Encoders``)."""
+    """The encoders in a folder (``flo.study.encoders.Encoders``).
+
+    It remembers the features of each image that it has encoded.
+    """
 
     def __init__(
         self,
@@ -112,6 +116,7 @@ class InstalledEncoders:
     ) -> None:
         """``required``: layers of confinement that must hold."""
         self._folder, self._required, self._progress = folder, required, progress
+        self._known: dict[tuple[str, float, float], dict[bytes, Floats]] = {}
         self._secret = folder.parent / "identity.key"  # of the site, if it is one
 
     def features(self, column: ImageColumn, pixels: Floats) -> Floats:
@@ -126,26 +131,14 @@ class InstalledEncoders:
         encoder = column.encoder
         assert encoder is not None
         data = self._read(column)
-        chunks = range(0, len(pixels), _CHUNK)
-        most = max(1, min(_MOST_CHILDREN, _TOGETHER // len(data)))
-        count = min(len(os.sched_getaffinity(0)), len(chunks), most)
-        found = np.empty((len(pixels), encoder.features))
-        free = SimpleQueue[Child]()
-
-        def encode(begin: int) -> Floats:
-            child = free.get()
-            try:
-                return _asked(child, column, scale(column, pixels[begin : begin + _CHUNK]))
-            finally:
-                free.put(child)
-
-        with _children(self._required, self._secret, data, column, count) as children:
-            for child in children:
-                free.put(child)
-            with ThreadPoolExecutor(max(count, 1)) as pool:
-                for begin, part in zip(chunks, pool.map(encode, chunks), strict=True):
-                    found[begin : begin + len(part)] = part
-                    self._progress(begin + len(part), len(pixels))
+        names = [hashlib.sha256(row.tobytes()).digest() for row in pixels]
+        known = self._known.setdefault((encoder.file, column.minimum, column.maximum), {})
+        new = {name: row for row, name in enumerate(names) if name not in known}
+        rows = list(new.values())
+        for place, part in self._encoded(column, data, pixels, rows):
+            known |= {names[row]: one for row, one in zip(rows[place:], part, strict=False)}
+            self._progress(place + len(part), len(rows))
+        found = np.array([known[name] for name in names]).reshape(len(pixels), encoder.features)
         ill = np.flatnonzero(~np.isfinite(found).all(axis=1))
         if len(ill):
             raise DataError(
@@ -154,6 +147,31 @@ class InstalledEncoders:
                 hint="look at these images; or ask the coordinator for another encoder",
             )
         return found
+
+    def _encoded(
+        self, column: ImageColumn, data: bytes, pixels: Floats, rows: list[int]
+    ) -> Iterator[tuple[int, Floats]]:
+        """Encode some rows; yield the place of the first of some of them, and their features."""
+        chunks = range(0, len(rows), _CHUNK)
+        most = max(1, min(_MOST_CHILDREN, _TOGETHER // len(data)))
+        count = min(len(os.sched_getaffinity(0)), len(chunks), most)
+        free = SimpleQueue[Child]()
+
+        def encode(begin: int) -> Floats:
+            child = free.get()
+            try:
+                own = pixels[rows[begin : begin + _CHUNK]]
+                return _asked(child, column, scale(column, own))
+            finally:
+                free.put(child)
+
+        if not rows:
+            return
+        with _children(self._required, self._secret, data, column, count) as children:
+            for child in children:
+                free.put(child)
+            with ThreadPoolExecutor(count) as pool:
+                yield from zip(chunks, pool.map(encode, chunks), strict=True)
 
     def _read(self, column: ImageColumn) -> bytes:
         encoder = column.encoder

@@ -46,6 +46,22 @@ def test_features_are_what_onnxruntime_computes_and_progress_is_told(tmp_path: P
     assert InstalledEncoders(tmp_path).features(column(tmp_path, data), images[:0]).shape == (0, 6)
 
 
+def test_an_image_that_was_encoded_is_not_encoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So an approval encodes before it takes the lock for which opt-outs wait."""
+    told = list[tuple[int, int]]()
+    runs = InstalledEncoders(tmp_path, progress=lambda *one: told.append(one))
+    of, images = column(tmp_path, encoders.encoder()), pixels(9)
+    first = runs.features(of, images)
+    assert told == [(4, 9), (8, 9), (9, 9)]
+    again = runs.features(of, np.vstack([images[::-1], pixels(11)[9:]]))
+    np.testing.assert_array_equal(again[:9], first[::-1])
+    assert told[3:] == [(2, 2)]
+    monkeypatch.setattr(child_process, "start", None)
+    np.testing.assert_array_equal(runs.features(of, images), first)
+
+
 @pytest.mark.parametrize("other", [np.nan, 1e38, 0.0, -np.inf], ids=str)
 def test_no_image_changes_the_features_of_another_by_one_bit(tmp_path: Path, other: float) -> None:
     runs, of = InstalledEncoders(tmp_path), column(tmp_path, encoders.encoder())
