@@ -325,11 +325,16 @@ ROWS: tuple[Requirement, ...] = (
     Requirement(
         "GDPR Art. 5(1)(f)",
         "integrity and confidentiality",
-        "differential privacy for whatever leaves; the process that holds patients has no network",
+        "differential privacy for whatever leaves; the process that holds patients has no network, nor "
+        "has one that runs a network of others on their images",
         (
             "tests/clients/data_process/test_confinement.py::test_every_layer_holds_on_this_machine",
             "tests/clients/data_process/test_helpers.py::"
             "test_helpers_are_confined_and_cannot_reach_the_agents_pipe",
+            "tests/clients/data_process/test_encoding.py::"
+            "test_no_image_changes_the_features_of_another_by_one_bit",
+            "tests/clients/data_process/test_encoder_file.py::"
+            "test_what_makes_a_file_unfit_is_named",
         ),
         _confined,
     ),
