@@ -325,8 +325,8 @@ ROWS: tuple[Requirement, ...] = (
     Requirement(
         "GDPR Art. 5(1)(f)",
         "integrity and confidentiality",
-        "differential privacy for whatever leaves; the process that holds patients has no network, nor "
-        "has one that runs a network of others on their images",
+        "differential privacy for whatever leaves; the process that holds patients has no "
+        "network, and neither has one that runs an encoder on their images",
         (
             "tests/clients/data_process/test_confinement.py::test_every_layer_holds_on_this_machine",
             "tests/clients/data_process/test_helpers.py::"
