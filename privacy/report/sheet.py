@@ -22,6 +22,7 @@ from flo.privacy.report.sheet_statistics import statistics_leaves
 from flo.privacy.report.wording import (
     ACCOUNTANT,
     ADJACENCY,
+    ENCODERS_NOT_COVERED,
     LIFE,
     MASKING,
     MAX_BUDGET_RATIO,
@@ -442,7 +443,8 @@ def _cost(study: Study, life: LifetimeBudget | None) -> Section:
         lines["expected of the gate"] = gate_chances(study, held_out)
     if study.monitor:
         lines["expected of the monitor"] = monitor_chances(study, held_out)
-    not_covered = (("not covered", text) for text in NOT_COVERED)
+    of_encoders = (ENCODERS_NOT_COVERED,) if study.data.encoders else ()
+    not_covered = (("not covered", text) for text in (*NOT_COVERED, *of_encoders))
     return Section("What it costs in privacy", (*lines.items(), *not_covered))
 
 

@@ -38,6 +38,7 @@ NOT_COVERED = (  # in every report since version 1; verification compares it
     "A steward's yes or no is not protected.",
     "Releases outside FLO, a second ledger, and the honesty of the installed software.",
 )
+ENCODERS_NOT_COVERED = "The people on whom an image's encoder was trained: ask who published it."
 
 LIFE = (
     "All studies together cost a patient of one hospital no more than the life budget there: its "

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from flo.errors import StudyError
+from flo.privacy.report.sheet import sections
 from flo.study.document import Study, from_document
 from flo.study.encoders import as_inputs
 from flo.study.features import encode_image, input_names
 from flo.study.loading import from_canonical
 from flo.study.synthetic import made_up_inputs
+from tests.builders import small_study
 from tests.flo.studies import imaging
 
 ENCODER: dict[str, Any] = {"name": "six numbers", "file": "0" * 64, "features": 6}
@@ -84,3 +86,13 @@ def test_numbers_of_any_size_become_inputs_of_one_size() -> None:
     (column,) = study().data.columns
     assert column.kind == "image"
     np.testing.assert_array_equal(encode_image(column, features), inputs)
+
+
+def test_the_sheet_says_what_becomes_of_images_and_whom_epsilon_does_not_cover() -> None:
+    lines = [line for section in sections(study()) for line in section.lines]
+    (image,) = (text for label, text in lines if label == "column 'px'")
+    assert f"becomes 6 numbers by the frozen encoder 'six numbers', file {'0' * 64}" in image
+    left = [text for label, text in lines if label == "not covered"]
+    assert left[-1].startswith("The people on whom an image's encoder was trained")
+    plain = [line for section in sections(small_study()) for line in section.lines]
+    assert not any("encoder" in text for _, text in plain)
