@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ class OpenEncoder:
     def __init__(self, data: bytes) -> None:
         """Check the file and try it out. Raises UnfitEncoderError."""
         self.facts, data = read_facts(data)
-        dice = np.random.default_rng(0)
-        tried = dice.uniform(-1, 1, (_TRIED, self._pixels)).astype(np.float32)
+        numbers = np.arange(_TRIED * self._pixels) * math.sqrt(2) % 2 - 1
+        tried = numbers.reshape(_TRIED, -1).astype(np.float32)  # spread over -1 to 1
         tried[1] = -tried[0]
         try:
             self._session: Any = session_of(data)
