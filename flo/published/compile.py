@@ -39,9 +39,7 @@ def compiled(
     document = {
         "schema_version": SCHEMA_VERSION,
         "facts": {"model": study.name, "version": study.version, "card": card.digest},
-        "columns": [
-            column.model_dump(mode="json", exclude={"encoder"}) for column in study.data.columns
-        ],
+        "columns": [column.model_dump(mode="json") for column in study.data.columns],
         "fields": None if fields is None else {n: one._asdict() for n, one in fields.items()},
         "weights": model.weights.tolist() if places is None else None,
         "network": None if places is None else list(places),

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Protocol
 
-import numpy as np
 from pydantic import Field, StringConstraints
 
 from flo.arrays import Floats
@@ -49,19 +48,6 @@ class Encoders(Protocol):
 
         Raises DataError or UsageError: the encoder is not here, or cannot encode these images.
         """
-
-
-def as_inputs(features: Floats) -> Floats:
-    """Return features (n, k) as a model's inputs: each record's have a mean square of 1.
-
-    Encoders differ in scale by powers of ten, while a study's clip and learning rate expect inputs
-    of about 1. A record is scaled by its own norm, which depends on no other record; one whose
-    features are all 0 stays 0.
-    """
-    most = np.abs(features).max(axis=1, keepdims=True)  # first, so that no square overflows
-    part = np.divide(features, most, out=np.zeros_like(features), where=most > 0)
-    size = np.sqrt((part**2).mean(axis=1, keepdims=True))
-    return np.asarray(np.divide(part, size, out=np.zeros_like(part), where=size > 0))
 
 
 def require_no_encoder(study: Study, what: str) -> None:

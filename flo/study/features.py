@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from flo.arrays import Floats, Mask
 from flo.study import scattering
-from flo.study.encoders import as_inputs
 
 if TYPE_CHECKING:
     from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
@@ -78,7 +77,7 @@ def encode_image(column: ImageColumn, scaled: Floats) -> Floats:
 
     With an encoder, its output (n, features) takes the place of pixels.
     """
-    if column.encoder is not None:
+    if getattr(column, "encoder", None) is not None:  # a compiled model's column may lack the field
         return as_inputs(scaled)
     if column.scattering is None:
         return scaled
@@ -96,6 +95,19 @@ def encode_category(column: CategoryColumn, codes: Codes) -> Floats:
     if column.missing == "indicator":
         inputs[:, -1] = missing
     return inputs
+
+
+def as_inputs(features: Floats) -> Floats:
+    """Return features (n, k) as a model's inputs: each record's have a mean square of 1.
+
+    Encoders differ in scale by powers of ten, while a study's clip and learning rate expect inputs
+    of about 1. A record is scaled by its own norm, which depends on no other record; one whose
+    features are all 0 stays 0.
+    """
+    most = np.abs(features).max(axis=1, keepdims=True)  # first, so that no square overflows
+    part = np.divide(features, most, out=np.zeros_like(features), where=most > 0)
+    size = np.sqrt((part**2).mean(axis=1, keepdims=True))
+    return np.asarray(np.divide(part, size, out=np.zeros_like(part), where=size > 0))
 
 
 def made_up_width(column: ImageColumn) -> int:

@@ -140,13 +140,16 @@ class BookKeeping:
 
     name = "book-keeping"
 
-    def __init__(self, module: nn.Module, loss: Loss, *, padded: bool = False) -> None:
+    def __init__(
+        self, module: nn.Module, loss: Loss, *, padded: bool = False, whole: bool = True
+    ) -> None:
         """Raise ValueError, with the reason, for a module or loss that has no rule.
 
         ``padded``: widen linear layers with zeros, because kernels for narrow ones often treat the
-        last rows differently. The results are the same.
+        last rows differently. The results are the same. ``whole``: compute small gradients over
+        steps themselves, which is quicker, and not only their products.
         """
-        self._padded = padded
+        self._padded, self._whole = padded, whole
         if loss not in ROW_WISE_LOSSES and not isinstance(loss, HazardLoss | LevelLoss):
             raise ValueError("the loss is not one of flo's own")
         self._layers, self._of = _layers(module)
@@ -187,7 +190,9 @@ class BookKeeping:
 
     def _parts(self, frame: Frame, kept: list[SavedTensors]) -> list[PatientGradients]:
         return [
-            (_linear if layer in self._within else _RULES[type(layer)])(layer, a, b, frame.patients)
+            _linear(layer, a, b, frame.patients, whole=self._whole)
+            if layer in self._within or type(layer) is nn.Linear
+            else _RULES[type(layer)](layer, a, b, frame.patients)
             for layer, a, b in kept
         ]
 
@@ -265,14 +270,16 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
     return found
 
 
-def _linear(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
+def _linear(
+    layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int, *, whole: bool = True
+) -> PatientGradients:
     over_steps = a.dim() > 2
     a = a.reshape(patients, -1, layer.in_features)
     b = b.reshape(patients, -1, layer.out_features)
     bias, shape = layer.bias is not None, layer.weight.shape
     if a.shape[1] == 1:
         return RankOne(a[:, 0].double(), b[:, 0].double(), bias)
-    if over_steps and math.prod(shape) <= _SMALL:  # with many steps it is quicker whole
+    if whole and over_steps and math.prod(shape) <= _SMALL:
         return _whole(layer, a, b)
     if a.shape[1] <= _FEW or _products_are_smaller(a.shape[1], shape):
         return SumOfRankOne(a, b, bias, shape)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -176,11 +177,16 @@ class PrivateStep:
 
     def _choose(self, loss: Loss, given: torch.dtype) -> tuple[GradientMethod, list[str]]:
         reasons = opacus_findings(self._module)
+        padded = partial(BookKeeping, self._module, loss, padded=True)
         tries: list[tuple[str, Callable[[], GradientMethod], torch.dtype]] = [
             ("book-keeping", lambda: BookKeeping(self._module, loss), given),
+            ("book-keeping", lambda: BookKeeping(self._module, loss, whole=False), given),
             ("book-keeping", lambda: BookKeeping(self._module, loss), torch.float64),
-            ("book-keeping", lambda: BookKeeping(self._module, loss, padded=True), given),
-            ("book-keeping", lambda: BookKeeping(self._module, loss, padded=True), torch.float64),
+            ("book-keeping", lambda: BookKeeping(self._module, loss, whole=False), torch.float64),
+            ("book-keeping", partial(padded, whole=True), given),
+            ("book-keeping", partial(padded, whole=False), given),
+            ("book-keeping", partial(padded, whole=True), torch.float64),
+            ("book-keeping", partial(padded, whole=False), torch.float64),
             ("vmap", lambda: Vmapped(self._module, loss), given),
             ("loop", lambda: Looped(self._module, loss), given),
         ]

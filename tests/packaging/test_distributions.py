@@ -15,7 +15,10 @@ from tests.packaging.environments import build, install
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
-KEPT_AS_DATA = (".j2", ".json", ".css", ".js", ".svg", ".yaml", ".toml", ".py", ".typed")
+KEPT_AS_DATA = (
+    *(".j2", ".json", ".css", ".js", ".svg", ".yaml", ".toml", ".py", ".typed"),
+    ".onnx",
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ import pytest
 from flo.errors import StudyError
 from flo.privacy.report.sheet import sections
 from flo.study.document import Study, from_document
-from flo.study.encoders import as_inputs
-from flo.study.features import encode_image, input_names
+from flo.study.features import as_inputs, encode_image, input_names
 from flo.study.loading import from_canonical
 from flo.study.synthetic import made_up_inputs
 from tests.builders import small_study
