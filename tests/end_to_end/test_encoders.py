@@ -27,10 +27,11 @@ def with_images(file: Path, site: SiteHome) -> None:
     """Give the site images, whose upper half is brighter in the ill, and install the encoder."""
     dice = np.random.default_rng(len(site.directory.name))
 
-    def image(number: int, ill: bool) -> dict[str, object]:
+    def image(number: int, _: bool) -> dict[str, object]:
+        ill = number % 2  # enough of each for a finish at home, however they are split
         pixels = dice.integers(0, 150, size=(8, 9))
         pixels[:4] += 100 * ill
-        return {f"px_{i}": int(value) for i, value in enumerate(pixels.ravel())}
+        return {"ill": ill} | {f"px_{i}": int(value) for i, value in enumerate(pixels.ravel())}
 
     rewritten(site, image)
     (population,) = site.read_config().populations
