@@ -31,7 +31,8 @@ def with_images(file: Path, site: SiteHome) -> None:
         ill = number % 2  # enough of each for a finish at home, however they are split
         pixels = dice.integers(0, 150, size=(8, 9))
         pixels[:4] += 100 * ill
-        return {"ill": ill} | {f"px_{i}": int(value) for i, value in enumerate(pixels.ravel())}
+        found: dict[str, object] = {f"px_{i}": int(v) for i, v in enumerate(pixels.ravel())}
+        return found | {"ill": ill}
 
     rewritten(site, image)
     (population,) = site.read_config().populations
