@@ -52,14 +52,14 @@ def encoder_path(folder: Path, file: str) -> Path:
 
 
 def read_encoder(path: Path) -> bytes:
-    """Return an encoder's file. Raises UsageError: it cannot be read, or is too large."""
+    """Return an ONNX file. Raises UsageError: it cannot be read, or is too large."""
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise UsageError(f"{path} has {size} bytes, limit {MOST_BYTES}")
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(f"the encoder {path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def examine(data: bytes, required: Collection[str] = REQUIRED) -> EncoderFacts:
@@ -181,7 +181,7 @@ class InstalledEncoders:
             raise UsageError(
                 f"column {column.name}: the encoder {encoder.name!r}, {encoder.file}, is not "
                 f"installed here; it would be {path}",
-                hint="get its file from whoever published it; then flo site encoder FILE",
+                hint="ask whoever published it for the file, then run: flo site encoder FILE",
             )
         data = read_encoder(path)
         if canonical.digest(data) != encoder.file:
