@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 	@touch $@
 
 $(AWS): $(READY)
-	$(BIN)/python -m pip install $(QUICKLY) -c constraints.txt -e '.[aws,dev-aws,simulation]'
+	$(BIN)/python -m pip install $(QUICKLY) -c constraints.txt -e '.[aws,dev-aws,dev-upgrade,simulation]'
 	@touch $@
 
 $(PROOFS): $(READY) tests/proofs/data-requirements.txt

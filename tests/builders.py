@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from flo.storage.files import write_public
 from flo.study.document import Study, from_document
 from tests import made_once
 from tests.partners import partner
+
+if TYPE_CHECKING:
+    from flo.clients.quality.check import EncodedTable
 
 HOSPITALS = ("north", "south", "west")
 WHITENED: dict[str, Any] = {
@@ -167,6 +170,17 @@ class SilentApi:
     def call(self, name: str, body: Any) -> Any:
         self.calls.append((name, body))
         return {"head": None} if name == "heads" else {}
+
+
+def encoded_table(
+    inputs: npt.NDArray[np.float64], labels: npt.NDArray[np.float64], ids: list[str]
+) -> EncodedTable:
+    """Records that fit some study, with these model inputs (n, d)."""
+    from flo.clients.quality.check import EncodedTable  # imports pandas, which few tests need
+    from flo.clients.quality.inputs import Inputs
+
+    made_of = Inputs(inputs.shape[1], [inputs.__getitem__], np.arange(len(inputs)))
+    return EncodedTable(made_of, labels, ids)
 
 
 @dataclass

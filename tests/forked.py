@@ -31,7 +31,8 @@ from typing import IO, Any
 _LOADED = (
     *("flo.cli", "flo.cli.site.setup", "flo.cli.site.desk", "flo.cli.coordinator.setup"),
     *("flo.clients.agent.agent", "flo.clients.desk.serve", "flo.server.coordinator"),
-    "flo.clients.serving.supervisor",
+    *("flo.clients.serving.supervisor", "flo.cli.site.steward", "flo.clients.approvals.approve"),
+    *("flo.clients.inbox.review", "flo.clients.quality.check", "flo.privacy.report.report"),
 )
 _MOST_BYTES, _LIMIT = 1 << 18, 4096
 

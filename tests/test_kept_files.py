@@ -397,9 +397,9 @@ def test_a_coordinators_file_of_a_later_schema_is_refused(home: SiteHome) -> Non
         _ = home.read_coordinator()
 
 
-@pytest.mark.parametrize("claimed", [0, 8, "1", None, True], ids=repr)
+@pytest.mark.parametrize("claimed", [0, 9, "1", None, True], ids=repr)
 def test_a_report_of_a_later_schema_is_refused(kept: Path, claimed: object) -> None:
-    with pytest.raises(MessageError, match="schema version 1 to 7"):
+    with pytest.raises(MessageError, match="schema version 1 to 8"):
         verify(changed_json(kept / "report.json", schema_version=claimed))
 
 
@@ -441,3 +441,13 @@ def test_a_report_with_generations_verifies() -> None:
         assert only["this_study"] == ["training", "evaluation"]
         assert only["shares"]["training"]["all"] == site["shares"]["training"]["all"] < 1
         assert site["lost_approvals"]["number"] == 0
+
+
+def test_a_report_with_exact_losses_verifies() -> None:
+    """v23: the demo's report, schema 8."""
+    report = (KEPT / "v23" / "report.json").read_bytes()
+    assert json.loads(report)["schema_version"] == 8
+    with pytest.raises(TrustError, match="the report was changed"):
+        verify(report.replace(b'"schema_version":8}', b'"schema_version":7}'))
+    for site in verify(report)["hospitals"]:
+        assert 0.8 < site["epsilon_released_pld"] < site["epsilon_released"] <= 0.9

@@ -40,6 +40,7 @@ from tests.builders import (
     HOSPITALS,
     CountingReleaser,
     SilentApi,
+    encoded_table,
     make_site,
     offered,
     pretend_enrolled,
@@ -133,13 +134,11 @@ def patients(count: int) -> EncodedTable:
     """A record for each; the first input says who it is."""
     names = [f"p{n}" for n in range(count)]
     labels = (np.arange(count) % 3 == 0).astype(np.float64)
-    return EncodedTable(np.arange(count, dtype=np.float64)[:, None], labels, names)
+    return encoded_table(np.arange(count, dtype=np.float64)[:, None], labels, names)
 
 
 def without(checked: EncodedTable, gone: int) -> EncodedTable:
-    keep = np.arange(len(checked.patient_ids)) != gone
-    names = [name for name, kept in zip(checked.patient_ids, keep, strict=True) if kept]
-    return EncodedTable(checked.inputs[keep], checked.labels[keep], names)
+    return checked.where(np.arange(len(checked.patient_ids)) != gone)
 
 
 def moved_by_removing_one(key: bytes, count: int) -> int:

@@ -224,7 +224,7 @@ def round_() -> Drawing:
     drawn.arrow(c, 152, b, 152, "3 join, with everyone's keys")
     drawn.arrow(b, 182, c, 182, "4 vouchers: the highest head I saw of A")
     drawn.text(a, 214, "every round", color=SOFT, size=12)
-    drawn.arrow(c, 230, a, 230, "5 model, cohort, heads, vouchers")
+    drawn.arrow(c, 230, a, 230, "5 model, cohort, heads, own voucher")
     drawn.arrow(c, 230, b, 230, "5 the same")
     drawn.blank(20, 250, 560, 100)
     for number, step in enumerate(

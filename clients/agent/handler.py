@@ -226,18 +226,19 @@ class Handler:
     def _release(self, request: Request, approved: Approval, study: Study) -> Values:
         header, key = request.header, request_key(request.header)
         self._partners.refuse_incomplete(header, study)
-        ring = ring_of(study, Plan.of(study).purpose(header.purpose), len(header.cohort))
+        part = Plan.of(study).purpose(header.purpose)
+        ring, length = ring_of(study, part, len(header.cohort)), part.mechanism.length
         answered = self._ledger.find_release(key)
         if answered is not None:
             if answered.cohort != cohort_of(header):
                 raise PartnerRefused(
                     "conflict", "this attempt was already answered for another cohort"
                 )
-            return self._kept(header, answered, answered.sent, ring)
+            return self._kept(header, answered, answered.sent, ring, length)
         own = self._partners.admit(header, study)
         earlier = self._earlier_attempt(header, study)
         if earlier is not None:
-            noisy = self._kept(header, earlier, earlier.reply, 0)
+            noisy = self._kept(header, earlier, earlier.reply, 0, length)
             return self._repeat(header, approved, study, earlier, mask(study, header, own, noisy))
         shape = (request_length(study, header.purpose),)
         if request.weights.shape != shape:
@@ -257,9 +258,7 @@ class Handler:
                 if newest.snapshot == approved.snapshot:
                     sent = reply = self._replies.store(study.digest, values)
                     if ring and study.mechanism.noise == "local":
-                        reply = self._replies.store(
-                            study.digest, noisy.astype(np.int64, copy=False)
-                        )
+                        reply = self._replies.store(study.digest, noisy)
                     facts = row_facts(header, reply, sent)
                     attempt = attempt_at(study, header, len(values)) if ready else None
                     own.dealing.use_up()  # before the row: a deal must not outlive it unused
@@ -313,12 +312,14 @@ class Handler:
         if held.remaining(purpose) < 1:
             raise PartnerRefused("over-budget", "the study's reservation is used up")
 
-    def _kept(self, header: RequestHeader, answered: Released, digest: str, ring: int) -> Values:
+    def _kept(
+        self, header: RequestHeader, answered: Released, digest: str, ring: int, length: int
+    ) -> Values:
         """Return the stored bits of a request on the same model."""
         if answered.model != header.model:
             raise PartnerRefused("conflict", "this round was already answered for another model")
         with refused_as("settled", TrustError):
-            values = self._replies.load(header.study, digest, ring)
+            values = self._replies.load(header.study, digest, ring, length)
         if values is None:
             raise PartnerRefused("settled", "the reply of this round was deleted")
         return values
@@ -338,13 +339,13 @@ class Handler:
     def _reply(
         self, header: RequestHeader, kind: str, values: Values = _NOTHING, **facts: Any
     ) -> bytes:
-        ring = 8 * values.itemsize if values.dtype.kind == "u" else 0
         reply = ReplyHeader.model_validate(
             {
                 "kind": kind,
                 "hospital": self._hospital,
                 "head": self._ledger.head(),
-                "ring": ring,
+                "ring": 8 * values.itemsize if values.dtype.kind == "u" else 0,
+                "bits": 32 if values.dtype == np.int32 else None,
                 **header.model_dump(
                     include={"study", "run", "purpose", "round", "attempt", "model"}
                 ),

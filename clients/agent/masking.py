@@ -33,11 +33,12 @@ def mask(
 ) -> Values:
     """Return ``noisy`` under this attempt's pads, or unchanged if the study is not masked.
 
-    ``ready``: our part in a sum that survives dropouts; removable noise and a self mask are added.
+    Coordinators that know no study of schema 4 read unmasked numbers of 64 bits only. ``ready``:
+    our part in a sum that survives dropouts; removable noise and a self mask are added.
     The caller has checked every key in ``header``.
     """
     if not study.masked:
-        return noisy.astype(np.int64, copy=False)
+        return noisy if study.schema_version >= 4 else noisy.astype(np.int64, copy=False)
     attempt, mine = attempt_at(study, header, len(noisy)), own.public.fingerprint
     if ready is None:
         partners = [key for key in header.keys.values() if key.fingerprint != mine]

@@ -19,7 +19,7 @@ from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.birth import refuse_changed_birth
 from flo.clients.patients.later_patients import later_patients
 from flo.clients.patients.opt_outs import opted_out
-from flo.clients.records.approval import Approval, snapshot_path
+from flo.clients.records.approval import Approval, keep_snapshot
 from flo.clients.records.members import Members
 from flo.clients.records.snapshot import Snapshot
 from flo.clients.sources.mapping import StudyMapping
@@ -79,12 +79,14 @@ class FrozenData:
     """Data of an approval. ``hashes``: patient id -> keyed hash; ``held_out``: ids.
 
     ``present``: keyed hashes of the patients whom the next approval will look for in the source.
+    ``numbers``: the file of the model's frozen layers, if it has some.
     """
 
     checked: EncodedTable
     hashes: dict[str, str]
     held_out: set[str]
     present: set[str]
+    numbers: bytes = b""
 
     def of(self, participants: Participants) -> FrozenData:
         """Return the data of those who take part."""
@@ -96,11 +98,12 @@ class FrozenData:
             )
         }
         hashes = {name: hashed for name, hashed in self.hashes.items() if name not in out}
-        return FrozenData(self.checked.without(out), hashes, self.held_out - out, self.present)
+        checked, held_out = self.checked.without(out), self.held_out - out
+        return FrozenData(checked, hashes, held_out, self.present, self.numbers)
 
     def snapshot(self) -> Snapshot:
         """Return the records on either side of the split."""
-        return Snapshot.divided(self.checked, self.held_out)
+        return Snapshot.divided(self.checked, self.held_out, self.numbers)
 
     def members(self) -> Members:
         """Return the hashes on either side of the split."""
@@ -128,6 +131,7 @@ def freeze(
     from flo.clients.patients.id_continuity import check_id_continuity, ids_here, present_after
     from flo.clients.quality.check import require_clean
 
+    numbers = encoders.frozen(study)  # a file that is missing is missed before images are encoded
     with closing(home.open_ledger()) as ledger:
         confirm_head(api, ledger)  # before the data are read: the call depends on none of them
         refuse_changed_birth(home, ledger, population)
@@ -147,7 +151,7 @@ def freeze(
     patients_key, split_key = home.open_patients_key(), home.open_split_key()
     hashes = {name: keyed_hash(patients_key, name) for name in checked.patient_ids}
     held_out = {name for name in hashes if is_held_out(split_key, name, population.hold_out)}
-    return FrozenData(checked, hashes, held_out, present_after(before, here))
+    return FrozenData(checked, hashes, held_out, present_after(before, here), numbers)
 
 
 def check_fits(
@@ -204,9 +208,7 @@ def reserve(
             present=frozen.present,
         )
         taking_part = frozen.of(ledger.participants(reservation))
-    snapshot = taking_part.snapshot()
-    digest = snapshot.digest
-    snapshot.write(snapshot_path(home, study.digest, digest))
+    digest = keep_snapshot(home, study.digest, taking_part.snapshot())
     taking_part.members().save(home, study.digest, digest)
     home.record(
         "budget-reserved", study.digest, reservation=reservation, population=population.name

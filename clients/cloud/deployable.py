@@ -35,6 +35,7 @@ from flo.published.model_states import ModelVersion
 from flo.published.onnx import places_of
 from flo.scoring.compiled import CompiledModel, opened
 from flo.scoring.request import answer
+from flo.study.encoders import require_no_encoder
 from flo.study.synthetic import encoded
 
 _NEAR, _NEAR_OF_NETWORKS = 1e-9, 1e-5  # of two machines' answers
@@ -118,6 +119,7 @@ def is_withdrawn(home: SiteHome, name: str, study: str) -> bool:
 
 
 def _made(home: SiteHome, name: str, path: Path, model: PublishedModel, late: str) -> Deployable:
+    require_no_encoder(model.study, "a deployed model")
     if model.card.golden is None:
         raise RefusedError(
             f"the card of {model.title} states no golden cases, so nobody can check its answers",

@@ -35,11 +35,14 @@ from flo.documents import canonical
 from flo.documents.text import escape_for_terminal
 from flo.errors import DataError, MessageError, RefusedError, StudyError, TrustError, UsageError
 from flo.storage.files import write_private
+from flo.study import frozen, models, networks
 from flo.study.columns import ImageColumn
+from flo.study.document import Study
 from flo.study.features import scale
 
 REQUIRED = ("no_new_privs", "seccomp", "landlock")  # layers, where no policy names them
 _CHUNK = 4  # images in a request
+_MOST_NUMBERS = 1 << 28  # of all images together: 2 GiB, of which an approval holds a few copies
 _MOST_CHILDREN = 8  # each holds the whole encoder
 _TOGETHER = 1 << 29  # bytes of the file, in all of them
 
@@ -51,8 +54,14 @@ def encoder_path(folder: Path, file: str) -> Path:
     return folder / f"{file}.onnx"
 
 
+def frozen_path(folder: Path, file: str) -> Path:
+    """Return where the installed numbers of a pack's frozen layers are kept. ``file``: their
+    digest."""
+    return folder / f"{file}.safetensors"
+
+
 def read_encoder(path: Path) -> bytes:
-    """Return an ONNX file. Raises UsageError: it cannot be read, or is too large."""
+    """Return a file. Raises UsageError: it cannot be read, or is too large."""
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
@@ -83,23 +92,34 @@ def in_words(facts: EncoderFacts) -> str:
     )
 
 
-def install(home: SiteHome, path: Path) -> tuple[str, EncoderFacts]:
-    """Try an encoder's file out, and keep a copy of it in the site's folder.
+def install(home: SiteHome, path: Path) -> tuple[str, str]:
+    """Try a file out, and keep a copy of it in the site's folder.
 
-    Returns its digest and what it states. Raises what ``read_encoder`` and ``examine`` raise.
+    It is an encoder, or the numbers of a pack's frozen layers (``.safetensors``). Returns its
+    digest and what it states. Raises what ``read_encoder``, ``examine`` and ``frozen.learn`` raise.
     """
     data = read_encoder(path)
-    facts = examine(data, home.read_policy().confinement)
     digest = canonical.digest(data)
+    if path.suffix == ".safetensors":
+        frozen.learn(data)
+        states, kept = "numbers of frozen layers", frozen_path(home.encoders_path, digest)
+    else:
+        states = in_words(examine(data, home.read_policy().confinement))
+        kept = encoder_path(home.encoders_path, digest)
     home.encoders_path.mkdir(mode=0o700, exist_ok=True)
-    write_private(encoder_path(home.encoders_path, digest), data)
+    write_private(kept, data)
     home.record("encoder-installed", encoder=digest)
-    return digest, facts
+    return digest, states
 
 
 def installed(folder: Path) -> list[str]:
     """Return the digests of the encoders in a folder."""
     return sorted(path.stem for path in folder.glob("*.onnx"))
+
+
+def installed_numbers(folder: Path) -> list[str]:
+    """Return the digests of the files of frozen layers' numbers in a folder."""
+    return sorted(path.stem for path in folder.glob("*.safetensors"))
 
 
 class InstalledEncoders:
@@ -130,6 +150,13 @@ class InstalledEncoders:
         """
         encoder = column.encoder
         assert encoder is not None
+        numbers = len(pixels) * encoder.features
+        if numbers > _MOST_NUMBERS:
+            raise DataError(
+                f"column {column.name}: {len(pixels):,} images of {encoder.features:,} numbers are "
+                f"{numbers:,} numbers, limit {_MOST_NUMBERS:,}",
+                hint="the study needs an encoder of fewer numbers; tell the coordinator",
+            )
         data = self._read(column)
         names = [hashlib.sha256(row.tobytes()).digest() for row in pixels]
         known = self._known.setdefault((encoder.file, column.minimum, column.maximum), {})
@@ -173,23 +200,25 @@ class InstalledEncoders:
             with ThreadPoolExecutor(count) as pool:
                 yield from zip(chunks, pool.map(encode, chunks), strict=True)
 
+    def frozen(self, study: Study) -> bytes:
+        """Return the file of the study's frozen layers, after ``flo.study.frozen.learn``; b"" if it
+        has none.
+
+        Raises UsageError: it is not installed here. TrustError: it was changed. StudyError: it has
+        other numbers than the layers need.
+        """
+        if study.frozen_file is None:
+            return b""
+        path = frozen_path(self._folder, study.frozen_file)
+        data = _verified(path, study.frozen_file, "the file of the pack's frozen numbers")
+        frozen.of(frozen.learn(data), networks.frozen_shapes(models.layers(study)))
+        return data
+
     def _read(self, column: ImageColumn) -> bytes:
         encoder = column.encoder
         assert encoder is not None
-        path = encoder_path(self._folder, encoder.file)
-        if not path.exists():
-            raise UsageError(
-                f"column {column.name}: the encoder {encoder.name!r}, {encoder.file}, is not "
-                f"installed here; it would be {path}",
-                hint="ask whoever published it for the file, then run: flo site encoder FILE",
-            )
-        data = read_encoder(path)
-        if canonical.digest(data) != encoder.file:
-            raise TrustError(
-                f"{path} is not the encoder of that digest any more",
-                hint="install it again: flo site encoder FILE",
-            )
-        return data
+        what = f"column {column.name}: the encoder {encoder.name!r}"
+        return _verified(encoder_path(self._folder, encoder.file), encoder.file, what)
 
 
 class TriedEncoders(InstalledEncoders):
@@ -201,6 +230,37 @@ class TriedEncoders(InstalledEncoders):
         with _children(self._required, self._secret, data, column, 1):
             assert column.encoder is not None
             return np.zeros((len(pixels), column.encoder.features))
+
+
+def learn_frozen(study: Study, folder: Path | None) -> None:
+    """Learn the numbers of a study's frozen layers, if it has some, from a folder.
+
+    Raises UsageError: no folder is given; and what ``InstalledEncoders.frozen`` raises.
+    """
+    if study.frozen_file is None:
+        return
+    if folder is None:
+        raise UsageError(
+            f"{study.name} has frozen layers, whose numbers are in a file of their own",
+            hint=f"--encoders FOLDER, with the file {study.frozen_file}.safetensors in it",
+        )
+    InstalledEncoders(folder).frozen(study)
+
+
+def _verified(path: Path, digest: str, what: str) -> bytes:
+    """Return an installed file. Raises UsageError: it is not there. TrustError: it was changed."""
+    if not path.exists():
+        raise UsageError(
+            f"{what}, {digest}, is not installed here; it would be {path}",
+            hint="ask whoever published it for the file, then run: flo site encoder FILE",
+        )
+    data = read_encoder(path)
+    if canonical.digest(data) != digest:
+        raise TrustError(
+            f"{path} is not the file of that digest any more",
+            hint="install it again: flo site encoder FILE",
+        )
+    return data
 
 
 def refuse_other_sizes(column: ImageColumn, facts: EncoderFacts) -> None:

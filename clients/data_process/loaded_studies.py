@@ -24,6 +24,7 @@ from flo.clients.records.snapshot import Snapshot
 from flo.host.memory import give_back_freed_memory
 from flo.privacy.gradients.batches import Slot
 from flo.privacy.secure_sum.ring import Int32Array, as_int32_if_fits
+from flo.study import frozen
 from flo.study.loading import from_canonical
 
 log = logging.getLogger("flo.clients.data_process.child")
@@ -126,6 +127,7 @@ class LoadedStudies:
 
     def _forget(self, study: str) -> None:
         self._loaded.pop(study, None)
+        frozen.keep_only({one.trainer.frozen_file for one in self._loaded.values()})
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

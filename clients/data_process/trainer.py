@@ -35,7 +35,7 @@ from flo.privacy.releases import (
     whitening,
 )
 from flo.privacy.secure_sum import ring
-from flo.study import models
+from flo.study import frozen, models
 from flo.study.document import Study
 from flo.study.parameters import Vector
 from flo.study.synthetic import made_up_inputs
@@ -70,10 +70,15 @@ class Trainer:
             others: the helpers that sum all other blocks; none if None.
         """
         survey.refuse(study)
+        if snapshot.frozen:
+            frozen.learn(snapshot.frozen)
         self._study, self._snapshot = study, snapshot
+        self.frozen_file = study.frozen_file
         self._noise = noise or SystemNoise()
         self._slot, self._others = slot, others or StudyHelpers(Helpers([]), "", "")
-        self._plan = Plan.of(study)
+        # Once: these look at all of the study's hospitals, of which there may be thousands.
+        self._plan, self._gains_from_threads = Plan.of(study), models.gains_from_threads(study)
+        self._limit = ring.clamp_bound(study.largest_size) if study.masked else None
         self._matrix: Floats | None = None  # W of the inputs in self._batches, if whitened
         self.manner: dict[str, str | int] = {}  # of training by gradients
         if step := step or private_step(study, device, at_once):
@@ -108,14 +113,13 @@ class Trainer:
                 exact = regressions.exact(self._study, self._snapshot.training, weights)
                 exact += regressions.exact(self._study, self._snapshot.held_out, weights)
         shares = noise_shares(self._study, cohort_size)
-        limit = ring.clamp_bound(self._study.largest_size) if self._study.masked else None
-        return mechanism.release(exact, self._noise, shares=shares, limit=limit)
+        return mechanism.release(exact, self._noise, shares=shares, limit=self._limit)
 
     def gradient_sum(self, weights: Vector, chosen: Mask | None) -> Integers:
         """Return the exact sum over this process's blocks, integers (2, p); no noise is added."""
         if self._study.mechanism.algorithm == "whitened":
             weights = self._whiten(weights)
-        with models.as_many_threads_as_help(self._study):
+        with models.as_many_threads_as_help(gains=self._gains_from_threads):
             return self._step.integer_sum(weights, self._batches, chosen)
 
     def _whiten(self, asked: Vector) -> Vector:

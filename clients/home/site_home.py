@@ -55,6 +55,7 @@ from flo.keys.identity import IDENTITY_PURPOSE, Identity
 from flo.keys.keystore import KeyStore, read_secret, write_secret
 from flo.privacy.ledger.ledger import Ledger
 from flo.storage.files import (
+    UNTIL_ENDED,
     ReadT,
     UnchangedFiles,
     is_locked,
@@ -69,7 +70,6 @@ from flo.storage.files import (
 
 _DEFAULT = Policy()
 _PATIENCE_SECONDS, _DECISION_SECONDS = 30.0, 3.0
-_LOOK_SECONDS = 0.5  # ``is_locked`` holds the lock for a moment
 _NEVER_CHANGED = ("split.key", "patients.key")
 _FOLDERS = ("approved", "snapshots", "replies", "extracts", "erasures", "finished")
 _MADE = (  # by `init`, with _FOLDERS and the key store
@@ -302,7 +302,7 @@ class SiteHome:
     def agent_lock(self) -> Iterator[None]:
         """Hold the lock of the site's only agent. Raises RefusedError if another agent runs."""
         why = f"another agent already runs on the ledger in {self.directory}"
-        with locked(self.directory / "agent.lock", why, patience=_LOOK_SECONDS):
+        with locked(self.directory / "agent.lock", why, patience=UNTIL_ENDED):
             yield
 
     def is_agent_running(self) -> bool:

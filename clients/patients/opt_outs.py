@@ -17,7 +17,14 @@ from typing import Literal
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.records import approval
-from flo.clients.records.approval import Approval, delete_snapshots, readable, snapshot_path, sweep
+from flo.clients.records.approval import (
+    Approval,
+    delete_snapshots,
+    keep_snapshot,
+    readable,
+    snapshot_path,
+    sweep,
+)
 from flo.clients.records.compared_answers import forget_patients
 from flo.clients.records.finished_model import finished_with, withdraw_finished
 from flo.clients.records.members import Members, delete_members
@@ -209,9 +216,7 @@ def _take_out(home: SiteHome, ledger: Ledger, approved: Approval, study: str, ha
     frozen = Snapshot.read(path, approved.snapshot)
     if side:
         frozen = frozen.without(side, getattr(members, side).index(hashed))
-    exchanged = frozen.salted()
-    digest = exchanged.digest
-    exchanged.write(snapshot_path(home, study, digest))
+    digest = keep_snapshot(home, study, frozen.salted())
     fewer.save(home, study, digest)
     renewed = approved.model_copy(update={"snapshot": digest})
     approval.keep(home, renewed.signed(home.open_identity()))

@@ -277,6 +277,7 @@ def _checked(home: SiteHome, population: Population, study: Study) -> EncodedTab
             f"{error}\nno model was finished", hint=f"{error.hint}; then finish again"
         ) from None
     encoders = InstalledEncoders(home.encoders_path, home.read_policy().confinement)
+    encoders.frozen(study)
     checked = encode(looked.table, study.data, encoders)
     return checked.without(opted_out(home, set(checked.patient_ids)))
 

@@ -117,6 +117,7 @@ def file_to_judge(home: SiteHome, study: Study, data: Path, id_column: str) -> E
     named = {offer.field for offer in source.fields()}
     used = {id_column, study.data.label, *(column.name for column in study.data.columns)}
     encoders = InstalledEncoders(home.encoders_path, home.read_policy().confinement)
+    encoders.frozen(study)
     checked = encode_checked(source, study.data, id_column, sorted(named - used), encoders)
     checked = checked.without(opted_out(home, checked.patient_ids))
     part = _took_part(home, study)
@@ -144,11 +145,11 @@ def judge(model: PublishedModel, rule: FlagRule, checked: EncodedTable) -> Judge
     """Compare a rule by groups with its common threshold on these patients."""
     assert rule.column is not None
     rule.refuse_unfit(model)
-    schema = model.study.data
-    log_odds = model.log_odds(checked.inputs)
+    schema, inputs = model.study.data, checked.inputs
+    log_odds = model.log_odds(inputs)
     common = rule.with_common([one.group for one in rule.groups])
-    was, now = (one.flagged(model, checked.inputs, log_odds) for one in (common, rule))
-    ill, cell = checked.labels == 1, cell_of(schema, rule.column, checked.inputs, 0)
+    was, now = (one.flagged(model, inputs, log_odds) for one in (common, rule))
+    ill, cell = checked.labels == 1, cell_of(schema, rule.column, inputs, 0)
     groups = []
     for place, one in enumerate(rule.groups):
         here = cell == place

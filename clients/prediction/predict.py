@@ -104,6 +104,8 @@ def predict(
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"--out {out} must be a file in an existing folder")
     refuse_other_scores(model.model if isinstance(model, FinishedAtHome) else model)
+    if encoders is not None:
+        encoders.frozen(model.study)
     source = open_table(data, id_column)
     inputs = check_inputs(source, model.study.data, encoders)
     why, reasons = _reasons(model, inputs) if explain else ([], [])

@@ -5,18 +5,18 @@ Once data have passed and are frozen, their content cannot stop, delay or change
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from flo.arrays import Floats
 from flo.clients.quality import rules
 from flo.clients.quality.findings import EXTRA, DataFinding, Unfit, listed, refuse
 from flo.clients.quality.header import refuse_cells
 from flo.clients.quality.identifiers import kind_of_identifier
+from flo.clients.quality.inputs import Inputs
 from flo.clients.quality.plausibility import plausibility_findings
 from flo.clients.quality.sizes import Expected
 from flo.clients.quality.table import CountSoFar, Table, read
@@ -32,34 +32,42 @@ from flo.clients.sources.mapping import (
 from flo.clients.sources.source import DataSource
 from flo.errors import DataError, UsageError
 from flo.study import identifier_patterns
-from flo.study.columns import Column, ImageColumn, NumberColumn
+from flo.study.columns import ImageColumn
 from flo.study.encoders import Encoders
-from flo.study.features import encode_category, encode_image, encode_number, input_names, scale
 from flo.study.schema import Schema
 
 _MOST_BY_NAME = 10
 _DATED = ("no day", "unclear day")  # events that do not count stop no other patient's score
-_BLOCK = 8192  # records per block: all columns of a block are encoded and written together
 
 
 @dataclass(frozen=True)
 class EncodedTable:
-    """Table that fits: model inputs (n, d), labels (n,), and each record's patient id.
+    """Table that fits: ``made_of``, from which inputs are made, labels (n,), and patient ids.
 
     Holds the first ``most_records`` records of each patient, in the order of the source.
     """
 
-    inputs: npt.NDArray[np.float64]
+    made_of: Inputs
     labels: npt.NDArray[np.float64]
     patient_ids: list[str]
+
+    @property
+    def inputs(self) -> npt.NDArray[np.float64]:
+        """Model inputs (n, d). Each call encodes them again, into a new array."""
+        return self.made_of.encoded()
+
+    def where(self, kept: npt.NDArray[np.bool_]) -> EncodedTable:
+        """Return the records where ``kept``, (n,)."""
+        if kept.all():
+            return self
+        ids = [name for name, keep in zip(self.patient_ids, kept, strict=True) if keep]
+        return EncodedTable(self.made_of[kept], self.labels[kept], ids)
 
     def without(self, names: Collection[str]) -> EncodedTable:
         """Return this table without the records of the patients ``names``."""
         if not names:
             return self
-        kept = np.array([name not in names for name in self.patient_ids], dtype=bool)
-        ids = [name for name in self.patient_ids if name not in names]
-        return EncodedTable(self.inputs[kept], self.labels[kept], ids)
+        return self.where(np.array([name not in names for name in self.patient_ids], dtype=bool))
 
 
 @dataclass(frozen=True)
@@ -173,7 +181,7 @@ def check_inputs(
             "the data do not fit the model; no predictions were made:\n" + listed(found),
             hint="correct the file: columns, units and codes must be the study's, as in training",
         )
-    return _inputs(table, schema, encoders)
+    return Inputs.of(table, schema, encoders).encoded()
 
 
 def _without_history(table: Table, schema: Schema) -> list[DataFinding]:
@@ -188,16 +196,13 @@ def _without_history(table: Table, schema: Schema) -> list[DataFinding]:
 
 def encode(table: Table, schema: Schema, encoders: Encoders | None = None) -> EncodedTable:
     """Encode a table that breaks no rule, for training. ``encoders``: see ``encode_checked``."""
-    names = table.ids
+    inputs = Inputs.of(table, schema, encoders)
+    encoded = EncodedTable(inputs, _labels(table, schema), table.ids)
+    if len(table.different_ids) == len(table):
+        return encoded
     most = 1 if schema.records_per_patient == "one" else schema.most_records
-    series = pd.Series(names)
-    kept = (series.groupby(series).cumcount() < most).to_numpy()
-    labels, inputs = _labels(table, schema), _inputs(table, schema, encoders)
-    return EncodedTable(
-        inputs if kept.all() else inputs[kept],
-        labels[kept],
-        [name for name, keep in zip(names, kept, strict=True) if keep],
-    )
+    ids = pd.Series(table.ids)
+    return encoded.where((ids.groupby(ids).cumcount() < most).to_numpy())
 
 
 def _by_the_rules(
@@ -227,48 +232,6 @@ def _labels(table: Table, schema: Schema) -> npt.NDArray[np.float64]:
     if times := schema.times:
         return times.coded(table.columns[times.time].to_numpy(), labels)
     return labels
-
-
-def _inputs(
-    table: Table, schema: Schema, encoders: Encoders | None = None
-) -> npt.NDArray[np.float64]:
-    features = {
-        column.name: _features(table, column, encoders)
-        for column in schema.columns
-        if isinstance(column, ImageColumn) and column.encoder
-    }
-    inputs = np.empty((len(table), len(input_names(schema))))
-    for begin in range(0, len(table), _BLOCK):
-        rows = slice(begin, begin + _BLOCK)
-        parts = [_encoded(table, column, rows, features) for column in schema.columns]
-        np.concatenate(parts, axis=1, out=inputs[rows])
-    return inputs
-
-
-def _features(table: Table, column: ImageColumn, encoders: Encoders | None) -> Floats:
-    if encoders is None:
-        assert column.encoder is not None
-        raise UsageError(
-            f"column {column.name}: its images become numbers by the encoder "
-            f"{column.encoder.name!r}, which this command does not run",
-            hint="flo simulate --encoders FOLDER does, and flo model predict",
-        )
-    return encoders.features(column, table.images[column.name])
-
-
-def _encoded(
-    table: Table, column: Column, rows: slice, features: Mapping[str, Floats]
-) -> npt.NDArray[np.float64]:
-    if isinstance(column, ImageColumn):
-        if column.encoder:
-            return encode_image(column, features[column.name][rows])
-        return encode_image(column, scale(column, table.images[column.name][rows]))
-    cells = table.columns[column.name].iloc[rows]
-    if isinstance(column, NumberColumn):
-        return encode_number(column, cells.to_numpy())
-    place = {code: number for number, code in enumerate(column.codes)}
-    codes = np.array([*(place.get(c, -1) for c in cells.cat.categories), -1], dtype=np.int64)
-    return encode_category(column, codes[cells.cat.codes.to_numpy()])
 
 
 def _input_fields(schema: Schema) -> set[str]:

@@ -43,6 +43,8 @@ def find_duplicates(table: Table, schema: Schema) -> list[DataFinding]:
     records = pd.util.hash_pandas_object(
         table.columns[[*names, schema.label]], index=False, categorize=True
     ).to_numpy()
+    if not pd.Series(records).duplicated().any():
+        return []
     # Count each record once: copies add no information.
     once = ~pd.Series(records).duplicated().to_numpy()
     bits = sum(_information_bits(table.columns[name][once]) for name in names)

@@ -30,10 +30,14 @@ def same_patient(table: Table, id_column: str) -> list[DataFinding]:
 
     An accent is such a mark, whether or not it is a separate character.
     """
-    apart = [i if i.isascii() else unicodedata.normalize("NFKD", i) for i in table.ids]
-    plain = pc.replace_substring_regex(pa.array(apart, pa.string()), r"[^\pL\pN]", "")
+    apart, characters = table.ids, "".join(table.ids)
+    if not characters.isascii():
+        apart = [i if i.isascii() else unicodedata.normalize("NFKD", i) for i in table.ids]
+    plain = pa.array(apart, pa.string())
+    if not (characters.isascii() and characters.isalnum()):
+        plain = pc.replace_substring_regex(plain, r"[^\pL\pN]", "")
     plain = pc.replace_substring_regex(plain, r"(^|\D)0+(\d)", r"\1\2")
-    if pc.count_distinct(plain).as_py() == len(set(table.ids)):
+    if pc.count_distinct(plain).as_py() == len(table.different_ids):
         return []
     spelt = pd.DataFrame({"id": table.ids, "plain": plain.to_pylist()})
     twice = (spelt.groupby("plain")["id"].transform("nunique") > 1).to_numpy()
@@ -47,6 +51,8 @@ def other_characters(table: Table, id_column: str) -> list[DataFinding]:
     There the patient would be a different one: with a separate budget, and without the opt-out
     stored here.
     """
+    if _is_plain("".join(table.ids)):
+        return []
     odd = np.array([_may_be_written_otherwise(name) for name in table.ids], dtype=bool)
     rule = (
         "ids hold an accent that is separate from its letter, an unusual space or an invisible "
@@ -56,12 +62,16 @@ def other_characters(table: Table, id_column: str) -> list[DataFinding]:
     return rows(id_column, rule, odd, level="to accept", kind=OTHER_CHARACTERS)
 
 
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
 def _may_be_written_otherwise(name: str) -> bool:
     """Return whether other characters can spell an id that looks the same.
 
     If it is False for two ids that are canonical caseless matches (Unicode D145), they are equal.
     """
-    if name.isascii() and name.isprintable():
+    if _is_plain(name):
         return False
     if normalise(unicodedata.normalize("NFC", name)) != name:
         return True

@@ -30,10 +30,11 @@ def placeholders(column: NumberColumn, values: Floats) -> list[DataFinding]:
 
     Fewer than 20 known values are not judged.
     """
-    known = values[~np.isnan(values)]
+    known = np.sort(values[~np.isnan(values)])
     if len(known) < _FEWEST:
         return []
-    different, counts = np.unique(known, return_counts=True)
+    first = np.flatnonzero(np.append(True, known[1:] != known[:-1]))  # of equal values
+    different, counts = known[first], np.diff(first, append=len(known))
     if len(different) == 1:
         rule = "has the same value in every record: is it measured, or a default?"
         return [DataFinding(column.name, rule, level="to accept", kind=CONSTANT)]

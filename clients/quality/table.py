@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 
 from flo.arrays import Floats, Mask
 from flo.clients.quality.findings import DataFinding, rows
-from flo.clients.sources.cells import as_ids, as_numbers, as_text
+from flo.clients.sources.cells import as_ids, as_numbers, as_text, dictionary
 from flo.clients.sources.mapping import MappedColumn, StudyMapping, each_step
 from flo.clients.sources.source import DataSource
 from flo.privacy.patients.split import normalise
@@ -35,6 +36,7 @@ from flo.study.schema import Schema
 
 _BOUND = r"^(<|>|≤|≥|\? )"
 CountSoFar = Callable[[int], None]
+_Coded = tuple[list[str], npt.NDArray[np.int32]]  # codes, and each cell's place among them or -1
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def different_ids(self) -> frozenset[str]:
+        """Every id once."""
+        return frozenset(self.ids)
 
     @property
     def source_findings(self) -> list[DataFinding]:
@@ -102,18 +109,18 @@ def read(
     ids: list[str] = []
     doubts: dict[tuple[str, str, str], int] = {}
     notes: dict[str, int] = {}
-    values: dict[str, list[Floats]] = {}
-    codes: dict[str, list[pa.Array]] = {}
+    values: dict[str, _Growing] = {}
+    codes: dict[str, list[_Coded]] = {}
     wrong: dict[tuple[str, str], list[tuple[int, Mask]]] = {}
     for batch in source.read(mapping, schema):
         begin = len(ids)
         for name, cells in batch.columns.items():
             mapped = of_each[name]
             if name in images:
-                values.setdefault(name, []).append(_image(cells, images[name]))
+                values.setdefault(name, _Growing()).append(_image(cells, images[name]))
             elif name in pixels or name in numbers:
                 found, broken = _numbers(name, cells, mapped)
-                values.setdefault(name, []).append(found)
+                values.setdefault(name, _Growing()).append(found)
                 for key, mask in broken.items() if name in numbers else ():
                     wrong.setdefault(key, []).append((begin, mask))
             else:
@@ -122,9 +129,9 @@ def read(
         notes |= batch.notes
         for key, mask in batch.invalid.items():
             wrong.setdefault(key, []).append((begin, mask))
-        ids += [normalise(name) if name else "" for name in as_ids(batch.ids).to_pylist()]
+        ids += _ids(batch.ids)
         progress(len(ids))
-    joined = {name: np.concatenate(parts) for name, parts in values.items()}
+    joined = {name: found.whole() for name, found in values.items()}
     for image in images.values():
         if image.pixels[0] in joined:
             joined[image.name] = np.stack([joined.pop(pixel) for pixel in image.pixels], axis=1)
@@ -134,12 +141,34 @@ def read(
     columns |= {name: _categorical(parts) for name, parts in codes.items()}
     return Table(
         ids,
-        pd.DataFrame(columns, index=range(len(ids))),
+        pd.DataFrame(columns, index=range(len(ids)), copy=False),
         {name: joined[name] for name in images if name in joined},
         {key: _whole(parts, len(ids)) for key, parts in wrong.items() if _any(parts)},
         doubts,
         notes,
     )
+
+
+class _Growing:
+    """An array that grows by its parts, in place: a list of parts takes twice the memory."""
+
+    def __init__(self) -> None:
+        self._kept, self._count = np.empty(0), 0
+
+    def append(self, part: Floats) -> None:
+        """Add a part, (m,) or (m, k), of the same type as all others."""
+        if not self._count:
+            self._kept = np.empty((0, *part.shape[1:]), part.dtype)
+        end = self._count + len(part)
+        if end > len(self._kept):
+            self._kept.resize((max(end, 2 * len(self._kept)), *part.shape[1:]), refcheck=False)
+        self._kept[self._count : end] = part
+        self._count = end
+
+    def whole(self) -> Floats:
+        """Return the array, whose memory is no longer grown."""
+        self._kept.resize((self._count, *self._kept.shape[1:]), refcheck=False)
+        return self._kept
 
 
 def _numbers(
@@ -154,7 +183,7 @@ def _numbers(
         values, text = np.full(len(cells), np.nan), np.ones(len(cells), dtype=bool)
         return values, {(name, f"{NOT_A_NUMBER}, not {error}"): text}
     infinite = np.isinf(values)
-    values[infinite | np.isin(values, absent)] = np.nan
+    values[infinite | np.isin(values, absent) if absent else infinite] = np.nan
     if mapped.multiply is not None:
         values = values * mapped.multiply + mapped.add
     bounds = _bounds(cells, text)
@@ -174,16 +203,32 @@ def _bounds(cells: pa.Array, text: Mask) -> Mask:
     return text & begins
 
 
-def _coded(cells: pa.Array, mapped: MappedColumn, known: tuple[str, ...]) -> pa.DictionaryArray:
-    text = _without(_text(cells, as_spelt=bool(mapped.codes)), mapped.missing)
-    found = text.dictionary_encode()
-    named = [code_of(cell, mapped.codes, known) for cell in found.dictionary.to_pylist()]
-    # Two cells may mean the same code, so encode again.
-    return (
-        pa.DictionaryArray.from_arrays(found.indices, pa.array(named, pa.string()))
-        .dictionary_decode()
-        .dictionary_encode()
-    )
+def _ids(cells: pa.Array) -> list[str]:
+    """Return normalised ids, "" for a missing one."""
+    found = pc.fill_null(as_ids(cells), "")
+    if pc.all(pc.or_(pc.ascii_is_printable(found), pc.equal(found, ""))).as_py():
+        found = pc.ascii_lower(pc.ascii_trim(found, " "))  # what ``normalise`` does to such ids
+        return [str(name) for name in found.to_pylist()]
+    return [normalise(name) if name else "" for name in found.to_pylist()]
+
+
+def _coded(cells: pa.Array, mapped: MappedColumn, known: tuple[str, ...]) -> _Coded:
+    """Return codes in the order in which they first occur, and each cell's place among them."""
+    try:
+        found = dictionary(cells)
+        text = as_text(found.dictionary, as_spelt=bool(mapped.codes))
+    except TypeError:  # cells that are not text are in no codebook
+        found = pa.array([UNKNOWN] * len(cells), pa.string()).dictionary_encode()
+        text = found.dictionary
+    named = [
+        None if cell is None or cell in mapped.missing else code_of(cell, mapped.codes, known)
+        for cell in text.to_pylist()
+    ]
+    codes = list(dict.fromkeys(code for code in named if code is not None))
+    place = {code: number for number, code in enumerate(codes)}
+    places = np.array([*(-1 if code is None else place[code] for code in named), -1])
+    indices = pc.fill_null(found.indices, -1).to_numpy(zero_copy_only=False)
+    return codes, places.astype(np.int32)[indices]
 
 
 def _text(cells: pa.Array, *, as_spelt: bool = False) -> pa.StringArray:
@@ -209,12 +254,16 @@ def _image(cells: pa.Array, column: ImageColumn) -> Floats:
     return flat.reshape(len(cells), -1)
 
 
-def _categorical(parts: list[pa.Array]) -> pd.Categorical:
-    whole = pa.chunked_array(parts).unify_dictionaries().combine_chunks()
-    whole = whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole
-    indices = pc.fill_null(whole.indices, -1).to_numpy(zero_copy_only=False)
-    names = np.array(whole.dictionary.to_pylist(), dtype=object)
-    return pd.Categorical.from_codes(indices, categories=pd.Index(names, dtype=object))
+def _categorical(parts: list[_Coded]) -> pd.Categorical:
+    names = list(dict.fromkeys(code for codes, _ in parts for code in codes))
+    place = {code: number for number, code in enumerate(names)}
+    whole = [
+        np.array([*(place[code] for code in codes), -1], dtype=np.int32)[places]
+        for codes, places in parts
+    ]
+    return pd.Categorical.from_codes(
+        np.concatenate(whole), categories=pd.Index(np.array(names, dtype=object), dtype=object)
+    )
 
 
 def _any(parts: list[tuple[int, Mask]]) -> bool:

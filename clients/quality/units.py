@@ -24,8 +24,8 @@ _WELL_SPREAD = 0.1
 
 def wrong_unit(column: NumberColumn, values: Floats) -> list[DataFinding]:
     """Return one finding if another unit explains the values, (n,) with NaN for missing, better."""
-    known = values[~np.isnan(values)]
-    if len(known) < _FEWEST or len(np.unique(known)) < _DISTINCT:
+    known = np.sort(values[~np.isnan(values)])
+    if len(known) < _FEWEST or np.count_nonzero(known[1:] != known[:-1]) < _DISTINCT - 1:
         return []
     outside = (known < column.minimum) | (known > column.maximum)
     if outside.mean() >= _OUTSIDE:

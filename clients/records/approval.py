@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from flo.clients.home.site_home import SiteHome
 from flo.documents import canonical
@@ -21,10 +22,13 @@ from flo.keys.identity import Identity, verify
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.ledger.ledger import Ledger
 from flo.protocol.decisions import Approve, read_approval
-from flo.storage.files import write_private
+from flo.storage.files import flush_directory, write_private
 from flo.study.document import MAX_STUDY_BYTES, Study
 from flo.study.loading import from_canonical
 from flo.study.terms import Identifier
+
+if TYPE_CHECKING:
+    from flo.clients.records.snapshot import Snapshot
 
 log = logging.getLogger("flo.clients.records.approval")
 
@@ -188,6 +192,19 @@ def refusal_path(home: SiteHome, digest: str) -> Path:
 def snapshot_path(home: SiteHome, study: str, snapshot: str) -> Path:
     """Return the path of the frozen patients with this digest."""
     return home.directory / "snapshots" / f"{study}-{snapshot[:16]}.npz"
+
+
+def keep_snapshot(home: SiteHome, study: str, snapshot: Snapshot) -> str:
+    """Write frozen patients under the name of their digest, and return it."""
+    unnamed = home.directory / "snapshots" / f".{study}-{secrets.token_hex(8)}.npz"
+    digest = snapshot.write(unnamed)
+    try:
+        unnamed.replace(snapshot_path(home, study, digest))
+    except OSError:
+        unnamed.unlink(missing_ok=True)
+        raise
+    flush_directory(unnamed.parent)
+    return digest
 
 
 def delete_snapshots(home: SiteHome, study: str, *, but: str | None = None) -> None:

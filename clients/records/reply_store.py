@@ -30,16 +30,16 @@ class ReplyStore:
         write_private(self._path(study, digest), sealed)
         return digest
 
-    def load(self, study: str, digest: str, ring: int) -> Values | None:
+    def load(self, study: str, digest: str, ring: int, length: int) -> Values | None:
         """Return the same bits, or None if they were deleted. Raises TrustError if changed.
 
-        ``ring``: 32 or 64 for a reply stored masked, else 0.
+        ``ring``: 32 or 64 for a reply stored masked, else 0. ``length``: how many numbers it has.
         """
         path = self._path(study, digest)
         if not path.exists():
             return None
         data = self._keystore.open(self._context(study, digest), path.read_bytes())
-        return values_from(data, ring)
+        return values_from(data, ring, bits=32 if len(data) == 4 * length else 64)
 
     def forget(self, study: str) -> None:
         """Delete the replies of a settled study."""

@@ -6,11 +6,12 @@ Training and evaluation read this file and never the hospital's own data.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from flo.documents import canonical
 from flo.errors import TrustError
 from flo.privacy.patients.patients import Patients
 from flo.privacy.patients.split import is_held_out
-from flo.storage.files import write_private
+from flo.storage.files import private_file
 
 if TYPE_CHECKING:
     from flo.clients.quality.check import EncodedTable
@@ -30,11 +31,13 @@ class Snapshot:
     """Patients to train on and patients to evaluate on; no patient is in both.
 
     ``salt``: random, so that a copy of the same patients has another digest; empty at first.
+    ``frozen``: the file of the model's frozen layers (``flo.study.frozen``), if it has some.
     """
 
     training: Patients
     held_out: Patients
     salt: bytes = b""
+    frozen: bytes = b""
 
     @classmethod
     def of(cls, checked: EncodedTable, split_key: bytes, hold_out: float) -> Snapshot:
@@ -45,30 +48,32 @@ class Snapshot:
         )
 
     @classmethod
-    def divided(cls, checked: EncodedTable, held_out: set[str]) -> Snapshot:
+    def divided(cls, checked: EncodedTable, held_out: set[str], frozen: bytes = b"") -> Snapshot:
         """Split checked records into those of ``held_out`` patients and all others."""
         aside = np.array([name in held_out for name in checked.patient_ids], dtype=bool)
-        return cls(_patients(checked, ~aside), _patients(checked, aside))
+        return cls(_patients(checked, ~aside), _patients(checked, aside), frozen=frozen)
 
     def to_bytes(self) -> bytes:
         """Return an uncompressed ``.npz`` without pickles; equal snapshots give equal bytes."""
         buffer = io.BytesIO()
+        self._save(buffer)
+        return buffer.getvalue()
+
+    def _save(self, file: BinaryIO) -> None:
         arrays = _arrays("training", self.training) | _arrays("held", self.held_out)
         if self.salt:
             arrays["salt"] = np.frombuffer(self.salt, dtype=np.uint8)
-        np.savez(buffer, allow_pickle=False, **arrays)
-        return buffer.getvalue()
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 that an approval names."""
-        return canonical.digest(self.to_bytes())
+        if self.frozen:
+            arrays["frozen"] = np.frombuffer(self.frozen, dtype=np.uint8)
+        np.savez(file, allow_pickle=False, **arrays)
 
     def write(self, path: Path) -> str:
-        """Write to ``path``, readable by the owner only (0600). Return the ``digest``."""
-        data = self.to_bytes()
-        write_private(path, data)
-        return canonical.digest(data)
+        """Write to ``path``, readable by the owner only (0600). Return its SHA-256, which an
+        approval names."""
+        with private_file(path) as file:
+            self._save(file)
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def without(self, side: Literal["training", "held_out"], number: int) -> Snapshot:
         """Return a copy without one patient, given by their number within ``side``."""
@@ -96,19 +101,15 @@ class Snapshot:
         if canonical.digest(data) != digest:
             raise TrustError(f"snapshot {path.name} is not the one that was approved")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            salt = arrays["salt"].tobytes() if "salt" in arrays else b""
-            return cls(_from_arrays("training", arrays), _from_arrays("held", arrays), salt)
+            patients = (_from_arrays("training", arrays), _from_arrays("held", arrays))
+            return cls(*patients, _bytes("salt", arrays), _bytes("frozen", arrays))
 
 
 def _patients(checked: EncodedTable, chosen: npt.NDArray[np.bool_]) -> Patients:
-    names = [name for name, keep in zip(checked.patient_ids, chosen, strict=True) if keep]
-    distinct = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return Patients(
-        checked.inputs[chosen],
-        checked.labels[chosen],
-        np.array([distinct[name] for name in names], dtype=np.int64),
-        len(distinct),
-    )
+    own = checked.where(chosen)
+    distinct = {name: i for i, name in enumerate(dict.fromkeys(own.patient_ids))}
+    numbers = np.array([distinct[name] for name in own.patient_ids], dtype=np.int64)
+    return Patients(own.inputs, own.labels, numbers, len(distinct))
 
 
 def _arrays(prefix: str, patients: Patients) -> dict[str, Any]:
@@ -118,6 +119,10 @@ def _arrays(prefix: str, patients: Patients) -> dict[str, Any]:
         f"{prefix}_patient": patients.patient,
         f"{prefix}_count": np.array(patients.count),
     }
+
+
+def _bytes(name: str, arrays: np.lib.npyio.NpzFile) -> bytes:
+    return arrays[name].tobytes() if name in arrays else b""
 
 
 def _from_arrays(prefix: str, arrays: np.lib.npyio.NpzFile) -> Patients:

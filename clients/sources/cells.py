@@ -77,6 +77,22 @@ def as_ids(cells: pa.Array) -> pa.StringArray:
         raise DataError(f"{rule}, not {error}", hint=hint) from None
 
 
+def dictionary(cells: pa.Array) -> pa.DictionaryArray:
+    """Return cells as places in the list of their different values, which keep their type.
+
+    Raises TypeError: cells are lists or structures.
+    """
+    cells = _plain(cells)
+    if pa.types.is_null(cells.type):
+        cells = cells.cast(pa.string())
+    if pa.types.is_nested(cells.type):
+        raise TypeError("lists or structures")
+    try:
+        return cells.dictionary_encode()
+    except pa.ArrowNotImplementedError:  # such as decimals of 32 bits
+        return as_text(cells).dictionary_encode()
+
+
 def as_numbers(cells: pa.Array) -> tuple[Floats, Mask]:
     """Return numbers, NaN for missing, shape (n,), and the mask of cells that are no number.
 
@@ -86,6 +102,8 @@ def as_numbers(cells: pa.Array) -> tuple[Floats, Mask]:
     kind = cells.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return _floats(cells.cast(pa.float64(), safe=False)), np.zeros(len(cells), dtype=bool)
+    if (values := _as_spelt(cells)) is not None:
+        return values, np.zeros(len(cells), dtype=bool)
     text = as_text(cells)
     try:
         values = _floats(text.cast(pa.float64()))
@@ -95,6 +113,19 @@ def as_numbers(cells: pa.Array) -> tuple[Floats, Mask]:
         values = _floats(pc.if_else(numbers, bare, pa.scalar(None, pa.string())).cast(pa.float64()))
         values[_mask(pc.fill_null(pc.match_substring_regex(text, _INFINITE), False))] = np.inf
     return values, np.isnan(values) & ~_mask(pc.is_null(text))
+
+
+def _as_spelt(cells: pa.Array) -> Floats | None:
+    """Return the numbers if each cell is empty or spelt as a number, which is seen quickly."""
+    if not pa.types.is_string(cells.type):
+        return None
+    cells = pc.if_else(pc.equal(cells, ""), pa.scalar(None, pa.string()), cells)
+    try:
+        values = _floats(cells.cast(pa.float64()))
+    except pa.ArrowInvalid:
+        return None
+    words = np.count_nonzero(np.isnan(values)) > cells.null_count  # NaN, of which Arrow makes one
+    return None if words else values
 
 
 def _plain(cells: pa.Array) -> pa.Array:

@@ -104,6 +104,7 @@ class CsvFile(TableSource):
     def __init__(self, path: Path, id_column: str) -> None:
         super().__init__(path.name, id_column)
         self._path = _there(path)
+        self._known: list[str] | None = None  # names of the columns, once they are read
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
         """Yield batches as for any table, with decimal points in place of decimal commas.
@@ -132,11 +133,13 @@ class CsvFile(TableSource):
             yield replace(held, to_accept=doubts)
 
     def _names(self) -> list[str]:
-        try:
-            names = self._open(pyarrow.csv.ConvertOptions()).schema.names
-        except UnicodeDecodeError as error:  # Arrow decodes the names here, and no cells
-            raise self._unreadable(error) from None
-        return _distinct(self.name, names)
+        if self._known is None:
+            try:
+                names = self._open(pyarrow.csv.ConvertOptions()).schema.names
+            except UnicodeDecodeError as error:  # Arrow decodes the names here, and no cells
+                raise self._unreadable(error) from None
+            self._known = _distinct(self.name, names)
+        return self._known
 
     def _batches(self, wanted: list[str]) -> Iterator[pa.RecordBatch]:
         as_text = pyarrow.csv.ConvertOptions(

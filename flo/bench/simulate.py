@@ -1,4 +1,4 @@
-"""Simulations in one process, of FARS' fifty-one sites and of a thousand, summed in the clear.
+"""Simulations in one process, of FARS' fifty-one sites and of thousands, summed in the clear.
 
 The reference trains on the same patients pooled, without privacy, with an ordinary optimiser.
 """
@@ -26,13 +26,13 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
     study = load(_FARS)
     hospitals = load_hospitals(study, None, "patient_id")
     yield _row("FARS, 51 sites", study, next(folds(hospitals, 5, 0)))
-    count = 100 if quick else 1000
-    study = study_of(count, steps=30)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        write(study, folder)
-        hospitals = load_hospitals(study, folder, "patient_id")
-    yield _row(f"{count:,} sites × 30 rounds", study, next(folds(hospitals, 5, 0)))
+    for count in (100,) if quick else (1000, 10_000):
+        study = study_of(count, steps=30)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            write(study, folder)
+            hospitals = load_hospitals(study, folder, "patient_id")
+        yield _row(f"{count:,} sites × 30 rounds", study, next(folds(hospitals, 5, 0)))
 
 
 def _row(name: str, study: Study, fold: Fold) -> BenchRow:

@@ -16,6 +16,7 @@ from torch import nn
 
 from flo.bench import BenchRow, compared
 from flo.host.memory import keep_freed_memory
+from flo.lab.adapters import Asked, adapted
 from flo.privacy.gradients.bookkeeping import categorical_loss
 from flo.privacy.gradients.step import PrivateStep
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
@@ -43,6 +44,12 @@ _TRANSFORMER = [  # a block as a pack states it, records first; the place of eac
     *(Layer("Linear", (64, 32)), Layer("Add", (), (24, 28)), Layer("Mean", (1,))),  # 28
     Layer("Linear", (32, 2)),
 ]
+_LINEAR = {3: "qkv", 23: "out", 26: "up", 28: "down"}  # that get adapters
+_ADAPTED = adapted(  # the same block frozen but for its last layer
+    _TRANSFORMER,
+    {place: _LINEAR.get(place, str(place)) for place in range(len(_TRANSFORMER))},
+    Asked(train=(str(len(_TRANSFORMER) - 1),), adapt=tuple(_LINEAR.values()), rank=4),
+).layers
 MODELS: dict[str, tuple[list[Layer], int, int]] = {  # layers, inputs, patients
     "logistic 30-2, b=64": ([Layer("Linear", (30, 2))], 30, 64),
     "MLP 30-64-64-2, b=512": (networks.mlp(30, (64, 64), 2), 30, 512),
@@ -51,6 +58,7 @@ MODELS: dict[str, tuple[list[Layer], int, int]] = {  # layers, inputs, patients
     "LSTM 24 x 16, 32 hidden, b=128": (networks.recurrent("LSTM", *_STEPS, 32, 2), 388, 128),
     "attention 24 x 32, 4 heads, b=128": (networks.attention(*_STEPS, 32, 4, 2), 388, 128),
     "transformer block 24 x 32, 4 heads, b=128": (_TRANSFORMER, 388, 128),
+    "the same frozen, adapters of rank 4, b=128": (_ADAPTED, 388, 128),
 }
 
 
@@ -62,7 +70,7 @@ def rows(device: str = "cpu") -> Iterator[BenchRow]:
     if device == "cpu":
         torch.set_num_threads(1)
     for name, (layers, width, count) in MODELS.items():
-        patients, module = _patients(width, count), networks.build(layers)
+        patients, module = _patients(width, count), _built(layers)
         private, way = _private(module, patients, device)
         plain = _plain(copy.deepcopy(module), patients, device)
         yield compared("step", f"{name}, {device}", private, plain, how=f"plain step; {way}")
@@ -77,8 +85,16 @@ def private_step_of(name: str) -> Callable[[], object]:
     """Return a private step of a model of ``MODELS``, with its noise, on this machine's CPU."""
     keep_freed_memory()
     layers, width, count = MODELS[name]
-    private, _ = _private(networks.build(layers), _patients(width, count), "cpu")
+    private, _ = _private(_built(layers), _patients(width, count), "cpu")
     return private
+
+
+def _built(layers: list[Layer]) -> nn.Sequential:
+    """Return the network; numbers of frozen layers are made up."""
+    dice, shapes = np.random.default_rng(2), networks.frozen_shapes(layers)
+    return networks.build(
+        layers, {name: (dice.normal(size=of) / 8).astype(np.float32) for name, of in shapes.items()}
+    )
 
 
 def _patients(width: int, count: int) -> Patients:

@@ -10,7 +10,7 @@ import typer
 
 from flo.cli import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import StudyFile
+from flo.cli.terminal.options import EncodersFolder, StudyFile
 from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
@@ -304,19 +304,21 @@ def _export(place: Path) -> bytes:
 
 
 @command(app)
-def attack(study: StudyFile) -> results.AttackedResult:
+def attack(study: StudyFile, encoders: EncodersFolder = None) -> results.AttackedResult:
     """Attack the trainer on made-up patients: a lower bound on ε to find bugs, not a proof."""
     from dataclasses import asdict
 
     from rich.table import Table
 
     from flo.cli.terminal.output import console, plain, say, working
+    from flo.clients.data_process.encoding import learn_frozen
     from flo.errors import TrustError
     from flo.lab.attack import attack as run
     from flo.lab.release_checks import checks
     from flo.study.loading import load
 
     loaded = load(study)
+    learn_frozen(loaded, encoders)
     with working("making up patients") as status:
         found = run(loaded, progress=status.update)
         checked = list(checks(loaded, progress=status.update))

@@ -25,7 +25,6 @@ _IMPORTED = [
     "flo.clients.inbox.review",
     "flo.clients.quality.check",
     "flo.clients.prediction.finish",
-    "dp_accounting.pld",
 ]
 
 

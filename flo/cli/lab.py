@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flo.cli import results
-from flo.cli.terminal.options import StudyFile
+from flo.cli.terminal.options import EncodersFolder, StudyFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,9 +43,7 @@ def simulate(
         ),
     ] = None,
     id_column: Annotated[str, typer.Option(help="Column with the patient id.")] = "patient_id",
-    encoders: Annotated[
-        Path | None, typer.Option(help="Folder with the study's encoders, DIGEST.onnx.")
-    ] = None,
+    encoders: EncodersFolder = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Sum in the clear: no masks; same noise, same ε.")
     ] = False,

@@ -46,7 +46,11 @@ def check(
     if opened.card.golden is None:
         raise UsageError(
             "this card states no golden cases, so nothing can be compared",
-            hint="cards of studies with schema_version 4 state them",
+            hint=(
+                "the coordinator does not have the numbers of its frozen layers"
+                if opened.study.frozen_file
+                else "cards of studies with schema_version 4 state them"
+            ),
         )
     exported = _read(onnx) if onnx else None
     with working("scoring made-up patients"):

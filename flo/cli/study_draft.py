@@ -10,7 +10,7 @@ import typer
 
 from flo.cli import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import StudyFile
+from flo.cli.terminal.options import EncodersFolder, StudyFile
 from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
@@ -139,23 +139,52 @@ def encoder(
 def pack(
     file: Annotated[Path, typer.Argument(help="Your network as an ONNX file.")],
     name: Annotated[str, typer.Option(help="Lower-case letters, digits and hyphens.")],
+    numbers: Annotated[
+        Path | None,
+        typer.Option(help="Freeze all but --train; write the frozen numbers to this file."),
+    ] = None,
+    train: Annotated[
+        list[str] | None, typer.Option(help="A part that is trained, by its name in torch.")
+    ] = None,
+    adapt: Annotated[
+        list[str] | None, typer.Option(help="A frozen part that gets low-rank adapters.")
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1, max=256, help="Of the adapters.")] = 4,
 ) -> results.PackResult:
     """Translate a network of your own into a model pack, and print a study's lines for it."""
     import json
 
     from flo.cli.terminal.output import plain, say, working
     from flo.clients.data_process.encoding import read_encoder, refuse_without_onnx
-    from flo.lab.onnx_pack import pack_of
+    from flo.errors import UsageError
+    from flo.lab.adapters import Asked
+    from flo.lab.onnx_pack import frozen_pack_of, pack_of
+    from flo.storage.files import write_public
     from flo.study import networks
 
     refuse_without_onnx()
+    if (numbers is None) != (train is None) or (adapt and not train):
+        raise UsageError(
+            "--numbers and --train go together: the file of the frozen numbers, and what is not "
+            "frozen",
+            hint="--numbers FILE.safetensors --train head, with --adapt for adapters",
+        )
+    if numbers is not None and (numbers.suffix != ".safetensors" or numbers.exists()):
+        raise UsageError(f"--numbers {numbers} must be a new file NAME.safetensors")
     with working("translating the network"):
-        made = pack_of(read_encoder(file), name)
+        if numbers is None:
+            made = pack_of(read_encoder(file), name)
+        else:
+            asked = Asked(tuple(train or ()), tuple(adapt or ()), rank)
+            made, data = frozen_pack_of(read_encoder(file), name, asked)
+            write_public(numbers, data)
     size = networks.size(made.network)
     say(f"# {len(made.layers)} layers, {size:,} parameters; digest {made.digest}")
     say(plain("[model]"))
     say(plain(f"kind = {json.dumps(made.kind)}"))
     say(plain(f"name = {json.dumps(made.name)}"))
+    if made.numbers:
+        say(plain(f"numbers = {json.dumps(made.numbers)}"))
     say(plain("layers = ["))
     for layer in made.layers:
         values = layer.model_dump(mode="json")
@@ -182,9 +211,11 @@ def check(
         Path | None,
         typer.Option(help="CSV of patients like the study's: how precise regressions are."),
     ] = None,
+    encoders: EncodersFolder = None,
 ) -> results.StudyCheckedResult:
     """Explain a study in plain language: data that leave, σ, ε, budget shares, expected quality."""
     from flo.cli.terminal.output import console, say, show_sheet, working
+    from flo.clients.data_process.encoding import learn_frozen
     from flo.clients.data_process.trainer import private_step
     from flo.lab import advice
     from flo.lab.network_size import network_size
@@ -194,12 +225,13 @@ def check(
     from flo.privacy.accounting.spending import of_training
     from flo.privacy.report.sheet import sections
     from flo.study.loading import load
-    from flo.study.models import as_many_threads_as_help
+    from flo.study.models import as_many_threads_as_help, gains_from_threads
     from flo.study.yes_or_no import require_yes_or_no
 
     with working("calibrating noise"):
         loaded = load(study)
         loaded.refuse_identifying()
+        learn_frozen(loaded, encoders)
         refuse_unreadable(loaded)
         if years:
             require_yes_or_no(loaded, "a study that is repeated over years")
@@ -218,7 +250,8 @@ def check(
         say(f"a third method, Opacus' PRV accountant, gives at most ε = {prv:.4f}")
     if plan.epsilon >= 1:
         say("\n[bold yellow]ε is 1 or more:[/] every site's policy must allow it.")
-    with working("trying how patients are kept apart"), as_many_threads_as_help(loaded):
+    gains = gains_from_threads(loaded)
+    with working("trying how patients are kept apart"), as_many_threads_as_help(gains=gains):
         step = private_step(loaded, "cpu")
     if step:
         say(f"gradients on this machine's CPU: {'; '.join([step.way.name, *step.reasons])}")

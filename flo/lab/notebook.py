@@ -222,7 +222,8 @@ def simulate(
             who have budget, and let its model go on learning.
         encoders: folder with the study's encoders, each a file DIGEST.onnx.
         fast: sum in the clear instead of through masks; same noise, same ε.
-        engine: ``loop`` in this process, or ``ray``, Flower's simulation runtime.
+        engine: ``loop`` in this process, or ``ray``, Flower's simulation runtime, which also sums
+            in the clear.
         unsafe_not_private: allow data that a site's ledger protects.
 
     Raises:

@@ -45,9 +45,10 @@ class Wire:
 
 @dataclass
 class Made:
-    """Layers so far, and the file's numbers for their parameters, by place."""
+    """Layers so far, and by place their names in torch and the file's numbers for parameters."""
 
     layers: list[Layer] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
     values: dict[int, list[Floats]] = field(default_factory=dict)
     fresh: set[int] = field(default_factory=set)  # layers that can still take a bias, or a weight
 
@@ -107,6 +108,7 @@ class Network:
             self._numbers[node.output[0]] = _constant(node)
             return
         self._refuse_numbers_used_twice(node)
+        self.part = _part(node)
         given = [self._wires.get(name, self._numbers.get(name)) for name in node.input]
         try:
             found = self._layer_of(node, settings, given)
@@ -146,6 +148,7 @@ class Network:
                 )
 
     parts: Sequence[Wire] = ()  # of Split
+    part = ""  # of the network, that is translated
     learns = False  # whether the node that is translated has parameters
 
     # -- layers ------------------------------------------------------------------------------------
@@ -170,6 +173,7 @@ class Network:
             )
         place = len(self.made.layers)
         self.made.layers.append(layer)
+        self.made.names[place] = self.part
         if layer.parameters:
             self.made.values[place] = list(values)
             self.made.fresh.add(place)
@@ -231,8 +235,14 @@ def _made_from(node: Any) -> str:
 
 def _where(node: Any) -> str:
     """Return the layer of the network that became a node, if torch's exporter says it."""
+    named = _part(node)
+    return f"the layer {named!r}" if named else f"the node {node.name or node.output[0]!r}"
+
+
+def _part(node: Any) -> str:
+    """Return what torch calls the part of the network that became a node."""
     named = _SCOPE.findall(notes_of(node).get("pkg.torch.onnx.name_scopes", ""))[:-1]
-    return f"the layer {named[-1]!r}" if named else f"the node {node.name or node.output[0]!r}"
+    return named[-1] if named else ""
 
 
 def _refuse_folded(node: Any) -> None:

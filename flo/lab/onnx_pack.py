@@ -3,27 +3,30 @@
 The network is read for one record. Its nodes become layers in their order; a node that only gives
 numbers another shape becomes none until a layer needs that shape. What torch calls parameters
 become parameters of layers; fixed numbers become settings of layers, or have no layer. Nothing of
-the file's parameters is in the pack: training starts at FLO's public start. The pack is built with
-random numbers in the place of parameters, and compared with what ONNX Runtime computes of the file
-with the same numbers, so that a wrong translation is never used.
+the file's parameters is in the pack: training starts at FLO's public start. If parts of it stay
+frozen, their numbers are written to a file of their own. The pack is built with random numbers in
+the place of parameters, and compared with what ONNX Runtime computes of the file with the same
+numbers, so that a wrong translation is never used.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from flo.arrays import Floats
 from flo.clients.data_process.encoder_file import UnfitEncoderError, checked
 from flo.documents.document import parse
 from flo.errors import UsageError
+from flo.lab.adapters import Asked, adapted
 from flo.lab.onnx_layers import RULES as LAYERS
-from flo.lab.onnx_network import Made, Network, notes_of
+from flo.lab.onnx_network import Network, notes_of
 from flo.lab.onnx_shapes import RULES as SHAPES
 from flo.scoring.network import session_of
-from flo.study import networks
+from flo.study import frozen, networks
 from flo.study.layers import Layer
 from flo.study.packs import RECORD, Pack
 
@@ -47,7 +50,7 @@ def pack_of(data: bytes, name: str) -> Pack:
         made = Network(model, LAYERS | SHAPES).made
         said = {"kind": "pack", "name": name, "layers": _named(made.layers)}
         pack = parse(Pack, said, "the pack is not valid")
-        _compare(model.SerializeToString(), pack, made)
+        _compare(model.SerializeToString(), pack, made.values)
     except UsageError:
         raise
     except Exception as error:  # of onnx, onnxruntime and protobuf, on a file of any content
@@ -56,6 +59,32 @@ def pack_of(data: bytes, name: str) -> Pack:
             hint="export it again; if that does not help, report the file",
         ) from error
     return pack
+
+
+def frozen_pack_of(data: bytes, name: str, asked: Asked) -> tuple[Pack, bytes]:
+    """Return the pack of a network of which most is frozen, and the file of the frozen numbers.
+
+    Raises UsageError as ``pack_of`` and ``adapted`` do.
+    """
+    pack_of(data, name)  # refuses what cannot be translated
+    made = Network(checked(data, operators=None), LAYERS | SHAPES).made
+    found = adapted(made.layers, made.names, asked)
+    numbers, trained = dict[str, Floats](), dict[int, list[Floats]]()
+    for place, layer in enumerate(found.layers):
+        if layer.frozen:
+            given = zip(layer.shapes, made.values[found.before[place]], strict=True)
+            numbers |= {f"{place}.{own}": array for own, array in given}
+        elif layer.shapes:
+            usual = [np.full(shape, float(not layer.zero)) for shape in layer.shapes.values()]
+            trained[place] = made.values[found.before[place]] if place in found.before else usual
+    file = frozen.to_bytes(numbers)
+    said = {
+        **{"kind": "pack", "name": name, "layers": _named(found.layers)},
+        "numbers": frozen.learn(file),
+    }
+    pack = parse(Pack, said, "the pack is not valid")
+    _compare(data, pack, trained)
+    return pack, file
 
 
 def _refuse_other_exporters(model: Any) -> None:
@@ -108,12 +137,16 @@ def _named(layers: Sequence[Layer]) -> list[dict[str, Any]]:
             said["of"] = [names[place] for place in layer.of]
         if layer.kind in ("Scale", "Shift"):
             said["by"] = layer.by
+        said |= {own: True for own in ("frozen", "zero") if getattr(layer, own)}
         found.append(said)
     return found
 
 
-def _compare(data: bytes, pack: Pack, made: Made) -> None:
-    """Raise UsageError unless the pack with the file's numbers computes what the file does."""
+def _compare(data: bytes, pack: Pack, values: Mapping[int, list[Floats]]) -> None:
+    """Raise UsageError unless the pack computes what the file does.
+
+    ``values``: numbers of the layers that are trained, by place.
+    """
     import torch
 
     session = session_of(data)
@@ -123,9 +156,10 @@ def _compare(data: bytes, pack: Pack, made: Made) -> None:
         networks.output(pack.network, width)
     except ValueError as error:
         raise UsageError(str(error), hint="the layers are in docs/reference/study.md") from error
-    module = networks.build(pack.network)
-    numbers = [array for place in sorted(made.values) for array in made.values[place]]
-    for parameter, array in zip(module.parameters(), numbers, strict=True):
+    shapes = networks.frozen_shapes(pack.network)
+    module = networks.build(pack.network, frozen.of(pack.numbers, shapes) if pack.numbers else None)
+    trained = [array for place in sorted(values) for array in values[place]]
+    for parameter, array in zip(module.parameters(), trained, strict=True):
         parameter.data.copy_(torch.tensor(array))
     records = np.random.default_rng(0).normal(size=(_COMPARED, width)).astype(np.float32)
     shape = (1, *wanted.shape[1:])
@@ -138,7 +172,8 @@ def _compare(data: bytes, pack: Pack, made: Made) -> None:
     if not spread > 0:
         raise UsageError(
             "the network gives all made-up records the same scores",
-            hint="does it subtract the mean over records? Each record is treated alone",
+            hint="does its last layer start at 0, or does it subtract the mean over records? Each "
+            "record is treated alone",
         )
     if not np.allclose(ours, theirs, rtol=0, atol=_ALIKE * spread):
         raise UsageError(

@@ -36,6 +36,7 @@ from flo.server.rounds.loop import run_study
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
 from flo.study.encoders import Encoders
+from flo.study.terms import MOST_CONNECTED
 from flo.study.yes_or_no import require_yes_or_no
 
 Progress = Callable[[str], None]
@@ -65,10 +66,13 @@ def load_hospitals(
                 f"FLO ships no data set for study {study.name!r}", hint="give --data DIR"
             )
         data = DATASETS[name]()
+    if encoders is not None:
+        encoders.frozen(study)
     sources: dict[str, DataSource] = {}
+    there = _files_by_name(data) if isinstance(data, Path) else {}
     for hospital in study.hospitals:
         if isinstance(data, Path):
-            files = sorted(p for p in data.glob(f"{hospital.id}.*") if p.is_file())
+            files = there.get(hospital.id)
             if not files:
                 raise UsageError(f"no file {data}/{hospital.id}.csv, .parquet or .toml")
             described = [path for path in files if path.suffix == ".toml"]
@@ -90,6 +94,15 @@ def load_hospitals(
             "\n".join(f"{name}: {error}" for name, error in unfit.items()), hint="; ".join(hints)
         )
     return checked
+
+
+def _files_by_name(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of a folder, in order, by what is before the first dot of their name."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.*")):
+        if path.is_file():
+            found.setdefault(path.name.partition(".")[0], []).append(path)
+    return found
 
 
 Engine = Callable[[Study, Fold], tuple[RunState, list[float]]]
@@ -124,7 +137,8 @@ def simulate(
     ``seeds``: repetitions with other folds. ``redraws``: trainings of each fold, which differ only
     in the noise. ``years``: also repeat the study with patients who arrive over so many years
     (``flo.lab.years``). ``fast``: sum in the clear inside this process instead of through masks;
-    noise and ε are the same. ``engine``: runs a study on a fold; this process if None.
+    noise and ε are the same. ``engine``: runs a study on a fold, and also sums in the clear; this
+    process if None.
 
     Raises:
         UsageError: a study that trains no model; too few patients for the folds; fewer than two
@@ -139,6 +153,11 @@ def simulate(
             raise UsageError(f"{name} = {count} is too few, at least {least}")
     if not study.trains:
         raise UsageError("this study trains no model", hint="simulate one that does")
+    if not fast and engine is None and (count := len(study.hospitals)) > MOST_CONNECTED:
+        raise UsageError(
+            f"the study has {count} hospitals, and messages name {MOST_CONNECTED} at most",
+            hint="simulate it with --fast, which needs no messages",
+        )
     run = engine or partial(run_once, fast=fast)
     hospitals = {hospital.id: hospitals[hospital.id] for hospital in study.hospitals}
     if years is not None:
@@ -147,7 +166,7 @@ def simulate(
         study_of_a_year(study, 0, years)  # refuses before anything is trained
     found = Simulation(
         study,
-        "none: summed in the clear" if fast or not study.masked else "as deployed",
+        "none: summed in the clear" if fast or engine or not study.masked else "as deployed",
         years=None if years is None else Years(years),
     )
     study = study.without_gate()  # its current model is the coordinator's

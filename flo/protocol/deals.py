@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 
 from flo.documents.document import Document
 from flo.keys.claims import LARGEST_COUNT, Digest, RunKey
-from flo.study.terms import Identifier
+from flo.study.terms import MOST_CONNECTED, Identifier
 
 MOST_SEEDS = 5  # of a chain: a component for each level but the lowest, and the self mask
 CHECK_BYTES = 16
@@ -42,8 +42,8 @@ class Deal(DealtKey):
     """
 
     commitments: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=MOST_SEEDS)]
-    checks: Annotated[dict[Identifier, _Checks], Field(max_length=1000)]
-    sealed: Annotated[dict[Digest, Sealed], Field(max_length=1000)]
+    checks: Annotated[dict[Identifier, _Checks], Field(max_length=MOST_CONNECTED)]
+    sealed: Annotated[dict[Digest, Sealed], Field(max_length=MOST_CONNECTED)]
 
     def was_dealt_to(self, keys: Iterable[RunKey]) -> bool:
         """Return whether just these run keys got shares."""

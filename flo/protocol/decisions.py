@@ -24,7 +24,7 @@ from flo.errors import TrustError
 from flo.keys.claims import Claim, Digest, LedgerHead, Signature
 from flo.keys.identity import Identity
 from flo.study.names import only_printable
-from flo.study.terms import Identifier
+from flo.study.terms import MOST_CONNECTED, Identifier
 
 MAX_DECISION_BYTES = 65_536
 
@@ -50,7 +50,7 @@ class Terms(Document):
     """
 
     population: Identifier | None = None
-    unconfirmed: Annotated[tuple[Identifier, ...], Field(max_length=1000)] = ()
+    unconfirmed: Annotated[tuple[Identifier, ...], Field(max_length=MOST_CONNECTED)] = ()
     charged: Literal["as-designed", "if-broken"] = "as-designed"
     code: Digest | None = None
     policy: Digest | None = None

@@ -6,7 +6,8 @@ state. Flower carries these bytes without interpreting them.
 
 * ``Request``: body = the model, little-endian floats; empty unless a release is requested.
 * ``Reply``: body = the release, little endian: masked, in its ring of 2^32 or 2^64, or unmasked on
-  its public grid (``int64``). ``Reply`` has every field that a site can send; there are no others.
+  its public grid, as integers of 32 bits if all of them fit and else of 64. ``Reply`` has every
+  field that a site can send; there are no others.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from flo.errors import MessageError
 from flo.keys.claims import Digest, HeadAttestation, LedgerHead, ListSignature, RunKey
 from flo.protocol.deals import Deal, DealtKey, Sealed, Share
 from flo.study.parameters import Vector
-from flo.study.terms import Identifier, Purpose
+from flo.study.terms import MOST_CONNECTED, Identifier, Purpose
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_INLINE_BYTES = 1 << 16  # a larger body is sent outside of Flower's message
@@ -35,8 +36,8 @@ MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 RINGS: dict[int, np.dtype[Any]] = {32: np.dtype("<u4"), 64: np.dtype("<u8")}
 
 # Fields that FLO 0.2 does not know, and refuses.
-_LATER = {"deals", "sealed", "survivors", "signatures", "deal", "signature", "shares"}
-Values = npt.NDArray[Any]  # int64 on the grid, or uint32 or uint64 in a ring
+_LATER = {"deals", "sealed", "survivors", "signatures", "deal", "signature", "shares", "bits"}
+Values = npt.NDArray[Any]  # int32 or int64 on the grid, or uint32 or uint64 in a ring
 HeaderT = TypeVar("HeaderT", bound=Document)
 
 
@@ -45,8 +46,8 @@ class RequestHeader(Document):
 
     ``cohort``: the hospitals that are asked, sorted. The other maps are relayed between hospitals,
     each claim signed by one of them: ``heads``, the highest ledger head seen of each hospital;
-    ``keys``, the latest run key of each; ``vouchers``, for each, what a partner last saw of its
-    ledger. ``bits``: size of each of the model's floats.
+    ``keys``, the latest run key of each; ``vouchers``, what a partner last saw of the asked
+    hospital's ledger. ``bits``: size of each of the model's floats.
 
     Where sums survive dropouts (``flo.privacy.secure_sum.masking``): ``deals``, what each member
     dealt for this attempt; ``sealed``, the asked hospital's shares of each; ``survivors``, the list
@@ -59,7 +60,7 @@ class RequestHeader(Document):
     purpose: Purpose
     round: Annotated[int, Field(ge=0, le=1_000_000)]
     attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]
-    cohort: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=1000)]
+    cohort: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=MOST_CONNECTED)]
     model: Digest
     bits: Literal[32, 64] = 64
     heads: dict[Identifier, LedgerHead] = Field(default_factory=dict)
@@ -96,6 +97,8 @@ class ReplyHeader(Document):
     """A release, an answer without numbers, or a refusal with one public code.
 
     ``cohort``: digest of the cohort that a release is for. ``ring``: 32 or 64 if it is masked.
+    ``bits``: 32 if it is not masked and its noisy numbers fit; it follows from them, so it is
+    post-processing.
     ``key``: our current run key, when joining or if the request names another one.
     ``vouchers``: when joining, what we last saw of each partner's ledger. ``deal``: what we deal
     for the next attempt, when joining and with a release. ``signature``: under the list of
@@ -114,6 +117,7 @@ class ReplyHeader(Document):
     code: RefusalCode | None = None
     cohort: Digest | None = None
     ring: Literal[0, 32, 64] = 0
+    bits: Literal[32] | None = None
     key: RunKey | None = None
     vouchers: dict[Identifier, HeadAttestation] = Field(default_factory=dict)
     deal: Deal | None = None
@@ -136,8 +140,8 @@ class Request:
 class Reply:
     """A hospital's reply, with all data that leave it. ``values``: (length,), noisy.
 
-    int64 grid steps, or uint32 or uint64 in the ring that the header names; empty without a
-    release.
+    int32 or int64 grid steps, or uint32 or uint64 in the ring that the header names; empty without
+    a release.
     """
 
     header: ReplyHeader
@@ -198,7 +202,7 @@ def decode_reply(data: canonical.Bytes) -> Reply:
         MessageError: header or body does not fit its schema.
     """
     header, body = _decode(data, ReplyHeader, "reply")
-    return Reply(header, values_from(body, header.ring))
+    return Reply(header, values_from(body, header.ring, header.bits or 64))
 
 
 def values_bytes(values: Values) -> memoryview:
@@ -206,9 +210,12 @@ def values_bytes(values: Values) -> memoryview:
     return _little(values)
 
 
-def values_from(body: canonical.Bytes, ring: int) -> Values:
-    """Return the numbers of a body. Raises MessageError if it is not a vector of them."""
-    kind = np.dtype("<i8") if ring == 0 else RINGS[ring]
+def values_from(body: canonical.Bytes, ring: int, bits: int) -> Values:
+    """Return the numbers of a body; ``bits``: of each, if it is not in a ring.
+
+    Raises MessageError if it is not a vector of them.
+    """
+    kind = RINGS[ring] if ring else np.dtype(f"<i{bits // 8}")
     if len(body) % kind.itemsize:
         raise MessageError(
             f"a body of {len(body)} bytes is not a vector of {kind.itemsize}-byte numbers"

@@ -81,7 +81,13 @@ class Golden(Document):
 
     @classmethod
     def of(cls, study: Study, weights: Vector, calibration: Calibration | None) -> Golden | None:
-        """Return a model's golden cases; None if it has no finite score for one of them."""
+        """Return a model's golden cases.
+
+        None if it has no finite score for one of them, or frozen layers, whose numbers only
+        hospitals have.
+        """
+        if study.frozen_file:
+            return None
         found = scores(study, weights, encoded(study.data, cells(study.data))).ravel()
         if not np.isfinite(found).all():
             return None

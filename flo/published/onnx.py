@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import logit
 
 from flo.arrays import Floats
-from flo.errors import UsageError
+from flo.errors import StudyError, UsageError
 from flo.published.model_card import PublishedModel
 from flo.scoring.network import session_of
 from flo.study.document import Study
@@ -76,9 +76,15 @@ def to_onnx(model: PublishedModel) -> bytes:
     """Return the network from ``inputs`` (n, d) to ``score`` (n, 1), 0 to 1, for any n.
 
     Raises:
-        UsageError: the extra is not installed. StudyError: it foresees the time to an event.
+        UsageError: the extra is not installed. StudyError: it foresees the time to an event, or has
+        frozen layers.
     """
     require_yes_or_no(model.study, "an export as ONNX")
+    if model.study.frozen_file:
+        raise StudyError(
+            f"{model.title} has frozen layers, which are not in an export",
+            hint="flo model predict scores with it, where their file is installed",
+        )
     try:
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter needs it and reports that unclearly

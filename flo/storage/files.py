@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedRandom
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -137,6 +138,11 @@ class UnchangedFiles:
         return result
 
 
+# Seconds to wait for a lock that its holder keeps until it ends: ``is_locked`` takes it for a
+# moment, and a process that was killed may still be ending.
+UNTIL_ENDED = 0.5
+
+
 @contextmanager
 def locked(path: Path, why: str, *, patience: float = 0.0) -> Iterator[None]:
     """Hold a lock, which ends with this process at the latest.
@@ -207,12 +213,33 @@ def write_new(path: Path, pieces: Iterable[bytes | memoryview], mode: int = 0o60
         os.close(handle)
 
 
+@contextmanager
+def private_file(path: Path) -> Iterator[BufferedRandom]:
+    """Yield a file to write and read; afterwards it is ``path``, as ``write_private`` makes it.
+
+    If the caller raises, there is no such file.
+    """
+    with _replacing(path) as temporary:
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(handle)
+
+
 def _write(path: Path, data: bytes, mode: int) -> None:
+    with _replacing(path) as temporary:
+        write_new(temporary, [data], mode)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield the name of a temporary file that becomes ``path``, flushed, unless writing fails."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
     try:
-        write_new(temporary, [data], mode)
+        yield temporary
         temporary.replace(path)
-    except OSError:
+    except Exception:
         temporary.unlink(missing_ok=True)
         raise
     flush_directory(path.parent)

@@ -13,7 +13,7 @@ from patients. A study with a ``[survey]`` counted patients in FLO 0.2; none is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -34,6 +34,7 @@ from flo.study.schema import Schema
 from flo.study.statistics import Statistics
 from flo.study.statistics_columns import check_columns
 from flo.study.terms import (
+    MOST_HOSPITALS,
     Evaluation,
     Hospital,
     Identifier,
@@ -72,7 +73,7 @@ class Study(Document):
     purpose: Text
     legal_basis: Text
     expires: date
-    hospitals: Annotated[tuple[Hospital, ...], Field(min_length=1, max_length=1000)]
+    hospitals: Annotated[tuple[Hospital, ...], Field(min_length=1, max_length=MOST_HOSPITALS)]
     data: Schema
     model: Model
     mechanism: MechanismSettings
@@ -255,6 +256,7 @@ class Study(Document):
             wanted = (self.data.outputs,)
             if found != wanted:
                 raise ValueError(f"the pack's output has shape {found}, not {wanted}, the log odds")
+            self._refuse_frozen_layers_that_do_not_fit()
         if self.model.kind in SEQUENCE_MODELS and self.data.sequence is None:
             raise ValueError(f"a model of kind {self.model.kind} needs [data.sequence]")
         raw = [column for column in images if column.is_raw]
@@ -266,6 +268,15 @@ class Study(Document):
             )
         if self.mechanism.augmentation != "none" and not raw:
             raise ValueError("augmentation needs an image column without scattering and encoder")
+
+    def _refuse_frozen_layers_that_do_not_fit(self) -> None:
+        """Raise ValueError where others than the hospitals would need frozen layers' numbers."""
+        if self.frozen_file is None:
+            return
+        if not self.data.encoders:
+            raise ValueError("numbers: frozen layers need an image column with an encoder")
+        if self.gate or self.monitor:
+            raise ValueError("numbers: a pack with frozen layers has no gate and no monitor")
 
     def _refuse_columns_that_do_not_fit(self) -> None:
         images = [column for column in self.data.columns if isinstance(column, ImageColumn)]
@@ -368,6 +379,11 @@ class Study(Document):
         return self.gate.cards if self.gate else ()
 
     @property
+    def frozen_file(self) -> str | None:
+        """SHA-256 of the file with the numbers of the model's frozen layers, if it has some."""
+        return self.model.numbers if isinstance(self.model, Pack) else None
+
+    @property
     def asked_models(self) -> tuple[ComparedModel, ...]:
         """Descriptions of ``published_models``; none before the study is signed."""
         if self.monitor:
@@ -445,6 +461,11 @@ class Study(Document):
                 return hospital
         names = ", ".join(hospital.id for hospital in self.hospitals)
         raise StudyError(f"the study does not name hospital {hospital_id!r}; it names {names}")
+
+    def planned_at(self, hospitals: Iterable[str]) -> dict[str, int]:
+        """Return how many patients the study plans to use at each of these of its hospitals."""
+        planned = {hospital.id: hospital.planned for hospital in self.hospitals}
+        return {name: planned[name] for name in hospitals}
 
     def with_fingerprints(self, fingerprints: dict[str, str]) -> Study:
         """Return a copy whose hospitals without a fingerprint have theirs from ``fingerprints``."""

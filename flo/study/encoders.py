@@ -11,9 +11,9 @@ patient: whatever the features are, the patient's gradient is clipped.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 
 from flo.arrays import Floats
 from flo.documents.document import Document
@@ -25,19 +25,29 @@ if TYPE_CHECKING:
     from flo.study.document import Study
 
 LARGEST_ENCODED_IMAGE = 1 << 20  # pixels, of all channels
-MOST_FEATURES = 4096
+MOST_FEATURES = 32_768
 
 
 class Encoder(Document):
     """The encoder of an image column.
 
     ``name``: what people call it. ``file``: SHA-256 of its ONNX file. ``features``: how many
-    numbers an image becomes.
+    numbers an image becomes. ``scaled``: whether these are brought to a mean square of 1 for each
+    image; a pack with frozen layers may need them as they are.
     """
 
     name: Words
     file: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     features: Annotated[int, Field(ge=1, le=MOST_FEATURES)]
+    scaled: bool = True
+
+    @model_serializer(mode="wrap")
+    def _as_before_scaled(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``scaled`` out unless it is false, so that earlier digests stay."""
+        document: dict[str, Any] = dump(self)
+        if document.get("scaled"):
+            del document["scaled"]
+        return document
 
 
 class Encoders(Protocol):
@@ -47,6 +57,13 @@ class Encoders(Protocol):
         """Return the encoder's output (n, features) for pixels (n, pixels) in the column's unit.
 
         Raises DataError or UsageError: the encoder is not here, or cannot encode these images.
+        """
+
+    def frozen(self, study: Study) -> bytes:
+        """Return the file of the study's frozen layers, after ``flo.study.frozen.learn``; b"" if it
+        has none.
+
+        Raises UsageError, TrustError or StudyError: the file is not here, or not the study's.
         """
 
 

@@ -77,8 +77,9 @@ def encode_image(column: ImageColumn, scaled: Floats) -> Floats:
 
     With an encoder, its output (n, features) takes the place of pixels.
     """
-    if getattr(column, "encoder", None) is not None:  # a compiled model's column may lack the field
-        return as_inputs(scaled)
+    encoder = getattr(column, "encoder", None)  # a compiled model's column may lack the field
+    if encoder is not None:
+        return as_inputs(scaled) if encoder.scaled else scaled
     if column.scattering is None:
         return scaled
     planes = scaled.reshape(-1, column.height, column.width)

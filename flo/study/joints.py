@@ -6,10 +6,12 @@ no layer here can reach the dimension that counts records.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
+
+from flo.arrays import Float32s
 
 
 class Joined(nn.Sequential):
@@ -28,6 +30,25 @@ class Joined(nn.Sequential):
         for layer, taken in zip(self, self.of, strict=True):
             outputs.append(layer(*(outputs[place + 1] for place in taken)))
         return outputs[-1]
+
+
+class Frozen(nn.Module):
+    """A layer whose numbers are given and not trained.
+
+    ``layer``: a layer of a network, of which the numbers are replaced by ``numbers``, by name.
+    """
+
+    def __init__(self, layer: nn.Module, numbers: Mapping[str, Float32s]) -> None:
+        super().__init__()
+        for name, given in list(layer.named_parameters()):
+            delattr(layer, name)
+            layer.register_buffer(name, torch.tensor(numbers[name], dtype=given.dtype))
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (n, …) as the layer does."""
+        out: torch.Tensor = self.layer(x)
+        return out
 
 
 def _refuse_mixing(*outputs: torch.Tensor, sides: int = 1) -> None:

@@ -52,8 +52,13 @@ LayerKind = Literal[
 ]
 START_AS_ONE: tuple[LayerKind, ...] = ("GroupNorm", "LayerNorm", "RMSNorm", "Gain")
 BOUNDED: tuple[LayerKind, ...] = ("Tanh", "ReLU", "Sigmoid", "Softmax")  # no network ends in one
+FREEZABLE: tuple[LayerKind, ...] = (
+    *("Linear", "Conv1d", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm", "RMSNorm"),
+    *("Offset", "Gain"),
+)
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}  # rows of weights for each hidden number
-MOST_PARAMETERS = 4_000_000  # limit for a model pack
+MOST_PARAMETERS = 4_000_000  # of a model pack that are trained
+MOST_FROZEN = 32_000_000  # that are not
 MOST_NUMBERS = 1_000_000  # per record after any layer
 MOST_TOGETHER = 4_000_000  # per record after all layers: a step keeps them for its gradient
 
@@ -63,17 +68,25 @@ class Layer:
     """One layer: its torch name and its sizes.
 
     ``of``: places of the layers whose outputs it takes, -1 for the record itself; empty for the
-    layer before. ``by``: what Scale multiplies by and Shift adds.
+    layer before. ``by``: what Scale multiplies by and Shift adds. ``frozen``: whether its numbers
+    are given and not trained. ``zero``: whether it starts at 0.
     """
 
     kind: LayerKind
     sizes: Shape = ()
     of: tuple[int, ...] = ()
     by: float = 0.0
+    frozen: bool = False
+    zero: bool = False
 
     @property
     def parameters(self) -> dict[str, Shape]:
-        """Shapes of the layer's parameters, in torch's order."""
+        """Shapes of what is trained of the layer, in torch's order."""
+        return {} if self.frozen else self.shapes
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Shapes of the layer's numbers, trained or frozen, in torch's order."""
         match self.kind, self.sizes:
             case "Linear", (inputs, outputs):
                 return {"weight": (outputs, inputs), "bias": (outputs,)}
@@ -111,7 +124,7 @@ class Layer:
             return self.sizes[1]
         if self.kind == "SelfAttention":
             return self.sizes[0]
-        return math.prod(self.parameters.get("weight", (1,))[1:])
+        return math.prod(self.shapes.get("weight", (1,))[1:])
 
     def after(self, *records: Shape) -> Shape | None:
         """Return the shape of one record after this layer; None if it does not fit what it takes.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from flo.arrays import Floats
 from flo.errors import StudyError
-from flo.study import networks
+from flo.study import frozen, networks
 from flo.study.classes import against_others, log_risks
 from flo.study.columns import ImageColumn
 from flo.study.document import Study
@@ -181,7 +181,9 @@ def _usual_start(study: Study) -> Vector:
     for layer in layers(study):
         for name, shape in layer.parameters.items():
             end = start + math.prod(shape)
-            if layer.kind in START_AS_ONE or layer.kind == "Offset":
+            if layer.zero:
+                weights[start:end] = 0
+            elif layer.kind in START_AS_ONE or layer.kind == "Offset":
                 weights[start:end] = float(name == "weight")
             else:
                 for block in range(start, end, _BLOCK):
@@ -217,8 +219,13 @@ def _nearly_linear(study: Study, even: Vector) -> Vector:
 
 
 def build(study: Study) -> torch.nn.Sequential:
-    """Build the study's module, in its precision."""
-    module = networks.build(layers(study))
+    """Build the study's module, in its precision.
+
+    Raises StudyError if the numbers of frozen layers are not known in this process.
+    """
+    form, file = layers(study), study.frozen_file
+    numbers = frozen.of(file, networks.frozen_shapes(form)) if file else None
+    module = networks.build(form, numbers)
     return module.double() if precision(study) == np.float64 else module
 
 
@@ -239,13 +246,19 @@ def largest_batch(study: Study, copies: int = 1, device: str = "cpu") -> int:
     return 1 << (max(wanted, most_records(study) * copies) - 1).bit_length()
 
 
+def gains_from_threads(study: Study) -> bool:
+    """Return whether a step of this study is large enough to be shared among threads."""
+    multiplied = sum(math.prod(s) for layer in layers(study) for s in layer.shapes.values())
+    return multiplied * largest_batch(study) >= _WORTH_SHARING
+
+
 @contextmanager
-def as_many_threads_as_help(study: Study) -> Iterator[None]:
-    """Limit torch to one thread where a step of this study is too small to share."""
+def as_many_threads_as_help(*, gains: bool) -> Iterator[None]:
+    """Limit torch to one thread if its steps do not gain from more."""
     import torch
 
     threads = torch.get_num_threads()
-    if parameter_count(study) * largest_batch(study) < _WORTH_SHARING:
+    if not gains:
         torch.set_num_threads(1)
     try:
         yield
@@ -296,7 +309,8 @@ def last_features(study: Study, weights: Vector, inputs: Floats) -> Floats:
 
 def _ends_linear(study: Study) -> bool:
     last = layers(study)[-1]
-    return last.kind == "Linear" and last.sizes[1] == study.data.outputs
+    ends = last.kind == "Linear" and last.sizes[1] == study.data.outputs
+    return ends and not last.frozen
 
 
 def _width(study: Study) -> int:

@@ -8,11 +8,13 @@ studies.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from flo.arrays import Float32s
 from flo.study.layers import (
     BOUNDED,
+    MOST_FROZEN,
     MOST_NUMBERS,
     MOST_PARAMETERS,
     MOST_TOGETHER,
@@ -96,8 +98,8 @@ def output(layers: list[Layer], inputs: int) -> Shape:
 
     Raises:
         ValueError: a layer does not accept what it takes, takes what comes later, or is taken by
-            none; the network is larger than ``MOST_PARAMETERS`` or ``MOST_NUMBERS``, has no
-            parameters, or ends in a layer that limits the log odds.
+            none; the network is larger than ``MOST_PARAMETERS``, ``MOST_FROZEN`` or
+            ``MOST_NUMBERS``, has no parameters, or ends in a layer that limits the log odds.
     """
     outputs: list[Shape] = []
     for place, layer in enumerate(layers):
@@ -132,6 +134,9 @@ def output(layers: list[Layer], inputs: int) -> Shape:
         raise ValueError("no layer has parameters to train")
     if size(layers) > MOST_PARAMETERS:
         raise ValueError(f"{size(layers)} parameters, limit {MOST_PARAMETERS}")
+    frozen = sum(math.prod(shape) for shape in frozen_shapes(layers).values())
+    if frozen > MOST_FROZEN:
+        raise ValueError(f"{frozen} frozen numbers, limit {MOST_FROZEN}")
     return outputs[-1]
 
 
@@ -144,13 +149,28 @@ def shapes(layers: list[Layer]) -> dict[str, Shape]:
     }
 
 
+def frozen_shapes(layers: list[Layer]) -> dict[str, Shape]:
+    """Return the same of the numbers that are not trained."""
+    return {
+        f"{place}.{name}": shape
+        for place, layer in enumerate(layers)
+        if layer.frozen
+        for name, shape in layer.shapes.items()
+    }
+
+
 def size(layers: list[Layer]) -> int:
     """Return the number of parameters p."""
     return sum(math.prod(shape) for shape in shapes(layers).values())
 
 
-def build(layers: list[Layer]) -> torch.nn.Sequential:
-    """Build the module, float32. A convolution preserves height and width."""
+def build(
+    layers: list[Layer], numbers: Mapping[str, Float32s] | None = None
+) -> torch.nn.Sequential:
+    """Build the module, float32. A convolution preserves height and width.
+
+    ``numbers``: of frozen layers, named as in ``frozen_shapes``.
+    """
     from torch import nn
 
     from flo.study import joints, sequences
@@ -196,6 +216,10 @@ def build(layers: list[Layer]) -> torch.nn.Sequential:
         given[layer.kind](layer.by) if layer.kind in given else make[layer.kind](*layer.sizes)
         for layer in layers
     ]
+    for place, layer in enumerate(layers):
+        if layer.frozen:
+            own = {name: (numbers or {})[f"{place}.{name}"] for name in layer.shapes}
+            modules[place] = joints.Frozen(modules[place], own)
     if not any(layer.of for layer in layers):
         return nn.Sequential(*modules)
     return joints.Joined(modules, [layer.of or (n - 1,) for n, layer in enumerate(layers)])

@@ -13,13 +13,14 @@ from pydantic import (
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
+    StringConstraints,
     model_serializer,
     model_validator,
 )
 
 from flo.documents import canonical
 from flo.documents.document import Document, spelt
-from flo.study.layers import Layer, LayerKind
+from flo.study.layers import FREEZABLE, Layer, LayerKind
 
 PackName = Annotated[
     str, spelt("[a-z0-9][a-z0-9-]{0,62}", "1 to 63 lower-case letters, digits and hyphens")
@@ -104,6 +105,8 @@ class PackLayer(Document):
 
     ``name``: what later layers call it. ``of``: names of the layers whose outputs it takes,
     ``record`` for the record itself; the layer before if empty. ``by``: of Scale and Shift.
+    ``frozen``: its numbers are given (``Pack.numbers``) and not trained. ``zero``: it starts at 0,
+    so that training begins as if it were not there.
     """
 
     kind: Annotated[LayerKind, BeforeValidator(_private)]
@@ -111,9 +114,15 @@ class PackLayer(Document):
     name: LayerName | None = None
     of: Annotated[tuple[LayerName, ...], Field(max_length=16)] = ()
     by: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None
+    frozen: bool = False
+    zero: bool = False
 
     @model_validator(mode="after")
-    def _with_a_number(self) -> PackLayer:
+    def _with_numbers(self) -> PackLayer:
+        if self.frozen and self.kind not in FREEZABLE:
+            raise ValueError(f"frozen: of {', '.join(FREEZABLE)}; the layer is {self.kind}")
+        if self.zero and (self.frozen or self.kind != "Linear"):
+            raise ValueError("zero: of a Linear that is trained")
         if (self.by is not None) != (self.kind in ("Scale", "Shift")):
             raise ValueError(f"by: of Scale and Shift, and needed there; the layer is {self.kind}")
         return self
@@ -125,24 +134,35 @@ class PackLayer(Document):
         words = f"{self.kind} {' × '.join(map(str, self.sizes))}{by}".rstrip()
         if self.of:
             words += f" (of {', '.join(self.of)})"
+        words += ", frozen" if self.frozen else ", from 0" if self.zero else ""
         return f"{self.name}: {words}" if self.name else words
 
     @model_serializer(mode="wrap")
     def _as_before_paths(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave later fields out unless they are set, so that earlier digests stay."""
         document: dict[str, Any] = dump(self)
-        for field in ("name", "of", "by"):
-            if document.get(field) in (None, [], ()):
+        for field in ("name", "of", "by", "frozen", "zero"):
+            if document.get(field) in (None, [], ()) or document.get(field) is False:
                 document.pop(field, None)
         return document
 
 
 class Pack(Document):
-    """A model pack: from the encoded inputs to one log odds."""
+    """A model pack: from the encoded inputs to one log odds.
+
+    ``numbers``: SHA-256 of the file with the numbers of frozen layers (``flo.study.frozen``).
+    """
 
     kind: Literal["pack"]
     name: PackName
     layers: Annotated[tuple[PackLayer, ...], Field(min_length=1, max_length=MOST_LAYERS)]
+    numbers: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _with_numbers(self) -> Pack:
+        if (self.numbers is not None) != any(layer.frozen for layer in self.layers):
+            raise ValueError("numbers: the file of frozen layers' numbers; needed by these only")
+        return self
 
     @model_validator(mode="after")
     def _named(self) -> Pack:
@@ -161,13 +181,14 @@ class Pack(Document):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of name and layers; a hospital's policy lists it to install the pack."""
+        """SHA-256 of all of it; a hospital's policy lists it to install the pack."""
         return canonical.digest(self.to_bytes())
 
     @property
     def in_words(self) -> str:
         """Its layers in one line, with the names of those whose outputs are taken elsewhere."""
-        return ", ".join(layer.in_words for layer in self.layers)
+        words = ", ".join(layer.in_words for layer in self.layers)
+        return f"{words}; frozen numbers: file {self.numbers}" if self.numbers else words
 
     @property
     def network(self) -> list[Layer]:
@@ -175,9 +196,20 @@ class Pack(Document):
         places = {layer.name: place for place, layer in enumerate(self.layers) if layer.name}
         places[RECORD] = -1
         return [
-            Layer(layer.kind, layer.sizes, tuple(places[name] for name in layer.of), layer.by or 0)
+            Layer(
+                *(layer.kind, layer.sizes, tuple(places[name] for name in layer.of)),
+                *(layer.by or 0, layer.frozen, layer.zero),
+            )
             for layer in self.layers
         ]
+
+    @model_serializer(mode="wrap")
+    def _as_before_frozen(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``numbers`` out unless they are set, so that earlier digests stay."""
+        document: dict[str, Any] = dump(self)
+        if document.get("numbers") is None:
+            document.pop("numbers", None)
+        return document
 
 
 Model = Annotated[Logistic | Mlp | Cnn | Recurrent | Attention | Pack, Field(discriminator="kind")]

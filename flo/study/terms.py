@@ -10,6 +10,8 @@ from flo.documents.document import Document, spelt
 from flo.study.names import ColumnName
 
 LARGEST_DELTA = 1e-6
+MOST_HOSPITALS = 10_000  # of a study that is simulated
+MOST_CONNECTED = 1000  # hospitals of a study that runs between them
 Identifier = Annotated[
     str,
     spelt(

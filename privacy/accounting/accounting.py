@@ -3,9 +3,9 @@
 The schedule of a study (steps + retry allowance) is fixed before it runs, so σ is calibrated to (ε,
 δ) by RDP minimised over orders; that is the study's guarantee. RDP: Mironov (2017), with each
 mechanism's own curve; conversion: Canonne, Kamath, Steinke (2020), Proposition 12 (a test compares
-it with ``dp_accounting``). All rounding is towards more privacy: σ up, ε up. PLD (privacy loss
-distributions, discretisation 1e-4) is an independent check, Gaussian-equivalent where the noise is
-discrete; it is printed and decides no admission. So is PRV, a third opinion, by Opacus.
+it with ``dp_accounting``). All rounding is towards more privacy: σ up, ε up. PLD (the privacy loss
+distribution) is an independent check, Gaussian-equivalent where the noise is discrete; it is
+printed and decides no admission. So is PRV, a third opinion, by Opacus.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from functools import lru_cache
 import numpy as np
 
 from flo.errors import StudyError
-from flo.privacy.mechanisms.mechanisms import Mechanism
+from flo.privacy.accounting.gaussian import gaussian_epsilon
+from flo.privacy.mechanisms.mechanisms import FullBatchSum, Histogram, Mechanism, ScoreWaves
 
 # dp_accounting is imported where it is used: it takes a second, and most commands do not need it.
 
@@ -25,6 +26,7 @@ ORDERS: tuple[int, ...] = tuple(range(2, 513))
 _SIGMA_DIGITS = 4
 _LARGEST_SIGMA = 1e6
 _PRV_ERROR = 1e-3
+_GAUSSIAN = (FullBatchSum, Histogram, ScoreWaves)  # of patients who are not sampled
 
 
 Releases = tuple[tuple[Mechanism, int], ...]  # mechanisms, and how many releases of each
@@ -97,12 +99,24 @@ def pld_epsilon(mechanism: Mechanism, count: int, delta: float) -> float:
     return composed_pld_epsilon(((mechanism, count),), delta)
 
 
-@lru_cache(maxsize=256)
 def composed_pld_epsilon(releases: Releases, delta: float) -> float:
-    """Return ε of the Gaussian equivalent by PLD. n Gaussians of σ equal one of σ/√n.
+    """Return ε of the Gaussian equivalent by PLD: exact, or discretised if patients are sampled.
 
     Counts >= 0 and ``delta`` in (0, 1). For discrete noise it proves no guarantee, and it decides
     no admission.
+    """
+    made = [(mechanism, count) for mechanism, count in releases if count]
+    if not all(type(mechanism) in _GAUSSIAN for mechanism, _ in made):
+        return discretised_pld_epsilon(releases, delta)
+    squares = sum(count / mechanism.noise_multiplier**2 for mechanism, count in made)
+    return gaussian_epsilon(math.sqrt(squares), delta) if made else 0.0
+
+
+@lru_cache(maxsize=256)
+def discretised_pld_epsilon(releases: Releases, delta: float) -> float:
+    """Return the same by ``dp_accounting``, at most about .001 more: discretised to 1e-4.
+
+    n Gaussians of σ equal one of σ/√n.
     """
     from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
     from dp_accounting.pld import PLDAccountant

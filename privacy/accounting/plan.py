@@ -62,11 +62,6 @@ class PlannedPurpose:
         """ε of this purpose alone, retries included (RDP)."""
         return accounting.epsilon_of(self.mechanism, self.releases, self.delta)
 
-    @property
-    def epsilon_pld(self) -> float:
-        """The same by PLD, Gaussian-equivalent; printed only, decides no admission."""
-        return accounting.pld_epsilon(self.mechanism, self.releases, self.delta)
-
     def cost(self, order: int) -> float:
         """Return the Rényi cost of all releases at ``order``, which a site reserves."""
         return self.releases * self.mechanism.rdp(order)
@@ -113,7 +108,7 @@ class Plan:
 
     @property
     def epsilon_pld(self) -> float:
-        """The same by PLD, for a Gaussian equivalent."""
+        """The same by PLD, for a Gaussian equivalent; printed only, decides no admission."""
         return spent(self.purposes, self.releases, self.delta, accounting.composed_pld_epsilon)
 
     @property

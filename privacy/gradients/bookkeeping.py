@@ -14,8 +14,8 @@ Opacus' per-record rule.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -36,6 +36,7 @@ from flo.study.classes import Classes
 from flo.study.joints import (
     Add,
     Concat,
+    Frozen,
     Gain,
     Joined,
     Mean,
@@ -55,6 +56,7 @@ from flo.study.time_to_event import TimeToEvent
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SavedTensors = tuple[nn.Module, torch.Tensor, torch.Tensor]
+Keep = Callable[[nn.Module, Any, torch.Tensor], torch.Tensor]
 
 _WIDTH, _FEW = 16, 256
 _SMALL = 1 << 15  # numbers of a patient's gradient for one layer
@@ -135,6 +137,36 @@ def loss_of(outcome: Outcome | None) -> Loss:
 ROW_WISE_LOSSES: tuple[Loss, ...] = (binary_loss, categorical_loss)
 
 
+class Calls:
+    """Layers with parameters as they were called: inputs, and the outputs that slopes are asked at.
+
+    Inside composites a layer may be called more than once.
+    """
+
+    def __init__(self) -> None:
+        self._made: list[tuple[nn.Module, int, torch.Tensor]] = []
+        self.outputs: list[torch.Tensor] = []
+
+    def of(self, layer: nn.Module) -> Keep:
+        """Return what notes a call, in ``layer`` or of it."""
+        place = COMPOSITES.get(type(layer), 0)  # the dimension of inputs that counts records
+
+        def keep(part: nn.Module, inputs: Any, y: torch.Tensor) -> torch.Tensor:
+            y = y if y.requires_grad else y.requires_grad_()
+            self._made.append((part, place, inputs[0].detach()))
+            self.outputs.append(y)
+            return y
+
+        return keep
+
+    def with_slopes(self, slopes: Sequence[torch.Tensor]) -> list[SavedTensors]:
+        """Return each layer with its a and b. ``slopes``: of what is summed, at the outputs."""
+        used: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        for (layer, place, a), b in zip(self._made, slopes, strict=True):
+            used.setdefault(layer, []).append((a.transpose(0, place), b.transpose(0, place)))
+        return [(layer, *composites.joined(times)) for layer, times in used.items()]
+
+
 class BookKeeping:
     """Computes the patients' gradients of a frame, layer by layer."""
 
@@ -152,31 +184,39 @@ class BookKeeping:
         self._padded, self._whole = padded, whole
         if loss not in ROW_WISE_LOSSES and not isinstance(loss, HazardLoss | LevelLoss):
             raise ValueError("the loss is not one of flo's own")
-        self._layers, self._of = _layers(module)
-        self._inside = {
-            layer: composites.linear_layers(layer)
-            for layer in self._layers
-            if type(layer) in COMPOSITES
-        }
-        self._within = {layer for layers in self._inside.values() for layer in layers}
-        self._loss = loss
+        self.layers, self.of = _layers(module)
+        self.loss = loss
 
     def observables(self, frame: Frame) -> list[torch.Tensor]:
         """Return all values computed for a patient, (P, …) each; they must not depend on others."""
         losses, kept = self._pass(frame)
-        parts = self._parts(frame, kept)
-        rows = [losses, *(t for _, a, b in kept for t in (a, b))]
-        for part in parts:
+        return [frame.by_patient(t) for t in (losses, *self.seen(frame, kept))]
+
+    def seen(self, frame: Frame, kept: list[SavedTensors]) -> list[torch.Tensor]:
+        """Return all that gradients are computed from, and what is computed of it, (P·R, …) or
+        (P, …) each."""
+        rows = [t for _, a, b in kept for t in (a, b)]
+        for part in self._parts(frame, kept):
             rows += part.gradients if isinstance(part, Dense) else []
             rows += [] if isinstance(part, SumOfRankOne | EmbeddingRows) else [part.norm_squared]
-        return [frame.by_patient(t) for t in rows]
+        return rows
 
     def contributions(self, frame: Frame) -> list[PatientGradients]:
         """Return one part for each layer with parameters, in the model's order."""
         _, kept = self._pass(frame)
         return self._parts(frame, kept)
 
-    def _through(self, layer: Any, x: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+    def through(self, layer: Any, *taken: torch.Tensor, keep: Keep) -> torch.Tensor:
+        """Return a layer's output, after ``keep`` of each layer with parameters in it."""
+        if type(layer) in COMPOSITES:
+            with composites.kept(composites.linear_layers(layer), keep):
+                return cast(torch.Tensor, layer(*taken))
+        y = self._plain(layer, *taken)
+        return keep(layer, taken, y) if type(layer) in _RULES else y
+
+    def _plain(self, layer: Any, x: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        if type(layer) is Frozen:
+            layer = layer.layer
         kind: type[nn.Module] = type(layer)
         if kind is nn.Embedding:
             x = _codes(x, layer.num_embeddings)
@@ -191,41 +231,23 @@ class BookKeeping:
     def _parts(self, frame: Frame, kept: list[SavedTensors]) -> list[PatientGradients]:
         return [
             _linear(layer, a, b, frame.patients, whole=self._whole)
-            if layer in self._within or type(layer) is nn.Linear
+            if isinstance(layer, nn.Linear)  # also of those inside composites
             else _RULES[type(layer)](layer, a, b, frame.patients)
             for layer, a, b in kept
         ]
 
     def _pass(self, frame: Frame) -> tuple[torch.Tensor, list[SavedTensors]]:
         """Return losses (P·R,), and each layer with parameters with its a and b."""
-        calls: list[tuple[nn.Module, int, torch.Tensor, torch.Tensor]] = []
-        records_in = 0  # the dimension of a and y that counts records
-
-        def keep(layer: nn.Module, inputs: Any, y: torch.Tensor) -> torch.Tensor:
-            y = y if y.requires_grad else y.requires_grad_()
-            calls.append((layer, records_in, inputs[0].detach(), y))
-            return y
-
+        calls = Calls()
         outputs = [frame.inputs]  # place p is at p + 1
-        for layer, of in zip(self._layers, self._of, strict=True):
+        for layer, of in zip(self.layers, self.of, strict=True):
             taken = [outputs[place + 1] for place in of]
-            if layer in self._inside:
-                records_in = COMPOSITES[type(layer)]
-                with composites.kept(self._inside[layer], keep):
-                    outputs.append(layer(*taken))
-                records_in = 0
-            else:
-                y = self._through(layer, *taken)
-                outputs.append(keep(layer, taken, y) if type(layer) in _RULES else y)
-        losses = self._loss(outputs[-1], frame.labels)
-        # Padding weighs 0, so its b is zero.
-        slopes = torch.autograd.grad(losses, [y for *_, y in calls], frame.weights)
-        used: dict[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-        for (layer, place, a, _), b in zip(calls, slopes, strict=True):
-            used.setdefault(layer, []).append((a.transpose(0, place), b.transpose(0, place)))
-        return losses.detach(), [
-            (layer, *composites.joined(times)) for layer, times in used.items()
-        ]
+            outputs.append(self.through(layer, *taken, keep=calls.of(layer)))
+        losses = self.loss(outputs[-1], frame.labels)
+        # Padding weighs 0, so its b is zero. A sum, because torch imports sympy for slopes of more
+        # than one number; one record's loss of any size leaves the others' slopes as they are.
+        slopes = torch.autograd.grad(losses @ frame.weights, calls.outputs)
+        return losses.detach(), calls.with_slopes(slopes)
 
 
 def _layers(module: nn.Module) -> tuple[list[nn.Module], list[tuple[int, ...]]]:
@@ -249,15 +271,29 @@ def _layers(module: nn.Module) -> tuple[list[nn.Module], list[tuple[int, ...]]]:
         if any(getattr(changed, hooks) for hooks in _HOOKS) or "forward" in vars(changed):
             raise ValueError(f"{type(changed).__name__} has a hook or a replaced forward method")
     for leaf in leaves:
-        if getattr(leaf, "inplace", False):
-            raise ValueError(f"{type(leaf).__name__} overwrites tensors that book-keeping needs")
-        if type(leaf) not in _PLAIN and type(leaf) not in _RULES and type(leaf) not in COMPOSITES:
-            raise ValueError(f"{type(leaf).__name__} has no rule")
-        if not _SETTINGS.get(type(leaf), lambda _: True)(leaf):
-            raise ValueError(f"{type(leaf).__name__} has settings without a rule")
-        if next(leaf.buffers(), None) is not None:
-            raise ValueError(f"{type(leaf).__name__} has buffers")
+        _refuse_without_rule(leaf)
     return leaves, of
+
+
+def _refuse_without_rule(leaf: nn.Module) -> None:
+    """Raise ValueError for a layer that is not known to be row-wise.
+
+    The numbers of a frozen one are buffers, which it never changes.
+    """
+    frozen = type(leaf) is Frozen
+    layer = getattr(leaf, "layer", None) if frozen else leaf
+    assert layer is not None
+    kind = type(layer)
+    if getattr(layer, "inplace", False):
+        raise ValueError(f"{kind.__name__} overwrites tensors that book-keeping needs")
+    if kind not in (_FROZEN if frozen else {*_PLAIN, *_RULES, *COMPOSITES}):
+        raise ValueError(f"{kind.__name__} has no rule")
+    if kind in COMPOSITES:
+        composites.linear_layers(layer)
+    if not _SETTINGS.get(kind, lambda _: True)(layer):
+        raise ValueError(f"{kind.__name__} has settings without a rule")
+    if next(layer.parameters() if frozen else layer.buffers(), None) is not None:
+        raise ValueError(f"{kind.__name__} has {'parameters' if frozen else 'buffers'}")
 
 
 def _leaves(module: nn.Module) -> list[nn.Module]:
@@ -402,6 +438,12 @@ _PLAIN = frozenset(
         *(nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.MaxPool3d, nn.AvgPool3d),
         *(nn.AdaptiveAvgPool3d, Steps, LastStep, MeanOfSteps),
         *(Add, Concat, Mean, Multiply, Permute, Product, Scale, Shift, Slice, Softmax),
+    }
+)
+_FROZEN = frozenset(
+    {
+        *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
+        *(Offset, Gain),
     }
 )
 _SETTINGS: dict[type[nn.Module], Callable[[Any], bool]] = {

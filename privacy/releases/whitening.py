@@ -50,7 +50,7 @@ _SHIFTS = (1, 2, 3, 7, 64, 500)  # of rows within a block, to test whether their
 
 def planned_patients(study: Study, hospitals: Iterable[str]) -> float:
     """Return n: how many patients of these hospitals the study plans to train on; public."""
-    return usual.TRAINED * sum(study.hospital(name).planned for name in hospitals)
+    return usual.TRAINED * sum(study.planned_at(hospitals).values())
 
 
 def exponent(study: Study) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from flo.errors import MessageError, TrustError
@@ -10,7 +10,7 @@ from flo.keys.claims import LedgerHead
 from flo.keys.identity import fingerprint
 from flo.keys.identity import verify as verify_signature
 from flo.privacy.accounting.accounting import (
-    composed_pld_epsilon,
+    Releases,
     rounded_down,
     rounded_up,
     true_positive_rate,
@@ -20,18 +20,32 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.accounting.spending import first_releases, of_training, spent
 from flo.privacy.report.extract import Extract, signed_body
 from flo.privacy.report.versions import NOT_SHOWN
-from flo.privacy.report.wording import ACCOUNTANT, ADJACENCY, UNIT, trust
+from flo.privacy.report.wording import (
+    ACCOUNTANT,
+    ADJACENCY,
+    PLD_DISCRETISED,
+    PLD_EXACT,
+    UNIT,
+    trust,
+)
 from flo.study.document import Study
 from flo.study.loading import from_canonical
 
+_Accountant = Callable[[Releases, float], float]
 _STATED = ("training", "evaluation", "survey")  # purposes whose releases each report counts
 
 
-def facts_of(evidence: list[Any], heads: dict[str, Any], *, own_rules: bool) -> dict[str, Any]:
+def facts_of(
+    evidence: list[Any],
+    heads: dict[str, Any],
+    *,
+    own_rules: bool,
+    pld: _Accountant,
+) -> dict[str, Any]:
     """Check extracts and heads, and return the facts that follow from them.
 
-    ``own_rules``: also check that each hospital kept the rules of its own FLO. Raises as
-    ``Extract.read``.
+    ``own_rules``: also check that each hospital kept the rules of its own FLO. ``pld``: ε of
+    releases at a δ by PLD. Raises as ``Extract.read``.
     """
     if not evidence:
         raise MessageError("a report needs at least one extract")
@@ -72,7 +86,8 @@ def facts_of(evidence: list[Any], heads: dict[str, Any], *, own_rules: bool) -> 
         },
         "guarantee": {
             "epsilon": rounded_up(plan.epsilon),
-            "epsilon_pld": rounded_up(plan.epsilon_pld),
+            "epsilon_pld": rounded_up(spent(plan.purposes, plan.releases, delta, pld)),
+            "second_opinion": PLD_EXACT if study.mechanism.sampling == 1 else PLD_DISCRETISED,
             "epsilon_if_secure_sum_is_broken": rounded_up(plan.worst_case(study).epsilon),
             "delta": delta,
             "unit": UNIT,
@@ -86,7 +101,7 @@ def facts_of(evidence: list[Any], heads: dict[str, Any], *, own_rules: bool) -> 
                 true_positive_rate(plan.epsilon, delta)
             ),
         },
-        "hospitals": [_hospital_facts(study, plan, extract) for extract in extracts],
+        "hospitals": [_hospital_facts(study, plan, extract, pld) for extract in extracts],
         "same_code": len({body["software"].get("code_digest") for body in bodies}) == 1,
         "without_extract": sorted({h.id for h in study.hospitals} - set(names)),
         "not_covered_or_shown": list(NOT_SHOWN),
@@ -106,7 +121,7 @@ def _lineage(study: Study) -> dict[str, Any]:
     return {"lineage": [ancestor.model_dump(mode="json") for ancestor in study.lineage]}
 
 
-def _hospital_facts(study: Study, plan: Plan, extract: Extract) -> dict[str, Any]:
+def _hospital_facts(study: Study, plan: Plan, extract: Extract, pld: _Accountant) -> dict[str, Any]:
     body, decision, balance = extract.body, extract.decision, extract.balance
     partner = study.hospital(body["hospital"])
     seen = max([*extract.witnesses.values(), extract.kept or 0])
@@ -141,13 +156,13 @@ def _hospital_facts(study: Study, plan: Plan, extract: Extract) -> dict[str, Any
         ],
         "ledger_rows": len(extract.rows),
         "ledger_head": extract.rows[-1].hash,
-        **_spent(study, plan, extract),
+        **_spent(study, plan, extract, pld),
         **_released(extract),
         **_life(extract),
     }
 
 
-def _spent(study: Study, plan: Plan, extract: Extract) -> dict[str, Any]:
+def _spent(study: Study, plan: Plan, extract: Extract, pld: _Accountant) -> dict[str, Any]:
     """Return the study's cost, by its own accounting."""
     delta, parts = study.mechanism.delta, extract.reservation.parts
     counts = extract.reservation.released
@@ -158,7 +173,7 @@ def _spent(study: Study, plan: Plan, extract: Extract) -> dict[str, Any]:
         "epsilon_designed": rounded_up(plan.epsilon),
         "epsilon_charged": rounded_up(extract.charged.epsilon),
         "epsilon_released": rounded_up(spent(parts, counts, delta)),
-        "epsilon_released_pld": rounded_up(spent(parts, counts, delta, composed_pld_epsilon)),
+        "epsilon_released_pld": rounded_up(spent(parts, counts, delta, pld)),
         "epsilon_by_release": [
             [n, rounded_up(spent(parts, first_releases(trained, n), delta))]
             for n in _curve_points(sum(trained.values()))

@@ -20,14 +20,16 @@ from flo.documents import canonical
 from flo.errors import MessageError, TrustError
 from flo.keys.claims import LedgerHead
 from flo.keys.identity import low_s
+from flo.privacy.accounting.accounting import composed_pld_epsilon, discretised_pld_epsilon
 from flo.privacy.report.extract import decided, hospital_of, signed_body
 from flo.privacy.report.facts import facts_of
 from flo.privacy.report.versions import OF_HEADS, OF_STUDIES_3, as_version
 from flo.study.document import Study
 from flo.study.loading import from_canonical
 
-SCHEMA_VERSION = 7  # states what each generation of patients has spent
-_OF_GENERATIONS = 7
+SCHEMA_VERSION = 8  # states PLD exactly where no patients are sampled, and not discretised
+_OF_EXACT_PLD = 8
+_OF_GENERATIONS = 7  # states what each generation of patients has spent
 _OF_OWN_RULES = 6  # checks the hospitals' own rules, and states the last row that others saw
 # Earlier reports have the lowest version that has their facts: 5 with a hospital that mapped its
 # fields to the study's columns, 4 with a ledger that was restored from a backup.
@@ -120,15 +122,15 @@ def _with_low_s(document: Any) -> Any:
     return document | {"signature": low_s(document["signature"])}
 
 
-def _document(evidence: list[Any], heads: dict[str, Any], version: int | None = None) -> bytes:
-    """Return the report's bytes. ``version``: of an existing report; else the newest."""
+def _document(evidence: list[Any], heads: dict[str, Any], version: int = SCHEMA_VERSION) -> bytes:
+    """Return the report's bytes. ``version``: of an existing report."""
+    pld = composed_pld_epsilon if version >= _OF_EXACT_PLD else discretised_pld_epsilon
     try:
-        facts = facts_of(evidence, heads, own_rules=version is None or version >= _OF_OWN_RULES)
+        facts = facts_of(evidence, heads, own_rules=version >= _OF_OWN_RULES, pld=pld)
         latest = max(_version(one) for one in evidence)
     # another site's document may have any shape
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
         raise MessageError(f"the evidence has the wrong shape ({type(error).__name__})") from error
-    version = SCHEMA_VERSION if version is None else version
     if version >= _OF_OWN_RULES:
         outermost = [*evidence, *heads.values()]
         if outermost != [_with_low_s(one) for one in outermost]:

@@ -174,6 +174,7 @@ def _columns(study: Study) -> Section:
                     f"; becomes {column.encoder.features} numbers by the frozen encoder "
                     f"{column.encoder.name!r}, file {column.encoder.file}"
                 )
+                text += "" if column.encoder.scaled else ", left as they are"
         else:
             text = f"{', '.join(code_in_words(column, c) for c in column.codes)}; missing {rule}"
         if column.about:

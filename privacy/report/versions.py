@@ -48,10 +48,15 @@ def as_version(facts: dict[str, Any], version: int) -> dict[str, Any]:
 
     ``facts``: of the newest version; changed in place.
     """
-    for last, remove in ((6, _to_6), (5, _to_5), (4, _to_4), (3, _to_3), (2, _to_2), (1, _to_1)):
+    for last, to_last in reversed(list(enumerate(_TO, start=1))):
         if version <= last:
-            remove(facts)
+            to_last(facts)
     return facts
+
+
+def _to_7(facts: dict[str, Any]) -> None:
+    """Remove how the second ε was found: discretised, in all of these."""
+    del facts["guarantee"]["second_opinion"]
 
 
 def _to_6(facts: dict[str, Any]) -> None:
@@ -95,3 +100,6 @@ def _to_1(facts: dict[str, Any]) -> None:
     for site in facts["hospitals"]:
         del site["releases_survey"], site["software"], site["charged"], site["unconfirmed"]
         del site["epsilon_charged"]
+
+
+_TO = (_to_1, _to_2, _to_3, _to_4, _to_5, _to_6, _to_7)

@@ -6,6 +6,8 @@ from flo.study.document import Study
 
 MAX_BUDGET_RATIO = 1.2
 UNIT = "one patient within one hospital"
+PLD_EXACT = "PLD of the Gaussian equivalent, exact"
+PLD_DISCRETISED = "PLD of the Gaussian equivalent, discretised to 1e-4 (dp-accounting)"
 ADJACENCY = "add or remove one patient"
 # Reports contain this text, and verification compares it. A test compares ε with that version's.
 ACCOUNTANT = "Rényi DP, minimum over integer orders (dp-accounting 0.6.0)"
@@ -38,7 +40,9 @@ NOT_COVERED = (  # in every report since version 1; verification compares it
     "A steward's yes or no is not protected.",
     "Releases outside FLO, a second ledger, and the honesty of the installed software.",
 )
-ENCODERS_NOT_COVERED = "The people on whom an image's encoder was trained: ask who published it."
+ENCODERS_NOT_COVERED = (
+    "The people on whom an image's encoder, or a frozen layer, was trained: ask who published it."
+)
 
 LIFE = (
     "All studies together cost a patient of one hospital no more than the life budget there: its "

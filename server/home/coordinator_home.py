@@ -54,6 +54,7 @@ from flo.server.keys.authority import CA_PURPOSE, Authority, days_left, names_in
 from flo.server.store.store import Store
 from flo.storage.artifacts import LocalArtifacts
 from flo.storage.files import (
+    UNTIL_ENDED,
     is_unfinished,
     locked,
     made_whole,
@@ -310,9 +311,8 @@ class CoordinatorHome:
     @contextmanager
     def serving(self) -> Iterator[None]:
         """Hold the lock of the only serving process. Raises RefusedError if another holds it."""
-        with locked(
-            self.directory / "serve.lock", f"a coordinator already runs on {self.directory}"
-        ):
+        why = f"a coordinator already runs on {self.directory}"
+        with locked(self.directory / "serve.lock", why, patience=UNTIL_ENDED):
             yield
 
     def renew_certificate(self, *, days: float) -> bool:

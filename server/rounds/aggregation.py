@@ -7,7 +7,8 @@ the study compares vectors (``flo.server.rounds.robust``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import numpy as np
 
@@ -21,12 +22,27 @@ from flo.study.parameters import Vector
 _BLOCK = 1 << 16  # numbers per block, so that intermediate results fit in the cache
 
 
+def compares_hospitals(study: Study) -> bool:
+    """Return whether the study combines hospitals' own vectors by a robust mean."""
+    return not study.masked and study.mechanism.aggregation != "sum"
+
+
+def blocks_of(length: int) -> Iterator[slice]:
+    """Return slices that cover a vector, each small enough for the cache."""
+    return (slice(start, start + _BLOCK) for start in range(0, length, _BLOCK))
+
+
+def norm_of(blocks: Iterable[Floats]) -> float:
+    """Return the L2 norm of a vector that comes in blocks."""
+    return math.sqrt(sum(float(np.dot(block, block)) for block in blocks))
+
+
 class StreamingSum:
     """Running sum for one part of a study and a cohort of ``hospitals`` hospitals."""
 
     def __init__(self, study: Study, part: PlannedPurpose, hospitals: int) -> None:
         self._part, self._ring = part, ring_of(study, part, hospitals)
-        self._compared = not study.masked and study.mechanism.aggregation != "sum"
+        self._compared = compares_hospitals(study)
         self._total: Values | None = None
         self.is_open = study.tolerance is None
         self.hospitals: set[str] = set()
@@ -40,13 +56,19 @@ class StreamingSum:
 
         Masks cancel in the sum of the whole cohort. The first vector is mutated if it is writeable.
         """
-        if hospital in self.hospitals:
-            raise ValueError(f"{hospital} has answered this attempt already")
-        self.hospitals.add(hospital)
+        self.add_sum((hospital,), values)
+
+    def add_sum(self, hospitals: Collection[str], values: Values) -> None:
+        """Add the sum of several hospitals' releases; only of one if the study compares them."""
+        if again := self.hospitals.intersection(hospitals):
+            raise ValueError(f"{', '.join(sorted(again))} answered this attempt already")
+        self.hospitals.update(hospitals)
         if self._compared:
+            (hospital,) = hospitals
             self.each[hospital] = values.copy()
         if self._total is None:
-            self._total = values if values.flags.writeable else values.copy()
+            wide = values.astype(np.int64) if values.dtype == np.int32 else values
+            self._total = wide if wide.flags.writeable else wide.copy()
         else:
             np.add(self._total, values, out=self._total)
 
@@ -69,8 +91,7 @@ class StreamingSum:
     @property
     def blocks(self) -> Iterator[slice]:
         """Slices that cover the sum."""
-        length = self._part.mechanism.length
-        return (slice(start, start + _BLOCK) for start in range(0, length, _BLOCK))
+        return blocks_of(self._part.mechanism.length)
 
     def grid_values(self, block: slice) -> Integers:
         """Return a block of the sum, in grid steps."""
@@ -90,7 +111,7 @@ class StreamingSum:
     @property
     def norm(self) -> float:
         """L2 norm of the sum, in the unit of the summed values."""
-        return float(np.sqrt(sum(np.dot(real, real) for real in map(self.to_real, self.blocks))))
+        return norm_of(map(self.to_real, self.blocks))
 
     def exceeds(self, reach: int) -> bool:
         """Return whether a coordinate of the sum exceeds ±``reach`` grid steps."""

@@ -6,7 +6,7 @@ The message transport (``Exchange``) is an argument; ``flo simulate`` passes its
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from flo.documents.canonical import Bytes
 from flo.errors import FloError
@@ -24,7 +24,7 @@ from flo.study.document import Study
 from flo.study.parameters import Vector
 
 Take = Callable[[str, Reply], bool]  # a hospital's valid reply; returns whether it was the last
-Sealed = Callable[[str], dict[str, str]]  # what only this hospital is told
+ForOne = Callable[[str], dict[str, Any]]  # fields of the header that only this hospital is told
 
 
 class Exchange(Protocol):
@@ -66,7 +66,7 @@ class Conversation:
         take: Take = lambda hospital, reply: False,
         *,
         weights: Vector = NO_WEIGHTS,
-        sealed: Sealed = lambda hospital: {},
+        for_one: ForOne = lambda hospital: {},
     ) -> dict[str, ReplyHeader]:
         """Send one request to these hospitals; return the headers of their valid replies.
 
@@ -75,7 +75,7 @@ class Conversation:
         if not hospitals:
             return {}
         heads = {
-            hospital: request_head(header.model_copy(update={"sealed": sealed(hospital)}))
+            hospital: request_head(header.model_copy(update=for_one(hospital)))
             for hospital in sorted(hospitals)
         }
         replies: dict[str, ReplyHeader] = {}

@@ -41,7 +41,7 @@ from flo.server.rounds.participation import (
 )
 from flo.server.rounds.relayed import (
     check_deal,
-    sealed_for,
+    for_one,
     short_deals,
     with_key,
     with_voucher,
@@ -280,7 +280,7 @@ class StudyRun:
             self.patience.timeout(self.state.phase),
             take,
             weights=self.state.asked,
-            sealed=lambda hospital: sealed_for(self.state, hospital),
+            for_one=lambda hospital: for_one(self.state, hospital),
         )
         self._note_uploads(header, asked, replies)
         return self._advanced(gathered, opening)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -92,14 +92,20 @@ def without(kept: Mapping[str, Kept], names: Collection[str]) -> dict[str, Kept]
     return {name: value for name, value in kept.items() if name not in names}
 
 
-def sealed_for(state: RunState, hospital: str) -> dict[str, str]:
-    """Return the encrypted shares that the other members of the cohort dealt this hospital."""
+def for_one(state: RunState, hospital: str) -> dict[str, Any]:
+    """Return the fields of a request for a release that only this member of the cohort needs.
+
+    They are ``vouchers``, with its own one, and ``sealed``, its encrypted shares of what the other
+    members dealt. Told to all, they would grow with the square of the hospitals.
+    """
     key = state.keys[hospital].key
-    return {
+    sealed = {
         name: state.deals[name].sealed[key]
         for name in state.cohort
         if name != hospital and name in state.deals
     }
+    vouchers = {name: given for name, given in state.vouchers.items() if name == hospital}
+    return {"sealed": sealed, "vouchers": vouchers}
 
 
 def _rows(voucher: HeadAttestation) -> int:

@@ -42,7 +42,7 @@ def largest_norm(study: Study, part: PlannedPurpose, hospitals: Collection[str])
     the noise, whose norm exceeds s·(√length + √(2 ln 10^9)) with probability below 10^-9 (s:
     standard deviation of a coordinate; Gaussian concentration of a 1-Lipschitz function).
     """
-    patients = _MOST_TIMES * sum(study.hospital(name).planned for name in hospitals)
+    patients = _MOST_TIMES * sum(study.planned_at(hospitals).values())
     deviation = math.sqrt(combined_variance(study, part, len(hospitals)))
     noise = math.sqrt(part.mechanism.length) + math.sqrt(-2 * math.log(_RARELY))
     return part.mechanism.norm * patients + deviation * noise
@@ -51,9 +51,8 @@ def largest_norm(study: Study, part: PlannedPurpose, hospitals: Collection[str])
 def robust_mean(study: Study, sums: dict[str, Floats]) -> Floats:
     """Return a patient's mean contribution from each hospital's sum, by the study's aggregation."""
     share = study.mechanism.sampling
-    means = np.stack(
-        [total / (study.hospital(name).planned * share) for name, total in sums.items()]
-    )
+    planned = study.planned_at(sums)
+    means = np.stack([total / (planned[name] * share) for name, total in sums.items()])
     if study.mechanism.aggregation == "median":
         return np.asarray(np.median(means, axis=0))
     trimmed = max(1, len(means) // _TRIMMED)

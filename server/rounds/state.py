@@ -44,7 +44,7 @@ from flo.protocol.messages import (
     RequestHeader,
     model_digest,
 )
-from flo.server.rounds.aggregation import StreamingSum
+from flo.server.rounds.aggregation import StreamingSum, blocks_of, norm_of
 from flo.server.rounds.continuing import EarlierModel, combined, starts_from_earlier
 from flo.server.rounds.robust import largest_norm, robust_mean
 from flo.study.document import Study
@@ -178,7 +178,7 @@ class RunState:
 def request_header(
     study: Study, run: str, state: RunState, kind: str, hospitals: tuple[str, ...]
 ) -> RequestHeader:
-    """Return the header of a request; every kind but ``join`` relays the state's heads."""
+    """Return what all hospitals are told; every kind but ``join`` relays the state's heads."""
     among = hospitals if kind == "release" else tuple(state.keys)
     deals = {name: state.deals[name].public for name in hospitals if name in state.deals}
     model = state.asked if kind == "release" else NO_WEIGHTS
@@ -195,9 +195,6 @@ def request_header(
             "bits": 8 * model.itemsize,
             "heads": {} if kind == "join" else state.heads,
             "keys": {name: state.keys[name] for name in among if kind != "finish"},
-            "vouchers": {name: state.vouchers[name] for name in hospitals if name in state.vouchers}
-            if kind == "release"
-            else {},
             "deals": deals if kind == "release" else {},
         }
     )
@@ -244,7 +241,8 @@ def check_reply(study: Study, header: RequestHeader, hospital: str, reply: Reply
                 f"{hospital}: {reply.values.size} values, {part.mechanism.length} expected"
             )
         if not study.masked:
-            norm = float(np.linalg.norm(part.mechanism.to_real(reply.values)))
+            blocks = map(reply.values.__getitem__, blocks_of(part.mechanism.length))
+            norm = norm_of(map(part.mechanism.to_real, blocks))
             largest = largest_norm(study, part, [hospital])
             if norm > largest:
                 raise MessageError(
@@ -469,7 +467,7 @@ def _mean(study: Study, part: PlannedPurpose, gathered: StreamingSum) -> Callabl
     if study.mechanism.algorithm == "whitened":
         patients = whitening.planned_patients(study, gathered.hospitals)
     else:
-        sizes = sum(study.hospital(hospital).planned for hospital in gathered.hospitals)
+        sizes = sum(study.planned_at(gathered.hospitals).values())
         patients = sizes * study.mechanism.sampling
     factor = _clipping(study, part, gathered) / patients
     return lambda block: gathered.to_real(block) * factor

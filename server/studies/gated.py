@@ -58,6 +58,11 @@ def refuse_incomparable(study: Study, other: Study, part: str = "gate") -> None:
     """
     title = f"{part}: the model of {other.name}, version {other.version},"
     require_yes_or_no(other, f"a {part}")
+    if other.frozen_file:
+        raise StudyError(
+            f"{title} has frozen layers, with which a {part} does not score",
+            hint="its own study evaluated it",
+        )
     if (study.data.label, study.data.records_per_patient) != (
         other.data.label,
         other.data.records_per_patient,

@@ -15,6 +15,7 @@ from flo.server.studies.ancestors import CardOf, with_lineage
 from flo.server.studies.gated import refuse_more_attempts, with_models
 from flo.server.studies.watched import with_watched_model
 from flo.study.document import MAX_STUDY_BYTES, UNDER_WAY, Study
+from flo.study.terms import MOST_CONNECTED
 
 
 def with_fingerprints(study: Study, keys: Mapping[str, str]) -> Study:
@@ -71,6 +72,11 @@ def complete_for_signing(
         identifies patients, a catalogue would be noise, the study is too large, has expired or is
         over, or its version was signed with another text.
     """
+    if (hospitals := len(study.hospitals)) > MOST_CONNECTED:
+        raise StudyError(
+            f"the study has {hospitals} hospitals, and at most {MOST_CONNECTED} run one together",
+            hint="flo simulate --fast takes more",
+        )
     study.refuse_unfinished()
     study.refuse_identifying()
     survey.refuse(study)

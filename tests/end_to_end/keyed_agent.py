@@ -44,6 +44,7 @@ class KeyedWorker:
 
     layers: dict[str, bool] = {}  # noqa: RUF012
     missing: tuple[str, ...] = ()
+    loaded: tuple[str, ...] = ()  # nothing is to be loaded again
 
     def __init__(self, hospital: str) -> None:
         self._noise = KeyedNoise(hospital)

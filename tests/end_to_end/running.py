@@ -124,10 +124,10 @@ def releases(home: SiteHome) -> Counter[str]:
 
 
 def failed(events: list[dict[str, Any]], home: SiteHome) -> int:
-    """Attempts that came to nothing although this hospital was asked."""
-    return sum(
-        1
-        for event in events
-        if event["kind"] == "attempt-failed"
-        and home.read_config().hospital in event["facts"]["cohort"]
-    )
+    """Attempts that came to nothing although this hospital was asked.
+
+    A coordinator that dies between the event and its next state asks for the same attempt again.
+    """
+    asked = [event["facts"] for event in events if event["kind"] == "attempt-failed"]
+    hospital = home.read_config().hospital
+    return len({(f["phase"], f["round"], f["attempt"]) for f in asked if hospital in f["cohort"]})

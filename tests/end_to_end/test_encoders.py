@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import csv
 import functools
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from scipy.special import expit
 
+from flo.arrays import Floats
 from flo.clients.home.site_home import SiteHome
 from flo.errors import StudyError
 from flo.published.compile import compiled
 from flo.published.model_card import PublishedModel
+from flo.study.packs import Pack
 from tests import encoders
 from tests.commands import flo
 from tests.end_to_end.test_gate import said
 from tests.end_to_end.whole_run import finishes_at_home, rewritten, whole_run
 from tests.flo.studies import imaging
+from tests.lab.own_networks import exported, tail
 
 pytestmark = pytest.mark.slow
 
@@ -90,3 +95,74 @@ def test_from_launch_to_scores_of_images_behind_an_encoder(tmp_path: Path) -> No
     refused = flo(*predict, *home)
     assert refused.returncode != 0
     assert f"the encoder 'six numbers', {stated['file']}, is not installed here" in refused.stderr
+
+
+def test_from_launch_to_scores_of_a_frozen_tail_with_adapters(tmp_path: Path) -> None:
+    data, network, numbers = (
+        tmp_path / name for name in ("six.onnx", "tail.onnx", "t.safetensors")
+    )
+    data.write_bytes(encoders.encoder())
+    network.write_bytes(exported(tail, 6))
+    printed = flo(
+        *("study", "pack", network, "--name", "tail", "--numbers", numbers),
+        *("--train", "2", "--adapt", "0", "--rank", "2"),
+    ).stdout
+    stated = encoders.kept(tmp_path / "told", data.read_bytes()) | {"scaled": False}
+    document = imaging(encoder=stated) | {"schema_version": 4}
+    document["model"] = tomllib.loads(printed)["model"]
+    document["data"]["columns"][0]["name"] = "px"
+    pack = Pack.model_validate(document["model"])
+
+    def prepare(site: SiteHome) -> None:
+        with_images(data, site)
+        at_home = ("--home", site.directory)
+        policy = site.directory / "policy.toml"
+        policy.write_text(f'packs = ["{pack.digest}"]\n' + policy.read_text())
+        said(flo("site", "policy", "--sign", *at_home))
+        assert "numbers of frozen layers" in said(flo("site", "encoder", numbers, *at_home))
+        listed = said(flo("site", "encoder", *at_home))
+        assert f"{pack.numbers} numbers of frozen layers, allowed with the pack" in listed
+
+    seen = "6 × 8, frozen"
+    card, trusted, sites = whole_run(tmp_path, document, prepare, seen, trained={})
+    model, home = PublishedModel.open(card, trusted), ("--home", sites[0].directory)
+    assert len(model.weights) == 6 * 2 + 2 + 2 * 8 + 8 + 8 + 1
+    assert model.card.golden is None
+
+    (population,) = sites[0].read_config().populations
+    assert population.file is not None
+    out = tmp_path / "scores.csv"
+    predict = ("model", "predict", card, "--data", population.file, "--out", out)
+    said(flo(*predict, *home))
+    with out.open() as scored, population.file.open() as patients:
+        found = [float(row["score"]) for row in csv.DictReader(scored)]
+        rows = list(csv.DictReader(patients))
+    pixels = np.array([[float(row[f"px_{i}"]) for i in range(72)] for row in rows])
+    features = encoders.expected(data.read_bytes(), (2 * pixels / 255 - 1).reshape(-1, 1, 8, 9))
+    assert found == pytest.approx(
+        truth_of_tail(numbers, model.weights.astype(np.float64), features), abs=2e-5
+    )
+    for row in finishes_at_home(card, sites[0], population.file, "AUC"):
+        assert 0 < float(row["score"]) < 1
+
+    (kept,) = (sites[0].directory / "encoders").glob("*.safetensors")
+    changed = bytearray(kept.read_bytes())
+    changed[-1] ^= 1
+    kept.write_bytes(changed)
+    assert "is not the file of that digest any more" in flo(*predict, *home).stderr
+    kept.unlink()
+    assert f"frozen numbers, {pack.numbers}, is not installed here" in flo(*predict, *home).stderr
+
+
+def truth_of_tail(numbers: Path, weights: Floats, features: Floats) -> Floats:
+    """Scores by a hand-written network: what is frozen from the file, what is trained from FLO."""
+    frozen = load_file(numbers)
+    (weight,), (bias,) = (
+        [one for name, one in frozen.items() if name.endswith(part)] for part in ("weight", "bias")
+    )
+    parts = np.split(weights, np.cumsum([12, 2, 16, 8, 8]))
+    down, down_bias, up, up_bias, last, last_bias = parts
+    adapter = (features @ down.reshape(2, 6).T + down_bias) @ up.reshape(8, 2).T + up_bias
+    hidden = np.tanh(features @ weight.T + bias + adapter)
+    assert np.abs(adapter).max() > 1e-3
+    return np.asarray(expit(hidden @ last + last_bias))

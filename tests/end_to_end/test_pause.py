@@ -92,6 +92,7 @@ def test_a_run_that_waits_survives_the_coordinator(
     folder = coordinator.home.directory
     with paused(coordinator, homes) as (digest, stack, _):
         kill(coordinator._process.pid)
+        coordinator.stop()  # another one may start once it has ended
         again = RealCoordinator(coordinator.home)
         stack.callback(again.stop)
         again.wait_until_ready()

@@ -46,6 +46,7 @@ def test_a_killed_coordinator_goes_on_and_charges_nobody_twice(
         folder = coordinator.home.directory
         wait_for(lambda summary: len(rounds(summary["events"])) >= 5, folder, digest)
         kill(coordinator._process.pid)
+        coordinator.stop()  # another one may start once it has ended
         again = RealCoordinator(coordinator.home)
         stack.callback(again.stop)
         again.wait_until_ready()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flo.study.document import Study
+from flo.study.document import Study, from_document
 from tests.builders import small_study, study_document
 from tests.paths import EXAMPLES
 
@@ -82,6 +82,24 @@ def imaging(model: str = "cnn", label: str = "ill", **image: Any) -> dict[str, A
     document["data"]["label"] = label
     document["data"]["columns"] = [{**IMAGE, **image}]
     return document
+
+
+FROZEN_TAIL: list[dict[str, Any]] = [  # a frozen layer with an adapter beside it
+    {"kind": "Linear", "sizes": [6, 4], "name": "kept", "frozen": True},
+    {"kind": "Linear", "sizes": [6, 2], "of": ["record"]},
+    {"kind": "Linear", "sizes": [2, 4], "name": "adapter", "zero": True},
+    {"kind": "Add", "of": ["kept", "adapter"]},
+    {"kind": "Tanh"},
+    {"kind": "Linear", "sizes": [4, 1]},
+]
+
+
+def frozen_study(numbers: str = "0" * 64, **encoder: Any) -> Study:
+    """A study of images behind an encoder, whose pack has a frozen layer. ``numbers``: its file."""
+    six = {"name": "six numbers", "file": "0" * 64, "features": 6, "scaled": False}
+    document = imaging(encoder=six | encoder) | {"schema_version": 4}
+    document["model"] = {"kind": "pack", "name": "tail", "layers": FROZEN_TAIL, "numbers": numbers}
+    return from_document(document)
 
 
 def history(step: str = "period", **changes: Any) -> dict[str, Any]:

@@ -201,6 +201,11 @@ def blunt() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 1), nn.Sigmoid())
 
 
+def tail() -> nn.Module:
+    """What follows an encoder of six numbers."""
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
 @lru_cache
 def exported(make: Net, *record: int) -> bytes:
     """The network with numbers that depend on its shapes alone, exported for one record."""

@@ -97,7 +97,7 @@ def test_a_translation_that_computes_something_else_is_never_used(
     data = exported(own_networks.Gated, 5)
     build = networks.build
 
-    def wrong(layers: list[Layer]) -> nn.Sequential:
+    def wrong(layers: list[Layer], numbers: object) -> nn.Sequential:
         module = build(layers)
         module[1] = nn.ReLU()
         return module

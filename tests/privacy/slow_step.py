@@ -6,6 +6,7 @@ One patient at a time, by plain autograd on the summed loss of their records; cl
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from flo.arrays import Floats
+from flo.lab.adapters import Asked, adapted
 from flo.privacy.gradients.batches import Batches
 from flo.privacy.gradients.bookkeeping import BookKeeping, Loss, binary_loss
 from flo.privacy.gradients.per_sample import Looped, Vmapped
@@ -39,6 +41,13 @@ RESIDUAL = [
     *(Layer("MaxPool2d", (3, 2)), Layer("Concat", (1,), (10, 10)), Layer("Shift", by=0.25)),
     *(Layer("Flatten"), Layer("Linear", (32, 1))),
 ]
+# All frozen but the last layer, with adapters beside two layers of the first block.
+ADAPTED = adapted(
+    TRANSFORMER,
+    {place: f"{layer.kind}-{place}" for place, layer in enumerate(TRANSFORMER)},
+    Asked(train=(f"Linear-{len(TRANSFORMER) - 1}",), adapt=("Linear-4", "Linear-15"), rank=2),
+).layers
+FROZEN_IMAGES = [replace(layer, frozen=bool(layer.shapes)) for layer in RESIDUAL[:-1]]
 NETWORKS: dict[str, tuple[list[Layer], int]] = {
     "logistic": (networks.logistic(3), 3),
     "mlp": (networks.mlp(3, (16,)), 3),
@@ -47,6 +56,8 @@ NETWORKS: dict[str, tuple[list[Layer], int]] = {
     "attention over steps": (networks.attention(0, 3, 2, 4, 2, 1), 6),
     "transformer": (TRANSFORMER, 12),
     "residual": (RESIDUAL, 36),
+    "adapted": (ADAPTED, 12),
+    "frozen convolutions": ([*FROZEN_IMAGES, RESIDUAL[-1]], 36),
     "lstm": (
         [
             *(Layer("Unflatten", (3, 2)), Layer("LSTM", (2, 3)), Layer("MeanOfSteps")),
@@ -81,7 +92,7 @@ def step_of(
 ) -> tuple[PrivateStep, Floats, nn.Module]:
     """A step that goes that way (None: its own choice), weights, and a module for the oracle."""
     layers, width = NETWORKS[kind]
-    module, twin = (seeded(networks.build(layers).to(dtype)) for _ in range(2))
+    module, twin = (seeded(built(layers).to(dtype)) for _ in range(2))
     step = PrivateStep(
         module, binary_loss, clip, examples=examples(width), batch=BATCH, most_records=BATCH
     )
@@ -89,6 +100,16 @@ def step_of(
         step.way = WAYS[way](module.to(dtype), binary_loss)
         step._flat = _views_of_one_vector(list(module.parameters()))
     return step, weights_of(twin), twin
+
+
+def built(layers: list[Layer]) -> nn.Module:
+    """The network, with made-up numbers in its frozen layers."""
+    dice = np.random.default_rng(5)
+    numbers = {
+        name: (dice.normal(size=shape) / math.sqrt(math.prod(shape[1:]))).astype(np.float32)
+        for name, shape in networks.frozen_shapes(layers).items()
+    }
+    return networks.build(layers, numbers)
 
 
 def examples(width: int, count: int = 64) -> Floats:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from flo.clients.quality import rules
-from flo.clients.quality.check import _inputs
+from flo.clients.quality.inputs import Inputs
 from flo.clients.quality.table import read
 from flo.clients.sources.mapping import MappedColumn, StudyMapping, record_fields
 from flo.clients.sources.source import Batch
@@ -90,7 +90,7 @@ def by_table(
         for row in range(len(records))
     ]
     with np.errstate(invalid="ignore"):
-        inputs = _inputs(table, schema)
+        inputs = Inputs.of(table, schema).encoded()
     return [(None if wrong else inputs[row].tobytes(), wrong) for row, wrong in enumerate(broken)]
 
 

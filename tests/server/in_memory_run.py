@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, cast
 from unittest import mock
@@ -22,7 +22,7 @@ from flo.clients.agent.partners import PartnerChecks, PartnerRefused
 from flo.clients.agent.run_keys import RunKeys
 from flo.documents import canonical
 from flo.errors import TrustError
-from flo.keys.claims import LedgerHead, RunKey
+from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
 from flo.keys.identity import verify
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.ledger.ledger import Ledger
@@ -336,11 +336,9 @@ class Stage:
         self, heads: Mapping[str, bytes], body: memoryview, deadline_seconds: float
     ) -> Iterator[tuple[str, bytes]]:
         replies: dict[str, bytes] = {}
-        for hospital, head in heads.items():
-            asked = decode_request(b"".join((head, body)))
-            assert set(heads) <= set(asked.header.cohort)
-            if not replies and hospital == next(iter(heads)):
-                self.history.append(asked)
+        requests = {name: decode_request(b"".join((head, body))) for name, head in heads.items()}
+        self.history.append(_told_together(requests))
+        for hospital, asked in requests.items():
             reply = self.answers.get(hospital, honest)(self.sites[hospital], asked)
             if reply is not None:
                 replies[hospital] = reply
@@ -421,6 +419,17 @@ class Stage:
     def joins_of(self, hospital: str) -> int:
         """How often a hospital was called to join."""
         return sum(header.kind == "join" and hospital in header.cohort for header in self.requests)
+
+
+def _told_together(requests: Mapping[str, Request]) -> Request:
+    """The request, with the vouchers of all: each hospital is told its own one."""
+    vouchers: dict[str, HeadAttestation] = {}
+    for hospital, asked in requests.items():
+        assert set(requests) <= set(asked.header.cohort)
+        assert set(asked.header.vouchers) <= {hospital}
+        vouchers |= asked.header.vouchers
+    one = next(iter(requests.values()))
+    return replace(one, header=one.header.model_copy(update={"vouchers": vouchers}))
 
 
 def same_model(one: RunState, other: RunState) -> bool:

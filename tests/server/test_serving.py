@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from flo.errors import RefusedError
 from flo.keys.identity import Identity
 from flo.server.coordinator import Coordinator
 from flo.server.http.tokens import issue
@@ -79,6 +82,14 @@ def test_two_coordinators_on_one_home_are_refused(serving: RealCoordinator) -> N
     assert done.returncode == REFUSED
     assert f"a coordinator already runs on {serving.home.directory}" in done.stderr
     assert serving.private("GET", "/health").status == 204
+
+
+def test_a_coordinator_starts_while_the_one_before_is_ending(tmp_path: Path) -> None:
+    home, before = new_home(tmp_path / "home"), contextlib.ExitStack()
+    before.enter_context(home.serving())
+    threading.Timer(0.2, before.close).start()
+    with home.serving(), pytest.raises(RefusedError, match="already runs"), home.serving():
+        pass
 
 
 def test_a_key_is_not_replaced_while_it_serves(serving: RealCoordinator) -> None:

@@ -1,4 +1,4 @@
-"""``flo site encoder``: the frozen encoders that a hospital installed."""
+"""``flo site encoder``: frozen encoders, and frozen layers' numbers, that are installed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ app = typer.Typer()
 @command(app)
 def encoder(
     file: Annotated[
-        Path | None, typer.Argument(help="An ONNX file to install; without one, list all.")
+        Path | None,
+        typer.Argument(
+            help="A file to install: ONNX, or a pack's .safetensors; without one, list."
+        ),
     ] = None,
     home: SiteFolder = SITE_FOLDER,
 ) -> results.EncodersResult:
-    """Install a frozen encoder, after trying it out in a confined process; or list them."""
+    """Install a frozen encoder, or a pack's frozen numbers, after trying it out; or list them."""
     from flo.cli.terminal.output import plain, say, working
-    from flo.clients.data_process.encoding import in_words, install, installed
+    from flo.clients.data_process.encoding import install, installed, installed_numbers
     from flo.clients.home.site_home import SiteHome
 
     opened = SiteHome.open(home)
@@ -32,14 +35,17 @@ def encoder(
         found = installed(opened.encoders_path)
         for one in found:
             say(f"{one}  {'allowed' if one in allowed else 'not allowed'} by policy.toml")
-        if not found:
+        numbers = installed_numbers(opened.encoders_path)
+        for one in numbers:
+            say(f"{one}  numbers of frozen layers, allowed with the pack that names them")
+        if not found + numbers:
             say("no encoder is installed: flo site encoder FILE installs one")
-        return results.EncodersResult(found)
-    with working("trying the encoder out"):
-        digest, facts = install(opened, file)
-    say(plain(f"{file.name}: {in_words(facts)}"))
+        return results.EncodersResult(found + numbers)
+    with working("trying the file out"):
+        digest, states = install(opened, file)
+    say(plain(f"{file.name}: {states}"))
     say(f"installed: {digest}")
-    if digest not in allowed:
+    if digest in installed(opened.encoders_path) and digest not in allowed:
         say(
             f'to allow it, add "{digest}" to `encoders` in policy.toml; then flo site policy --sign'
         )

@@ -33,3 +33,11 @@ ServiceUser = Annotated[str, typer.Option(help="The user that owns the folder an
 BackupOut = Annotated[Path, typer.Argument(help="The file to write.")]
 BackupFile = Annotated[Path, typer.Argument(help="The file that `backup` wrote.")]
 StudyFile = Annotated[Path, typer.Argument(help="A study in TOML.")]
+EncodersFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--encoders",
+        help="Folder with the study's encoders, DIGEST.onnx, and frozen numbers, "
+        "DIGEST.safetensors.",
+    ),
+]

@@ -67,7 +67,7 @@ def kept(site: Site) -> list[bytes]:
     replies = ReplyStore(site.home.directory / "replies", site.home.open_keystore())
     named = {digest for _, *both in rows(site) for digest in both}
     assert len(site.replies()) == len(named), "a kept file that no row names"
-    found = [replies.load(site.study.digest, digest, 32) for digest in named]
+    found = [replies.load(site.study.digest, digest, 32, 6) for digest in named]
     return [bytes_of(values) for values in found if values is not None]
 
 

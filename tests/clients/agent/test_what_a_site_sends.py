@@ -51,6 +51,7 @@ ACCOUNTED = {
     "reply.code": "one of the public codes below",
     "reply.cohort": PUBLIC,
     "reply.ring": PUBLIC,
+    "reply.bits": "whether the noisy numbers that are sent fit 32 bits: it follows from them",
     "reply.key": "null: no key is asked for",
     **{f"reply.key.{name}": KEY for name in ("key", "deals", "public", "signature")},
     "reply.key.epoch": "not protected: when the agent made the key, in milliseconds",

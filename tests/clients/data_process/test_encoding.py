@@ -96,7 +96,7 @@ def test_a_changed_or_missing_file_and_other_sizes_are_refused(tmp_path: Path) -
                 runs.features(refused, images)
     assert of.encoder is not None
     encoder_path(tmp_path, of.encoder.file).write_bytes(other)
-    with pytest.raises(TrustError, match="is not the encoder of that digest any more"):
+    with pytest.raises(TrustError, match="is not the file of that digest any more"):
         InstalledEncoders(tmp_path).features(of, images)
 
 

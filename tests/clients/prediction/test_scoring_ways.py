@@ -18,7 +18,7 @@ from flo.clients.prediction.scoring_ways import (
     refuse_other_onnx,
     refuse_other_scores,
 )
-from flo.clients.quality import check, table
+from flo.clients.quality import check, inputs, table
 from flo.errors import DataError, TrustError, UsageError
 from flo.published.model_card import PublishedModel
 from flo.published.onnx import to_onnx
@@ -75,7 +75,7 @@ def other_scale(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def other_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     real = features.encode_category
-    monkeypatch.setattr(check, "encode_category", lambda c, codes: real(c, (codes + 1) % 3))
+    monkeypatch.setattr(inputs, "encode_category", lambda c, codes: real(c, (codes + 1) % 3))
 
 
 def no_reader(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from flo.clients.quality.check import EncodedTable
 from flo.clients.records.snapshot import Snapshot
 from flo.errors import TrustError
 from flo.privacy.patients.patients import Patients
+from tests.builders import encoded_table
 
 KEY = bytes(range(32))
 
@@ -22,7 +23,7 @@ KEY = bytes(range(32))
 def table(ids: list[str]) -> EncodedTable:
     """A record per id; its first input is its place in the list."""
     places = np.arange(len(ids), dtype=np.float64)
-    return EncodedTable(np.stack([places, places], axis=1), places % 2, ids)
+    return encoded_table(np.stack([places, places], axis=1), places % 2, ids)
 
 
 def names(part: Patients, ids: list[str]) -> set[str]:
@@ -87,6 +88,13 @@ def test_a_snapshot_reads_back_and_is_for_its_owner_only(tmp_path: Path) -> None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_the_numbers_of_frozen_layers_are_approved_with_the_patients(tmp_path: Path) -> None:
+    path = tmp_path / "s.npz"
+    digest = Snapshot.divided(table(["p1"]), set(), b"a file").write(path)
+    assert Snapshot.read(path, digest).frozen == b"a file"
+    assert Snapshot.divided(table(["p1"]), set()).write(tmp_path / "other.npz") != digest
+
+
 def test_the_part_that_holds_nobody_reads_back_too(tmp_path: Path) -> None:
     digest = Snapshot.divided(table(["p1"]), set()).write(tmp_path / "s.npz")
     assert Snapshot.read(tmp_path / "s.npz", digest).held_out.count == 0
@@ -130,6 +138,6 @@ def test_a_pickle_is_never_loaded_even_under_the_approved_digest(tmp_path: Path)
 
 
 def test_a_snapshot_holding_objects_is_never_written() -> None:
-    checked = EncodedTable(np.array([[Bomb()]], dtype=object), np.zeros(1), ["p1"])
+    patients = Patients(np.array([[Bomb()]], dtype=object), np.zeros(1), np.zeros(1, np.int64), 1)
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        Snapshot.divided(checked, set()).to_bytes()
+        Snapshot(patients, patients).to_bytes()

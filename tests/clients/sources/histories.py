@@ -25,7 +25,7 @@ from flo.clients.sources.source import DataSource
 from flo.datasets import heart
 from flo.datasets import sample_sources as samples
 from flo.study.schema import Schema
-from tests.clients.sources.hospital import HEART, mapping, opened, written
+from tests.clients.sources.hospital import HEART, in_order_of_ids, mapping, opened, written
 
 DAY = datetime.date.fromisoformat(samples.DAY)
 PRESSURE, WARD, FALL = 2_000_000_101, 2_000_000_102, 2_000_000_103
@@ -104,10 +104,7 @@ def read(
     """These patients with their events in a system, through the gate; in the order of the ids."""
     folder.mkdir(parents=True, exist_ok=True)
     source, mapped = source_of(kind, table, happened, folder, of)
-    found = require_clean(source, of, "patient_id", mapped)
-    order = sorted(range(len(found.patient_ids)), key=found.patient_ids.__getitem__)
-    ids = [found.patient_ids[place] for place in order]
-    return EncodedTable(found.inputs[order], found.labels[order], ids)
+    return in_order_of_ids(require_clean(source, of, "patient_id", mapped))
 
 
 def source_of(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from flo.clients.quality.check import EncodedTable, require_clean
@@ -63,7 +64,7 @@ def mapping(kind: str, table: pd.DataFrame) -> StudyMapping | None:
 def checked(kind: str, table: pd.DataFrame, folder: Path, schema: Schema = HEART) -> EncodedTable:
     """Through the gate, in the order of the ids."""
     folder.mkdir(parents=True, exist_ok=True)
-    return _in_order(
+    return in_order_of_ids(
         require_clean(source(kind, table, folder), schema, "patient_id", mapping(kind, table))
     )
 
@@ -81,14 +82,14 @@ def with_another_label(
     found = require_clean(
         source(kind, table, folder), schema, "patient_id", mapped, ignore=("disease",)
     )
-    return _in_order(found)
+    return in_order_of_ids(found)
 
 
-def _in_order(found: EncodedTable) -> EncodedTable:
+def in_order_of_ids(found: EncodedTable) -> EncodedTable:
+    """The same records by patient id, for sources that have another order."""
     order = sorted(range(len(found.patient_ids)), key=found.patient_ids.__getitem__)
-    return EncodedTable(
-        found.inputs[order], found.labels[order], [found.patient_ids[n] for n in order]
-    )
+    ids = [found.patient_ids[place] for place in order]
+    return EncodedTable(found.made_of[np.array(order)], found.labels[order], ids)
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:

@@ -11,12 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flo.clients.quality.check import encode_checked, require_clean
-from flo.clients.sources.cells import as_ids, as_numbers, as_text
+from flo.clients.quality.table import _ids
+from flo.clients.sources.cells import as_ids, as_numbers, as_text, dictionary
 from flo.clients.sources.files import DataFrameSource, open_file
 from flo.clients.sources.mapping import StudyMapping
 from flo.errors import DataError
+from flo.privacy.patients.split import normalise
 from tests.builders import small_study
 
 SCHEMA = small_study().data
@@ -40,6 +44,29 @@ ONE, OTHER = UUID(int=1), UUID(int=2)
 )
 def test_an_id_is_itself_whatever_its_type(cells: pa.Array, ids: list[Any]) -> None:
     assert as_ids(cells).to_pylist() == ids
+
+
+_CELLS = "|7|7 | 7|+7|-0|1e3|1_0|0x1|5,2|nan|NaN|inf|NA|<5|1.5|\t1|1\x1f|٣|é|P 1|p\u00a01|İ|ß"
+SPELT = st.sampled_from(_CELLS.split("|"))
+
+
+def test_codes_of_small_decimals_are_read() -> None:
+    small = pa.array([Decimal(1), None, Decimal(1)]).cast(pa.decimal32(5, 0))
+    found = dictionary(small)
+    assert (found.dictionary.to_pylist(), found.indices.to_pylist()) == (["1"], [0, None, 0])
+
+
+@given(st.lists(st.none() | SPELT, max_size=6))
+def test_cells_read_together_are_read_as_each_alone(cells: list[str | None]) -> None:
+    """The quick ways, of columns in which all cells are plain, change nothing."""
+    together, each = pa.array(cells, pa.string()), [pa.array([c], pa.string()) for c in cells]
+    values, text = as_numbers(pa.concat_arrays([together, pa.array(["word"])]))  # the slow way
+    for place, alone in enumerate(each):
+        value, is_text = as_numbers(alone)
+        np.testing.assert_array_equal(value[0], values[place])
+        assert is_text[0] == text[place]
+    wanted = [normalise(name) if name else "" for name in as_ids(together).to_pylist()]
+    assert _ids(together) == wanted == [name for one in each for name in _ids(one)]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flo.clients.quality import rules
-from flo.clients.quality.check import _inputs
+from flo.clients.quality.inputs import Inputs
 from flo.clients.quality.table import read
 from flo.clients.sources.fhir_prefetch import PrefetchReader
 from flo.clients.sources.mapping import StudyMapping, record_fields
@@ -113,7 +113,7 @@ def by_export(folder: Path, resources: list[dict[str, Any]], count: int) -> list
         frozenset((one.column, one.rule) for one in found if row + 1 in one.rows)
         for row in range(count)
     ]
-    inputs = _inputs(table, SCHEMA)
+    inputs = Inputs.of(table, SCHEMA).encoded()
     return [(None if wrong else inputs[row].tobytes(), wrong) for row, wrong in enumerate(broken)]
 
 

@@ -22,7 +22,7 @@ from flo.study.schema import Schema
 from flo.study.time_to_event import TimeToEvent
 from tests.clients.sources.exports import ILL, ill, patient, write
 from tests.clients.sources.exports import chol as observation
-from tests.clients.sources.hospital import HEART, change, mapping, opened, written
+from tests.clients.sources.hospital import HEART, change, in_order_of_ids, mapping, opened, written
 
 OUTCOME = TimeToEvent(
     kind="time-to-event", time="days", unit="days", horizons=(90, 365, 1000), expected=0.5
@@ -92,10 +92,7 @@ def read(kind: str, path: Path, table: pd.DataFrame, time: dict[str, Any]) -> En
         document["columns"]["days"] = time
         document["accepted"] = {}
         found = StudyMapping.model_validate_json(json.dumps(document))
-    checked = require_clean(opened(kind, path), SCHEMA, "patient_id", found)
-    order = sorted(range(len(checked.patient_ids)), key=checked.patient_ids.__getitem__)
-    ids = [checked.patient_ids[place] for place in order]
-    return EncodedTable(checked.inputs[order], checked.labels[order], ids)
+    return in_order_of_ids(require_clean(opened(kind, path), SCHEMA, "patient_id", found))
 
 
 @pytest.mark.parametrize(

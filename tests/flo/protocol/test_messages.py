@@ -150,6 +150,22 @@ def test_a_reply_reads_back_to_the_bit() -> None:
     np.testing.assert_array_equal(got.values, values)
 
 
+def test_a_reply_of_32_bits_says_so_and_takes_half_the_bytes() -> None:
+    values = np.array([0, -1, 2**31 - 1, -(2**31)], dtype=np.int32)
+    wide = Reply(ReplyHeader.model_validate(reply_header()), values.astype(np.int64))
+    sent = Reply(wide.header.model_copy(update={"bits": 32}), values)
+    got = decode_reply(encode_reply(sent))
+    assert got.header == sent.header
+    assert got.values.dtype == np.int32
+    np.testing.assert_array_equal(got.values, values)
+    assert len(divided(encode_reply(sent))[1]) == len(divided(encode_reply(wide))[1]) / 2
+    assert b"bits" not in divided(encode_reply(wide))[0], "FLO 0.2 refuses the field"
+    with pytest.raises(MessageError, match="not a vector of 4-byte numbers"):
+        decode_reply(packed(reply_header(bits=32), b"\x01" * 6))
+    with pytest.raises(MessageError, match=r"bits"):
+        decode_reply(packed(reply_header(bits=16), b"\x01" * 6))
+
+
 @pytest.mark.parametrize("purpose", ["survey", "training", "evaluation"])
 def test_a_release_is_for_a_survey_for_training_or_for_evaluation(purpose: str) -> None:
     assert decode_request(request(purpose=purpose)).header.purpose == purpose
@@ -346,7 +362,7 @@ def test_a_site_can_send_these_fields_and_nothing_else() -> None:
     # say in docs what it tells about patients, and what it costs, before changing this list.
     assert set(ReplyHeader.model_fields) == {
         *("kind", "hospital", "study", "run", "purpose", "round", "attempt", "model", "head"),
-        *("code", "cohort", "ring", "key", "vouchers", "deal", "signature", "shares"),
+        *("code", "cohort", "ring", "bits", "key", "vouchers", "deal", "signature", "shares"),
     }
     assert set(Deal.model_fields) == {
         *("number", "key", "signature", "commitments", "checks", "sealed"),

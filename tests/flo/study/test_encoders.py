@@ -55,7 +55,7 @@ def test_other_columns_and_a_larger_image_may_stand_beside_it() -> None:
         ("column", {"scattering": 2, "height": 8, "width": 8}, "scattering and encoder"),
         ("column", {"height": 1024, "width": 1024, "channels": 2}, "limit 1048576"),
         ("encoder", {"features": 0}, "features"),
-        ("encoder", {"features": 4097}, "features"),
+        ("encoder", {"features": 32_769}, "features"),
         ("encoder", {"file": "../x.onnx"}, "file"),
         ("encoder", {"url": "http://x"}, "url"),
         ("encoder", {"name": "a\u202eb"}, "name"),
@@ -92,6 +92,6 @@ def test_the_sheet_says_what_becomes_of_images_and_whom_epsilon_does_not_cover()
     (image,) = (text for label, text in lines if label == "column 'px'")
     assert f"becomes 6 numbers by the frozen encoder 'six numbers', file {'0' * 64}" in image
     left = [text for label, text in lines if label == "not covered"]
-    assert left[-1].startswith("The people on whom an image's encoder was trained")
+    assert left[-1].startswith("The people on whom an image's encoder, or a frozen layer, was")
     plain = [line for section in sections(small_study()) for line in section.lines]
     assert not any("encoder" in text for _, text in plain)

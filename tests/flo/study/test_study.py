@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import tomli_w
 
+from flo.bench.made_up import study_of
 from flo.documents import canonical
-from flo.documents.document import read_toml
+from flo.documents.document import MAX_TOML_BYTES, read_toml
 from flo.errors import MessageError, StudyError, UsageError
 from flo.study.columns import ImageColumn
 from flo.study.document import MAX_STUDY_BYTES, Study, from_document
@@ -328,9 +329,19 @@ def test_the_digest_does_not_depend_on_how_the_toml_is_written(tmp_path: Path) -
 
 def test_a_file_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
-    path.write_bytes(HEART.read_bytes() + b"#" * MAX_STUDY_BYTES)
-    with pytest.raises(StudyError, match=f"limit {MAX_STUDY_BYTES}"):
+    path.write_bytes(HEART.read_bytes() + b"#" * MAX_TOML_BYTES)
+    with pytest.raises(UsageError, match="larger than 4 MiB"):
         load(path)
+
+
+def test_ten_thousand_hospitals_are_one_study_to_simulate(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(
+        tomli_w.dumps(study_of(10_000, steps=1).model_dump(mode="json", exclude_none=True))
+    )
+    assert len(load(path).hospitals) == 10_000
+    with pytest.raises(StudyError, match="at most 10000"):
+        study_of(10_001, steps=1)
 
 
 def test_a_file_that_is_missing_or_no_toml_is_named(tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def test_every_round_goes_on_after_sleeping_and_power_cuts(
         wait_for(lambda found: found["status"] == "done", home.directory, digest, seconds=600)
     events = all_events(home, digest)
     assert rounds(events) == list(range(1, steps + 1)), "no round is lost"
-    assert failed(events, sites[0]) <= killed, "a hospital that dies costs an attempt at most"
+    why = [event["facts"] for event in events if event["kind"] == "attempt-failed"]
+    assert failed(events, sites[0]) <= killed, f"a hospital that dies costs one at most: {why}"
     for site in sites:
         charged = releases(site)
         assert steps <= charged.pop("training") <= steps + killed, "each is charged once"

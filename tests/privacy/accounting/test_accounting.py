@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 
+import mpmath
 import numpy as np
 import pytest
 from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
@@ -22,10 +23,13 @@ from scipy import stats
 from flo.privacy.accounting.accounting import (
     ORDERS,
     calibrate,
+    composed_pld_epsilon,
+    discretised_pld_epsilon,
     epsilon_of,
     pld_epsilon,
     true_positive_rate,
 )
+from flo.privacy.accounting.gaussian import gaussian_epsilon
 from flo.privacy.accounting.life_budget import CHARGES, SUB_LEDGERS, LifetimeBudget
 from flo.privacy.mechanisms.mechanisms import FullBatchSum, Histogram, Mechanism, PoissonSum
 
@@ -148,10 +152,53 @@ def test_one_gaussian_is_never_cheaper_than_its_closed_form(
 ) -> None:
     one = sigma / math.sqrt(count)
     assert gaussian_delta(one, epsilon_of(full(sigma), count, delta)) <= delta
-    # PLD rounds towards more privacy; its interval of 1e-4 is worth about 1e-3 here.
     second = pld_epsilon(full(sigma), count, delta)
-    assert gaussian_delta(one, second) <= delta * (1 + 1e-9)
-    assert gaussian_delta(one, second - 2e-3 - 1e-3 * second) > delta
+    assert gaussian_delta(one, second) <= delta * (1 + 1e-7)
+    assert gaussian_delta(one, second * (1 - 1e-6)) > delta
+    # dp_accounting rounds towards more privacy; its interval of 1e-4 is worth about 1e-3 here.
+    assert second <= discretised_pld_epsilon(((full(sigma), count),), delta) < second * 1.001 + 2e-3
+
+
+@pytest.mark.parametrize("delta", [1e-12, 1e-9, 1e-6, 1e-5, 0.1, 0.9])
+@pytest.mark.parametrize("shift", [1e-4, 1e-3, 0.1, 1.0, 5.0, 30.0, 1e4])
+def test_an_exact_epsilon_is_the_least_that_60_digits_allow(shift: float, delta: float) -> None:
+    def least_delta(epsilon: float) -> mpmath.mpf:
+        mu, e = mpmath.mpf(shift), mpmath.mpf(epsilon)
+        inside, outside = mpmath.ncdf(mu / 2 - e / mu), mpmath.ncdf(-mu / 2 - e / mu)
+        return inside - mpmath.exp(e) * outside
+
+    found = gaussian_epsilon(shift, delta)
+    with mpmath.workdps(60):
+        assert least_delta(found) <= delta
+        assert found == 0 or least_delta(found * (1 - 1e-6)) > delta
+
+
+def test_gaussians_of_several_kinds_cost_no_more_than_discretised() -> None:
+    releases = ((full(23.0), 22), (full(4.0), 1), (full(40.0), 3))
+    exact = composed_pld_epsilon(releases, DELTA)
+    assert exact <= discretised_pld_epsilon(releases, DELTA) <= exact + 1e-3
+    with_sampled = ((full(23.0), 22), (sampled(0.1)(4.0), 3))
+    assert composed_pld_epsilon(with_sampled, DELTA) == discretised_pld_epsilon(with_sampled, DELTA)
+
+
+def test_a_mechanism_that_is_not_known_to_be_gaussian_is_not_taken_for_one() -> None:
+    class Other(FullBatchSum):
+        @property
+        def event(self) -> GaussianDpEvent:
+            return GaussianDpEvent(self.noise_multiplier / 10)
+
+    releases = ((Other(8, 10.0, 0.5), 1),)
+    assert composed_pld_epsilon(releases, DELTA) == discretised_pld_epsilon(releases, DELTA) > 4
+
+
+def test_hardly_any_shift_costs_a_bound_and_an_impossible_one_is_refused() -> None:
+    assert gaussian_epsilon(9e-5, 1e-12) >= gaussian_epsilon(1.1e-4, 1e-12) / 2
+    assert gaussian_epsilon(0.1, 1e-100) > gaussian_epsilon(0.1, 1e-30)
+    assert gaussian_epsilon(1e9, 1e-6) > 5e17
+    assert 0 < gaussian_epsilon(1e-300, 1e-6) < 1e-298
+    for shift, delta in ((0.0, 1e-6), (-1.0, 1e-6), (math.inf, 1e-6), (math.nan, 1e-6), (1.0, 0.0)):
+        with pytest.raises(ValueError, match="no ε"):
+            gaussian_epsilon(shift, delta)
 
 
 def test_a_published_sigma_is_worth_its_published_epsilon() -> None:

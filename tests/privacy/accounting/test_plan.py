@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flo.privacy.accounting import accounting
-from flo.privacy.accounting.accounting import epsilon_of
+from flo.privacy.accounting.accounting import epsilon_of, pld_epsilon
 from flo.privacy.accounting.life_budget import SUB_LEDGERS, LifetimeBudget
 from flo.privacy.accounting.plan import Plan, PlannedPurpose, combined_variance, noise_shares
 from flo.privacy.mechanisms.mechanisms import GRID, FullBatchSum, PoissonSum, ScoreWaves
@@ -84,7 +83,7 @@ def test_every_part_keeps_its_epsilon_with_all_retries_and_wastes_little(study: 
         assert part.epsilon == alone
         least = 0.3 if shared and purpose != "evaluation" else 0.99
         assert least * asked[purpose] <= part.epsilon <= asked[purpose]
-        assert part.epsilon_pld <= part.epsilon
+        assert pld_epsilon(part.mechanism, part.releases, part.delta) <= part.epsilon
     largest = max(part.epsilon for part in Plan.of(study).purposes.values())
     assert Plan.of(study).epsilon == (largest if not shared else pytest.approx(0.9, rel=0.01))
     assert Plan.of(study).epsilon <= study.largest_epsilon
@@ -237,4 +236,3 @@ def test_a_part_is_accounted_at_the_studys_delta() -> None:
     assert strict.delta == 1e-9
     assert strict.mechanism.noise_multiplier > usual.mechanism.noise_multiplier
     assert PlannedPurpose(strict.mechanism, 3, 1, 1e-6).epsilon < strict.epsilon
-    assert strict.epsilon_pld == accounting.pld_epsilon(strict.mechanism, 4, 1e-9)

@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from flo.errors import StudyError
 from flo.privacy.gradients.bookkeeping import BookKeeping, Loss, binary_loss
 from flo.privacy.gradients.step import PrivateStep
+from flo.study.joints import Frozen
 from flo.study.sequences import LastStep, Recurrent, SelfAttention
 from tests.privacy.slow_step import examples, file_of, seeded, slow_sum, summed, weights_of
 
@@ -95,6 +96,24 @@ def hooked_cell() -> nn.Module:
     core = DPGRU(2, 3, batch_first=True)
     core.l0.ih.register_forward_hook(lambda _, __, y: y - y.mean(0))
     return recurrent(core)
+
+
+class OwnFrozen(Frozen):
+    """Compares its records."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x - x.mean(0))
+
+
+def frozen(layer: nn.Module, kind: type[Frozen] = Frozen) -> nn.Module:
+    numbers = {name: one.detach().numpy() for name, one in layer.named_parameters()}
+    return nn.Sequential(kind(layer, numbers), linear())
+
+
+def frozen_with_a_parameter() -> nn.Module:
+    made = frozen(linear(4, 4))
+    made[0].layer.register_parameter("more", nn.Parameter(torch.ones(1)))  # type: ignore[index]
+    return made
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -178,6 +197,18 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: nn.Sequential(nn.Embedding(3, 2, scale_grad_by_freq=True), nn.Flatten(), linear(8)),
         "Embedding has settings",
     ),
+    "a frozen layer of one's own": (
+        lambda: frozen(linear(4, 4), OwnFrozen),
+        "OwnFrozen has no rule",
+    ),
+    "frozen batch norm": (lambda: frozen(nn.BatchNorm1d(4)), "BatchNorm1d has no rule"),
+    "a frozen embedding": (lambda: frozen(nn.Embedding(3, 4)), "Embedding has no rule"),
+    "a frozen subclass of a layer": (lambda: frozen(OwnLinear(4, 4)), "OwnLinear has no rule"),
+    "a frozen circular convolution": (
+        lambda: frozen(nn.Conv1d(2, 2, 3, padding=1, padding_mode="circular")),
+        "Conv1d has settings",
+    ),
+    "a frozen layer that keeps a parameter": (frozen_with_a_parameter, "Linear has parameters"),
     "a layer norm without weights": (
         lambda: nn.Sequential(nn.LayerNorm(4, elementwise_affine=False), linear()),
         "LayerNorm has settings",

@@ -51,7 +51,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def test_it_says_that_it_was_restored_and_counts_what_no_row_shows(world: World) -> None:
     report = build([world.extract(0), world.extract(1)])
-    assert json.loads(report)["schema_version"] == 7
+    assert json.loads(report)["schema_version"] == 8
     north, south = verify(report)["hospitals"]
     assert [(r["lost_rows"], r["populations_used_up"]) for r in north["restored"]] == [(1, 0)]
     assert (north["releases_training"], north["releases_unseen"]) == (4, 3)

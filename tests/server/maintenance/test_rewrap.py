@@ -48,6 +48,7 @@ def test_the_key_store_in_use_is_no_other(home: CoordinatorHome) -> None:
         rewrap(home, KeyStoreConfig())
 
 
+@pytest.mark.slow
 def test_nothing_is_changed_while_the_coordinator_runs(
     home: CoordinatorHome, tmp_path: Path
 ) -> None:

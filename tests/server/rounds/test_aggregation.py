@@ -55,6 +55,16 @@ def test_the_sum_is_the_sum_whatever_the_order_and_the_blocks(
     assert made.hospitals == set(HOSPITALS)
 
 
+def test_numbers_of_32_bits_are_summed_in_64() -> None:
+    study = company_study("masking off")
+    made = gathered(study)
+    largest = np.full(Plan.of(study).purpose("training").mechanism.length, 2**31 - 1)
+    for hospital in HOSPITALS[:2]:
+        made.add(hospital, largest.astype(np.int32))
+    (block,) = made.blocks
+    assert set(made.grid_values(block).tolist()) == {2**32 - 2}
+
+
 def test_a_hospital_is_counted_once() -> None:
     study = company_study("masking off")
     made, values = (

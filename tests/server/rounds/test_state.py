@@ -18,6 +18,7 @@ from flo.privacy.releases import calibration
 from flo.privacy.releases.score_waves import vectors
 from flo.privacy.secure_sum.ring import to_ring
 from flo.protocol.messages import MAX_ATTEMPTS, Reply, ReplyHeader, RequestHeader, model_digest
+from flo.server.rounds.relayed import for_one
 from flo.server.rounds.state import (
     NO_WEIGHTS,
     RunState,
@@ -125,7 +126,7 @@ def test_a_call_to_join_relays_every_known_key_and_no_model() -> None:
     assert header.model == model_digest(NO_WEIGHTS)
 
 
-def test_an_attempt_names_the_keys_and_vouchers_of_its_cohort_and_no_others() -> None:
+def test_an_attempt_names_the_keys_of_its_cohort_and_to_each_its_own_voucher() -> None:
     study = company_study("local noise, masked")
     pair = ("north", "west")
     state = joined(study, *HOSPITALS)
@@ -133,7 +134,10 @@ def test_an_attempt_names_the_keys_and_vouchers_of_its_cohort_and_no_others() ->
     header = request_header(study, RUN, state, "release", pair)
     assert header.heads == state.heads
     assert header.keys == {name: state.keys[name] for name in pair}
-    assert header.vouchers == {name: state.vouchers[name] for name in pair}
+    assert header.vouchers == {}
+    state = replace(state, cohort=pair)
+    for name in pair:
+        assert for_one(state, name) == {"sealed": {}, "vouchers": {name: state.vouchers[name]}}
     assert header.model == model_digest(state.asked)
 
 

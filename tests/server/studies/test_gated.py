@@ -12,6 +12,7 @@ from flo.server.studies.gated import described, refuse_more_attempts, with_model
 from flo.study.document import Study, from_document
 from flo.study.gate_draft import draft
 from tests.builders import small_study, study_document
+from tests.flo.studies import frozen_study
 
 OLD, NEW = "ab" * 32, "cd" * 32
 DATA: dict[str, Any] = study_document()["data"]
@@ -72,6 +73,12 @@ def test_a_model_of_other_inputs_or_another_outcome_cannot_be_compared(
     old = small_study(name="old", data=DATA | changes)
     with pytest.raises(StudyError, match=said):
         with_models(gated(), of(old))
+
+
+def test_a_model_with_frozen_layers_is_not_compared() -> None:
+    """Its numbers are not everybody's who would score with it."""
+    with pytest.raises(StudyError, match="has frozen layers, with which a gate does not score"):
+        with_models(gated(), of(frozen_study()))
 
 
 def test_gates_of_one_current_model_share_their_error() -> None:

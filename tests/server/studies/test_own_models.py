@@ -202,6 +202,17 @@ def test_a_study_that_its_lineage_makes_too_large_is_refused(
     scene.signer.offer(asked, "Ada")
 
 
+def test_more_hospitals_than_can_run_together_are_refused(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = scene.study(2, scene.published(1))
+    most = len(asked.hospitals)
+    monkeypatch.setattr(validation, "MOST_CONNECTED", most - 1)
+    refused(scene, asked, f"has {most} hospitals, and at most {most - 1} run one together")
+    monkeypatch.setattr(validation, "MOST_CONNECTED", most)
+    scene.signer.offer(asked, "Ada")
+
+
 def test_what_is_no_card_in_the_folder_is_passed_over(scene: Scene) -> None:
     card = scene.published(1)
     folder = scene.home.directory / "models"
