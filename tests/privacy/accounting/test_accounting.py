@@ -155,8 +155,10 @@ def test_one_gaussian_is_never_cheaper_than_its_closed_form(
     second = pld_epsilon(full(sigma), count, delta)
     assert gaussian_delta(one, second) <= delta * (1 + 1e-7)
     assert gaussian_delta(one, second * (1 - 1e-6)) > delta
-    # dp_accounting rounds towards more privacy; its interval of 1e-4 is worth about 1e-3 here.
-    assert second <= discretised_pld_epsilon(((full(sigma), count),), delta) < second * 1.001 + 2e-3
+    # dp_accounting rounds towards more privacy; its interval of 1e-4 is worth about 1e-3 here. At
+    # some ε it is exact, where the closed form, which is rounded up, is the larger one by 1e-9.
+    discretised = discretised_pld_epsilon(((full(sigma), count),), delta)
+    assert second * (1 - 1e-7) <= discretised < second * 1.001 + 2e-3
 
 
 @pytest.mark.parametrize("delta", [1e-12, 1e-9, 1e-6, 1e-5, 0.1, 0.9])
