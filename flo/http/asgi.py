@@ -104,12 +104,6 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def with_length(scope: Scope, length: int) -> Scope:
-    """Return the request's scope with another ``Content-Length``."""
-    headers = [item for item in scope["headers"] if item[0] != b"content-length"]
-    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
-
-
 def dated(send: Send) -> Send:
     """Return a send that adds a ``Date`` to each response. Agents sign Flower's timestamps by it.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flo.documents.canonical import Bytes
 from flo.documents.framing import framed, split
 from flo.errors import MessageError
 from flo.protocol.messages import MAX_HEADER_BYTES, MAX_INLINE_BYTES
@@ -24,16 +25,16 @@ def joined(parts: Sequence[bytes]) -> bytes:
     return b"".join(framed(part) for part in parts)
 
 
-def parted(body: bytes, limit: int) -> list[bytes]:
-    """Return the parts of a body, each of at most ``limit`` bytes.
+def parted(body: Bytes, limit: int, most: int = 1 + MOST_OBJECTS) -> list[bytes]:
+    """Return the parts of a body, at most ``most``, each of at most ``limit`` bytes.
 
     Raises:
         MessageError: too many, too large, or not whole.
     """
     parts, rest = list[bytes](), memoryview(body)
     while rest:
-        if len(parts) > MOST_OBJECTS:
-            raise MessageError(f"a message has more than {MOST_OBJECTS} objects")
+        if len(parts) == most:
+            raise MessageError(f"a message has more than {most} parts")
         part, rest = split(rest, limit=limit, what="a message")
         parts.append(part)
     return parts

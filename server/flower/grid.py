@@ -1,4 +1,4 @@
-"""The ServerApp's side of Flower: sends a round's messages through Flower's grid.
+"""A round's messages through Flower: who is asked, asked again, waited for and given up.
 
 Each message is one record of bytes. A body that is too large for Flower is transferred separately
 (``flo.server.flower.large_bodies``).
@@ -10,18 +10,13 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-import httpx
-import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.constant import TASK_TOKEN_HEADER
 
 from flo.documents.canonical import Bytes
-from flo.errors import MessageError, NetworkError
-from flo.host.shared_memory import SharedBytes, opened
-from flo.protocol.large_bodies import NAME_HEADER, NODES_HEADER, PLACE_HEADER, SIZE_HEADER, chunks
+from flo.errors import MessageError
 from flo.protocol.messages import MAX_INLINE_BYTES, MAX_MESSAGE_BYTES
 
 log = logging.getLogger("flo.server.flower.grid")
@@ -29,8 +24,7 @@ log = logging.getLogger("flo.server.flower.grid")
 _RECORD, _BODY, _PARCEL, _SIZE, _MESSAGE_TYPE = "flo", "message", "parcel", "size", "query"
 _POLL_SECONDS, _LONGEST_POLL, _POLL_SHARE = 0.02, 0.2, 0.05
 _LOOK_SECONDS = 0.5
-_TAKE_SECONDS = 60.0  # between two pieces of a streamed body
-_LEAST_SECONDS, _PAUSES = 5.0, (0.2, 1.0, 3.0)
+_LEAST_SECONDS = 5.0
 _OFFLINE_SECONDS = 2.0  # an agent that only lost its connection is back sooner
 
 
@@ -44,7 +38,7 @@ class GridExchange:
 
     def __init__(
         self,
-        grid: Grid,
+        grid: Messages,
         nodes: Callable[[], dict[str, int]],
         connections: Callable[[], dict[str, int]],
         is_stopped: Callable[[], bool],
@@ -59,7 +53,8 @@ class GridExchange:
         """Wait until all are online, or ``seconds`` have passed. Returns those that are online."""
         end = time.monotonic() + seconds
         while True:
-            present = [hospital for hospital in hospitals if hospital in self.connected()]
+            online = self.connected()
+            present = [hospital for hospital in hospitals if hospital in online]
             if len(present) == len(hospitals) or _past(end) or self._is_stopped():
                 return present
             time.sleep(0.1)
@@ -97,7 +92,7 @@ class GridExchange:
 
     def connected(self) -> set[str]:
         """Return the hospitals whose agents are connected now."""
-        online = set(self._grid.get_node_ids())
+        online = self._grid.get_node_ids()
         return {hospital for hospital, node in self._nodes().items() if node in online}
 
     def reconnected(self) -> set[str]:
@@ -141,6 +136,19 @@ class GridExchange:
             return None
 
 
+class Messages(Protocol):
+    """Flower's messages to hospitals and their replies."""
+
+    def get_node_ids(self) -> set[int]:
+        """Return the nodes of the agents that are online."""
+
+    def push_messages(self, messages: Sequence[Message]) -> list[str]:
+        """Send messages; return their ids, each empty if the message was not accepted."""
+
+    def pull_messages(self, message_ids: Sequence[str]) -> list[Message]:
+        """Return replies to these messages; wait a moment if there is none."""
+
+
 class LargeBodyTransport(Protocol):
     """Transport of large bodies outside Flower's messages."""
 
@@ -153,94 +161,6 @@ class LargeBodyTransport(Protocol):
         Raises:
             MessageError: it does not arrive in time and with this size.
         """
-
-
-class GridLargeBodies:
-    """Transport of large bodies over the connection of Flower's grid, with its credential.
-
-    ``here``: the coordinator is on this machine, so bodies are passed in shared memory.
-    """
-
-    def __init__(self, grid: Any, *, here: bool) -> None:
-        self._grid = grid
-        self._shared = SharedBytes() if here else None
-
-    def put(self, name: str, nodes: Collection[int], body: memoryview) -> None:
-        """Store a body through shared memory or by streaming it, with retries.
-
-        Raises:
-            NetworkError: the coordinator did not accept it.
-        """
-        headers = self._headers(name, nodes)
-        if self._shared is not None:
-            self._shared.write(body)  # hospitals that still fetch the last body reject it
-            headers |= {PLACE_HEADER: self._shared.place, SIZE_HEADER: str(len(body))}
-        else:
-            headers |= {"content-length": str(len(body))}
-        for pause in (*_PAUSES, None):
-            content = b"" if self._shared is not None else chunks(body)
-            try:
-                answer = self._http.post(
-                    f"{self._url}/flo-put-parcel", content=content, headers=headers
-                )
-                answer.raise_for_status()
-            except httpx.HTTPError as error:
-                if pause is None:
-                    raise NetworkError("the coordinator did not accept a request's body") from error
-                time.sleep(pause)
-            else:
-                return
-
-    def take(self, name: str, node: int, size: int, seconds: float) -> memoryview:
-        """Fetch a body from shared memory or as a stream, without retries.
-
-        Raises:
-            MessageError: it does not arrive whole.
-        """
-        headers = self._headers(name, [node]) | {SIZE_HEADER: str(size)}
-        try:
-            if self._shared is None:
-                return self._streamed(headers, size, time.monotonic() + seconds)
-            answer = self._http.post(
-                f"{self._url}/flo-take-parcel",
-                headers=headers | {PLACE_HEADER: "here"},
-                timeout=seconds,
-            )
-            answer.raise_for_status()
-            return opened(str(answer.json()["place"]), size)
-        except (httpx.HTTPError, ValueError) as error:  # ValueError: more bytes than announced
-            raise MessageError(f"a reply did not arrive ({type(error).__name__})") from error
-
-    def _streamed(self, headers: dict[str, str], size: int, end: float) -> memoryview:
-        data, there = np.empty(size, dtype=np.uint8).data, 0
-        with self._http.stream(
-            "POST", f"{self._url}/flo-take-parcel", headers=headers, timeout=_TAKE_SECONDS
-        ) as answer:
-            answer.raise_for_status()
-            for piece in answer.iter_raw():
-                data[there : there + len(piece)] = piece
-                there += len(piece)
-                if _past(end):
-                    break
-        if there != size:
-            raise MessageError(f"a reply has {there} bytes instead of the announced {size}")
-        return data
-
-    @property
-    def _http(self) -> httpx.Client:
-        client: httpx.Client = self._grid._runtime_client._client
-        return client
-
-    @property
-    def _url(self) -> str:
-        return f"{self._grid._runtime_client._base_url}/v1/runtime"
-
-    def _headers(self, name: str, nodes: Collection[int]) -> dict[str, str]:
-        return {
-            TASK_TOKEN_HEADER: self._grid._token,
-            NAME_HEADER: name,
-            NODES_HEADER: ",".join(map(str, nodes)),
-        }
 
 
 class _PendingRequest:

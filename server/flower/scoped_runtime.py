@@ -10,7 +10,7 @@ answers, so that no job fills the coordinator's memory.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ from flo.server.flower.grid import body_of
 MOST_WAITING = 64
 _STRUCTURE = ("Message", "RecordDict")  # these contain only names of objects
 
+# Flower's calls that a ServerApp and its SuperExec make; for messages they make our own
+# (``flo.server.flower.app_calls``), and no others are open.
 RUNTIME_CALLS = frozenset(
     f"/v1/runtime/{call}"
     for call in (
@@ -36,11 +38,6 @@ RUNTIME_CALLS = frozenset(
         "send-task-heartbeat",
         "pull-task-input",
         "push-task-output",
-        "push-object",
-        "pull-object",
-        "confirm-message-received",
-        "push-messages",
-        "pull-messages",
         "get-nodes",
         "push-logs",
     )
@@ -86,6 +83,11 @@ class Handlers:
                         return AcquireTaskResponse(task=task, token=token)
         return AcquireTaskResponse()
 
+    def refuse_out_of_scope(
+        self, announced: Any, contents: Sequence[bytes], state: Any, task: Any
+    ) -> None:
+        """Refuse messages that this run may not send; the coordinator's own may send any."""
+
     def waiting(self, state: Any) -> list[Any]:
         """Return the pending tasks of allowed runs, oldest first."""
         pending = state.get_tasks(statuses=[Status.PENDING], order_by="pending_at")
@@ -107,30 +109,31 @@ class ScopedHandlers(Handlers):
         found = self._handlers.get_nodes(request, state, task)
         return GetNodesResponse(nodes=[node for node in found.nodes if node.node_id in ours])
 
-    def push_messages(self, request: Any, state: Any, task: Any) -> Any:
-        """Push messages; refuse all of them if one goes to another study's hospital, or if too
-        many would wait.
+    def refuse_out_of_scope(
+        self, announced: Any, contents: Sequence[bytes], state: Any, task: Any
+    ) -> None:
+        """Refuse all messages if one goes to another study's hospital, if too many would wait, or
+        unless all objects are parts of requests of the lent study and run.
+
+        Raises:
+            FlowerError.
         """
         ours = set(self._loan.nodes())
-        if not {m.metadata.dst_node_id for m in request.messages_list} <= ours:
+        if not {m.metadata.dst_node_id for m in announced.messages_list} <= ours:
             raise _refused("this message is to a hospital of another study")
         waiting = sum(
             message.metadata.run_id == task.run_id
             for message in list(state.message_ins_store.values())
         )
-        if waiting + len(request.messages_list) > MOST_WAITING * len(ours):
+        if waiting + len(announced.messages_list) > MOST_WAITING * len(ours):
             raise _refused(f"more than {MOST_WAITING} requests to each hospital would wait")
-        return self._handlers.push_messages(request, state, task)
-
-    def push_object(self, request: Any, state: Any, task: Any) -> Any:
-        """Push an object; refuse it unless it is part of a request of the lent study and run."""
-        try:
-            self._loan.refuse_object(request.object_content)
-        except FloError as error:
-            raise _refused(str(error)) from error
-        except (ValueError, KeyError, TypeError) as error:  # Flower's errors for invalid objects
-            raise _refused("this is not a valid object of Flower") from error
-        return self._handlers.push_object(request, state, task)
+        for content in contents:
+            try:
+                self._loan.refuse_object(content)
+            except FloError as error:
+                raise _refused(str(error)) from error
+            except (ValueError, KeyError, TypeError) as error:  # Flower's, for invalid objects
+                raise _refused("this is not a valid object of Flower") from error
 
 
 def _refused(why: str) -> FlowerError:

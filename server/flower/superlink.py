@@ -13,7 +13,7 @@ import hmac
 import secrets
 import threading
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -21,7 +21,6 @@ from flwr.common.serde import user_config_to_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
 from flwr.proto.fab_pb2 import Fab
 from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.constant import (
     FLEET_HTTP_PUBLIC_KEY_HEADER,
     FLWR_IN_MEMORY_DB_NAME,
@@ -42,7 +41,8 @@ from starlette.datastructures import State
 from starlette.middleware import Middleware
 
 from flo.keys.identity import load_public
-from flo.server.flower import whole_messages
+from flo.server.flower import app_messages, whole_messages
+from flo.server.flower.app_calls import RUNTIME_PREFIX
 from flo.server.flower.control import (
     CONTROL_PREFIX,
     Bearer,
@@ -69,10 +69,8 @@ FLEET_PATHS = frozenset(
 PULL_PATH, PUSH_PATH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
 ACTIVATE_PATH = "/v1/fleet/activate-node"
 PUBLIC_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER
-RUNTIME_PREFIX = "/v1/runtime/"
-RUNTIME_PULL_PATH = "/v1/runtime/pull-messages"
-PUT_PATH, TAKE_PATH = "/v1/runtime/flo-put-parcel", "/v1/runtime/flo-take-parcel"
-ACQUIRE_PATH = "/v1/runtime/acquire-task"
+ACQUIRE_PATH = f"{RUNTIME_PREFIX}acquire-task"
+_MOST_PULLED = 1 << 24  # bytes of replies in one answer, unless a single reply has more
 _DEEPEST = 10  # objects within objects; a message has three
 APP_HERE = "flo.server.runs.app:app"
 
@@ -188,28 +186,31 @@ class SuperLink:
             default=None,
         )
 
-    @staticmethod
-    def awaited(body: bytes) -> frozenset[str]:
-        """Return the ids of the messages whose replies a ServerApp's pull request asks for."""
-        return frozenset(PullAppMessagesRequest.FromString(body).message_ids)
+    def push_requests(self, runtime: Any, headers: dict[bytes, bytes], body: bytes) -> bytes:
+        """Store a ServerApp's requests to hospitals. Raises as ``app_messages.push``."""
+        handlers = runtime.state.runtime_handlers
+        return app_messages.push(handlers, self._state, self._task_of(headers), body)
 
-    def only_complete_replies(self, body: bytes) -> tuple[bytes, bool]:
-        """Reduce a ServerApp's pull request to replies that are complete; also return if any is.
+    def pull_replies(self, runtime: Any, headers: dict[bytes, bytes], requests: list[str]) -> bytes:
+        """Return replies to a ServerApp's requests. Raises as ``app_messages.pull``."""
+        handlers = runtime.state.runtime_handlers
+        return app_messages.pull(handlers, self._state, self._task_of(headers), requests)
 
-        Flower delivers a reply as soon as it is announced, and its client then waits up to two
-        hours for the rest. An agent that was killed while sending must not block a round, so only
-        completely uploaded replies are requested.
+    def with_complete_replies(self, requests: Collection[str]) -> list[str]:
+        """Return requests whose reply is there with all its objects, as many as one answer takes.
+
+        An agent that was killed while it sent must not block a round.
         """
         answers = self._state.message_ins_id_to_message_res_id
-        question = PullAppMessagesRequest.FromString(body)
-        there = [
-            identifier
-            for identifier in question.message_ids
-            if identifier in answers and self._complete(answers[identifier])
-        ]
-        del question.message_ids[:]
-        question.message_ids.extend(there)
-        return question.SerializeToString(), bool(there)
+        found, size = list[str](), 0
+        for request in requests:
+            reply = answers.get(request)
+            if reply is not None and self._complete(reply):
+                size += self._size(reply)
+                if found and size > _MOST_PULLED:
+                    break
+                found.append(request)
+        return found
 
     def credential(
         self, path: str, headers: dict[bytes, bytes], flower_run: int | None = None
@@ -232,9 +233,13 @@ class SuperLink:
 
     def run_of(self, headers: dict[bytes, bytes]) -> int | None:
         """Return Flower's id of the calling ServerApp's run; None without a valid task token."""
-        token = headers.get(TASK_TOKEN_HEADER.encode(), b"").decode("latin-1")
-        task = self._state.get_task_by_token(token) if token else None
+        task = self._task_of(headers)
         return int(task.run_id) if task is not None else None
+
+    def _task_of(self, headers: dict[bytes, bytes]) -> Any:
+        """Return Flower's task of the calling ServerApp; None without a valid task token."""
+        token = headers.get(TASK_TOKEN_HEADER.encode(), b"").decode("latin-1")
+        return self._state.get_task_by_token(token) if token else None
 
     def register_node(self, url: str, ca: bytes, public: bytes) -> int:
         """Register a hospital's key with Flower; return Flower's node id, valid until a restart.
@@ -311,6 +316,13 @@ class SuperLink:
             and entry.is_available
             and all(self._complete(child, deepest - 1) for child in entry.child_object_ids)
         )
+
+    def _size(self, identifier: str) -> int:
+        """Return the bytes of a complete message's objects."""
+        entry = self._state.object_store.store.get(identifier)
+        if entry is None:
+            return 0
+        return len(entry.content) + sum(self._size(child) for child in entry.child_object_ids)
 
     def _control(self, url: str, ca: bytes) -> ControlHttpClient:
         return ControlHttpClient.from_server_address(

@@ -10,7 +10,7 @@
     anything else      a person's token with a role that ``flo.server.http.roles`` allows
                        (``flo.server.api.operator_api``)
 Without a credential: 401, before any routing (the console redirects to its sign-in page); with one
-that does not allow the call: 403. The runtime's ``pull-messages`` waits, in async code, until a
+that does not allow the call: 403. The runtime's ``flo-pull`` waits, in async code, until a
 reply is there or a short hold is over, so that a ServerApp need not poll; so does ``acquire-task``
 until a run is to be launched.
 """
@@ -21,10 +21,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flo.documents.canonical import Bytes
-from flo.errors import MessageError, PolicyError, TrustError
+from flo.errors import MessageError, PolicyError, RefusedError, TrustError
 from flo.host.shared_memory import opened
 from flo.http.asgi import (
     ByteQuota,
@@ -32,26 +33,30 @@ from flo.http.asgi import (
     headers_of,
     read_body,
     replay,
+    send_bytes,
     send_json,
     unlimited,
-    with_length,
 )
 from flo.http.protocol import PERSON
 from flo.protocol.large_bodies import NODES_HEADER, PLACE_HEADER, SIZE_HEADER
 from flo.protocol.messages import MAX_MESSAGE_BYTES
 from flo.server.audit.rate_limited import RateLimitedAudit
 from flo.server.console.sign_in import CONSOLE
+from flo.server.flower import app_messages
+from flo.server.flower.app_calls import (
+    APP_CALLS,
+    MAX_PULL_BYTES,
+    MAX_PUSH_BYTES,
+    PULL_PATH,
+    PUSH_PATH,
+    PUT_PATH,
+    RUNTIME_PREFIX,
+    TAKE_PATH,
+)
 from flo.server.flower.control import CONTROL_PREFIX
 from flo.server.flower.large_bodies import LargeBodyRelay, name_in, number_in, numbers_in
 from flo.server.flower.scoped_runtime import RUNTIME_CALLS
-from flo.server.flower.superlink import (
-    ACQUIRE_PATH,
-    PUT_PATH,
-    RUNTIME_PREFIX,
-    RUNTIME_PULL_PATH,
-    TAKE_PATH,
-    SuperLink,
-)
+from flo.server.flower.superlink import ACQUIRE_PATH, SuperLink
 from flo.server.http.notifier import Notifier
 from flo.server.http.roles import refuse_forbidden
 from flo.server.http.tokens import Token
@@ -61,8 +66,8 @@ from flo.server.runs.jobs import Jobs
 
 log = logging.getLogger("flo.server.private")
 
-# Flower checks the first one's signature after reading the body; the second is parsed repeatedly.
-_MAX_QUESTION = {ACQUIRE_PATH: 1 << 16, RUNTIME_PULL_PATH: 1 << 20}
+# Flower checks the first one's signature after reading the body.
+_MAX_BODY = {ACQUIRE_PATH: 1 << 16, PULL_PATH: MAX_PULL_BYTES, PUSH_PATH: MAX_PUSH_BYTES}
 _PARCELS = frozenset({PUT_PATH, TAKE_PATH})
 _HOLD_SECONDS = 1.0  # then the ServerApp checks which hospitals are connected
 _TASK_HOLD_SECONDS = 1.0  # then SuperExec looks whether its parent is there
@@ -87,7 +92,7 @@ class PrivateListener:
         self._superlink, self._api, self._notifier, self._jobs = superlink, api, notifier, jobs
         self._console = console
         self._public, self._audit, self._large_bodies = public, audit, large_bodies
-        self._allowance = ByteQuota(MAX_MESSAGE_BYTES + max(_MAX_QUESTION.values()))
+        self._allowance = ByteQuota(MAX_MESSAGE_BYTES + max(_MAX_BODY.values()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; one without a credential for its path is refused and audited."""
@@ -112,7 +117,7 @@ class PrivateListener:
                 if path in _PARCELS:
                     await self._parcel(path, scope, receive, send)
                     return
-                await self._to_flower(flower, path, scope, receive, send)
+                await self._runtime_call(flower, path, scope, receive, send)
                 return
             person = self._admit(path, scope)
         except Refused as refusal:
@@ -127,6 +132,8 @@ class PrivateListener:
     def _flower(self, path: str) -> ASGIApp | None:
         """Return Flower's application for a path; None if the path is not Flower's."""
         if path.startswith(RUNTIME_PREFIX):
+            if path not in RUNTIME_CALLS | APP_CALLS:
+                raise Refused(401, "a ServerApp may not make this call")
             return self._superlink.runtime
         return self._superlink.control if path.startswith(CONTROL_PREFIX) else None
 
@@ -138,7 +145,7 @@ class PrivateListener:
                 raise Refused(503, "the coordinator has not resumed its runs yet")  # Flower retries
             raise Refused(401, "no such job")
         lent, inner = found
-        if inner not in RUNTIME_CALLS | _PARCELS:
+        if inner not in RUNTIME_CALLS | APP_CALLS:
             raise Refused(401, "a job may not make this call")
         if not self._superlink.credential(inner, headers_of(scope), lent.flower_run):
             raise Refused(401, "not a process of this job")
@@ -146,7 +153,7 @@ class PrivateListener:
             if inner in _PARCELS:
                 await self._parcel(inner, scope, receive, send, take, lent.nodes())
                 return
-            await self._to_flower(lent.app, inner, scope, receive, send, take)
+            await self._runtime_call(lent.app, inner, scope, receive, send, take)
 
     async def _parcel(
         self,
@@ -204,7 +211,7 @@ class PrivateListener:
             raise Refused(403, f"{token.name}: {error}") from error
         return token
 
-    async def _to_flower(
+    async def _runtime_call(
         self,
         flower: ASGIApp,
         path: str,
@@ -213,32 +220,48 @@ class PrivateListener:
         send: Send,
         take: Callable[[int], None] = unlimited,
     ) -> None:
+        """Answer a call about messages; give any other to Flower."""
         try:
-            limit = _MAX_QUESTION.get(path, MAX_MESSAGE_BYTES)
+            limit = _MAX_BODY.get(path, MAX_MESSAGE_BYTES)
             body = await read_body(receive, limit, take)
+            if path in (PUSH_PATH, PULL_PATH):
+                await send_bytes(send, await self._messages(flower, path, headers_of(scope), body))
+            else:
+                if path == ACQUIRE_PATH:
+                    await self._wait_for_task(flower)
+                scope = {**scope, "path": path, "raw_path": path.encode()}
+                await flower(scope, replay(body, receive), send)
         except Refused as refusal:
             await send_json(send, refusal.status, {"error": str(refusal)})
             return
-        scope = {**scope, "path": path, "raw_path": path.encode()}
-        if path == RUNTIME_PULL_PATH:
-            run = self._superlink.run_of(headers_of(scope))
-            if run is not None:
-                self._large_bodies.end_unawaited(run, self._superlink.awaited(body))
-            body = await self._hold(body)
-            scope = with_length(scope, len(body))
-        elif path == ACQUIRE_PATH:
-            await self._wait_for_task(flower)
-        await flower(scope, replay(body, receive), send)
         self._notifier.notify_all()
 
-    async def _hold(self, body: bytes) -> bytes:
-        """Wait for a complete reply, for a short hold; return the request for complete ones."""
+    async def _messages(
+        self, runtime: ASGIApp, path: str, headers: dict[bytes, bytes], body: bytes
+    ) -> bytes:
+        """Take a ServerApp's requests, or return replies as soon as some are there."""
+        try:
+            if path == PUSH_PATH:
+                return await run_in_threadpool(
+                    self._superlink.push_requests, runtime, headers, body
+                )
+            requests = app_messages.awaited(body)
+            run = self._superlink.run_of(headers)
+            if run is not None:
+                self._large_bodies.end_unawaited(run, requests)
+            answered = await self._hold(requests)
+            return await run_in_threadpool(self._superlink.pull_replies, runtime, headers, answered)
+        except (RefusedError, MessageError) as error:
+            raise Refused(400, str(error)) from error
+
+    async def _hold(self, requests: Collection[str]) -> list[str]:
+        """Wait for a complete reply, for a short hold; return the requests that have one."""
         end = asyncio.get_running_loop().time() + _HOLD_SECONDS
         while True:
-            answerable, something = self._superlink.only_complete_replies(body)
+            answered = self._superlink.with_complete_replies(requests)
             left = end - asyncio.get_running_loop().time()
-            if something or left <= 0:
-                return answerable
+            if answered or left <= 0:
+                return answered
             await self._notifier.wait(min(left, _RECHECK_SECONDS))
 
     async def _wait_for_task(self, flower: ASGIApp) -> None:

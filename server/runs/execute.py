@@ -20,7 +20,8 @@ from flo.privacy.releases import model_noise
 from flo.privacy.releases.calibration import Calibration
 from flo.protocol.messages import model_digest
 from flo.published.golden import Golden
-from flo.server.flower.grid import GridExchange, GridLargeBodies
+from flo.server.flower.app_client import GridLargeBodies, GridMessages
+from flo.server.flower.grid import GridExchange
 from flo.server.rounds.continuing import EarlierModel
 from flo.server.rounds.known_noise import known_noise
 from flo.server.rounds.loop import RunStore, StudyRun
@@ -81,7 +82,8 @@ def execute_run(
             process has taken over the run.
     """
     bodies = GridLargeBodies(grid, here=here)
-    exchange = GridExchange(grid, kept.nodes, kept.connections, kept.stop_requested, bodies)
+    messages = GridMessages(grid)
+    exchange = GridExchange(messages, kept.nodes, kept.connections, kept.stop_requested, bodies)
     try:
         _carry_out(study, run, exchange, kept, publish)
     except FloError as error:

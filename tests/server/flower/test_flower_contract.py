@@ -27,7 +27,6 @@ from flo.server.flower.superlink import (
     APP_HERE,
     FLEET_PATHS,
     PULL_PATH,
-    RUNTIME_PULL_PATH,
     SuperLink,
 )
 from flo.server.keys.authority import Authority
@@ -93,7 +92,6 @@ def test_what_flower_adds_to_the_fleet_router_is_decided_on() -> None:
 def test_each_part_holds_its_own_routes_only(superlink: SuperLink) -> None:
     assert _paths(superlink.fleet) == _paths(fleet_router)
     assert all(path.startswith("/v1/runtime/") for path in _paths(superlink.runtime))
-    assert RUNTIME_PULL_PATH in _paths(superlink.runtime)
 
 
 def test_the_fleet_client_keeps_its_http_client_where_we_replace_it(

@@ -5,19 +5,19 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, cast
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import httpx
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
-from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from flo.errors import MessageError, NetworkError
 from flo.protocol.messages import MAX_INLINE_BYTES
 from flo.server.flower import grid
-from flo.server.flower.grid import GridExchange, GridLargeBodies
+from flo.server.flower.app_client import GridLargeBodies
+from flo.server.flower.grid import GridExchange
 from tests.server.in_memory_run import Clock
 
 NODES = {"north": 11, "south": 22, "west": 33}
@@ -59,7 +59,7 @@ class FakeGrid:
         self.looks += 1
         return set(self.online)
 
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+    def push_messages(self, messages: Sequence[Message]) -> list[str]:
         return [self._push(message) for message in messages]
 
     def _push(self, message: Message) -> str:
@@ -76,7 +76,7 @@ class FakeGrid:
             self._due[identifier] = (self.clock.now + wait, made)
         return identifier
 
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+    def pull_messages(self, message_ids: Sequence[str]) -> list[Message]:
         """Each answer once, as Flower hands them out."""
         self.pulls.append(self.clock.now)
         there = [i for i in message_ids if i in self._due and self._due[i][0] <= self.clock.now]
@@ -114,7 +114,7 @@ class World:
         self.stopped, self.later = False, list[tuple[float, Callable[[], object]]]()
         self.parcels = FakeParcels()
         self.exchange = GridExchange(
-            cast(Grid, self.grid),
+            self.grid,
             lambda: dict(self.nodes),
             lambda: dict(self.connections),
             lambda: self.stopped,

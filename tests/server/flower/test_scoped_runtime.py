@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_a_request_of_its_own_run_passes() -> None:
 )
 def test_any_other_object_is_refused(content: bytes) -> None:
     with pytest.raises(FlowerError):
-        handlers().push_object(SimpleNamespace(object_content=content), None, None)
+        send([1], contents=[uploaded(), content])
 
 
 class Flower:
@@ -70,12 +71,6 @@ class Flower:
         from flwr.proto.node_pb2 import NodeInfo
 
         return SimpleNamespace(nodes=[NodeInfo(node_id=node) for node in (1, 2, 3)])
-
-    def push_messages(self, request: Any, state: Any, task: Any) -> str:
-        return "pushed"
-
-    def push_object(self, request: Any, state: Any, task: Any) -> str:
-        return "stored"
 
 
 def handlers() -> ScopedHandlers:
@@ -91,8 +86,10 @@ def messages(*nodes: int, run: int = 7) -> list[Any]:
     ]
 
 
-def messages_to(*nodes: int) -> Any:
-    return SimpleNamespace(messages_list=messages(*nodes))
+def send(nodes: Sequence[int], found: Any = None, contents: Sequence[bytes] = ()) -> None:
+    """A job sends messages to these nodes."""
+    announced = SimpleNamespace(messages_list=messages(*nodes))
+    handlers().refuse_out_of_scope(announced, contents, found or waiting(), TASK)
 
 
 def waiting(*found: Any) -> Any:
@@ -103,31 +100,30 @@ def waiting(*found: Any) -> Any:
 def test_it_sees_and_reaches_its_own_hospitals_only() -> None:
     found = handlers().get_nodes(None, None, None)
     assert [node.node_id for node in found.nodes] == [1, 2]
-    assert handlers().push_messages(messages_to(1, 2), waiting(), TASK) == "pushed"
+    send([1, 2], contents=[uploaded()])
     for nodes in ((3,), (1, 3), (0,)):
         with pytest.raises(FlowerError):
-            handlers().push_messages(messages_to(*nodes), waiting(), TASK)
+            send(nodes)
 
 
 def test_a_job_has_few_requests_waiting_for_each_hospital() -> None:
     """Those of another run, such as one before it, are not its own."""
     most = [1, 2] * MOST_WAITING
-    assert handlers().push_messages(messages_to(*most), waiting(), TASK) == "pushed"
-    others = messages(*most, run=6)
-    assert handlers().push_messages(messages_to(*most), waiting(*others), TASK) == "pushed"
+    send(most)
+    send(most, waiting(*messages(*most, run=6)))
     flapping = [1] * (2 * MOST_WAITING - 2)  # a hospital that connects again and again
-    there = waiting(*messages(*flapping))
-    assert handlers().push_messages(messages_to(1, 2), there, TASK) == "pushed"
+    send([1, 2], waiting(*messages(*flapping)))
     for asked, there in (([*most, 1], []), ([1], most), ([2, 1], most)):
         with pytest.raises(FlowerError):
-            handlers().push_messages(messages_to(*asked), waiting(*messages(*there)), TASK)
+            send(asked, waiting(*messages(*there)))
 
 
 def test_its_calls_are_a_part_of_flowers() -> None:
     routes = iter_route_contexts(SuperLink(superexec_secret=bytes(32)).runtime.routes)
     paths = {str(route.path) for route in routes}
     assert paths > RUNTIME_CALLS
-    assert {"/v1/runtime/create-task", "/v1/runtime/start-automation"} <= paths - RUNTIME_CALLS
+    closed = {"create-task", "start-automation", "push-messages", "pull-object"}
+    assert {f"/v1/runtime/{call}" for call in closed} <= paths - RUNTIME_CALLS
 
 
 def test_a_lent_runs_token_opens_no_other_path() -> None:

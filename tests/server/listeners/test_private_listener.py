@@ -10,7 +10,8 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from flwr.supercore.constant import SUPEREXEC_AUTH_SIGNATURE_HEADER, TASK_TOKEN_HEADER
 
-from flo.server.flower.superlink import PUT_PATH, TAKE_PATH, SuperLink
+from flo.server.flower.app_calls import APP_CALLS
+from flo.server.flower.superlink import SuperLink
 from flo.server.http.tokens import issue
 from tests.server.every_route import filled, own_calls
 from tests.server.real_coordinator import RealCoordinator, ask
@@ -42,7 +43,7 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
             for route in iter_route_contexts(app.routes)
             for method in route.methods or ()
         }
-    return sorted(found | {("POST", PUT_PATH), ("POST", TAKE_PATH)})
+    return sorted(found | {("POST", path) for path in APP_CALLS})
 
 
 @pytest.fixture

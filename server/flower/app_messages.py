@@ -1,0 +1,116 @@
+"""What the coordinator does when a ServerApp pushes requests or pulls replies in one call.
+
+The private listener has verified the ServerApp's task, so Flower's handlers of its Runtime API are
+called directly (``flo.server.flower.app_calls``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    PullObjectRequest,
+    PushObjectRequest,
+)
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
+from flwr.supercore.error import FlowerError
+from flwr.supercore.inflatable.inflatable_object import (
+    UnexpectedObjectContentError,
+    get_object_id,
+    iterate_object_tree,
+)
+from google.protobuf.message import DecodeError
+
+from flo.errors import MessageError, RefusedError
+from flo.protocol.whole_messages import MAX_REQUEST, joined, parted
+from flo.server.flower.app_calls import MOST_MESSAGES, MOST_PARTS
+from flo.server.flower.scoped_runtime import Handlers
+
+_COORDINATOR = Node(node_id=SUPERLINK_NODE_ID)
+
+
+def push(handlers: Handlers, state: Any, task: Any, body: bytes) -> bytes:
+    """Store requests to hospitals; return Flower's answer, with their ids.
+
+    ``body``: Flower's announcement of the messages, then the content of each object once.
+
+    Raises:
+        RefusedError: Flower or the run's scope refuses it. MessageError: it is no such body.
+    """
+    with _refusals():
+        first, *contents = parted(body, MAX_REQUEST, MOST_PARTS) or [b""]
+        announced = PushAppMessagesRequest.FromString(first)
+        if not 0 < len(announced.messages_list) <= MOST_MESSAGES:
+            raise MessageError(f"a call has 1 to {MOST_MESSAGES} messages")
+        trees = announced.message_object_trees
+        named = {one.object_id for tree in trees for one in iterate_object_tree(tree)}
+        objects = {get_object_id(content): content for content in contents}
+        if named != objects.keys():
+            raise MessageError("the messages do not consist of the objects that came with them")
+        handlers.refuse_out_of_scope(announced, contents, state, task)
+        answer = handlers.push_messages(announced, state, task)
+        for name in answer.objects_to_push:
+            one = PushObjectRequest(
+                node=_COORDINATOR,
+                run_id=task.run_id,
+                object_id=name,
+                object_content=objects[name],
+                session_id=answer.session_id,
+            )
+            handlers.push_object(one, state, task)
+    return bytes(answer.SerializeToString())
+
+
+def awaited(body: bytes) -> frozenset[str]:
+    """Return the ids of the requests whose replies a pull asks for. Raises MessageError."""
+    with _refusals():
+        return frozenset(PullAppMessagesRequest.FromString(body).message_ids)
+
+
+def pull(handlers: Handlers, state: Any, task: Any, requests: list[str]) -> bytes:
+    """Return the replies to these requests, and forget them: Flower's answer, then each object.
+
+    Raises:
+        RefusedError: Flower refuses it. MessageError: a request is of another run.
+    """
+    with _refusals():
+        asked = PullAppMessagesRequest(message_ids=requests)
+        answer = handlers.pull_messages(asked, state, task)
+        parts = [answer.SerializeToString()] if answer.messages_list else []
+        for tree in answer.message_object_trees:
+            for one in iterate_object_tree(tree):
+                wanted = PullObjectRequest(
+                    node=_COORDINATOR, run_id=task.run_id, object_id=one.object_id
+                )
+                parts.append(handlers.pull_object(wanted, state, task).object_content)
+        for message in answer.messages_list:
+            received = ConfirmMessageReceivedRequest(
+                node=_COORDINATOR,
+                run_id=task.run_id,
+                message_object_id=message.metadata.message_id,
+            )
+            handlers.confirm_message_received(received, state, task)
+    return joined(parts)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what Flower's handlers raise on foreign input and on ended runs into our errors."""
+    try:
+        yield
+    except FlowerError as error:
+        raise RefusedError(str(error)) from error
+    except (
+        DecodeError,
+        UnexpectedObjectContentError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+    ) as error:
+        raise MessageError("this is not a call of a ServerApp") from error
