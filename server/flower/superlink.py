@@ -40,6 +40,7 @@ from google.protobuf.message import DecodeError
 from starlette.datastructures import State
 from starlette.middleware import Middleware
 
+from flo.errors import TrustError
 from flo.keys.identity import load_public
 from flo.server.flower import app_messages, whole_messages
 from flo.server.flower.app_calls import RUNTIME_PREFIX
@@ -80,7 +81,7 @@ class SuperLink:
 
     ``fleet`` (for hospitals) and ``runtime`` (for ServerApps) contain only their own routes and the
     middleware that these need: each layer costs half a millisecond per request, and a round has
-    some sixty requests. ``control`` is the full application, for this process.
+    some thirty requests. ``control`` is the full application, for this process.
     """
 
     def __init__(self, *, superexec_secret: bytes) -> None:
@@ -187,14 +188,22 @@ class SuperLink:
         )
 
     def push_requests(self, runtime: Any, headers: dict[bytes, bytes], body: bytes) -> bytes:
-        """Store a ServerApp's requests to hospitals. Raises as ``app_messages.push``."""
+        """Store a ServerApp's requests to hospitals.
+
+        Raises:
+            TrustError: its run is over. As ``app_messages.push``.
+        """
         handlers = runtime.state.runtime_handlers
-        return app_messages.push(handlers, self._state, self._task_of(headers), body)
+        return app_messages.push(handlers, self._state, self._running_task(headers), body)
 
     def pull_replies(self, runtime: Any, headers: dict[bytes, bytes], requests: list[str]) -> bytes:
-        """Return replies to a ServerApp's requests. Raises as ``app_messages.pull``."""
+        """Return replies to a ServerApp's requests.
+
+        Raises:
+            TrustError: its run is over. As ``app_messages.pull``.
+        """
         handlers = runtime.state.runtime_handlers
-        return app_messages.pull(handlers, self._state, self._task_of(headers), requests)
+        return app_messages.pull(handlers, self._state, self._running_task(headers), requests)
 
     def with_complete_replies(self, requests: Collection[str]) -> list[str]:
         """Return requests whose reply is there with all its objects, as many as one answer takes.
@@ -235,6 +244,12 @@ class SuperLink:
         """Return Flower's id of the calling ServerApp's run; None without a valid task token."""
         task = self._task_of(headers)
         return int(task.run_id) if task is not None else None
+
+    def _running_task(self, headers: dict[bytes, bytes]) -> Any:
+        task = self._task_of(headers)
+        if task is None:
+            raise TrustError("this task is over")
+        return task
 
     def _task_of(self, headers: dict[bytes, bytes]) -> Any:
         """Return Flower's task of the calling ServerApp; None without a valid task token."""

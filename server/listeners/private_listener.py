@@ -68,6 +68,7 @@ log = logging.getLogger("flo.server.private")
 
 # Flower checks the first one's signature after reading the body.
 _MAX_BODY = {ACQUIRE_PATH: 1 << 16, PULL_PATH: MAX_PULL_BYTES, PUSH_PATH: MAX_PUSH_BYTES}
+_MAX_OTHER_BODY = 1 << 24  # logs, and what a run leaves
 _PARCELS = frozenset({PUT_PATH, TAKE_PATH})
 _HOLD_SECONDS = 1.0  # then the ServerApp checks which hospitals are connected
 _TASK_HOLD_SECONDS = 1.0  # then SuperExec looks whether its parent is there
@@ -222,8 +223,7 @@ class PrivateListener:
     ) -> None:
         """Answer a call about messages; give any other to Flower."""
         try:
-            limit = _MAX_BODY.get(path, MAX_MESSAGE_BYTES)
-            body = await read_body(receive, limit, take)
+            body = await read_body(receive, _MAX_BODY.get(path, _MAX_OTHER_BODY), take)
             if path in (PUSH_PATH, PULL_PATH):
                 await send_bytes(send, await self._messages(flower, path, headers_of(scope), body))
             else:
@@ -251,6 +251,8 @@ class PrivateListener:
                 self._large_bodies.end_unawaited(run, requests)
             answered = await self._hold(requests)
             return await run_in_threadpool(self._superlink.pull_replies, runtime, headers, answered)
+        except TrustError as error:
+            raise Refused(401, str(error)) from error
         except (RefusedError, MessageError) as error:
             raise Refused(400, str(error)) from error
 

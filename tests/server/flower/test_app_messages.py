@@ -1,0 +1,268 @@
+"""A ServerApp's messages in one call, over Flower's real state: whole, and its own only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from flwr.app import ConfigRecord, Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import PushObjectRequest
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
+from flwr.supercore.constant import TASK_TOKEN_HEADER
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_id,
+    get_object_tree,
+)
+
+from flo.errors import FloError, MessageError, NetworkError, RefusedError, TrustError
+from flo.protocol.whole_messages import joined
+from flo.server.flower import app_client, app_messages
+from flo.server.flower import superlink as superlink_module
+from flo.server.flower.app_calls import PUSH_PATH
+from flo.server.flower.app_client import GridMessages
+from flo.server.flower.scoped_runtime import RuntimeScope
+from flo.server.flower.superlink import SuperLink
+from tests.server.flower.party import Party
+
+
+class Line:
+    """Flower's grid of a ServerApp, connected to the coordinator as the private listener is."""
+
+    def __init__(self, party: Party, runtime: Any = None) -> None:
+        self._superlink, self._runtime = party.superlink, runtime or party.superlink.runtime
+        self._token, self._base_url, self._runtime_client = party.token, "https://here", self
+        self._client = httpx.Client(transport=httpx.MockTransport(self._answer))
+        self._retry_invoker = self
+        self.calls: list[str] = []
+
+    def invoke(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        return send()
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.calls.append(request.url.path)
+        headers = {TASK_TOKEN_HEADER.encode(): request.headers[TASK_TOKEN_HEADER].encode()}
+        body = request.read()
+        try:
+            if request.url.path == PUSH_PATH:
+                answer = self._superlink.push_requests(self._runtime, headers, body)
+            else:
+                there = self._superlink.with_complete_replies(sorted(app_messages.awaited(body)))
+                answer = self._superlink.pull_replies(self._runtime, headers, there)
+        except FloError as error:
+            return httpx.Response(400, json={"error": str(error)})
+        return httpx.Response(200, content=answer)
+
+
+@pytest.fixture(scope="module")
+def superlink() -> SuperLink:
+    return SuperLink(superexec_secret=b"a secret of 32 bytes for tests..")
+
+
+@pytest.fixture
+def party(superlink: SuperLink) -> Party:
+    return Party(superlink)
+
+
+@pytest.fixture
+def line(party: Party) -> Line:
+    return Line(party)
+
+
+def text(message: Message) -> bytes:
+    body = message.content.config_records["flo"]["message"]
+    assert isinstance(body, bytes)
+    return body
+
+
+def answered(party: Party, data: bytes = b"numbers") -> None:
+    """The hospital pulls its next request and answers it."""
+    pulled = party.pulled()
+    announced, objects, _ = party.reply(pulled, data)
+    party.push(announced, objects)
+
+
+def test_requests_arrive_and_replies_come_back_in_one_call_each(party: Party, line: Line) -> None:
+    grid = GridMessages(line)
+    names = grid.push_messages([party.message(b"first"), party.message(b"second")])
+    assert len(set(names)) == 2
+    assert len(line.calls) == 1
+    assert grid.pull_messages(names) == []
+    answered(party, b"one")
+    answered(party, b"two")
+    replies = grid.pull_messages(names)
+    assert {text(reply) for reply in replies} == {b"one", b"two"}
+    assert {reply.metadata.reply_to_message_id for reply in replies} == set(names)
+    assert {reply.metadata.src_node_id for reply in replies} == {party.node}
+    assert len(line.calls) == 3
+    assert grid.pull_messages(names) == [], "each is delivered once"
+    assert not party.objects(), "and nothing of it is kept"
+
+
+def test_the_same_request_to_two_hospitals_and_the_same_reply_are_one_object(
+    superlink: SuperLink, party: Party, line: Line
+) -> None:
+    other = Party(superlink)
+    grid = GridMessages(line)
+    names = grid.push_messages([party.message(b"x"), party.message(b"x", dst_node_id=other.node)])
+    other.run = party.run
+    answered(party)
+    answered(other)
+    assert [text(reply) for reply in grid.pull_messages(names)] == [b"numbers"] * 2
+    assert not party.objects()
+
+
+def test_many_bytes_are_several_calls(
+    party: Party, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_client, "BATCH_BYTES", 2500)
+    monkeypatch.setattr(superlink_module, "_MOST_PULLED", 2500)
+    grid = GridMessages(line)
+    sent = [bytes([number]) * 1000 for number in range(5)]
+    names = grid.push_messages([party.message(data) for data in sent])
+    assert len(line.calls) == 5, "two of 1,000 bytes have more than 2,500 with what Flower adds"
+    for data in sent:
+        answered(party, data)
+    replies: list[bytes] = []
+    while len(replies) < 5:
+        found = grid.pull_messages(names)
+        assert len(found) == 1
+        replies += map(text, found)
+    assert sorted(replies) == sent
+
+
+def test_many_messages_are_several_calls(
+    party: Party, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_client, "MOST_MESSAGES", 2)
+    names = GridMessages(line).push_messages([party.message(bytes([n])) for n in range(5)])
+    assert len(set(names)) == 5
+    assert len(line.calls) == 3
+
+
+def test_a_message_that_flower_does_not_accept_has_no_name(party: Party, line: Line) -> None:
+    pair = [party.message(b"to nobody", dst_node_id=77), party.message(b"to somebody")]
+    nobody, somebody = GridMessages(line).push_messages(pair)
+    assert nobody == ""
+    assert somebody == pair[1].metadata.message_id
+
+
+def test_a_reply_that_is_still_uploaded_is_not_returned(party: Party, line: Line) -> None:
+    grid = GridMessages(line)
+    names = grid.push_messages([party.message(b"a")])
+    announced, objects, message = party.reply(party.pulled())
+    party.push(announced, objects)
+    entry = party.state.object_store.store[message.metadata.message_id]
+    entry.is_available = False
+    assert grid.pull_messages(names) == []
+    entry.is_available = True
+    assert len(grid.pull_messages(names)) == 1
+
+
+def test_a_lying_hospitals_reply_is_passed_over_and_the_others_arrive(
+    superlink: SuperLink, party: Party, line: Line
+) -> None:
+    """Its objects have the names and sizes that Flower checks, and make no message."""
+    other = Party(superlink)
+    grid = GridMessages(line)
+    names = grid.push_messages([party.message(b"a"), party.message(b"a", dst_node_id=other.node)])
+    other.run = party.run
+    announced, objects, _ = party.reply(party.pulled())
+    swapped = {one.object_id: one for one in objects}
+    tree = announced.message_object_trees[0]
+    record = ConfigRecord({"message": b"lies"}).deflate()
+    spoilt = PushObjectRequest(
+        run_id=party.run, object_id=get_object_id(record), object_content=record
+    )
+    inner = tree.children[0].children[0].object_id
+    tree.children[0].children[0].object_id = spoilt.object_id
+    del swapped[inner]
+    party.push(announced, [*swapped.values(), spoilt])
+    answered(other, b"honest")
+    assert [reply.metadata.src_node_id for reply in grid.pull_messages(names)] == [other.node]
+
+
+def announced(*messages: Message) -> tuple[Any, dict[str, bytes]]:
+    """What a ServerApp says and sends."""
+    said = PushAppMessagesRequest(
+        messages_list=[message_to_proto(remove_content_from_message(one)) for one in messages],
+        message_object_trees=[get_object_tree(one) for one in messages],
+    )
+    objects: dict[str, bytes] = {}
+    for one in messages:
+        objects |= {name: o.deflate() for name, o in get_all_nested_objects(one).items()}
+    return said, objects
+
+
+@pytest.mark.parametrize("spoil", ["one missing", "one too many", "no message", "another run's"])
+def test_what_is_no_whole_request_is_refused_and_nothing_is_stored(
+    superlink: SuperLink, party: Party, spoil: str
+) -> None:
+    headers = {TASK_TOKEN_HEADER.encode(): party.token.encode()}
+    said, objects = announced(party.message(b"x"))
+    if spoil == "one missing":
+        objects.popitem()
+    elif spoil == "one too many":
+        objects["other"] = ConfigRecord({"other": b"x"}).deflate()
+    elif spoil == "no message":
+        said, objects = PushAppMessagesRequest(), {}
+    else:
+        said, objects = announced(party.message(b"x", run_id=party.new_run()))
+    body = joined([said.SerializeToString() or b"\n\0", *objects.values()])
+    with pytest.raises(MessageError):
+        superlink.push_requests(superlink.runtime, headers, body)
+    assert not party.waits()
+    assert not party.objects()
+
+
+@pytest.mark.parametrize("body", [b"", b"x", joined([b"x"]), joined([b"\xff" * 9] * 4)])
+def test_what_is_no_call_is_refused(superlink: SuperLink, party: Party, body: bytes) -> None:
+    headers = {TASK_TOKEN_HEADER.encode(): party.token.encode()}
+    with pytest.raises(MessageError):
+        superlink.push_requests(superlink.runtime, headers, body)
+
+
+def test_replies_of_another_run_are_not_told(
+    superlink: SuperLink, party: Party, line: Line
+) -> None:
+    names = GridMessages(line).push_messages([party.message(b"a")])
+    answered(party)
+    with pytest.raises(NetworkError, match="did not accept"):
+        GridMessages(Line(Party(superlink))).pull_messages(names)
+    assert len(GridMessages(line).pull_messages(names)) == 1, "its own run still gets it"
+
+
+def test_a_question_that_is_none_is_refused() -> None:
+    assert app_messages.awaited(PullAppMessagesRequest(message_ids=["a"]).SerializeToString())
+    with pytest.raises(MessageError):
+        app_messages.awaited(b"\xff" * 9)
+
+
+def test_a_jobs_requests_are_refused_before_any_is_stored(
+    superlink: SuperLink, party: Party
+) -> None:
+    loan = RuntimeScope("run-1-000001", "a study", lambda: {party.node})
+    scoped = superlink.scoped_runtime(party.run, bytes(32), loan)
+    said, objects = announced(party.message(b"not a request of the study"))
+    body = joined([said.SerializeToString(), *objects.values()])
+    headers = {TASK_TOKEN_HEADER.encode(): party.token.encode()}
+    with pytest.raises(RefusedError):
+        superlink.push_requests(scoped, headers, body)
+    assert not party.waits()
+    assert not party.objects()
+
+
+def test_a_task_that_is_over_sends_and_gets_nothing(superlink: SuperLink, party: Party) -> None:
+    said, objects = announced(party.message(b"late"))
+    headers = {TASK_TOKEN_HEADER.encode(): party.token.encode()}
+    party.state.finish_task(party.state.run_ids[party.run].run.primary_task_id, "completed", "")
+    body = joined([said.SerializeToString(), *objects.values()])
+    with pytest.raises(TrustError):
+        superlink.push_requests(superlink.runtime, headers, body)
+    with pytest.raises(TrustError):
+        superlink.pull_replies(superlink.runtime, headers, [])
+    assert not party.objects()
