@@ -42,10 +42,7 @@ class Offer:
 
 
 class Store(MemberTables, RunTables, DraftTables, ModelTables):
-    """All tables. Several processes may share the file.
-
-    Each call is one transaction; ``keep_head`` with a study is two.
-    """
+    """All tables. Several processes may share the file. Each call is one transaction."""
 
     def add_study(self, study: Study, signature: str, place: RunPlace = "here") -> None:
         """Store a signed study as offered; if it is on offer already, change only its place."""
@@ -207,21 +204,23 @@ class Store(MemberTables, RunTables, DraftTables, ModelTables):
         ``study``: the study whose run received it, for that study's report.
         """
         shown = (hospital, head.sequence, head.hash, head.signature, head.public)
-        self._write(
-            "INSERT INTO heads VALUES (?, ?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
-            " sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature,"
-            " public = excluded.public WHERE excluded.sequence > heads.sequence",
-            *shown,
-        )
-        if study is not None:
+        with self._transaction():
             self._write(
-                "INSERT INTO study_heads VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (study, hospital) DO"
-                " UPDATE SET sequence = excluded.sequence, hash = excluded.hash,"
+                "INSERT INTO heads VALUES (?, ?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
+                " sequence = excluded.sequence, hash = excluded.hash,"
                 " signature = excluded.signature, public = excluded.public"
-                " WHERE excluded.sequence > study_heads.sequence",
-                study,
+                " WHERE excluded.sequence > heads.sequence",
                 *shown,
             )
+            if study is not None:
+                self._write(
+                    "INSERT INTO study_heads VALUES (?, ?, ?, ?, ?, ?)"
+                    " ON CONFLICT (study, hospital) DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash,"
+                    " signature = excluded.signature, public = excluded.public"
+                    " WHERE excluded.sequence > study_heads.sequence",
+                    study,
+                    *shown,
+                )
 
     def heads(self) -> dict[str, LedgerHead]:
         """Return hospital -> the highest head seen of its ledger."""
