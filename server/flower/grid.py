@@ -22,7 +22,7 @@ from flo.protocol.messages import MAX_INLINE_BYTES, MAX_MESSAGE_BYTES
 log = logging.getLogger("flo.server.flower.grid")
 
 _RECORD, _BODY, _PARCEL, _SIZE, _MESSAGE_TYPE = "flo", "message", "parcel", "size", "query"
-_POLL_SECONDS, _LONGEST_POLL, _POLL_SHARE = 0.02, 0.2, 0.05
+_POLL_SECONDS = 0.02  # after the coordinator held a question for replies in vain
 _LOOK_SECONDS = 0.5
 _LEAST_SECONDS = 5.0
 _OFFLINE_SECONDS = 2.0  # an agent that only lost its connection is back sooner
@@ -88,7 +88,7 @@ class GridExchange:
                     self._push(asking, asking.to_resend(self._connections()))
                     asking.update_online(self.connected())
                 if nothing:
-                    time.sleep(asking.pause)
+                    time.sleep(_POLL_SECONDS)
 
     def connected(self) -> set[str]:
         """Return the hospitals whose agents are connected now."""
@@ -200,16 +200,6 @@ class _PendingRequest:
         """Seconds that one reply may take: an equal share, so a slow one does not block others."""
         left = self._began + self.seconds - time.monotonic()
         return max(_LEAST_SECONDS, left / max(1, len(self.waiting)))
-
-    @property
-    def pause(self) -> float:
-        """Seconds until replies are looked for again: a share of the time that they take so far.
-
-        Each look costs the coordinator milliseconds, which hospitals that upload may need.
-        """
-        taken = time.monotonic() - self._began
-        share = min(max(_POLL_SECONDS, _POLL_SHARE * taken), _LONGEST_POLL)
-        return max(min(share, self.seconds - taken - _POLL_SECONDS), _POLL_SECONDS)
 
     def is_over(self) -> bool:
         return _past(self._began + self.seconds)

@@ -215,7 +215,8 @@ class Store(MemberTables, RunTables, DraftTables, ModelTables):
             if study is not None:
                 self._write(
                     "INSERT INTO study_heads VALUES (?, ?, ?, ?, ?, ?)"
-                    " ON CONFLICT (study, hospital) DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash,"
+                    " ON CONFLICT (study, hospital) DO UPDATE SET"
+                    " sequence = excluded.sequence, hash = excluded.hash,"
                     " signature = excluded.signature, public = excluded.public"
                     " WHERE excluded.sequence > study_heads.sequence",
                     study,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -52,7 +51,6 @@ class FakeGrid:
         self.reply: dict[str, Reply] = {}
         self.refused: set[str] = set()
         self.looks = 0
-        self.pulls: list[float] = []  # when
         self._due: dict[str, tuple[float, Message]] = {}
 
     def get_node_ids(self) -> set[int]:
@@ -78,7 +76,6 @@ class FakeGrid:
 
     def pull_messages(self, message_ids: Sequence[str]) -> list[Message]:
         """Each answer once, as Flower hands them out."""
-        self.pulls.append(self.clock.now)
         there = [i for i in message_ids if i in self._due and self._due[i][0] <= self.clock.now]
         return [self._due.pop(identifier)[1] for identifier in there]
 
@@ -379,25 +376,6 @@ def test_who_is_online_is_not_asked_of_flower_more_than_twice_a_second(world: Wo
 
 
 # -- who is there ------------------------------------------------------------------------------
-
-
-def test_replies_are_looked_for_the_less_often_the_longer_they_take(world: World) -> None:
-    world.grid.seconds = {"north": [0.2], "south": [0.2], "west": [8.0]}
-    assert set(world.ask()) == set(NODES)
-    early = [at for at in world.grid.pulls if at <= world.grid.pulls[0] + 0.2]
-    assert len(early) >= 9, "fifty times a second for a quick round"
-    assert len(world.grid.pulls) < 120, "a slow one does not cost a look for each hundredth of it"
-    pauses = [after - before for before, after in itertools.pairwise(world.grid.pulls)]
-    assert max(pauses) == pytest.approx(0.2)
-
-
-def test_the_last_look_is_just_before_the_deadline(world: World) -> None:
-    """A sleep that ends at the deadline ends after it, and who replied in it would be absent."""
-    world.grid.seconds["south"] = [None, None]
-    began = world.clock.now
-    assert set(world.ask()) == {"north", "west"}
-    in_time = [at - began for at in world.grid.pulls if at - began < DEADLINE - 0.001]
-    assert in_time[-1] > DEADLINE - 0.03
 
 
 def test_connected_are_those_whose_agents_are_online(world: World) -> None:
