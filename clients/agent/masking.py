@@ -31,10 +31,11 @@ def mask(
     noisy: Integers | Int32Array,
     ready: Ready | None = None,
 ) -> Values:
-    """Return ``noisy`` under this attempt's pads, or unchanged if the study is not masked.
+    """Return ``noisy`` under this attempt's pads.
 
-    Coordinators that know no study of schema 4 read unmasked numbers of 64 bits only. ``ready``:
-    our part in a sum that survives dropouts; removable noise and a self mask are added.
+    Unchanged if the study is not masked; but in 64 bits for studies up to schema 3, whose
+    coordinators may read no others. ``ready``: our part in a sum that survives dropouts; removable
+    noise and a self mask are added.
     The caller has checked every key in ``header``.
     """
     if not study.masked:
