@@ -25,6 +25,7 @@ from flwr.proto.runtime_pb2 import (
 )
 from flwr.supercore.constant import TASK_TOKEN_HEADER
 from flwr.supercore.inflatable.inflatable_object import (
+    UnexpectedObjectContentError,
     get_all_nested_objects,
     get_object_tree,
     iterate_object_tree,
@@ -164,7 +165,15 @@ def _inflated(name: str, tree: ObjectTree, contents: Iterator[bytes]) -> Message
     objects = {one: next(contents, b"") for one in names}
     try:
         message = inflate_object_from_contents(name, objects)
-    except (DecodeError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (
+        DecodeError,
+        UnexpectedObjectContentError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         log.warning("a reply is no message of Flower", extra={"fields": {"error": repr(error)}})
         return None
     if not isinstance(message, Message):

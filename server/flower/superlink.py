@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import itertools
 import secrets
 import threading
 from base64 import b64decode
@@ -42,6 +43,7 @@ from starlette.middleware import Middleware
 
 from flo.errors import TrustError
 from flo.keys.identity import load_public
+from flo.protocol.whole_messages import MOST_OBJECTS
 from flo.server.flower import app_messages, whole_messages
 from flo.server.flower.app_calls import RUNTIME_PREFIX
 from flo.server.flower.control import (
@@ -208,17 +210,22 @@ class SuperLink:
     def with_complete_replies(self, requests: Collection[str]) -> list[str]:
         """Return requests whose reply is there with all its objects, as many as one answer takes.
 
-        An agent that was killed while it sent must not block a round.
+        An agent that was killed while it sent must not block a round, nor one that sends objects
+        without number.
         """
         answers = self._state.message_ins_id_to_message_res_id
         found, size = list[str](), 0
         for request in requests:
             reply = answers.get(request)
-            if reply is not None and self._complete(reply):
-                size += self._size(reply)
-                if found and size > _MOST_PULLED:
-                    break
-                found.append(request)
+            if reply is None or not self._complete(reply):
+                continue
+            objects = self._object_sizes(reply)
+            if len(objects) > MOST_OBJECTS:
+                continue
+            size += sum(objects)
+            if found and size > _MOST_PULLED:
+                break
+            found.append(request)
         return found
 
     def credential(
@@ -332,12 +339,13 @@ class SuperLink:
             and all(self._complete(child, deepest - 1) for child in entry.child_object_ids)
         )
 
-    def _size(self, identifier: str) -> int:
-        """Return the bytes of a complete message's objects."""
+    def _object_sizes(self, identifier: str) -> list[int]:
+        """Return the bytes of each object of a complete message."""
         entry = self._state.object_store.store.get(identifier)
         if entry is None:
-            return 0
-        return len(entry.content) + sum(self._size(child) for child in entry.child_object_ids)
+            return []
+        inner = [self._object_sizes(child) for child in entry.child_object_ids[: 1 + MOST_OBJECTS]]
+        return [len(entry.content), *itertools.chain(*inner)]
 
     def _control(self, url: str, ca: bytes) -> ControlHttpClient:
         return ControlHttpClient.from_server_address(

@@ -18,6 +18,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_id,
     get_object_tree,
 )
+from flwr.superlink.servicer.fleet import fleet_handlers
 
 from flo.errors import FloError, MessageError, NetworkError, RefusedError, TrustError
 from flo.protocol.whole_messages import joined
@@ -182,6 +183,35 @@ def test_a_lying_hospitals_reply_is_passed_over_and_the_others_arrive(
     tree.children[0].children[0].object_id = spoilt.object_id
     del swapped[inner]
     party.push(announced, [*swapped.values(), spoilt])
+    answered(other, b"honest")
+    assert [reply.metadata.src_node_id for reply in grid.pull_messages(names)] == [other.node]
+
+
+def test_a_reply_of_more_objects_than_a_message_has_is_not_returned(
+    superlink: SuperLink, party: Party, line: Line
+) -> None:
+    """A hospital can send one by Flower's own calls; it ends no run, and the others arrive."""
+    other = Party(superlink)
+    grid = GridMessages(line)
+    names = grid.push_messages([party.message(b"a"), party.message(b"a", dst_node_id=other.node)])
+    other.run = party.run
+    announced, _, message = party.reply(party.pulled())
+    message.content["more"] = ConfigRecord({"message": b"more"})
+    message.metadata.__dict__["_message_id"] = message.object_id
+    announced.messages_list[0].metadata.message_id = message.object_id
+    announced.message_object_trees[0].CopyFrom(get_object_tree(message))
+    announced.node.node_id = party.node
+    session = fleet_handlers.push_messages(announced, party.state).session_id
+    for name, one in get_all_nested_objects(message).items():
+        pushed = PushObjectRequest(
+            node=announced.node,
+            run_id=party.run,
+            object_id=name,
+            object_content=one.deflate(),
+            session_id=session,
+        )
+        assert fleet_handlers.push_object(pushed, party.state).stored
+    assert superlink._complete(message.object_id)
     answered(other, b"honest")
     assert [reply.metadata.src_node_id for reply in grid.pull_messages(names)] == [other.node]
 
