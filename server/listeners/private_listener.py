@@ -115,6 +115,8 @@ class PrivateListener:
             if flower is not None:
                 if not self._superlink.credential(path, headers_of(scope)):
                     raise Refused(401, "not a process of this coordinator")
+                if path.startswith(RUNTIME_PREFIX) and path not in RUNTIME_CALLS | APP_CALLS:
+                    raise Refused(401, "a ServerApp may not make this call")
                 if path in _PARCELS:
                     await self._parcel(path, scope, receive, send)
                     return
@@ -133,8 +135,6 @@ class PrivateListener:
     def _flower(self, path: str) -> ASGIApp | None:
         """Return Flower's application for a path; None if the path is not Flower's."""
         if path.startswith(RUNTIME_PREFIX):
-            if path not in RUNTIME_CALLS | APP_CALLS:
-                raise Refused(401, "a ServerApp may not make this call")
             return self._superlink.runtime
         return self._superlink.control if path.startswith(CONTROL_PREFIX) else None
 
