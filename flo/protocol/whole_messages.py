@@ -34,7 +34,7 @@ def parted(body: Bytes, limit: int, most: int = 1 + MOST_OBJECTS) -> list[bytes]
     parts, rest = list[bytes](), memoryview(body)
     while rest:
         if len(parts) == most:
-            raise MessageError(f"a message has more than {most} parts")
+            raise MessageError(f"a message has more than {most - 1} objects")
         part, rest = split(rest, limit=limit, what="a message")
         parts.append(part)
     return parts

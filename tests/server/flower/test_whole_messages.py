@@ -106,7 +106,7 @@ def test_a_reply_that_is_not_what_it_announces_is_not_stored(party: Party, spoil
     else:
         for _ in range(20):
             tree = tree.children.add(object_id="e" * 64)
-    with pytest.raises(MessageError, match=r"announces|more than 4 parts"):
+    with pytest.raises(MessageError, match=r"announces|more than 3 objects"):
         party.push(announced, objects)
     assert message.metadata.message_id not in party.state.message_res_store
 
@@ -139,7 +139,7 @@ def test_parts_come_back_as_they_were_joined(parts: list[bytes]) -> None:
 
 
 def test_too_many_or_too_large_parts_are_refused() -> None:
-    with pytest.raises(MessageError, match="more than 4 parts"):
+    with pytest.raises(MessageError, match="more than 3 objects"):
         parted(joined([b"x"] * (2 + MOST_OBJECTS)), MAX_REPLY)
     with pytest.raises(MessageError, match="limit"):
         parted(joined([b"x" * (MAX_REPLY + 1)]), MAX_REPLY)
