@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import itertools
 import secrets
 import threading
 from base64 import b64decode
@@ -45,7 +44,7 @@ from flo.errors import TrustError
 from flo.keys.identity import load_public
 from flo.protocol.whole_messages import MOST_OBJECTS
 from flo.server.flower import app_messages, whole_messages
-from flo.server.flower.app_calls import RUNTIME_PREFIX
+from flo.server.flower.app_calls import MOST_MESSAGES, RUNTIME_PREFIX
 from flo.server.flower.control import (
     CONTROL_PREFIX,
     Bearer,
@@ -74,7 +73,6 @@ ACTIVATE_PATH = "/v1/fleet/activate-node"
 PUBLIC_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER
 ACQUIRE_PATH = f"{RUNTIME_PREFIX}acquire-task"
 _MOST_PULLED = 1 << 24  # bytes of replies in one answer, unless a single reply has more
-_DEEPEST = 10  # objects within objects; a message has three
 APP_HERE = "flo.server.runs.app:app"
 
 
@@ -217,12 +215,12 @@ class SuperLink:
         found, size = list[str](), 0
         for request in requests:
             reply = answers.get(request)
-            if reply is None or not self._complete(reply):
+            sizes = self._object_sizes(reply) if reply is not None else None
+            if sizes is None:
                 continue
-            objects = self._object_sizes(reply)
-            if len(objects) > MOST_OBJECTS:
-                continue
-            size += sum(objects)
+            if len(found) == MOST_MESSAGES:
+                break
+            size += sum(sizes)
             if found and size > _MOST_PULLED:
                 break
             found.append(request)
@@ -329,23 +327,22 @@ class SuperLink:
         )
         return part
 
-    def _complete(self, identifier: str, deepest: int = _DEEPEST) -> bool:
-        store = self._state.object_store
-        entry = store.store.get(identifier)
-        return (
-            deepest > 0
-            and entry is not None
-            and entry.is_available
-            and all(self._complete(child, deepest - 1) for child in entry.child_object_ids)
-        )
+    def _complete(self, identifier: str) -> bool:
+        return self._object_sizes(identifier) is not None
 
-    def _object_sizes(self, identifier: str) -> list[int]:
-        """Return the bytes of each object of a complete message."""
-        entry = self._state.object_store.store.get(identifier)
-        if entry is None:
-            return []
-        inner = [self._object_sizes(child) for child in entry.child_object_ids[: 1 + MOST_OBJECTS]]
-        return [len(entry.content), *itertools.chain(*inner)]
+    def _object_sizes(self, identifier: str) -> list[int] | None:
+        """Return the bytes of a message's objects; None if one is missing or they are too many.
+
+        Whoever announced the message says what is inside what, perhaps again and again.
+        """
+        store, sizes, left = self._state.object_store.store, list[int](), [identifier]
+        while left:
+            entry = store.get(left.pop())
+            if entry is None or not entry.is_available or len(sizes) == MOST_OBJECTS:
+                return None
+            sizes.append(len(entry.content))
+            left.extend(entry.child_object_ids)
+        return sizes
 
     def _control(self, url: str, ca: bytes) -> ControlHttpClient:
         return ControlHttpClient.from_server_address(

@@ -211,7 +211,6 @@ def test_a_reply_of_more_objects_than_a_message_has_is_not_returned(
             session_id=session,
         )
         assert fleet_handlers.push_object(pushed, party.state).stored
-    assert superlink._complete(message.object_id)
     answered(other, b"honest")
     assert [reply.metadata.src_node_id for reply in grid.pull_messages(names)] == [other.node]
 

@@ -127,7 +127,7 @@ def test_what_is_no_reply_is_refused(superlink: SuperLink, body: bytes) -> None:
 
 
 def test_objects_within_each_other_without_end_are_not_complete(superlink: SuperLink) -> None:
-    entry = SimpleNamespace(is_available=True, child_object_ids=["itself"])
+    entry = SimpleNamespace(is_available=True, child_object_ids=["itself"] * 20, content=b"x")
     superlink._state.object_store.store["itself"] = entry
     assert not superlink._complete("itself")
     del superlink._state.object_store.store["itself"]
