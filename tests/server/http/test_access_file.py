@@ -121,7 +121,11 @@ def test_a_viewer_sees_but_cannot_submit(
     assert studies(viewer) == studies(operator)
     assert flo("study", "stop", "tiny", "--yes", "--home", operator).returncode == OK
     assert [found["status"] for found in studies(viewer)] == ["stopped"]
-    (entry,) = [entry for entry in log_of(coordinator) if entry.kind == "offered"]
+    deadline = time.monotonic() + 30  # the coordinator copies events into its log now and then
+    while not (found := [one for one in log_of(coordinator) if one.kind == "offered"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (entry,) = found
     assert entry.facts["by"] == "Ada"
 
 
