@@ -13,11 +13,16 @@ from typing import Any
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
+    ObjectTree,
     PullObjectRequest,
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
+from flwr.proto.runtime_pb2 import (
+    PullAppMessagesRequest,
+    PullAppMessagesResponse,
+    PushAppMessagesRequest,
+)
 from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     UnexpectedObjectContentError,
@@ -80,22 +85,27 @@ def pull(handlers: Handlers, state: Any, task: Any, requests: list[str]) -> byte
     """
     with _refusals():
         asked = PullAppMessagesRequest(message_ids=requests)
-        answer = handlers.pull_messages(asked, state, task)
-        parts = [answer.SerializeToString()] if answer.messages_list else []
-        for tree in answer.message_object_trees:
-            for one in iterate_object_tree(tree):
-                wanted = PullObjectRequest(
-                    node=_COORDINATOR, run_id=task.run_id, object_id=one.object_id
-                )
-                parts.append(handlers.pull_object(wanted, state, task).object_content)
-        for message in answer.messages_list:
+        found = handlers.pull_messages(asked, state, task)
+        answer, contents = PullAppMessagesResponse(), list[bytes]()
+        for message, tree in zip(found.messages_list, found.message_object_trees, strict=True):
+            objects = [_object(handlers, state, task, one) for one in iterate_object_tree(tree)]
+            if all(objects):  # a hospital may have deleted its own reply since it was complete
+                answer.messages_list.append(message)
+                answer.message_object_trees.append(tree)
+                contents += objects
             received = ConfirmMessageReceivedRequest(
                 node=_COORDINATOR,
                 run_id=task.run_id,
                 message_object_id=message.metadata.message_id,
             )
             handlers.confirm_message_received(received, state, task)
-    return joined(parts)
+    return joined([answer.SerializeToString(), *contents]) if contents else b""
+
+
+def _object(handlers: Handlers, state: Any, task: Any, named: ObjectTree) -> bytes:
+    """Return an object's content; empty if it is not there."""
+    wanted = PullObjectRequest(node=_COORDINATOR, run_id=task.run_id, object_id=named.object_id)
+    return bytes(handlers.pull_object(wanted, state, task).object_content)
 
 
 @contextmanager

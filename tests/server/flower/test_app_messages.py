@@ -164,6 +164,18 @@ def test_a_reply_that_is_still_uploaded_is_not_returned(party: Party, line: Line
     assert len(grid.pull_messages(names)) == 1
 
 
+def test_a_reply_that_its_hospital_deletes_meanwhile_is_left_out(
+    superlink: SuperLink, party: Party
+) -> None:
+    (name,) = GridMessages(Line(party)).push_messages([party.message(b"a")])
+    announced, objects, message = party.reply(party.pulled())
+    party.push(announced, objects)
+    entry = party.state.object_store.store[message.metadata.message_id]
+    entry.content, entry.is_available = b"", False
+    headers = {TASK_TOKEN_HEADER.encode(): party.token.encode()}
+    assert superlink.pull_replies(superlink.runtime, headers, [name]) == b""
+
+
 def test_a_lying_hospitals_reply_is_passed_over_and_the_others_arrive(
     superlink: SuperLink, party: Party, line: Line
 ) -> None:
