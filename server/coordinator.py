@@ -51,6 +51,7 @@ from flo.server.http.notifier import Notifier
 from flo.server.http.otlp import Traces
 from flo.server.keys.authority import read_peer
 from flo.server.listeners.hospital_listener import Gateway
+from flo.server.listeners.last_answers import LastAnswers
 from flo.server.listeners.private_listener import PrivateListener
 from flo.server.runs.jobs import Aggregators, Jobs
 from flo.server.runs.scheduler import Runs
@@ -105,6 +106,7 @@ class Coordinator:
         self._home, self._store, self._admission = home, home.open_store(), home.open_store()
         self._notifier, self._last_seen = Notifier(), LastSeen()
         self._large_bodies = LargeBodyRelay()
+        self._last_answers = LastAnswers()
         self._identity, self._audit_log = home.open_identity(), home.open_audit_log()
         self._audit = RateLimitedAudit(self._store)
         self._chain = home.chain_path.read_bytes()
@@ -203,6 +205,7 @@ class Coordinator:
                 self._notifier,
                 self._jobs,
                 self._large_bodies,
+                self._last_answers,
             ),
             ca=None,
             lifespan=True,
@@ -344,6 +347,7 @@ class Coordinator:
                     await asyncio.sleep(_FULL_SECONDS)
             self._renew_certificate()
             self._large_bodies.forget(self._superlink.has_finished)
+            self._last_answers.forget(self._superlink.has_finished)
             await asyncio.sleep(_WATCH_SECONDS)
 
     def _sign(self) -> None:

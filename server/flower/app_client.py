@@ -7,6 +7,7 @@ while the coordinator cannot be reached, and ends the process when its run is ov
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
@@ -111,19 +112,22 @@ class GridMessages(_OverGrid):
             NetworkError: the coordinator refused the call. MessageError: its answer is not whole.
         """
         question = PullAppMessagesRequest(message_ids=message_ids)
-        body = self._call(PULL_PATH, question.SerializeToString())
+        name = {NAME_HEADER: secrets.token_hex(16)}  # the same when it is repeated
+        body = self._call(PULL_PATH, question.SerializeToString(), name)
         first, *contents = parted(body, MAX_PULLED_PART, MOST_PARTS) or [b""]
         answer = PullAppMessagesResponse.FromString(first)
         rest, found = iter(contents), list[Message]()
         for named, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
-            reply = _inflated(named.metadata.message_id, tree, rest)
+            reply = _inflated(named.metadata, tree, rest)
             if reply is not None:
                 found.append(reply)
         return found
 
-    def _call(self, path: str, body: bytes) -> bytes:
+    def _call(self, path: str, body: bytes, named: dict[str, str] | None = None) -> bytes:
+        headers = self._credential | (named or {})
+
         def send() -> httpx.Response:
-            answer = self._http.post(self._url(path), content=body, headers=self._credential)
+            answer = self._http.post(self._url(path), content=body, headers=headers)
             answer.raise_for_status()
             return answer
 
@@ -159,12 +163,12 @@ def _batches(messages: Iterable[_Outgoing]) -> Iterator[list[_Outgoing]]:
         yield batch
 
 
-def _inflated(name: str, tree: ObjectTree, contents: Iterator[bytes]) -> Message | None:
-    """Return the message whose objects are next; None if they make no message."""
+def _inflated(named: Any, tree: ObjectTree, contents: Iterator[bytes]) -> Message | None:
+    """Return the message whose objects are next; None if they are not the message ``named``."""
     names = [one.object_id for one in iterate_object_tree(tree)]
     objects = {one: next(contents, b"") for one in names}
     try:
-        message = inflate_object_from_contents(name, objects)
+        message = inflate_object_from_contents(named.message_id, objects)
     except (
         DecodeError,
         UnexpectedObjectContentError,
@@ -178,7 +182,14 @@ def _inflated(name: str, tree: ObjectTree, contents: Iterator[bytes]) -> Message
         return None
     if not isinstance(message, Message):
         return None
-    message.metadata.__dict__["_message_id"] = name
+    says = message.metadata
+    if (says.src_node_id, says.reply_to_message_id) != (
+        named.src_node_id,
+        named.reply_to_message_id,
+    ):
+        log.warning("a reply is in another's name", extra={"fields": {"node": named.src_node_id}})
+        return None
+    says.__dict__["_message_id"] = named.message_id
     return message
 
 

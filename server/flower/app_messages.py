@@ -33,6 +33,7 @@ from google.protobuf.message import DecodeError
 
 from flo.errors import MessageError, RefusedError
 from flo.protocol.whole_messages import MAX_REQUEST, joined, parted
+from flo.server.flower.announced import refuse_unlike
 from flo.server.flower.app_calls import MOST_MESSAGES, MOST_PARTS
 from flo.server.flower.scoped_runtime import Handlers
 
@@ -42,7 +43,8 @@ _COORDINATOR = Node(node_id=SUPERLINK_NODE_ID)
 def push(handlers: Handlers, state: Any, task: Any, body: bytes) -> bytes:
     """Store requests to hospitals; return Flower's answer, with their ids.
 
-    ``body``: Flower's announcement of the messages, then the content of each object once.
+    ``body``: Flower's announcement of the messages, then the content of each object once. All of it
+    is checked before anything is stored.
 
     Raises:
         RefusedError: Flower or the run's scope refuses it. MessageError: it is no such body.
@@ -53,21 +55,26 @@ def push(handlers: Handlers, state: Any, task: Any, body: bytes) -> bytes:
         if not 0 < len(announced.messages_list) <= MOST_MESSAGES:
             raise MessageError(f"a call has 1 to {MOST_MESSAGES} messages")
         trees = announced.message_object_trees
-        named = {one.object_id for tree in trees for one in iterate_object_tree(tree)}
         objects = {get_object_id(content): content for content in contents}
-        if named != objects.keys():
+        if objects.keys() != {one.object_id for tree in trees for one in iterate_object_tree(tree)}:
             raise MessageError("the messages do not consist of the objects that came with them")
-        handlers.refuse_out_of_scope(announced, contents, state, task)
-        answer = handlers.push_messages(announced, state, task)
-        for name in answer.objects_to_push:
-            one = PushObjectRequest(
-                node=_COORDINATOR,
-                run_id=task.run_id,
-                object_id=name,
-                object_content=objects[name],
-                session_id=answer.session_id,
-            )
-            handlers.push_object(one, state, task)
+        for message, tree in zip(announced.messages_list, trees, strict=True):
+            refuse_unlike(message, tree, objects)
+            if message.metadata.run_id != task.run_id:
+                raise MessageError("a message is of another run")
+        with handlers.storing:
+            handlers.refuse_out_of_scope(announced, contents, state, task)
+            answer = handlers.push_messages(announced, state, task)
+            for name in answer.objects_to_push:
+                one = PushObjectRequest(
+                    node=_COORDINATOR,
+                    run_id=task.run_id,
+                    object_id=name,
+                    object_content=objects[name],
+                    session_id=answer.session_id,
+                )
+                if not handlers.push_object(one, state, task).stored:
+                    raise RefusedError("Flower did not store a message's object")
     return bytes(answer.SerializeToString())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -22,10 +23,12 @@ from flo.protocol.messages import MAX_INLINE_BYTES, MAX_MESSAGE_BYTES
 log = logging.getLogger("flo.server.flower.grid")
 
 _RECORD, _BODY, _PARCEL, _SIZE, _MESSAGE_TYPE = "flo", "message", "parcel", "size", "query"
+_SALT = "salt"
 _POLL_SECONDS = 0.02  # after the coordinator held a question for replies in vain
 _LOOK_SECONDS = 0.5
 _LEAST_SECONDS = 5.0
 _OFFLINE_SECONDS = 2.0  # an agent that only lost its connection is back sooner
+_MOST_REPEATS = 16  # of one request to one hospital, however often it connects anew
 
 
 class GridExchange:
@@ -106,8 +109,9 @@ class GridExchange:
         if not asked:
             return
         self._put_body(asking, nodes)
+        salt = secrets.token_bytes(16)  # nobody can announce this object before it is there
         messages = [
-            _message(_record(asking, hospital), nodes[hospital], asking.seconds)
+            _message(_record(asking, hospital, salt), nodes[hospital], asking.seconds)
             for hospital in asked
         ]
         pushed = self._grid.push_messages(messages)
@@ -220,8 +224,12 @@ class _PendingRequest:
         waiting = self.waiting
         halfway = not self._halfway and _past(self._began + self.seconds / 2)
         self._halfway |= halfway
+        asked = Counter(self.sent.values())
         again = [
-            h for h in waiting if halfway or connections.get(h, 0) > self.connections.get(h, 0)
+            hospital
+            for hospital in waiting
+            if asked[hospital] < _MOST_REPEATS
+            and (halfway or connections.get(hospital, 0) > self.connections.get(hospital, 0))
         ]
         self.connections |= {h: connections[h] for h in again if h in connections}
         return again
@@ -242,12 +250,13 @@ def server_app(main: Callable[[Grid, str], None]) -> ServerApp:
     return app
 
 
-def _record(asking: _PendingRequest, hospital: str) -> ConfigRecord:
+def _record(asking: _PendingRequest, hospital: str, salt: bytes) -> ConfigRecord:
     """Return the record that Flower carries to a hospital, which names a large body."""
     head = asking.heads[hospital]
     if asking.parcel:
-        return ConfigRecord({_BODY: head, _PARCEL: asking.parcel, _SIZE: len(asking.body)})
-    return ConfigRecord({_BODY: b"".join((head, asking.body))})
+        size = len(asking.body)
+        return ConfigRecord({_BODY: head, _SALT: salt, _PARCEL: asking.parcel, _SIZE: size})
+    return ConfigRecord({_BODY: b"".join((head, asking.body)), _SALT: salt})
 
 
 def _message(record: ConfigRecord, node: int, deadline_seconds: float) -> Message:

@@ -22,11 +22,13 @@ from flwr.supercore.inflatable.inflatable_object import get_object_type_from_obj
 
 from flo.errors import FloError, MessageError
 from flo.protocol.messages import request_header_of
+from flo.protocol.whole_messages import MAX_REQUEST
 from flo.server.flower.grid import body_of
 
 # Requests of a job to each hospital on average, until they are answered or expire. A round needs
 # one, and another whenever the hospital connects anew.
 MOST_WAITING = 64
+MOST_WAITING_BYTES = 4 * MAX_REQUEST  # of their objects, to each hospital on average
 _STRUCTURE = ("Message", "RecordDict")  # these contain only names of objects
 
 # Flower's calls that a ServerApp and its SuperExec make; for messages they make our own
@@ -69,6 +71,7 @@ class Handlers:
 
     def __init__(self, handlers: Any, may: Callable[[int], bool], giving: threading.Lock) -> None:
         self._handlers, self._may, self._giving = handlers, may, giving
+        self.storing = threading.Lock()  # from a check of what waits until more of it is stored
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._handlers, name)
@@ -127,6 +130,13 @@ class ScopedHandlers(Handlers):
         )
         if waiting + len(announced.messages_list) > MOST_WAITING * len(ours):
             raise _refused(f"more than {MOST_WAITING} requests to each hospital would wait")
+        kept, store = (
+            state.object_store.run_objects_mapping.get(task.run_id, ()),
+            state.object_store,
+        )
+        there = sum(len(store.get(name) or b"") for name in list(kept))
+        if there + sum(map(len, contents)) > MOST_WAITING_BYTES * len(ours):
+            raise _refused(f"more than {MOST_WAITING_BYTES} bytes to each hospital would wait")
         for content in contents:
             try:
                 self._loan.refuse_object(content)

@@ -1,19 +1,20 @@
 """Flower's SuperLink inside the coordinator: its applications, pending messages, nodes and runs.
 
-State in memory, ``isolation="process"``, no telemetry. The adapter to Flower is this module,
-``flo.server.flower.scoped_runtime`` and ``flo.server.flower.grid``; the rest of ``flo.server`` does
-not use Flower's types. Contract tests (``tests/server/flower/test_flower_contract.py``) and the pin
-``flwr>=1.42,<1.43`` guard the internals of Flower that are used here.
+State in memory, ``isolation="process"``, no telemetry. The adapter to Flower is the package
+``flo.server.flower``; the rest of ``flo.server`` does not use Flower's types. Contract tests
+(``tests/server/flower/test_flower_contract.py``) and the pin ``flwr>=1.42,<1.43`` guard the
+internals of Flower that are used here.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import secrets
 import threading
+import time
 from base64 import b64decode
 from collections.abc import Callable, Collection
+from itertools import islice
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -29,6 +30,7 @@ from flwr.supercore.constant import (
     NodeStatus,
 )
 from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.routers.runtime import create_runtime_router
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
@@ -40,7 +42,7 @@ from google.protobuf.message import DecodeError
 from starlette.datastructures import State
 from starlette.middleware import Middleware
 
-from flo.errors import TrustError
+from flo.errors import MessageError, TrustError
 from flo.keys.identity import load_public
 from flo.protocol.whole_messages import MOST_OBJECTS
 from flo.server.flower import app_messages, whole_messages
@@ -143,10 +145,20 @@ class SuperLink:
         self._answered[node] = whole_messages.push(self._state, node, body)
 
     def note_announcement(self, node: int, body: bytes) -> None:
-        """Note which message a node of an earlier version answers, from its ``push-messages``."""
-        with contextlib.suppress(DecodeError):  # Flower refuses it
-            for message in PushMessagesRequest.FromString(body).messages_list[:1]:
-                self._answered[node] = message.metadata.reply_to_message_id
+        """Note which message a node of an earlier version answers, from its ``push-messages``.
+
+        Raises:
+            MessageError: it is no announcement, or of more objects than a message has.
+        """
+        try:
+            announced = PushMessagesRequest.FromString(body)
+        except DecodeError as error:
+            raise MessageError("this is not a message of Flower") from error
+        for tree in announced.message_object_trees:
+            if len(list(islice(iterate_object_tree(tree), MOST_OBJECTS + 1))) > MOST_OBJECTS:
+                raise MessageError(f"a message has more than {MOST_OBJECTS} objects")
+        for message in announced.messages_list[:1]:
+            self._answered[node] = message.metadata.reply_to_message_id
 
     def answered_last(self, node: int) -> str | None:
         """Return the id of the message that this node answered last; None if it answered none."""
@@ -193,8 +205,9 @@ class SuperLink:
         Raises:
             TrustError: its run is over. As ``app_messages.push``.
         """
-        handlers = runtime.state.runtime_handlers
-        return app_messages.push(handlers, self._state, self._running_task(headers), body)
+        task = self._running_task(headers)
+        self._delete_expired(task.run_id)
+        return app_messages.push(runtime.state.runtime_handlers, self._state, task, body)
 
     def pull_replies(self, runtime: Any, headers: dict[bytes, bytes], requests: list[str]) -> bytes:
         """Return replies to a ServerApp's requests.
@@ -326,6 +339,17 @@ class SuperLink:
             OtherState(self.control.state, superexec_auth_secret=secret, runtime_handlers=handlers),
         )
         return part
+
+    def _delete_expired(self, flower_run: int) -> None:
+        """Delete a run's expired requests and their replies, whose objects Flower would keep."""
+        now, state = time.time(), self._state
+        for request, message in list(state.message_ins_store.items()):
+            said = message.metadata
+            if said.run_id == flower_run and said.created_at + said.ttl <= now:
+                reply = state.message_ins_id_to_message_res_id.get(request)
+                state.delete_messages({request})
+                for name in filter(None, (request, reply)):
+                    state.object_store.delete(name)
 
     def _complete(self, identifier: str) -> bool:
         return self._object_sizes(identifier) is not None

@@ -23,12 +23,17 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.error import FlowerError
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_object import (
+    UnexpectedObjectContentError,
+    get_object_id,
+    iterate_object_tree,
+)
 from flwr.superlink.servicer.fleet import fleet_handlers
 from google.protobuf.message import DecodeError
 
 from flo.errors import MessageError, RefusedError
 from flo.protocol.whole_messages import MAX_REPLY, MOST_OBJECTS, joined, parted
+from flo.server.flower.announced import refuse_unlike
 
 
 def pull(state: Any, node: int) -> bytes:
@@ -97,12 +102,11 @@ def push(state: Any, node: int, body: bytes) -> str:
         if announced.messages_list[0].metadata.src_node_id != node:
             raise MessageError("this reply is in another node's name")
         objects = [PushObjectRequest.FromString(part) for part in rest]
+        contents = {get_object_id(one.object_content): one.object_content for one in objects}
         tree = announced.message_object_trees[0]
-        names = [one.object_id for one in iterate_object_tree(tree)]
-        if len(names) > MOST_OBJECTS or sorted(names) != sorted(one.object_id for one in objects):
+        refuse_unlike(announced.messages_list[0], tree, contents)
+        if len(objects) != len(list(iterate_object_tree(tree))):
             raise MessageError("the reply does not consist of the objects that it announces")
-        if tree.object_id != announced.messages_list[0].metadata.message_id:
-            raise MessageError("the reply is not the object that it announces")
         reply = fleet_handlers.push_messages(announced, state)
         for one in objects:
             if one.object_id in reply.objects_to_push:
@@ -119,5 +123,12 @@ def _refusals() -> Iterator[None]:
         yield
     except FlowerError as error:
         raise RefusedError("the message belongs to a run that is over") from error
-    except (DecodeError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (
+        DecodeError,
+        UnexpectedObjectContentError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+    ) as error:
         raise MessageError("this is not a message of Flower") from error

@@ -67,8 +67,8 @@ log = logging.getLogger("flo.server.listeners.hospital_listener")
 
 HOLD_SECONDS = 20.0  # the Fleet client gives up after 30
 MAX_SITE_BODY = 1 << 20
+MOST_AT_ONCE = 8 * MAX_SITE_BODY  # bytes of a hospital's requests
 REPORTS_PATH = "/v1/site/reports"
-_MAX_BODY = {"/v1/fleet/push-object": MAX_MESSAGE_BYTES}
 _MAX_FLEET_BODY = 1 << 20
 _OF_A_NODE = FLEET_PATHS | {FETCH_PATH, OFFER_PATH, WHOLE_PULL_PATH, WHOLE_PUSH_PATH}
 _KEY, _NODE = PUBLIC_KEY_HEADER.encode(), NODE_HEADER.encode()
@@ -97,7 +97,7 @@ class Gateway:
         self._traffic, self._large_bodies, self._last_seen = traffic, large_bodies, last_seen
         self._superlink, self._site_api, self._store = superlink, site_api, store
         self._audit, self._notifier = audit, notifier
-        self._allowance = ByteQuota(MAX_MESSAGE_BYTES + MAX_SITE_BODY)
+        self._allowance = ByteQuota(MOST_AT_ONCE)
         self._reports, self._turns = ByteQuota(0), ExtractTurns()  # each hospital has its own limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,7 +122,7 @@ class Gateway:
                 return
             limit = MAX_SITE_BODY if path in SITE_CALLS else _MAX_FLEET_BODY
             with self._allowance.reserve(peer.hospital) as take:
-                body = await read_body(receive, _MAX_BODY.get(path, limit), take)
+                body = await read_body(receive, limit, take)
                 self._traffic.received += len(body)
                 if path in SITE_CALLS:
                     await self._site_call(path, peer, body, send)
@@ -162,7 +162,10 @@ class Gateway:
                 return
             self._admit(scope, path)  # the certificate may have been revoked meanwhile
         if path == PUSH_PATH and (node := self._superlink.node_id(key)) is not None:
-            self._superlink.note_announcement(node, body)
+            try:
+                self._superlink.note_announcement(node, body)
+            except MessageError as error:
+                raise Refused(400, str(error)) from error
         await self._superlink.fleet(scope, replay(body, receive), send)
         self._notifier.notify_all()
 

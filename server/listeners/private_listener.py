@@ -61,6 +61,7 @@ from flo.server.http.notifier import Notifier
 from flo.server.http.roles import refuse_forbidden
 from flo.server.http.tokens import Token
 from flo.server.http.tokens import read as read_token
+from flo.server.listeners.last_answers import LastAnswers
 from flo.server.runs.job_access import PREFIX as JOB_PREFIX
 from flo.server.runs.jobs import Jobs
 
@@ -88,12 +89,14 @@ class PrivateListener:
         notifier: Notifier,
         jobs: Jobs,
         large_bodies: LargeBodyRelay,
+        last_answers: LastAnswers,
     ) -> None:
         """``public``: the coordinator's key, which signs tokens."""
         self._superlink, self._api, self._notifier, self._jobs = superlink, api, notifier, jobs
         self._console = console
         self._public, self._audit, self._large_bodies = public, audit, large_bodies
         self._allowance = ByteQuota(MAX_MESSAGE_BYTES + max(_MAX_BODY.values()))
+        self._last_answers = last_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; one without a credential for its path is refused and audited."""
@@ -246,11 +249,18 @@ class PrivateListener:
                     self._superlink.push_requests, runtime, headers, body
                 )
             requests = app_messages.awaited(body)
-            run = self._superlink.run_of(headers)
-            if run is not None:
-                self._large_bodies.end_unawaited(run, requests)
-            answered = await self._hold(requests)
-            return await run_in_threadpool(self._superlink.pull_replies, runtime, headers, answered)
+            run, question = self._superlink.run_of(headers), name_in(headers)
+            if run is None:
+                raise TrustError("this task is over")
+            self._large_bodies.end_unawaited(run, requests)
+
+            async def replies() -> bytes:
+                answered = await self._hold(requests)
+                return await run_in_threadpool(
+                    self._superlink.pull_replies, runtime, headers, answered
+                )
+
+            return await self._last_answers.answer(run, question, replies)
         except TrustError as error:
             raise Refused(401, str(error)) from error
         except (RefusedError, MessageError) as error:

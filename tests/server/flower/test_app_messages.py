@@ -11,7 +11,11 @@ from flwr.app import ConfigRecord, Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import PushObjectRequest
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
+from flwr.proto.runtime_pb2 import (
+    PullAppMessagesRequest,
+    PushAppMessagesRequest,
+    PushAppMessagesResponse,
+)
 from flwr.supercore.constant import TASK_TOKEN_HEADER
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
@@ -21,6 +25,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.superlink.servicer.fleet import fleet_handlers
 
 from flo.errors import FloError, MessageError, NetworkError, RefusedError, TrustError
+from flo.protocol.large_bodies import NAME_HEADER
 from flo.protocol.whole_messages import joined
 from flo.server.flower import app_client, app_messages
 from flo.server.flower import superlink as superlink_module
@@ -40,6 +45,7 @@ class Line:
         self._client = httpx.Client(transport=httpx.MockTransport(self._answer))
         self._retry_invoker = self
         self.calls: list[str] = []
+        self.questions: list[str] = []
 
     def invoke(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         return send()
@@ -50,8 +56,10 @@ class Line:
         body = request.read()
         try:
             if request.url.path == PUSH_PATH:
+                assert NAME_HEADER not in request.headers
                 answer = self._superlink.push_requests(self._runtime, headers, body)
             else:
+                self.questions.append(request.headers[NAME_HEADER])
                 there = self._superlink.with_complete_replies(sorted(app_messages.awaited(body)))
                 answer = self._superlink.pull_replies(self._runtime, headers, there)
         except FloError as error:
@@ -176,10 +184,22 @@ def test_a_reply_that_its_hospital_deletes_meanwhile_is_left_out(
     assert superlink.pull_replies(superlink.runtime, headers, [name]) == b""
 
 
+def by_flowers_calls(party: Party, announced: Any, objects: list[PushObjectRequest]) -> None:
+    """A hospital sends a reply as Flower's own client does."""
+    announced.node.node_id = party.node
+    session = fleet_handlers.push_messages(announced, party.state).session_id
+    for one in objects:
+        one.node.node_id, one.session_id = party.node, session
+        assert fleet_handlers.push_object(one, party.state).stored
+
+
 def test_a_lying_hospitals_reply_is_passed_over_and_the_others_arrive(
     superlink: SuperLink, party: Party, line: Line
 ) -> None:
-    """Its objects have the names and sizes that Flower checks, and make no message."""
+    """Its objects have the names and sizes that Flower checks, and make no message.
+
+    Flower's own calls, which hospitals of the release before make, take it.
+    """
     other = Party(superlink)
     grid = GridMessages(line)
     names = grid.push_messages([party.message(b"a"), party.message(b"a", dst_node_id=other.node)])
@@ -194,7 +214,7 @@ def test_a_lying_hospitals_reply_is_passed_over_and_the_others_arrive(
     inner = tree.children[0].children[0].object_id
     tree.children[0].children[0].object_id = spoilt.object_id
     del swapped[inner]
-    party.push(announced, [*swapped.values(), spoilt])
+    by_flowers_calls(party, announced, [*swapped.values(), spoilt])
     answered(other, b"honest")
     assert [reply.metadata.src_node_id for reply in grid.pull_messages(names)] == [other.node]
 
@@ -212,19 +232,65 @@ def test_a_reply_of_more_objects_than_a_message_has_is_not_returned(
     message.metadata.__dict__["_message_id"] = message.object_id
     announced.messages_list[0].metadata.message_id = message.object_id
     announced.message_object_trees[0].CopyFrom(get_object_tree(message))
-    announced.node.node_id = party.node
-    session = fleet_handlers.push_messages(announced, party.state).session_id
-    for name, one in get_all_nested_objects(message).items():
-        pushed = PushObjectRequest(
-            node=announced.node,
-            run_id=party.run,
-            object_id=name,
-            object_content=one.deflate(),
-            session_id=session,
-        )
-        assert fleet_handlers.push_object(pushed, party.state).stored
+    objects = [
+        PushObjectRequest(run_id=party.run, object_id=name, object_content=one.deflate())
+        for name, one in get_all_nested_objects(message).items()
+    ]
+    by_flowers_calls(party, announced, objects)
     answered(other, b"honest")
     assert [reply.metadata.src_node_id for reply in grid.pull_messages(names)] == [other.node]
+
+
+def test_a_reply_that_says_it_answers_another_request_is_passed_over(
+    superlink: SuperLink, party: Party, line: Line
+) -> None:
+    """Flower reads which request it answers from the announcement, the run from the message."""
+    other = Party(superlink)
+    grid = GridMessages(line)
+    names = grid.push_messages([party.message(b"a"), party.message(b"a", dst_node_id=other.node)])
+    other.run = party.run
+    announced, _, _ = party.reply(party.pulled())
+    _, objects, message = party.reply(other.pulled(), b"another's")  # as if it were the other one
+    announced.messages_list[0].metadata.message_id = message.metadata.message_id
+    announced.messages_list[0].metadata.ttl = 50.0  # it ends before its request
+    announced.message_object_trees[0].CopyFrom(get_object_tree(message))
+    by_flowers_calls(party, announced, objects)
+    assert grid.pull_messages(names) == []
+
+
+def test_each_question_for_replies_has_a_name_of_its_own(party: Party, line: Line) -> None:
+    grid = GridMessages(line)
+    names = grid.push_messages([party.message(b"a")])
+    for _ in range(3):
+        grid.pull_messages(names)
+    assert len(set(line.questions)) == 3
+
+
+def test_requests_sent_twice_wait_once(superlink: SuperLink, party: Party) -> None:
+    """The answer to a call may be lost, so that it is repeated."""
+    headers = {TASK_TOKEN_HEADER.encode(): party.token.encode()}
+    said, objects = announced(party.message(b"x"))
+    body = joined([said.SerializeToString(), *objects.values()])
+    answers = [superlink.push_requests(superlink.runtime, headers, body) for _ in range(2)]
+    assert len({tuple(PushAppMessagesResponse.FromString(a).message_ids) for a in answers}) == 1
+    assert party.pull()
+    assert not party.pull()
+
+
+def test_nothing_of_an_expired_request_and_its_reply_is_kept(
+    superlink: SuperLink, party: Party, line: Line
+) -> None:
+    grid = GridMessages(line)
+    grid.push_messages([party.message(b"answered"), party.message(b"never pulled")])
+    answered(party, b"expires")
+    there = party.objects()
+    for waiting in party.state.message_ins_store.values():
+        if waiting.metadata.run_id == party.run:
+            waiting.metadata.created_at -= 61
+    grid.push_messages([party.message(b"next")])
+    assert len(there) == 6
+    assert len(party.objects()) == 3
+    assert not party.objects() & there
 
 
 def announced(*messages: Message) -> tuple[Any, dict[str, bytes]]:
@@ -239,7 +305,20 @@ def announced(*messages: Message) -> tuple[Any, dict[str, bytes]]:
     return said, objects
 
 
-@pytest.mark.parametrize("spoil", ["one missing", "one too many", "no message", "another run's"])
+SPOILT = [
+    "one missing",
+    "one too many",
+    "no message",
+    "another run's",
+    "the second another run's",
+    "other parts",
+    "another root",
+    "another addressee",
+    "a tree too few",
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
 def test_what_is_no_whole_request_is_refused_and_nothing_is_stored(
     superlink: SuperLink, party: Party, spoil: str
 ) -> None:
@@ -251,8 +330,24 @@ def test_what_is_no_whole_request_is_refused_and_nothing_is_stored(
         objects["other"] = ConfigRecord({"other": b"x"}).deflate()
     elif spoil == "no message":
         said, objects = PushAppMessagesRequest(), {}
-    else:
+    elif spoil == "other parts":
+        other = ConfigRecord({"message": b"y"})
+        del objects[said.message_object_trees[0].children[0].children[0].object_id]
+        said.message_object_trees[0].children[0].children[0].object_id = other.object_id
+        objects[other.object_id] = other.deflate()
+    elif spoil == "another root":
+        said.messages_list[0].metadata.message_id = "e" * 64
+    elif spoil == "another addressee":
+        said.messages_list[0].metadata.dst_node_id += 1
+    elif spoil == "a tree too few":
+        del said.message_object_trees[0]
+        objects = {}
+    elif spoil == "another run's":
         said, objects = announced(party.message(b"x", run_id=party.new_run()))
+    else:
+        message = party.message(b"x")
+        said, objects = announced(message, party.message(b"y", run_id=party.new_run()))
+        party.run = message.metadata.run_id
     body = joined([said.SerializeToString() or b"\n\0", *objects.values()])
     with pytest.raises(MessageError):
         superlink.push_requests(superlink.runtime, headers, body)

@@ -322,6 +322,15 @@ def test_one_new_connection_is_one_more_message(world: World) -> None:
     assert [round(when) for when in waits] == [0, 2, 6, 10]  # 10: half way
 
 
+def test_a_hospital_that_connects_without_end_is_asked_a_few_times(world: World) -> None:
+    """Each time is one more message that waits, of which a run may have so many."""
+    world.grid.seconds["south"] = [None] * 99
+    for tenth in range(10 * DEADLINE):
+        world.at(tenth / 10, lambda: world.reconnect("south"))
+    assert set(world.ask()) == {"north", "west"}
+    assert len(world.grid.pushes_to("south")) == grid._MOST_REPEATS
+
+
 def test_half_way_to_the_deadline_who_is_missing_is_asked_once_more(world: World) -> None:
     world.grid.seconds = {"south": [None, None], "west": [None, 0.1]}
     assert set(world.ask()) == {"north", "west"}

@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 from fastapi.routing import iter_route_contexts
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.error import FlowerError
+from flwr.supercore.inflatable.inflatable_object import get_object_id
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
 from flo.protocol.messages import Request
 from flo.server.flower.scoped_runtime import (
     MOST_WAITING,
+    MOST_WAITING_BYTES,
     RUNTIME_CALLS,
     RuntimeScope,
     ScopedHandlers,
@@ -94,7 +98,9 @@ def send(nodes: Sequence[int], found: Any = None, contents: Sequence[bytes] = ()
 
 def waiting(*found: Any) -> Any:
     """Flower's state with these messages."""
-    return SimpleNamespace(message_ins_store=dict(enumerate(found)))
+    return SimpleNamespace(
+        message_ins_store=dict(enumerate(found)), object_store=InMemoryObjectStore()
+    )
 
 
 def test_it_sees_and_reaches_its_own_hospitals_only() -> None:
@@ -116,6 +122,18 @@ def test_a_job_has_few_requests_waiting_for_each_hospital() -> None:
     for asked, there in (([*most, 1], []), ([1], most), ([2, 1], most)):
         with pytest.raises(FlowerError):
             send(asked, waiting(*messages(*there)))
+
+
+def test_a_jobs_waiting_requests_have_few_bytes() -> None:
+    """Counted are its objects that Flower still keeps, whether or not their message waits."""
+    large, found = record(bytes(2 * MOST_WAITING_BYTES - 100)), waiting()
+    name = get_object_id(large)
+    found.object_store.preregister(6, ObjectTree(object_id=name))
+    found.object_store.put(name, large)
+    send([1, 2], found, contents=[uploaded()])  # another run's
+    found.object_store.preregister(7, ObjectTree(object_id=name))
+    with pytest.raises(FlowerError, match="bytes to each hospital would wait"):
+        send([1, 2], found, contents=[uploaded()])
 
 
 def test_its_calls_are_a_part_of_flowers() -> None:

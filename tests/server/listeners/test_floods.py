@@ -24,21 +24,21 @@ from tests.server.real_coordinator import RealCoordinator, ask, key_header, new_
 pytestmark = pytest.mark.processes
 
 PUSH, STUDIES, REPORTS = "/v1/fleet/push-object", "/v1/site/studies", "/v1/site/reports"
-AT_ONCE, FILES, MOST, OF_ONE = 1 << 20, 240, 24, 8
+AT_ONCE, FILES, MOST, OF_ONE = 3 * MAX_SITE_BODY // 2, 240, 24, 8
 
 SMALL = f"""
 import resource
 import flo.server.listeners.hospital_listener
 import flo.http.protocol
 flo.http.protocol.MOST_OF_ONE = {OF_ONE}
-flo.server.listeners.hospital_listener.MAX_MESSAGE_BYTES = {AT_ONCE}
+flo.server.listeners.hospital_listener.MOST_AT_ONCE = {AT_ONCE}
 resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}, {FILES}))
 """
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
-    """A coordinator with few files and room for a MiB of each hospital's messages."""
+    """A coordinator with few files and room for a MiB and a half of each hospital's messages."""
     home = new_home(tmp_path_factory.mktemp("small") / "home")
     with served(RealCoordinator(home, SMALL)) as real:
         yield real
@@ -71,13 +71,12 @@ def test_all_messages_of_a_hospital_at_once_are_bounded_and_anothers_go_on(
     small: RealCoordinator, pair: list[SiteHome]
 ) -> None:
     north, south = pair
-    most = AT_ONCE + MAX_SITE_BODY
-    part = most * 2 // 3
+    part = MAX_SITE_BODY * 9 // 10
     assert push(small, north, part) != 429
     with (
         ThreadPoolExecutor(2) as readers,
-        uploading(small, north, part, of=most) as first,
-        uploading(small, north, part, of=most) as second,
+        uploading(small, north, part, of=MAX_SITE_BODY) as first,
+        uploading(small, north, part, of=MAX_SITE_BODY) as second,
     ):
         reading = [readers.submit(upload.getresponse) for upload in (first, second)]
         (cut,), (going_on,) = wait(reading, 10, FIRST_COMPLETED)
@@ -90,7 +89,7 @@ def test_all_messages_of_a_hospital_at_once_are_bounded_and_anothers_go_on(
     end = time.monotonic() + 10
     while push(small, north, part) == 429:  # until the coordinator has seen that they are gone
         assert time.monotonic() < end
-    assert f"concurrent requests exceed {most} bytes" in (
+    assert f"concurrent requests exceed {AT_ONCE} bytes" in (
         small.home.directory / "log" / "coordinator.jsonl"
     ).read_text(encoding="utf-8")
 
