@@ -325,7 +325,7 @@ def test_one_new_connection_is_one_more_message(world: World) -> None:
 def test_a_hospital_that_connects_without_end_is_asked_a_few_times(world: World) -> None:
     """Each time is one more message that waits, of which a run may have so many."""
     world.grid.seconds["south"] = [None] * 99
-    for tenth in range(10 * DEADLINE):
+    for tenth in range(int(10 * DEADLINE)):
         world.at(tenth / 10, lambda: world.reconnect("south"))
     assert set(world.ask()) == {"north", "west"}
     assert len(world.grid.pushes_to("south")) == grid._MOST_REPEATS

@@ -107,7 +107,7 @@ async def asked(client: httpx.AsyncClient, world: World) -> bytes:
     answer = await client.post(PUSH_PATH, content=world.request())
     assert answer.status_code == 200, answer.text
     (name,) = PushAppMessagesResponse.FromString(answer.content).message_ids
-    return PullAppMessagesRequest(message_ids=[name]).SerializeToString()
+    return bytes(PullAppMessagesRequest(message_ids=[name]).SerializeToString())
 
 
 def replies(answer: httpx.Response) -> int:
