@@ -290,7 +290,7 @@ class Positions:
         """Return the positions of each output of the study's model with these weights."""
         if any(isinstance(column, ImageColumn) for column in study.data.columns):
             return [cls(0.0, None)] * study.data.outputs
-        made_up = np.nan_to_num(models.scores(study, weights, made_up_inputs(study.data)))
+        made_up = np.nan_to_num(models.public_scores(study, weights, made_up_inputs(study.data)))
         made_up = np.clip(made_up, -_LARGEST, _LARGEST)  # keeps the mean finite for any weights
         return [
             cls(float(one.mean()), float(max(one.std(), 1 / _LARGEST)))

@@ -33,7 +33,8 @@ _CANDIDATES = np.linspace(0.0, 1.0, 1001)
 
 def public_edges(study: Study, weights: Vector, bins: int) -> Floats:
     """Return inner bin edges (bins - 1,): quantiles of the model's scores on made-up patients."""
-    scores = np.nan_to_num(models.log_odds(study, weights, made_up_inputs(study.data)))
+    made_up = models.public_scores(study, weights, made_up_inputs(study.data))
+    scores = np.nan_to_num(made_up[:, 0])
     quantiles = np.arange(1, bins) / bins
     edges = np.nan_to_num(np.quantile(scores, quantiles))
     return np.asarray(np.maximum.accumulate(edges), dtype=np.float64)
