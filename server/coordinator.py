@@ -68,7 +68,7 @@ from flo.study.document import Study
 
 log = logging.getLogger("flo.server")
 
-_WATCH_SECONDS, _FULL_SECONDS = 0.1, 5.0
+_WATCH_SECONDS, _FULL_SECONDS, _TIDY_SECONDS = 0.1, 5.0, 1.0
 _CERTIFICATE_SECONDS, _RENEW_DAYS = 3600.0, 30.0
 _ANOTHER_PORT = "set another port in coordinator.toml"
 
@@ -107,6 +107,7 @@ class Coordinator:
         self._notifier, self._last_seen = Notifier(), LastSeen()
         self._large_bodies = LargeBodyRelay()
         self._last_answers = LastAnswers()
+        self._tidy_due = 0.0
         self._identity, self._audit_log = home.open_identity(), home.open_audit_log()
         self._audit = RateLimitedAudit(self._store)
         self._chain = home.chain_path.read_bytes()
@@ -346,9 +347,17 @@ class Coordinator:
                     log.exception("a periodic step of the coordinator failed; it will be repeated")
                     await asyncio.sleep(_FULL_SECONDS)
             self._renew_certificate()
-            self._large_bodies.forget(self._superlink.has_finished)
-            self._last_answers.forget(self._superlink.has_finished)
+            await self._tidy()
             await asyncio.sleep(_WATCH_SECONDS)
+
+    async def _tidy(self) -> None:
+        """Delete what no run that goes on needs."""
+        if time.monotonic() < self._tidy_due:
+            return
+        self._tidy_due = time.monotonic() + _TIDY_SECONDS
+        self._large_bodies.forget(self._superlink.has_finished)
+        self._last_answers.forget(self._superlink.has_finished)
+        await asyncio.to_thread(self._superlink.tidy)
 
     def _sign(self) -> None:
         sign_events(self._store, self._audit_log)

@@ -8,22 +8,61 @@ another sender's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from flwr.app import Message
+from flwr.common.serde import message_from_proto
+from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
+from flwr.server.utils.validator import validate_message
 from flwr.supercore.inflatable.inflatable_object import (
     get_object_body,
     get_object_children_ids_from_object_content,
     iterate_object_tree,
 )
+from flwr.supercore.inflatable.inflatable_utils import validate_object_content
 
 from flo.errors import MessageError
 from flo.protocol.whole_messages import MOST_OBJECTS
 
+MAX_ANNOUNCED = 4096  # bytes of Flower's record of a message without its content
 
-def refuse_unlike(announced: Any, tree: ObjectTree, objects: Mapping[str, bytes]) -> None:
+
+def reply_in(body: bytes) -> tuple[Any, ObjectTree]:
+    """Return Flower's record of the one reply that a hospital announces, and its objects.
+
+    Raises:
+        MessageError: it is not one reply of few objects. DecodeError.
+    """
+    announced = PushMessagesRequest.FromString(body)
+    if len(announced.messages_list) != 1 or len(announced.message_object_trees) != 1:
+        raise MessageError("this is not one reply")
+    message, tree = announced.messages_list[0], announced.message_object_trees[0]
+    names_in(message, tree)
+    return message, tree
+
+
+def names_in(announced: Any, tree: ObjectTree) -> list[str]:
+    """Return the names of an announced message's objects, innermost first.
+
+    Raises:
+        MessageError: they are too many, are not this message's, or the announcement is too long.
+    """
+    names = [one.object_id for one in islice(iterate_object_tree(tree), MOST_OBJECTS + 1)]
+    if len(names) > MOST_OBJECTS:
+        raise MessageError(f"a message has more than {MOST_OBJECTS} objects")
+    if tree.object_id != announced.metadata.message_id:
+        raise MessageError("the message is not the object that it announces")
+    if announced.ByteSize() > MAX_ANNOUNCED or announced.content.ByteSize():
+        raise MessageError(f"an announcement has more than {MAX_ANNOUNCED} bytes, or content")
+    return names
+
+
+def refuse_unlike(
+    announced: Any, tree: ObjectTree, objects: Mapping[str, bytes], *, reply: bool
+) -> None:
     """Refuse a message unless these objects are it, as its sender announced it.
 
     ``announced``: Flower's record of the message. ``tree``: which object is inside which.
@@ -32,18 +71,17 @@ def refuse_unlike(announced: Any, tree: ObjectTree, objects: Mapping[str, bytes]
     Raises:
         MessageError, or what Flower raises for an object that it cannot read.
     """
-    names = [one.object_id for one in iterate_object_tree(tree)]
-    if len(names) > MOST_OBJECTS:
-        raise MessageError(f"the message has {len(names)} objects, at most {MOST_OBJECTS}")
-    if tree.object_id != announced.metadata.message_id:
-        raise MessageError("the message is not the object that it announces")
-    if not objects.keys() >= set(names):
+    if not objects.keys() >= set(names_in(announced, tree)):
         raise MessageError("the message does not consist of the objects that came with it")
     for one in iterate_object_tree(tree):
-        inside = get_object_children_ids_from_object_content(objects[one.object_id])
+        content = objects[one.object_id]
+        validate_object_content(content)
+        inside = get_object_children_ids_from_object_content(content)
         if inside != [child.object_id for child in one.children]:
             raise MessageError("an object has other parts than announced")
-    said = ProtoMessage.FromString(get_object_body(objects[tree.object_id], Message)).metadata
-    said.message_id = announced.metadata.message_id
-    if said != announced.metadata:
+    said = ProtoMessage.FromString(get_object_body(objects[tree.object_id], Message))
+    said.metadata.message_id = announced.metadata.message_id
+    if (said.metadata, said.error) != (announced.metadata, announced.error):
         raise MessageError("the message says other things than its announcement")
+    if wrong := validate_message(message_from_proto(announced), is_reply_message=reply):
+        raise MessageError(f"Flower does not take the message: {', '.join(wrong)}")

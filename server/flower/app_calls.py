@@ -24,5 +24,6 @@ MOST_MESSAGES = 1000  # in one call
 MOST_PARTS = 1 + MOST_OBJECTS * MOST_MESSAGES
 BATCH_BYTES = 1 << 24  # of objects in one call, unless a single message has more
 MAX_PUSH_BYTES = BATCH_BYTES + 2 * MAX_REQUEST + MOST_MESSAGES * 4096
-MAX_PULL_BYTES = 1 << 20  # of a question for replies
+MOST_ASKED = 1 << 14  # requests in a question for replies
+MAX_PULL_BYTES = 128 * MOST_ASKED
 MAX_PULLED_PART = MAX_MESSAGE_BYTES

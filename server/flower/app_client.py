@@ -6,8 +6,8 @@ while the coordinator cannot be reached, and ends the process when its run is ov
 
 from __future__ import annotations
 
+import itertools
 import logging
-import secrets
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
@@ -78,6 +78,10 @@ class _OverGrid:
 class GridMessages(_OverGrid):
     """Flower's grid with one call for all requests, and one for all replies that are there."""
 
+    def __init__(self, grid: Any) -> None:
+        super().__init__(grid)
+        self._questions = itertools.count(time.time_ns())
+
     def get_node_ids(self) -> set[int]:
         """Return the nodes of the agents that are online."""
         return set(self._grid.get_node_ids())
@@ -112,7 +116,7 @@ class GridMessages(_OverGrid):
             NetworkError: the coordinator refused the call. MessageError: its answer is not whole.
         """
         question = PullAppMessagesRequest(message_ids=message_ids)
-        name = {NAME_HEADER: secrets.token_hex(16)}  # the same when it is repeated
+        name = {NAME_HEADER: f"{next(self._questions):032x}"}  # the same when it is repeated
         body = self._call(PULL_PATH, question.SerializeToString(), name)
         first, *contents = parted(body, MAX_PULLED_PART, MOST_PARTS) or [b""]
         answer = PullAppMessagesResponse.FromString(first)
@@ -131,10 +135,16 @@ class GridMessages(_OverGrid):
             answer.raise_for_status()
             return answer
 
-        try:
-            answer: httpx.Response = self._grid._retry_invoker.invoke(send)
-        except httpx.HTTPError as error:
-            raise NetworkError(f"the coordinator did not accept {path}: {error}") from error
+        for pause in (*_PAUSES, None):
+            try:
+                answer: httpx.Response = self._grid._retry_invoker.invoke(send)
+            except httpx.HTTPError as error:
+                # Flower does not repeat a call whose TLS connection broke.
+                if pause is None or not isinstance(error, httpx.TransportError):
+                    raise NetworkError(f"the coordinator did not accept {path}: {error}") from error
+                time.sleep(pause)
+            else:
+                break
         return answer.content
 
 

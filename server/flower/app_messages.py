@@ -1,22 +1,18 @@
 """What the coordinator does when a ServerApp pushes requests or pulls replies in one call.
 
 The private listener has verified the ServerApp's task, so Flower's handlers of its Runtime API are
-called directly (``flo.server.flower.app_calls``).
+called directly (``flo.server.flower.app_calls``). Replies are read from Flower's state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.proto.message_pb2 import (
-    ConfirmMessageReceivedRequest,
-    ObjectTree,
-    PullObjectRequest,
-    PushObjectRequest,
-)
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
     PullAppMessagesRequest,
@@ -33,9 +29,10 @@ from google.protobuf.message import DecodeError
 
 from flo.errors import MessageError, RefusedError
 from flo.protocol.whole_messages import MAX_REQUEST, joined, parted
-from flo.server.flower.announced import refuse_unlike
-from flo.server.flower.app_calls import MOST_MESSAGES, MOST_PARTS
+from flo.server.flower.announced import names_in, refuse_unlike
+from flo.server.flower.app_calls import MOST_ASKED, MOST_MESSAGES, MOST_PARTS
 from flo.server.flower.scoped_runtime import Handlers
+from flo.server.flower.stored import objects_of
 
 _COORDINATOR = Node(node_id=SUPERLINK_NODE_ID)
 
@@ -52,16 +49,18 @@ def push(handlers: Handlers, state: Any, task: Any, body: bytes) -> bytes:
     with _refusals():
         first, *contents = parted(body, MAX_REQUEST, MOST_PARTS) or [b""]
         announced = PushAppMessagesRequest.FromString(first)
-        if not 0 < len(announced.messages_list) <= MOST_MESSAGES:
+        messages, trees = announced.messages_list, announced.message_object_trees
+        if not 0 < len(messages) <= MOST_MESSAGES or len(messages) != len(trees):
             raise MessageError(f"a call has 1 to {MOST_MESSAGES} messages")
-        trees = announced.message_object_trees
         objects = {get_object_id(content): content for content in contents}
-        if objects.keys() != {one.object_id for tree in trees for one in iterate_object_tree(tree)}:
-            raise MessageError("the messages do not consist of the objects that came with them")
-        for message, tree in zip(announced.messages_list, trees, strict=True):
-            refuse_unlike(message, tree, objects)
+        named = set[str]()
+        for message, tree in zip(messages, trees, strict=True):
+            named |= {*names_in(message, tree)}
+            refuse_unlike(message, tree, objects, reply=False)
             if message.metadata.run_id != task.run_id:
                 raise MessageError("a message is of another run")
+        if objects.keys() != named:
+            raise MessageError("the messages do not consist of the objects that came with them")
         with handlers.storing:
             handlers.refuse_out_of_scope(announced, contents, state, task)
             answer = handlers.push_messages(announced, state, task)
@@ -81,43 +80,41 @@ def push(handlers: Handlers, state: Any, task: Any, body: bytes) -> bytes:
 def awaited(body: bytes) -> frozenset[str]:
     """Return the ids of the requests whose replies a pull asks for. Raises MessageError."""
     with _refusals():
-        return frozenset(PullAppMessagesRequest.FromString(body).message_ids)
+        requests = frozenset(PullAppMessagesRequest.FromString(body).message_ids)
+    if len(requests) > MOST_ASKED:
+        raise MessageError(f"a question is about more than {MOST_ASKED} requests")
+    return requests
 
 
-def pull(handlers: Handlers, state: Any, task: Any, requests: list[str]) -> bytes:
+def pull(state: Any, flower_run: int, requests: Sequence[str]) -> bytes:
     """Return the replies to these requests, and forget them: Flower's answer, then each object.
 
+    Empty if none is there whole. Flower's own handler would return no reply of a hospital that has
+    gone offline since.
+
     Raises:
-        RefusedError: Flower refuses it. MessageError: a request is of another run.
+        MessageError: a request is of another run.
     """
-    with _refusals():
-        asked = PullAppMessagesRequest(message_ids=requests)
-        found = handlers.pull_messages(asked, state, task)
-        answer, contents = PullAppMessagesResponse(), list[bytes]()
-        for message, tree in zip(found.messages_list, found.message_object_trees, strict=True):
-            objects = [_object(handlers, state, task, one) for one in iterate_object_tree(tree)]
-            if all(objects):  # a hospital may have deleted its own reply since it was complete
-                answer.messages_list.append(message)
-                answer.message_object_trees.append(tree)
-                contents += objects
-            received = ConfirmMessageReceivedRequest(
-                node=_COORDINATOR,
-                run_id=task.run_id,
-                message_object_id=message.metadata.message_id,
-            )
-            handlers.confirm_message_received(received, state, task)
+    answer, contents, store = PullAppMessagesResponse(), list[bytes](), state.object_store
+    with state.lock:
+        asked = {request: state.message_ins_store.get(request) for request in requests}
+        if any(one is not None and one.metadata.run_id != flower_run for one in asked.values()):
+            raise MessageError("a request is of another run")
+        for request in asked:
+            reply = state.message_ins_id_to_message_res_id.get(request)
+            if reply is None or objects_of(state, reply) is None:
+                continue
+            tree = store.get_object_tree(reply)
+            answer.messages_list.append(message_to_proto(state.message_res_store[reply]))
+            answer.message_object_trees.append(tree)
+            contents += [store.get(one.object_id) for one in iterate_object_tree(tree)]
+            state.delete_messages({request})
     return joined([answer.SerializeToString(), *contents]) if contents else b""
-
-
-def _object(handlers: Handlers, state: Any, task: Any, named: ObjectTree) -> bytes:
-    """Return an object's content; empty if it is not there."""
-    wanted = PullObjectRequest(node=_COORDINATOR, run_id=task.run_id, object_id=named.object_id)
-    return bytes(handlers.pull_object(wanted, state, task).object_content)
 
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Turn what Flower's handlers raise on foreign input and on ended runs into our errors."""
+    """Turn what Flower raises on foreign input and on ended runs into our errors."""
     try:
         yield
     except FlowerError as error:
@@ -126,8 +123,9 @@ def _refusals() -> Iterator[None]:
         DecodeError,
         UnexpectedObjectContentError,
         ValueError,
-        KeyError,
-        IndexError,
+        LookupError,
         TypeError,
+        AttributeError,
+        RuntimeError,
     ) as error:
         raise MessageError("this is not a call of a ServerApp") from error

@@ -24,11 +24,12 @@ from flo.errors import FloError, MessageError
 from flo.protocol.messages import request_header_of
 from flo.protocol.whole_messages import MAX_REQUEST
 from flo.server.flower.grid import body_of
+from flo.server.flower.stored import bytes_waiting
 
 # Requests of a job to each hospital on average, until they are answered or expire. A round needs
 # one, and another whenever the hospital connects anew.
 MOST_WAITING = 64
-MOST_WAITING_BYTES = 4 * MAX_REQUEST  # of their objects, to each hospital on average
+MOST_WAITING_BYTES = 4 * MAX_REQUEST  # of those that it has not fetched
 _STRUCTURE = ("Message", "RecordDict")  # these contain only names of objects
 
 # Flower's calls that a ServerApp and its SuperExec make; for messages they make our own
@@ -130,11 +131,7 @@ class ScopedHandlers(Handlers):
         )
         if waiting + len(announced.messages_list) > MOST_WAITING * len(ours):
             raise _refused(f"more than {MOST_WAITING} requests to each hospital would wait")
-        kept, store = (
-            state.object_store.run_objects_mapping.get(task.run_id, ()),
-            state.object_store,
-        )
-        there = sum(len(store.get(name) or b"") for name in list(kept))
+        there = bytes_waiting(state, task.run_id)
         if there + sum(map(len, contents)) > MOST_WAITING_BYTES * len(ours):
             raise _refused(f"more than {MOST_WAITING_BYTES} bytes to each hospital would wait")
         for content in contents:

@@ -11,17 +11,14 @@ from __future__ import annotations
 import hmac
 import secrets
 import threading
-import time
 from base64 import b64decode
 from collections.abc import Callable, Collection
-from itertools import islice
 from typing import Any, cast
 
 from fastapi import FastAPI
 from flwr.common.serde import user_config_to_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
 from flwr.proto.fab_pb2 import Fab
-from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.supercore.constant import (
     FLEET_HTTP_PUBLIC_KEY_HEADER,
     FLWR_IN_MEMORY_DB_NAME,
@@ -30,7 +27,6 @@ from flwr.supercore.constant import (
     NodeStatus,
 )
 from flwr.supercore.control.control_http_client import ControlHttpClient
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.routers.runtime import create_runtime_router
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
@@ -44,8 +40,8 @@ from starlette.middleware import Middleware
 
 from flo.errors import MessageError, TrustError
 from flo.keys.identity import load_public
-from flo.protocol.whole_messages import MOST_OBJECTS
-from flo.server.flower import app_messages, whole_messages
+from flo.server.flower import app_messages, stored, whole_messages
+from flo.server.flower.announced import names_in, reply_in
 from flo.server.flower.app_calls import MOST_MESSAGES, RUNTIME_PREFIX
 from flo.server.flower.control import (
     CONTROL_PREFIX,
@@ -56,6 +52,7 @@ from flo.server.flower.control import (
     part_of,
 )
 from flo.server.flower.scoped_runtime import Handlers, RuntimeScope, ScopedHandlers
+from flo.server.flower.stored import objects_of
 
 FLEET_PATHS = frozenset(
     f"/v1/fleet/{call}"
@@ -132,7 +129,7 @@ class SuperLink:
         return any(
             message.metadata.dst_node_id == node
             and message.metadata.delivered_at == ""
-            and self._complete(identifier)
+            and objects_of(self._state, identifier) is not None
             for identifier, message in list(self._state.message_ins_store.items())
         )
 
@@ -148,21 +145,29 @@ class SuperLink:
         """Note which message a node of an earlier version answers, from its ``push-messages``.
 
         Raises:
-            MessageError: it is no announcement, or of more objects than a message has.
+            MessageError: it is not one reply of few objects, or one of them is another message.
         """
         try:
-            announced = PushMessagesRequest.FromString(body)
+            message, tree = reply_in(body)
         except DecodeError as error:
             raise MessageError("this is not a message of Flower") from error
-        for tree in announced.message_object_trees:
-            if len(list(islice(iterate_object_tree(tree), MOST_OBJECTS + 1))) > MOST_OBJECTS:
-                raise MessageError(f"a message has more than {MOST_OBJECTS} objects")
-        for message in announced.messages_list[:1]:
-            self._answered[node] = message.metadata.reply_to_message_id
+        *inside, name = names_in(message, tree)
+        state = self._state
+        messages = state.message_ins_store.keys() | state.message_res_store.keys()
+        if not messages.isdisjoint(inside):
+            raise MessageError("an object of this message is a message")
+        store = state.object_store.store
+        if name in messages and not all(each in store for each in (*inside, name)):
+            raise MessageError("this message was announced with other objects before")
+        self._answered[node] = message.metadata.reply_to_message_id
 
     def answered_last(self, node: int) -> str | None:
         """Return the id of the message that this node answered last; None if it answered none."""
         return self._answered.get(node)
+
+    def tidy(self) -> None:
+        """Delete what no run that goes on needs; to be called now and then."""
+        stored.tidy(self._state, self.has_finished)
 
     def force_offline(self, public_key_header: bytes) -> None:
         """Let the agent with this key activate immediately after a crash.
@@ -205,18 +210,16 @@ class SuperLink:
         Raises:
             TrustError: its run is over. As ``app_messages.push``.
         """
-        task = self._running_task(headers)
-        self._delete_expired(task.run_id)
-        return app_messages.push(runtime.state.runtime_handlers, self._state, task, body)
+        handlers = runtime.state.runtime_handlers
+        return app_messages.push(handlers, self._state, self._running_task(headers), body)
 
-    def pull_replies(self, runtime: Any, headers: dict[bytes, bytes], requests: list[str]) -> bytes:
+    def pull_replies(self, headers: dict[bytes, bytes], requests: list[str]) -> bytes:
         """Return replies to a ServerApp's requests.
 
         Raises:
             TrustError: its run is over. As ``app_messages.pull``.
         """
-        handlers = runtime.state.runtime_handlers
-        return app_messages.pull(handlers, self._state, self._running_task(headers), requests)
+        return app_messages.pull(self._state, self._running_task(headers).run_id, requests)
 
     def with_complete_replies(self, requests: Collection[str]) -> list[str]:
         """Return requests whose reply is there with all its objects, as many as one answer takes.
@@ -228,12 +231,12 @@ class SuperLink:
         found, size = list[str](), 0
         for request in requests:
             reply = answers.get(request)
-            sizes = self._object_sizes(reply) if reply is not None else None
-            if sizes is None:
+            objects = objects_of(self._state, reply) if reply is not None else None
+            if objects is None:
                 continue
             if len(found) == MOST_MESSAGES:
                 break
-            size += sum(sizes)
+            size += sum(len(one.content) for one in objects)
             if found and size > _MOST_PULLED:
                 break
             found.append(request)
@@ -339,34 +342,6 @@ class SuperLink:
             OtherState(self.control.state, superexec_auth_secret=secret, runtime_handlers=handlers),
         )
         return part
-
-    def _delete_expired(self, flower_run: int) -> None:
-        """Delete a run's expired requests and their replies, whose objects Flower would keep."""
-        now, state = time.time(), self._state
-        for request, message in list(state.message_ins_store.items()):
-            said = message.metadata
-            if said.run_id == flower_run and said.created_at + said.ttl <= now:
-                reply = state.message_ins_id_to_message_res_id.get(request)
-                state.delete_messages({request})
-                for name in filter(None, (request, reply)):
-                    state.object_store.delete(name)
-
-    def _complete(self, identifier: str) -> bool:
-        return self._object_sizes(identifier) is not None
-
-    def _object_sizes(self, identifier: str) -> list[int] | None:
-        """Return the bytes of a message's objects; None if one is missing or they are too many.
-
-        Whoever announced the message says what is inside what, perhaps again and again.
-        """
-        store, sizes, left = self._state.object_store.store, list[int](), [identifier]
-        while left:
-            entry = store.get(left.pop())
-            if entry is None or not entry.is_available or len(sizes) == MOST_OBJECTS:
-                return None
-            sizes.append(len(entry.content))
-            left.extend(entry.child_object_ids)
-        return sizes
 
     def _control(self, url: str, ca: bytes) -> ControlHttpClient:
         return ControlHttpClient.from_server_address(

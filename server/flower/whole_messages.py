@@ -33,7 +33,7 @@ from google.protobuf.message import DecodeError
 
 from flo.errors import MessageError, RefusedError
 from flo.protocol.whole_messages import MAX_REPLY, MOST_OBJECTS, joined, parted
-from flo.server.flower.announced import refuse_unlike
+from flo.server.flower.announced import names_in, refuse_unlike, reply_in
 
 
 def pull(state: Any, node: int) -> bytes:
@@ -95,25 +95,32 @@ def push(state: Any, node: int, body: bytes) -> str:
     me = Node(node_id=node)
     with _refusals():
         first, *rest = parted(body, MAX_REPLY) or [b""]
-        announced = PushMessagesRequest.FromString(first)
-        announced.node.CopyFrom(me)
-        if len(announced.messages_list) != 1 or len(announced.message_object_trees) != 1:
-            raise MessageError("this is not one reply")
-        if announced.messages_list[0].metadata.src_node_id != node:
+        message, tree = reply_in(first)
+        if message.metadata.src_node_id != node:
             raise MessageError("this reply is in another node's name")
-        objects = [PushObjectRequest.FromString(part) for part in rest]
-        contents = {get_object_id(one.object_content): one.object_content for one in objects}
-        tree = announced.message_object_trees[0]
-        refuse_unlike(announced.messages_list[0], tree, contents)
-        if len(objects) != len(list(iterate_object_tree(tree))):
+        objects = {get_object_id(one): one for one in map(_content, rest)}
+        refuse_unlike(message, tree, objects, reply=True)
+        if len(rest) != len(names_in(message, tree)):
             raise MessageError("the reply does not consist of the objects that it announces")
+        announced = PushMessagesRequest(
+            node=me, messages_list=[message], message_object_trees=[tree]
+        )
         reply = fleet_handlers.push_messages(announced, state)
-        for one in objects:
-            if one.object_id in reply.objects_to_push:
-                one.node.CopyFrom(me)
-                one.session_id = reply.session_id
-                fleet_handlers.push_object(one, state)
-    return str(announced.messages_list[0].metadata.reply_to_message_id)
+        for name in reply.objects_to_push:
+            one = PushObjectRequest(
+                node=me,
+                run_id=message.metadata.run_id,
+                object_id=name,
+                object_content=objects[name],
+                session_id=reply.session_id,
+            )
+            if not fleet_handlers.push_object(one, state).stored:
+                raise RefusedError("Flower did not store an object of the reply")
+    return str(message.metadata.reply_to_message_id)
+
+
+def _content(part: bytes) -> bytes:
+    return bytes(PushObjectRequest.FromString(part).object_content)
 
 
 @contextmanager
@@ -127,8 +134,9 @@ def _refusals() -> Iterator[None]:
         DecodeError,
         UnexpectedObjectContentError,
         ValueError,
-        KeyError,
-        IndexError,
+        LookupError,
         TypeError,
+        AttributeError,
+        RuntimeError,
     ) as error:
         raise MessageError("this is not a message of Flower") from error

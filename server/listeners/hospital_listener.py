@@ -67,6 +67,7 @@ log = logging.getLogger("flo.server.listeners.hospital_listener")
 
 HOLD_SECONDS = 20.0  # the Fleet client gives up after 30
 MAX_SITE_BODY = 1 << 20
+_MAX_BODY = {PUSH_PATH: 1 << 16}  # an announcement is a few hundred bytes
 MOST_AT_ONCE = 8 * MAX_SITE_BODY  # bytes of a hospital's requests
 REPORTS_PATH = "/v1/site/reports"
 _MAX_FLEET_BODY = 1 << 20
@@ -122,7 +123,7 @@ class Gateway:
                 return
             limit = MAX_SITE_BODY if path in SITE_CALLS else _MAX_FLEET_BODY
             with self._allowance.reserve(peer.hospital) as take:
-                body = await read_body(receive, limit, take)
+                body = await read_body(receive, _MAX_BODY.get(path, limit), take)
                 self._traffic.received += len(body)
                 if path in SITE_CALLS:
                     await self._site_call(path, peer, body, send)

@@ -7,31 +7,40 @@ question under the same name, and gets the same answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from flo.errors import MessageError
 
 
 @dataclass
-class _Last:
-    name: str = ""
+class LastAnswer:
+    """A run's last question and its answer. ``turn``: held during each call of the run."""
+
+    question: str = ""
     answer: bytes = b""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    def is_new(self, question: str) -> bool:
+        """Return whether this is not the last question again; names of questions rise.
+
+        Raises:
+            MessageError: a later one was answered, so nobody waits for this one.
+        """
+        if question < self.question:
+            raise MessageError("a later question was answered")
+        return question > self.question
+
 
 class LastAnswers:
-    """Answers by Flower's run id. Each run has one question at a time."""
+    """Answers by Flower's run id."""
 
     def __init__(self) -> None:
-        self._of: dict[int, _Last] = {}
+        self._of: dict[int, LastAnswer] = {}
 
-    async def answer(self, run: int, name: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
-        """Return what ``make`` returns, or what it returned to the question of this name."""
-        last = self._of.setdefault(run, _Last())
-        async with last.turn:
-            if last.name != name:
-                last.answer = await make()
-                last.name = name
-            return last.answer
+    def of(self, run: int) -> LastAnswer:
+        """Return the run's last answer, which the caller may replace in its turn."""
+        return self._of.setdefault(run, LastAnswer())
 
     def forget(self, is_over: Callable[[int], bool]) -> None:
         """Delete the answers of runs that are over."""

@@ -244,23 +244,22 @@ class PrivateListener:
     ) -> bytes:
         """Take a ServerApp's requests, or return replies as soon as some are there."""
         try:
-            if path == PUSH_PATH:
-                return await run_in_threadpool(
-                    self._superlink.push_requests, runtime, headers, body
-                )
-            requests = app_messages.awaited(body)
-            run, question = self._superlink.run_of(headers), name_in(headers)
+            run = self._superlink.run_of(headers)
             if run is None:
                 raise TrustError("this task is over")
-            self._large_bodies.end_unawaited(run, requests)
-
-            async def replies() -> bytes:
-                answered = await self._hold(requests)
-                return await run_in_threadpool(
-                    self._superlink.pull_replies, runtime, headers, answered
-                )
-
-            return await self._last_answers.answer(run, question, replies)
+            last = self._last_answers.of(run)
+            async with last.turn:
+                if path == PUSH_PATH:
+                    push = self._superlink.push_requests
+                    return await run_in_threadpool(push, runtime, headers, body)
+                if last.is_new(name_in(headers)):
+                    requests = await run_in_threadpool(app_messages.awaited, body)
+                    self._large_bodies.end_unawaited(run, requests)
+                    answered = await self._hold(requests)
+                    pull = self._superlink.pull_replies
+                    last.answer = await run_in_threadpool(pull, headers, answered)
+                    last.question = name_in(headers)
+                return last.answer
         except TrustError as error:
             raise Refused(401, str(error)) from error
         except (RefusedError, MessageError) as error:

@@ -49,6 +49,7 @@ class Party:
     def message(self, data: bytes, *, source: int = SERVER_APP, **metadata: Any) -> Any:
         content = RecordDict({"flo": ConfigRecord({"message": data})})
         facts = {"run_id": self.run, "dst_node_id": self.node, "reply_to_message_id": ""}
+        facts["group_id"] = ""
         made: Any = Message
         message = made(
             content,
@@ -56,7 +57,6 @@ class Party:
                 **(facts | metadata),
                 message_id="",
                 src_node_id=source,
-                group_id="",
                 created_at=time.time(),
                 ttl=60.0,
                 message_type="query",

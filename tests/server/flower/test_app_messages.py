@@ -61,13 +61,13 @@ class Line:
             else:
                 self.questions.append(request.headers[NAME_HEADER])
                 there = self._superlink.with_complete_replies(sorted(app_messages.awaited(body)))
-                answer = self._superlink.pull_replies(self._runtime, headers, there)
+                answer = self._superlink.pull_replies(headers, there)
         except FloError as error:
             return httpx.Response(400, json={"error": str(error)})
         return httpx.Response(200, content=answer)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def superlink() -> SuperLink:
     return SuperLink(superexec_secret=b"a secret of 32 bytes for tests..")
 
@@ -109,6 +109,7 @@ def test_requests_arrive_and_replies_come_back_in_one_call_each(party: Party, li
     assert {reply.metadata.src_node_id for reply in replies} == {party.node}
     assert len(line.calls) == 3
     assert grid.pull_messages(names) == [], "each is delivered once"
+    party.superlink.tidy()
     assert not party.objects(), "and nothing of it is kept"
 
 
@@ -122,6 +123,7 @@ def test_the_same_request_to_two_hospitals_and_the_same_reply_are_one_object(
     answered(party)
     answered(other)
     assert [text(reply) for reply in grid.pull_messages(names)] == [b"numbers"] * 2
+    superlink.tidy()
     assert not party.objects()
 
 
@@ -181,7 +183,7 @@ def test_a_reply_that_its_hospital_deletes_meanwhile_is_left_out(
     entry = party.state.object_store.store[message.metadata.message_id]
     entry.content, entry.is_available = b"", False
     headers = {TASK_TOKEN_HEADER.encode(): party.token.encode()}
-    assert superlink.pull_replies(superlink.runtime, headers, [name]) == b""
+    assert superlink.pull_replies(headers, [name]) == b""
 
 
 def by_flowers_calls(party: Party, announced: Any, objects: list[PushObjectRequest]) -> None:
@@ -277,9 +279,12 @@ def test_requests_sent_twice_wait_once(superlink: SuperLink, party: Party) -> No
     assert not party.pull()
 
 
+@pytest.mark.parametrize("pulls", [False, True])
 def test_nothing_of_an_expired_request_and_its_reply_is_kept(
-    superlink: SuperLink, party: Party, line: Line
+    superlink: SuperLink, party: Party, line: Line, pulls: bool
 ) -> None:
+    """Also if Flower deletes the record of a request first, when some hospital pulls."""
+    other = Party(superlink)
     grid = GridMessages(line)
     grid.push_messages([party.message(b"answered"), party.message(b"never pulled")])
     answered(party, b"expires")
@@ -287,10 +292,110 @@ def test_nothing_of_an_expired_request_and_its_reply_is_kept(
     for waiting in party.state.message_ins_store.values():
         if waiting.metadata.run_id == party.run:
             waiting.metadata.created_at -= 61
+    if pulls:
+        assert not other.pull()
+        assert not party.pull()
     grid.push_messages([party.message(b"next")])
+    superlink.tidy()
     assert len(there) == 6
     assert len(party.objects()) == 3
     assert not party.objects() & there
+    assert party.pull(), "the next one still arrives"
+
+
+def test_nothing_of_a_run_that_is_over_is_kept(
+    superlink: SuperLink, party: Party, line: Line
+) -> None:
+    other = Party(superlink)
+    GridMessages(Line(other)).push_messages([other.message(b"another run's")])
+    grid = GridMessages(line)
+    grid.push_messages([party.message(b"answered"), party.message(b"never pulled")])
+    answered(party, b"of a run that ends")
+    party.announced(party.message(b"half sent"))
+    superlink.tidy()
+    assert len(party.objects()) == 9, "while it runs, all waits"
+    party.state.finish_task(party.state.run_ids[party.run].run.primary_task_id, "completed", "")
+    superlink.tidy()
+    assert not party.objects()
+    runs = {one.metadata.run_id for one in party.state.message_ins_store.values()}
+    assert party.run not in runs
+    assert party.run not in {one.run_id for one in party.state._object_push_sessions.values()}
+    assert other.pull()
+
+
+def test_requests_sent_again_after_they_arrived_leave_nothing(
+    superlink: SuperLink, party: Party, line: Line
+) -> None:
+    grid, message = GridMessages(line), party.message(b"x")
+    names = grid.push_messages([message])
+    pulled = party.pulled()
+    assert grid.push_messages([message]) == names
+    announced, objects, _ = party.reply(pulled, b"only once")
+    party.push(announced, objects)
+    assert len(grid.pull_messages(names)) == 1
+    superlink.tidy()
+    assert not party.objects()
+
+
+def test_a_reply_of_a_hospital_that_went_offline_since_arrives(
+    superlink: SuperLink, party: Party, line: Line
+) -> None:
+    grid = GridMessages(line)
+    names = grid.push_messages([party.message(b"a")])
+    answered(party)
+    superlink.mark_offline(party.node)
+    assert [text(reply) for reply in grid.pull_messages(names)] == [b"numbers"]
+
+
+@pytest.mark.parametrize("spoil", ["two", "another root", "many objects", "long", "inside", "anew"])
+def test_an_announcement_by_flowers_own_call_is_of_one_reply(
+    superlink: SuperLink, party: Party, spoil: str
+) -> None:
+    """Else one reply would bring objects without number into the store."""
+    announced, _, message = party.reply(party.asked())
+    superlink.note_announcement(party.node, announced.SerializeToString())
+    assert superlink.answered_last(party.node) == message.metadata.reply_to_message_id
+    said, tree = announced.messages_list[0], announced.message_object_trees[0]
+    if spoil == "two":
+        announced.message_object_trees.append(tree)
+    elif spoil == "another root":
+        tree.object_id = "e" * 64
+    elif spoil == "many objects":
+        tree.children.add(object_id="e" * 64)
+    elif spoil == "long":
+        said.metadata.group_id = "x" * 5000
+    elif spoil == "inside":
+        tree.children[0].object_id = party.asked(b"another").metadata.message_id
+    else:
+        announced.node.node_id = party.node
+        fleet_handlers.push_messages(announced, party.state)
+        superlink.note_announcement(party.node, announced.SerializeToString())
+        tree.children[0].object_id = "e" * 64
+    with pytest.raises(MessageError):
+        superlink.note_announcement(party.node, announced.SerializeToString())
+
+
+def test_a_connection_that_breaks_is_tried_again(
+    party: Party, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's own retries leave out TLS errors."""
+    monkeypatch.setattr(app_client, "_PAUSES", (0.0, 0.0))
+    broken = [httpx.ReadError("_ssl.c: EOF"), httpx.ConnectError("tls")]
+
+    def invoke(send: Callable[[], httpx.Response]) -> httpx.Response:
+        if broken:
+            raise broken.pop()
+        return send()
+
+    monkeypatch.setattr(line, "invoke", invoke)
+    grid = GridMessages(line)
+    (name,) = grid.push_messages([party.message(b"a")])
+    answered(party)
+    broken += [httpx.ReadError("_ssl.c: EOF")]
+    assert len(grid.pull_messages([name])) == 1
+    broken += [httpx.ReadError("_ssl.c: EOF")] * 3
+    with pytest.raises(NetworkError):
+        grid.pull_messages([name])
 
 
 def announced(*messages: Message) -> tuple[Any, dict[str, bytes]]:
@@ -315,6 +420,11 @@ SPOILT = [
     "another root",
     "another addressee",
     "a tree too few",
+    "trees without number",
+    "inline content",
+    "a long name",
+    "a reply",
+    "an object of another length",
 ]
 
 
@@ -342,6 +452,22 @@ def test_what_is_no_whole_request_is_refused_and_nothing_is_stored(
     elif spoil == "a tree too few":
         del said.message_object_trees[0]
         objects = {}
+    elif spoil == "trees without number":
+        for _ in range(10_000):
+            said.message_object_trees.add()
+    elif spoil == "inline content":
+        said.messages_list[0].CopyFrom(message_to_proto(party.message(b"inside")))
+    elif spoil == "a long name":
+        said, objects = announced(party.message(b"x", group_id="x" * 5000))
+    elif spoil == "a reply":
+        said, objects = announced(
+            party.message(b"x"), party.message(b"y", reply_to_message_id="e" * 64)
+        )
+    elif spoil == "an object of another length":
+        tree = said.message_object_trees[0]
+        longer = objects.pop(tree.object_id) + b"x"
+        tree.object_id = said.messages_list[0].metadata.message_id = get_object_id(longer)
+        objects[tree.object_id] = longer
     elif spoil == "another run's":
         said, objects = announced(party.message(b"x", run_id=party.new_run()))
     else:
@@ -400,5 +526,5 @@ def test_a_task_that_is_over_sends_and_gets_nothing(superlink: SuperLink, party:
     with pytest.raises(TrustError):
         superlink.push_requests(superlink.runtime, headers, body)
     with pytest.raises(TrustError):
-        superlink.pull_replies(superlink.runtime, headers, [])
+        superlink.pull_replies(headers, [])
     assert not party.objects()

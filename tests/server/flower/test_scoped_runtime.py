@@ -125,13 +125,15 @@ def test_a_job_has_few_requests_waiting_for_each_hospital() -> None:
 
 
 def test_a_jobs_waiting_requests_have_few_bytes() -> None:
-    """Counted are its objects that Flower still keeps, whether or not their message waits."""
-    large, found = record(bytes(2 * MOST_WAITING_BYTES - 100)), waiting()
+    """Counted are its own requests that no hospital has fetched, and no replies."""
+    large, found = record(bytes(2 * MOST_WAITING_BYTES - 100)), waiting(*messages(1))
     name = get_object_id(large)
-    found.object_store.preregister(6, ObjectTree(object_id=name))
-    found.object_store.put(name, large)
-    send([1, 2], found, contents=[uploaded()])  # another run's
     found.object_store.preregister(7, ObjectTree(object_id=name))
+    found.object_store.put(name, large)
+    send([1, 2], found, contents=[uploaded()])  # a reply, or a request that was fetched
+    found.message_ins_store[name] = messages(1, run=6)[0]
+    send([1, 2], found, contents=[uploaded()])  # another run's
+    found.message_ins_store[name] = messages(1)[0]
     with pytest.raises(FlowerError, match="bytes to each hospital would wait"):
         send([1, 2], found, contents=[uploaded()])
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from flo.errors import MessageError, RefusedError
 from flo.protocol.messages import MAX_HEADER_BYTES, MAX_INLINE_BYTES
 from flo.protocol.whole_messages import MAX_REPLY, MOST_OBJECTS, joined, parted
+from flo.server.flower.stored import objects_of
 from flo.server.flower.superlink import SuperLink
 from tests.server.flower.party import Party
 
@@ -58,7 +59,7 @@ def test_a_reply_is_stored_whole(party: Party) -> None:
     announced, objects, message = party.reply(party.asked())
     party.pull()
     party.push(announced, objects)
-    assert party.superlink._complete(message.metadata.message_id)
+    assert objects_of(party.state, message.metadata.message_id)
 
 
 def test_a_request_that_is_still_uploaded_holds_up_no_other_and_is_not_lost(party: Party) -> None:
@@ -129,7 +130,7 @@ def test_what_is_no_reply_is_refused(superlink: SuperLink, body: bytes) -> None:
 def test_objects_within_each_other_without_end_are_not_complete(superlink: SuperLink) -> None:
     entry = SimpleNamespace(is_available=True, child_object_ids=["itself"] * 20, content=b"x")
     superlink._state.object_store.store["itself"] = entry
-    assert not superlink._complete("itself")
+    assert objects_of(superlink._state, "itself") is None
     del superlink._state.object_store.store["itself"]
 
 

@@ -164,6 +164,7 @@ def test_who_lost_the_answer_gets_it_again(world: World, monkeypatch: pytest.Mon
         world.last_answers.forget(lambda run: run != world.party.run)
         assert replies(await pull(client, question, SECOND)) == 0
         assert world.last_answers._of
+        assert (await pull(client, question, FIRST)).status_code == 400, "a later one was answered"
         world.last_answers.forget(lambda run: run == world.party.run)
         assert not world.last_answers._of
 
