@@ -9,13 +9,17 @@ Rejection from a staircase over |x|. Blocks i = 0 .. 1023 hold the integers [i·
 power of two of at most 1/64 standard deviation (or 1). Integer weights W_i ≥ K·f(i·w), and weight 1
 for the tail, add up to 2^16; K is the largest integer for which they can.
 
-    1. 16 bits choose a block (or the tail) with probability W_i/2^16, log2 w bits an x in it, one
-       bit a sign. Negative zero is rejected, since zero would otherwise be proposed twice.
-    2. 64 bits U decide: accept with probability A = K·f(x)/W_i ≤ 1. If U is below the block's
-       floor, a lower bound of A·2^64 over the block, x is accepted at once (98 % of proposals).
-    3. Otherwise A·2^64 is computed in float64, with a relative error far below 2^-30; if U lies
-       outside that margin, the comparison decides. Inside it (one in 10^9), U is extended and
-       compared with A in correctly rounded decimal arithmetic, until they differ.
+    1. One word proposes: 16 bits choose a block (or the tail) with probability W_i/2^16, log2 w
+       bits an x in it, one bit a sign. Negative zero is rejected, since zero would otherwise be
+       proposed twice.
+    2. 64 bits U decide: accept with probability A = K·f(x)/W_i ≤ 1. The other 47 - log2 w bits of
+       the word are the first ones of U. If they are below those of the block's floor, a lower bound
+       of A·2^64 over the block, x is accepted at once, whatever the rest of U is (98 % of
+       proposals; 94 % at the largest variance, where 4 bits are left).
+    3. Otherwise the rest of U comes from another word. A·2^64 is computed in float64, with a
+       relative error far below 2^-30; if U lies outside that margin, the comparison decides. Inside
+       it (one in 10^9), U is extended and compared with A in correctly rounded decimal arithmetic,
+       until they differ.
     4. The tail (|x| ≥ 8 standard deviations): section j = 0, 1, .. holds [T·2^j, T·2^(j+1)) with T
        = 1024·w and is chosen with probability 2^-(j+1), x uniformly in it; accept with probability
        K·1024·2^(2j+1)·f(x), by the exact comparison of 3.
@@ -31,6 +35,7 @@ same. A secure sum needs that, to remove noise that a hospital added
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from fractions import Fraction
@@ -48,7 +53,8 @@ _TOTAL = 1 << 16
 _MARGIN = 2.0**-30
 _HEIGHT_BITS = 46  # of heights: the largest K times the largest height fits 64 bits
 _DIGITS = 60  # of the arithmetic that computes heights
-_AT_ONCE = 1 << 14  # samples per step, so that all intermediate arrays fit the cache
+_AT_ONCE = 1 << 15  # samples per step: few enough for the cache, and enough for Python
+_SIGN = 47  # the bit of a word that is the sign; the lower ones are the first of U, then the offset
 
 
 class WordSource(Protocol):
@@ -88,16 +94,27 @@ class SystemNoise:
 
 def sample(variance: int, size: int, source: WordSource) -> Integers:
     """Return ``size`` exact samples from ``source``; the module docstring has the steps."""
+    made, start = np.empty(size, dtype=np.int64), 0
+    for block in blocks(variance, size, source):
+        made[start : start + len(block)] = block
+        start += len(block)
+    return made
+
+
+def blocks(variance: int, size: int, source: WordSource) -> Iterator[Integers]:
+    """Return the same samples as ``sample``, in order, a few at a time."""
     if not 1 <= variance < 1 << 100:
         raise ValueError(f"variance {variance} is outside [1, 2**100)")
-    stairs = _staircase(variance)
-    made, there = np.empty(size, dtype=np.int64), 0
-    while there < size:
-        missing = min(size - there, _AT_ONCE)
-        found = _candidates(stairs, missing + missing // 16 + 16, source)[:missing]
-        made[there : there + len(found)] = found
-        there += len(found)
-    return made
+    return _blocks(_staircase(variance), size, source)
+
+
+def _blocks(stairs: _Staircase, size: int, source: WordSource) -> Iterator[Integers]:
+    for start in range(0, size, _AT_ONCE):
+        missing = min(_AT_ONCE, size - start)
+        while missing:
+            found = _candidates(stairs, missing + missing // 16 + 16, source)[:missing]
+            missing -= len(found)
+            yield found
 
 
 @dataclass(frozen=True)
@@ -108,6 +125,12 @@ class _Staircase:
     weights: Integers  # W_i, then the tail's
     block_of: npt.NDArray[np.uint16]  # 16 bits -> block; _BLOCKS means the tail
     floors: Words  # U below this: every x in the block is accepted
+    limits: Words  # the same for the bits of a word below its sign: first bits of U, then an offset
+
+    @property
+    def bits(self) -> int:
+        """How many bits of U are in the word that proposes: 4 to 47."""
+        return _SIGN - self.width_bits
 
 
 @lru_cache(maxsize=16)
@@ -128,14 +151,17 @@ def _staircase(variance: int) -> _Staircase:
     chosen = weights(low)
     chosen[0] += _TOTAL - 1 - chosen.sum()
     ends = np.exp(-((starts + width - 1) ** 2) / doubled)
-    floors = np.floor(low * ends / chosen * (1 - _MARGIN) * 2.0**64)
+    floors = np.floor(low * ends / chosen * (1 - _MARGIN) * 2.0**64).astype(np.uint64)
+    floors = np.append(floors, np.uint64(0))
+    unused = np.uint64(64 - _SIGN + width_bits)
     return _Staircase(
         variance,
         width_bits,
         low,
         np.append(chosen, 1),
         np.repeat(np.arange(_BLOCKS + 1, dtype=np.uint16), np.append(chosen, 1)),
-        np.append(floors.astype(np.uint64), np.uint64(0)),
+        floors,
+        floors >> unused << np.uint64(width_bits),
     )
 
 
@@ -156,16 +182,18 @@ def _heights(variance: int, width: int) -> Integers:
 
 def _candidates(stairs: _Staircase, count: int, source: WordSource) -> Integers:
     """Run steps 1-4 for ``count`` proposals; return the accepted ones, in order."""
-    place, uniform = source.words(2 * count).reshape(2, count)
+    place = source.words(count)
     block = stairs.block_of.take((place >> np.uint64(48)).view(np.int64)).astype(np.int64)
-    offset = place & np.uint64((1 << stairs.width_bits) - 1)
-    value = (block << stairs.width_bits) + offset.view(np.int64)
+    below = place & np.uint64((1 << _SIGN) - 1)
+    accepted = below < stairs.limits.take(block)
+    value = (below & np.uint64((1 << stairs.width_bits) - 1)).view(np.int64)
+    value += block << stairs.width_bits
     sign = (place.view(np.int64) << 16) >> 63  # -1 where bit 47 is set, else 0
-    accepted = uniform < stairs.floors.take(block)
     unsure = np.flatnonzero(~accepted)
-    accepted[unsure], value[unsure] = _decide(
-        stairs, block[unsure], value[unsure], uniform[unsure], source
-    )
+    first = below[unsure] >> np.uint64(stairs.width_bits)
+    rest = source.words(len(unsure)) >> np.uint64(stairs.bits)
+    uniform = first << np.uint64(64 - stairs.bits) | rest
+    accepted[unsure], value[unsure] = _decide(stairs, block[unsure], value[unsure], uniform, source)
     accepted &= (sign == 0) | (value != 0)
     value ^= sign
     value -= sign  # two's complement

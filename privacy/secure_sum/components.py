@@ -14,7 +14,7 @@ can remove the components from that level on and the self mask, and no component
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,11 +78,11 @@ def seed_after(seed: bytes, steps: int = 1) -> bytes:
     return seed
 
 
-def noise(seed: bytes, attempt: Attempt, component: Component) -> Integers:
-    """Return the component's exact noise, shape (attempt.length,), from its seed."""
+def noise(seed: bytes, attempt: Attempt, component: Component) -> Iterator[Integers]:
+    """Return a component's exact noise from its seed: attempt.length integers, in pieces."""
     info = {"level": component.level, "variance": component.variance}
     key = attempt.derive(b"flo noise ", info, seed)
-    return discrete_gaussian.sample(component.variance, attempt.length, KeyedStream(key))
+    return discrete_gaussian.blocks(component.variance, attempt.length, KeyedStream(key))
 
 
 def with_components(
@@ -94,5 +94,8 @@ def with_components(
     """Return ``values`` (length,), which have their base share of noise, with these components."""
     noisy = values.astype(np.int64)
     for component in added:
-        noisy += noise(seeds[component.level - 1], attempt, component)
+        start = 0
+        for block in noise(seeds[component.level - 1], attempt, component):
+            noisy[start : start + len(block)] += block
+            start += len(block)
     return noisy

@@ -135,5 +135,8 @@ def remove(
     for seed in found.seeds.values():
         for component in components:
             if component.level > level:
-                excess = noise(seed_after(seed, component.level - 1 - level), attempt, component)
-                total -= to_ring(excess, attempt.ring)
+                made = noise(seed_after(seed, component.level - 1 - level), attempt, component)
+                start = 0
+                for block in made:
+                    total[start : start + len(block)] -= to_ring(block, attempt.ring)
+                    start += len(block)

@@ -71,6 +71,15 @@ def place(stairs: gaussian._Staircase, x: int, *, negative: bool = False) -> int
     return choice << 48 | int(negative) << 47 | offset
 
 
+def words_of(stairs: gaussian._Staircase, first: int, uniform: int) -> list[int]:
+    """The word of a proposal and the next one, which together hold the 64 bits ``uniform``."""
+    rest = 64 - stairs.bits
+    return [
+        first | uniform >> rest << stairs.width_bits,
+        (uniform & ((1 << rest) - 1)) << stairs.bits,
+    ]
+
+
 def tail_words(stairs: gaussian._Staircase, x: int) -> list[int]:
     """The words that choose x's section of the tail, then x in it."""
     section = x.bit_length() - 11 - stairs.width_bits

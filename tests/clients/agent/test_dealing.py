@@ -92,8 +92,8 @@ def told(variance: int) -> int:
 def constant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Removable noise tells its variance, so that a sum tells which of it is left."""
     monkeypatch.setattr(
-        "flo.privacy.secure_sum.components.discrete_gaussian.sample",
-        lambda variance, size, source: np.full(size, told(variance)),
+        "flo.privacy.secure_sum.components.discrete_gaussian.blocks",
+        lambda variance, size, source: iter([np.full(size, told(variance))]),
     )
 
 

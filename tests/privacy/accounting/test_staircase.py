@@ -21,6 +21,7 @@ from tests.privacy.scripted_words import (
     gauss,
     place,
     tail_words,
+    words_of,
 )
 
 # 127² and (2^50 - 2^40)² put the tail's start nearest to the centre: just above 8 deviations.
@@ -107,7 +108,8 @@ def acceptance(stairs: gaussian._Staircase, first: int, *tail: int) -> Fraction:
 
     def accepts(uniform: int) -> bool:
         words = [uniform >> shift & (WORD - 1) for shift in range(BITS - 64, -1, -64)]
-        source = Script(first, words[0], *tail, *words[1:], then=FILL, limit=9)
+        known = words_of(stairs, first, words[0])
+        source = Script(*known, *tail, *words[1:], then=FILL, limit=9)
         return len(gaussian._candidates(stairs, 1, source)) == 1
 
     low, high = 0, 1 << BITS
@@ -153,8 +155,11 @@ def test_at_small_variance_the_sampler_proposes_every_integer_as_often_as_its_we
     choices = np.arange(2**16, dtype=np.uint64) << np.uint64(48)
     signs = np.array([0, 1], dtype=np.uint64) << np.uint64(47)
     places = (choices[:, None] | signs).ravel().tolist()
-    # U = 0 accepts all that has a chance of 2^-64 or more.
-    script = Script(*places, *[0] * len(places), then=FILL, limit=5000)
+    # U = 0 accepts all that has a chance of 2^-64 or more. Half of it is in a word of its own where
+    # the block's floor is too low for the first bits to decide.
+    unsure = sum(int(stairs.limits[stairs.block_of[word >> 48]]) == 0 for word in places)
+    assert 0 < unsure < len(places) // 10
+    script = Script(*places, *[0] * unsure, then=FILL, limit=5000)
     seen, counts = np.unique(gaussian._candidates(stairs, len(places), script), return_counts=True)
     weights = stairs.weights.tolist()
     likely = [
@@ -193,16 +198,31 @@ def test_a_wider_margin_costs_speed_and_never_exactness(
 def test_floats_decide_nothing_that_exact_arithmetic_decides_otherwise(
     monkeypatch: pytest.MonkeyPatch, variance: int
 ) -> None:
-    stairs = gaussian._staircase(variance)
-    usual_words, exact_words = Seeded(variance), Seeded(variance)
-    usual = gaussian._candidates(stairs, 6000, usual_words)
+    stairs, words = gaussian._staircase(variance), Seeded(variance).words(12_000).tolist()
+    tail = [1 << 20, FILL]
+    scripts = [[*pair, *tail] for pair in zip(words[::2], words[1::2], strict=True)]
+
+    def made(stairs: gaussian._Staircase) -> list[list[int]]:
+        return [propose(stairs, Script(*script, then=FILL, limit=9)) for script in scripts]
+
+    usual = made(stairs)
     # No floor, and a margin that leaves no U to the floats unless its chance is below 2^-70.
-    # The exact comparison needs a 65th bit with probability 2^-64, so the words are the same.
     monkeypatch.setattr(gaussian, "_MARGIN", 2.0**70)
-    without = dataclasses.replace(stairs, floors=np.zeros_like(stairs.floors))
-    exact = gaussian._candidates(without, 6000, exact_words)
-    assert usual.tolist() == exact.tolist()
-    assert usual_words.words(1) == exact_words.words(1)
+    nothing = np.zeros_like(stairs.floors)
+    assert made(dataclasses.replace(stairs, floors=nothing, limits=nothing)) == usual
+    assert sum(map(len, usual)) > 4000
+
+
+@pytest.mark.parametrize("variance", [1, 7, 10**6 + 7, 2380879860100, 2**99, 2**100 - 1])
+def test_first_bits_decide_only_what_all_of_them_would(variance: int) -> None:
+    """The limit on a word's lower bits is the floor without its last bits, whatever the offset."""
+    stairs = gaussian._staircase(variance)
+    assert 4 <= stairs.bits <= 47
+    assert stairs.bits + stairs.width_bits == 47
+    for floor, limit in zip(stairs.floors.tolist(), stairs.limits.tolist(), strict=True):
+        highest = (limit >> stairs.width_bits) << (64 - stairs.bits)  # of U that is not accepted
+        assert limit % (1 << stairs.width_bits) == 0
+        assert highest <= floor < highest + (1 << (64 - stairs.bits))
 
 
 def near(threshold: Fraction) -> list[int]:
@@ -247,6 +267,11 @@ def test_the_words_at_a_threshold_and_at_its_margins_are_decided_right(variance:
 # Scripted proposals
 
 
+def scripted(stairs: gaussian._Staircase, first: int, uniform: int, *more: int) -> Script:
+    """A proposal, the 64 bits that decide on it, and what is drawn after them."""
+    return Script(*words_of(stairs, first, uniform), *more)
+
+
 def propose(stairs: gaussian._Staircase, source: Script) -> list[int]:
     return [int(x) for x in gaussian._candidates(stairs, 1, source)]
 
@@ -255,9 +280,9 @@ def propose(stairs: gaussian._Staircase, source: Script) -> list[int]:
 def test_a_proposal_is_block_sign_and_place_in_the_block(variance: int) -> None:
     stairs = gaussian._staircase(variance)
     for x in (1, 5 << stairs.width_bits, (1 << stairs.width_bits) * 9 - 1):
-        assert propose(stairs, Script(place(stairs, x), 0)) == [x]
-        assert propose(stairs, Script(place(stairs, x, negative=True), 0)) == [-x]
-        assert propose(stairs, Script(place(stairs, x), WORD - 1)) == []
+        assert propose(stairs, scripted(stairs, place(stairs, x), 0)) == [x]
+        assert propose(stairs, scripted(stairs, place(stairs, x, negative=True), 0)) == [-x]
+        assert propose(stairs, scripted(stairs, place(stairs, x), WORD - 1)) == []
 
 
 @pytest.mark.parametrize("variance", [1, 7, 10**6 + 7, 2**99])
@@ -265,8 +290,8 @@ def test_minus_zero_is_thrown_away(variance: int) -> None:
     stairs = gaussian._staircase(variance)
     floor = int(stairs.floors[0])
     for uniform in (0, floor - 1, floor + 2**30):  # below the floor, and within the margin above
-        assert propose(stairs, Script(place(stairs, 0), uniform)) == [0]
-        assert propose(stairs, Script(place(stairs, 0, negative=True), uniform)) == []
+        assert propose(stairs, scripted(stairs, place(stairs, 0), uniform)) == [0]
+        assert propose(stairs, scripted(stairs, place(stairs, 0, negative=True), uniform)) == []
 
 
 @pytest.mark.slow
@@ -284,7 +309,7 @@ def test_the_tail_takes_a_section_then_any_integer_in_it(variance: int, section:
             assert propose(stairs, Script(tail, 0, heads, word, then=0, limit=100)) == [x]
             assert propose(stairs, Script(tail | minus, 0, heads, word, then=0, limit=100)) == [-x]
         # 2^-26 is more than any chance in the tail.
-        assert propose(stairs, Script(tail, 1 << 38, heads, 0)) == []
+        assert propose(stairs, scripted(stairs, tail, 1 << 38, heads, 0)) == []
 
 
 def test_the_tail_decides_by_its_own_probability() -> None:
@@ -294,8 +319,8 @@ def test_the_tail_decides_by_its_own_probability() -> None:
         at = first_bits(ratio, exponent, 64)
         words = tail_words(stairs, x)
         assert at > 1
-        assert propose(stairs, Script(place(stairs, 1024), at - 1, *words)) == [x]
-        assert propose(stairs, Script(place(stairs, 1024), at + 1, *words)) == []
+        assert propose(stairs, scripted(stairs, place(stairs, 1024), at - 1, *words)) == [x]
+        assert propose(stairs, scripted(stairs, place(stairs, 1024), at + 1, *words)) == []
 
 
 @pytest.mark.parametrize("variance", [1, 127**2, 2**100 - 1])
@@ -314,11 +339,11 @@ def test_a_section_beyond_all_bounds_is_rejected_at_once(variance: int) -> None:
 def test_a_tail_among_others_leaves_them_as_they_are() -> None:
     stairs = gaussian._staircase(127**2)
     places = [place(stairs, 3), place(stairs, 1024), place(stairs, 9, negative=True)]
-    uniforms = [0, 0, 0]
-    assert gaussian._candidates(
-        stairs, 3, Script(*places, *uniforms, *tail_words(stairs, 1030))
-    ).tolist() == [3, 1030, -9]
-    uniforms = [0, WORD - 1, WORD - 1]
-    assert gaussian._candidates(
-        stairs, 3, Script(*places, *uniforms, *tail_words(stairs, 1030))
-    ).tolist() == [3]
+    beyond = tail_words(stairs, 1030)
+    script = Script(*places, 0, *beyond)  # only the tail needs all bits of U
+    assert gaussian._candidates(stairs, 3, script).tolist() == [3, 1030, -9]
+    first, second, third = (words_of(stairs, word, WORD - 1) for word in places)
+    script = Script(places[0], second[0], third[0], second[1], third[1], *beyond)
+    assert gaussian._candidates(stairs, 3, script).tolist() == [3]
+    script = Script(first[0], second[0], third[0], first[1], second[1], third[1], *beyond)
+    assert gaussian._candidates(stairs, 3, script).tolist() == []

@@ -6,6 +6,7 @@ Removable noise is zero here, so that the true sum is known; ``tests/privacy/sec
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,10 @@ SEVEN = ("ash", "bay", "cedar", "doe", "elm", "fir", "gum")
 
 @pytest.fixture(autouse=True)
 def no_removable_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(variance: int, size: int, source: Any) -> Integers:
-        return np.zeros(size, dtype=np.int64)
+    def nothing(variance: int, size: int, source: Any) -> Iterator[Integers]:
+        return iter([np.zeros(size, dtype=np.int64)])
 
-    monkeypatch.setattr("flo.privacy.secure_sum.components.discrete_gaussian.sample", nothing)
+    monkeypatch.setattr("flo.privacy.secure_sum.components.discrete_gaussian.blocks", nothing)
 
 
 def stage(
