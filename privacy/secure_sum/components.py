@@ -21,6 +21,7 @@ import numpy as np
 
 from flo.arrays import Integers
 from flo.privacy.mechanisms import discrete_gaussian
+from flo.privacy.mechanisms.discrete_gaussian import placed
 from flo.privacy.mechanisms.entropy import KeyedStream
 from flo.privacy.mechanisms.mechanisms import Mechanism
 from flo.privacy.secure_sum.masking import Attempt
@@ -94,8 +95,7 @@ def with_components(
     """Return ``values`` (length,), which have their base share of noise, with these components."""
     noisy = values.astype(np.int64)
     for component in added:
-        start = 0
-        for block in noise(seeds[component.level - 1], attempt, component):
-            noisy[start : start + len(block)] += block
-            start += len(block)
+        made = noise(seeds[component.level - 1], attempt, component)
+        for place, piece in placed(made, len(noisy)):
+            noisy[place] += piece
     return noisy

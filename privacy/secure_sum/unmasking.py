@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flo.errors import TrustError
+from flo.privacy.mechanisms.discrete_gaussian import placed
 from flo.privacy.secure_sum.components import Component, noise, seed_after
 from flo.privacy.secure_sum.deals import check, opened
 from flo.privacy.secure_sum.masking import Attempt, add, exchange, pads, self_mask
@@ -136,7 +137,5 @@ def remove(
         for component in components:
             if component.level > level:
                 made = noise(seed_after(seed, component.level - 1 - level), attempt, component)
-                start = 0
-                for block in made:
-                    total[start : start + len(block)] -= to_ring(block, attempt.ring)
-                    start += len(block)
+                for place, piece in placed(made, len(total)):
+                    total[place] -= to_ring(piece, attempt.ring)

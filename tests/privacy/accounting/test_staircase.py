@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,9 +221,37 @@ def test_first_bits_decide_only_what_all_of_them_would(variance: int) -> None:
     assert 4 <= stairs.bits <= 47
     assert stairs.bits + stairs.width_bits == 47
     for floor, limit in zip(stairs.floors.tolist(), stairs.limits.tolist(), strict=True):
-        highest = (limit >> stairs.width_bits) << (64 - stairs.bits)  # of U that is not accepted
+        lowest = (limit >> stairs.width_bits) << (
+            64 - stairs.bits
+        )  # U that is not accepted at once
         assert limit % (1 << stairs.width_bits) == 0
-        assert highest <= floor < highest + (1 << (64 - stairs.bits))
+        assert lowest <= floor < lowest + (1 << (64 - stairs.bits))
+
+
+@pytest.mark.parametrize("variance", [1, 7, 618, 10**6 + 7, 2380879860100, 2**99])
+@pytest.mark.parametrize("towards", [-math.inf, math.inf])
+def test_a_machine_whose_exp_rounds_otherwise_draws_the_same_words(
+    monkeypatch: pytest.MonkeyPatch, variance: int, towards: float
+) -> None:
+    """Else a hospital and the coordinator would make other noise from one seed."""
+    stairs = gaussian._staircase(variance)
+    words = Seeded(variance)
+    usual, following = gaussian._candidates(stairs, 20_000, words).tolist(), words.words(1)[0]
+    right = np.exp
+
+    def otherwise(values: Any) -> Any:
+        found = right(values)
+        for _ in range(4):
+            found = np.nextafter(found, towards)
+        return found
+
+    monkeypatch.setattr(gaussian.np, "exp", otherwise)
+    again = gaussian._staircase.__wrapped__(variance)
+    assert again.limits.tolist() == stairs.limits.tolist()
+    assert again.block_of.tolist() == stairs.block_of.tolist()
+    words = Seeded(variance)
+    assert gaussian._candidates(again, 20_000, words).tolist() == usual
+    assert words.words(1)[0] == following
 
 
 def near(threshold: Fraction) -> list[int]:
@@ -289,7 +318,8 @@ def test_a_proposal_is_block_sign_and_place_in_the_block(variance: int) -> None:
 def test_minus_zero_is_thrown_away(variance: int) -> None:
     stairs = gaussian._staircase(variance)
     floor = int(stairs.floors[0])
-    for uniform in (0, floor - 1, floor + 2**30):  # below the floor, and within the margin above
+    highest = first_bits(Fraction(stairs.scale, int(stairs.weights[0])), Fraction(0), 64) - 1
+    for uniform in (0, floor - 1, highest):  # below the floor, and above it
         assert propose(stairs, scripted(stairs, place(stairs, 0), uniform)) == [0]
         assert propose(stairs, scripted(stairs, place(stairs, 0, negative=True), uniform)) == []
 

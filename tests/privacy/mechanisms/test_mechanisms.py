@@ -26,7 +26,13 @@ from flo.arrays import Floats
 from flo.errors import MessageError
 from flo.privacy.accounting.accounting import ORDERS, epsilon_of
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
-from flo.privacy.mechanisms.mechanisms import GRID, Mechanism, PoissonSum, from_document
+from flo.privacy.mechanisms.mechanisms import (
+    GRID,
+    FullBatchSum,
+    Mechanism,
+    PoissonSum,
+    from_document,
+)
 from tests.builders import NoNoise
 from tests.privacy.every_mechanism import (
     COUNTS,
@@ -160,6 +166,19 @@ def test_without_noise_a_release_is_the_sum_rounded_to_the_grid(
     np.testing.assert_array_equal(released, np.rint(total * (GRID / mechanism.norm)))
     error = np.abs(mechanism.to_real(released) - total).max()
     assert error <= mechanism.norm / GRID / 2 * 1.001
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_a_long_sum_is_released_whole_a_few_numbers_at_a_time(
+    limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mechanism = FullBatchSum(100, 1.0, 1.0)
+    total = np.linspace(-5, 5, 100) * (mechanism.norm / GRID)
+    whole = mechanism.release(total, NoNoise(), limit=limit)
+    monkeypatch.setattr("flo.privacy.mechanisms.mechanisms._AT_ONCE", 7)
+    assert mechanism.release(total, NoNoise(), limit=limit).tolist() == whole.tolist()
+    assert len(set(whole.tolist())) > 3
+    assert limit is None or np.abs(whole).max() == limit
 
 
 @every_mechanism

@@ -11,8 +11,16 @@ import pytest
 from flo.arrays import Integers
 from flo.privacy.mechanisms import discrete_gaussian
 from flo.privacy.mechanisms.mechanisms import FullBatchSum
-from flo.privacy.secure_sum.components import Component, components, noise, with_components
-from flo.privacy.secure_sum.masking import Attempt
+from flo.privacy.secure_sum.components import (
+    Component,
+    components,
+    noise,
+    seed_after,
+    with_components,
+)
+from flo.privacy.secure_sum.masking import Attempt, add, self_mask
+from flo.privacy.secure_sum.ring import to_ring
+from flo.privacy.secure_sum.unmasking import Member, Opened, remove
 from flo.study.tolerance import Tolerance
 
 ATTEMPT = Attempt("a" * 64, "run-1", "training", 3, 1, "b" * 64, "c" * 64, 64, 5000)
@@ -40,16 +48,19 @@ def test_base_share_and_components_add_up_to_each_levels_share(tolerance: Tolera
 @pytest.mark.parametrize(
     ("variance", "digest"),
     [
-        (100, "5742a75861b429a24d0a7b9090e2626c571f72c3c226fa521cab118227b08854"),
-        (10**9 + 7, "c7106e107497a98c2ad48520b51fbe045bffc172f57a626d7051bf4158d6148b"),
-        (2**80 + 1, "a55f367dc7ea7a9cf9b12a94ba2ec0e81aebd6f8a48bc24351b8fd33f01c409a"),
+        (100, "32b27691bdd721263a771edf3b6b7a8506b7b10a07d3639cf1ef48a1ac0780c2"),
+        (10**9 + 7, "62f590023d421baf53aeb7fba2843b2f3e858d0ed780cdf69c0044ffd20f59e2"),
+        (2**80 + 1, "c710e5894f8c3f5eb7f3cdc1131ca02a40ca55bc0a04d21f20c528efd50a83af"),
     ],
 )
 def test_the_noise_of_a_seed_is_the_same_on_every_machine_and_in_every_version(
     variance: int, digest: str
 ) -> None:
-    """A hospital and the coordinator make it apart: where it differed, no sum would open."""
-    made = whole(SEED, ATTEMPT, Component(1, variance))
+    """A hospital and the coordinator make it apart; where it differed, a sum would open with both.
+
+    The numbers of steps is part of what a seed means, so these are more than two steps.
+    """
+    made = whole(SEED, replace(ATTEMPT, length=2 * 2**15 + 5), Component(1, variance))
     assert hashlib.sha256(made.astype("<i8").tobytes()).hexdigest() == digest
 
 
@@ -88,7 +99,40 @@ def test_noise_in_pieces_of_any_length_is_added_whole(
     assert expected.shape == (5000,)
     assert (expected != 0).mean() > 0.99
     values = np.zeros(5000, dtype=np.int64)
-    np.testing.assert_array_equal(with_components(values, [SEED], ATTEMPT, [one]), expected)
+    noisy = with_components(values, [SEED], ATTEMPT, [one])
+    np.testing.assert_array_equal(noisy, expected)
+
+
+@pytest.mark.parametrize("at_once", [7, 4999, 5000])
+def test_noise_in_pieces_of_any_length_is_removed_whole(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discrete_gaussian, "_AT_ONCE", at_once)
+    tolerance, one = Tolerance(4, 1, 1), Component(1, 10**9)
+    seeds = [bytes([number]) * 32 for number in range(4)]
+    attempt = replace(ATTEMPT, ring=32)
+    total = np.zeros(5000, dtype=np.uint32)
+    members, first = {}, {}
+    for number, seed in enumerate(seeds):
+        chain = (seed, seed_after(seed))
+        noisy = with_components(np.arange(5000), chain, attempt, [one])
+        total += to_ring(noisy, 32)
+        add(total, [(self_mask(chain[-1], attempt), True)])
+        name = str(number)
+        members[name] = Member(number, name * 64, None)  # type: ignore[arg-type]
+        first[name] = seed
+    remove(total, attempt, members, Opened(first, {}), tolerance, [one])
+    level = tolerance.level(len(seeds))
+    assert level == 0, "else the component would stay"
+    np.testing.assert_array_equal(total, 4 * np.arange(5000, dtype=np.uint32))
+
+
+def test_noise_of_another_length_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the rest of the vector would have none, or keep it."""
+    one, values = Component(1, 10**9), np.zeros(5000, dtype=np.int64)
+    for length in (4999, 5001):
+        with pytest.raises(ValueError, match=r"numbers|broadcast"):
+            with_components(values, [SEED], replace(ATTEMPT, length=length), [one])
 
 
 def test_components_are_added_to_what_was_released() -> None:
