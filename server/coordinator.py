@@ -107,7 +107,6 @@ class Coordinator:
         self._notifier, self._last_seen = Notifier(), LastSeen()
         self._large_bodies = LargeBodyRelay()
         self._last_answers = LastAnswers()
-        self._tidy_due = 0.0
         self._identity, self._audit_log = home.open_identity(), home.open_audit_log()
         self._audit = RateLimitedAudit(self._store)
         self._chain = home.chain_path.read_bytes()
@@ -229,6 +228,7 @@ class Coordinator:
             "listening", extra={"fields": {"port": config.port, "private": config.private_port}}
         )
         watcher = asyncio.create_task(self._watch())
+        tidier = asyncio.create_task(self._tidy())
         stop_wait = asyncio.create_task(stopping.wait())
         try:
             with self._superexec():
@@ -237,9 +237,11 @@ class Coordinator:
                 )
         finally:
             watcher.cancel()
+            tidier.cancel()
             console.live.closing.set()
             inside.should_exit = outside.should_exit = True
             await asyncio.gather(*servers, return_exceptions=True)
+            await asyncio.gather(tidier, return_exceptions=True)
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
             self._audit.flush(now=True)
@@ -347,17 +349,19 @@ class Coordinator:
                     log.exception("a periodic step of the coordinator failed; it will be repeated")
                     await asyncio.sleep(_FULL_SECONDS)
             self._renew_certificate()
-            await self._tidy()
             await asyncio.sleep(_WATCH_SECONDS)
 
     async def _tidy(self) -> None:
-        """Delete what no run that goes on needs."""
-        if time.monotonic() < self._tidy_due:
-            return
-        self._tidy_due = time.monotonic() + _TIDY_SECONDS
-        self._large_bodies.forget(self._superlink.has_finished)
-        self._last_answers.forget(self._superlink.has_finished)
-        await asyncio.to_thread(self._superlink.tidy)
+        """Delete what no run that goes on needs, again and again."""
+        while True:
+            try:
+                self._large_bodies.forget(self._superlink.has_finished)
+                self._last_answers.forget(self._superlink.has_finished)
+                await asyncio.to_thread(self._superlink.tidy)
+            except Exception:  # all else must go on
+                log.exception("what no run needs could not be deleted; it will be tried again")
+                await asyncio.sleep(_FULL_SECONDS)
+            await asyncio.sleep(_TIDY_SECONDS)
 
     def _sign(self) -> None:
         sign_events(self._store, self._audit_log)

@@ -12,11 +12,9 @@ from itertools import islice
 from typing import Any
 
 from flwr.app import Message
-from flwr.common.serde import message_from_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
-from flwr.server.utils.validator import validate_message
 from flwr.supercore.inflatable.inflatable_object import (
     get_object_body,
     get_object_children_ids_from_object_content,
@@ -60,9 +58,7 @@ def names_in(announced: Any, tree: ObjectTree) -> list[str]:
     return names
 
 
-def refuse_unlike(
-    announced: Any, tree: ObjectTree, objects: Mapping[str, bytes], *, reply: bool
-) -> None:
+def refuse_unlike(announced: Any, tree: ObjectTree, objects: Mapping[str, bytes]) -> None:
     """Refuse a message unless these objects are it, as its sender announced it.
 
     ``announced``: Flower's record of the message. ``tree``: which object is inside which.
@@ -83,5 +79,3 @@ def refuse_unlike(
     said.metadata.message_id = announced.metadata.message_id
     if (said.metadata, said.error) != (announced.metadata, announced.error):
         raise MessageError("the message says other things than its announcement")
-    if wrong := validate_message(message_from_proto(announced), is_reply_message=reply):
-        raise MessageError(f"Flower does not take the message: {', '.join(wrong)}")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.common.serde import message_to_proto
+from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
@@ -19,6 +19,7 @@ from flwr.proto.runtime_pb2 import (
     PullAppMessagesResponse,
     PushAppMessagesRequest,
 )
+from flwr.server.utils.validator import validate_message
 from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     UnexpectedObjectContentError,
@@ -32,7 +33,7 @@ from flo.protocol.whole_messages import MAX_REQUEST, joined, parted
 from flo.server.flower.announced import names_in, refuse_unlike
 from flo.server.flower.app_calls import MOST_ASKED, MOST_MESSAGES, MOST_PARTS
 from flo.server.flower.scoped_runtime import Handlers
-from flo.server.flower.stored import objects_of
+from flo.server.flower.stored import end_session, objects_of
 
 _COORDINATOR = Node(node_id=SUPERLINK_NODE_ID)
 
@@ -56,7 +57,9 @@ def push(handlers: Handlers, state: Any, task: Any, body: bytes) -> bytes:
         named = set[str]()
         for message, tree in zip(messages, trees, strict=True):
             named |= {*names_in(message, tree)}
-            refuse_unlike(message, tree, objects, reply=False)
+            refuse_unlike(message, tree, objects)
+            if wrong := validate_message(message_from_proto(message), is_reply_message=False):
+                raise MessageError(f"Flower does not take a message: {', '.join(wrong)}")
             if message.metadata.run_id != task.run_id:
                 raise MessageError("a message is of another run")
         if objects.keys() != named:
@@ -74,6 +77,8 @@ def push(handlers: Handlers, state: Any, task: Any, body: bytes) -> bytes:
                 )
                 if not handlers.push_object(one, state, task).stored:
                     raise RefusedError("Flower did not store a message's object")
+            if not answer.objects_to_push:
+                end_session(state, answer.session_id)
     return bytes(answer.SerializeToString())
 
 
@@ -96,7 +101,8 @@ def pull(state: Any, flower_run: int, requests: Sequence[str]) -> bytes:
         MessageError: a request is of another run.
     """
     answer, contents, store = PullAppMessagesResponse(), list[bytes](), state.object_store
-    with state.lock:
+    found = dict[str, str]()
+    with _refusals(), state.lock, store.lock_store:
         asked = {request: state.message_ins_store.get(request) for request in requests}
         if any(one is not None and one.metadata.run_id != flower_run for one in asked.values()):
             raise MessageError("a request is of another run")
@@ -108,8 +114,12 @@ def pull(state: Any, flower_run: int, requests: Sequence[str]) -> bytes:
             answer.messages_list.append(message_to_proto(state.message_res_store[reply]))
             answer.message_object_trees.append(tree)
             contents += [store.get(one.object_id) for one in iterate_object_tree(tree)]
-            state.delete_messages({request})
-    return joined([answer.SerializeToString(), *contents]) if contents else b""
+            found[request] = reply
+        body = joined([answer.SerializeToString(), *contents]) if contents else b""
+        state.delete_messages(set(found))
+        for reply in found.values():
+            store.delete(reply)
+    return body
 
 
 @contextmanager

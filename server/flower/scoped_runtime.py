@@ -10,6 +10,7 @@ answers, so that no job fills the coordinator's memory.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,9 @@ from flo.server.flower.stored import bytes_waiting
 # one, and another whenever the hospital connects anew.
 MOST_WAITING = 64
 MOST_WAITING_BYTES = 4 * MAX_REQUEST  # of those that it has not fetched
+_LEAST_SECONDS = (
+    20.0  # of a request; it is counted until it expires, its objects stay a little longer
+)
 _STRUCTURE = ("Message", "RecordDict")  # these contain only names of objects
 
 # Flower's calls that a ServerApp and its SuperExec make; for messages they make our own
@@ -131,6 +135,9 @@ class ScopedHandlers(Handlers):
         )
         if waiting + len(announced.messages_list) > MOST_WAITING * len(ours):
             raise _refused(f"more than {MOST_WAITING} requests to each hospital would wait")
+        soonest = time.time() + _LEAST_SECONDS
+        if any(m.metadata.created_at + m.metadata.ttl < soonest for m in announced.messages_list):
+            raise _refused(f"a request is not valid for {_LEAST_SECONDS:g} seconds")
         there = bytes_waiting(state, task.run_id)
         if there + sum(map(len, contents)) > MOST_WAITING_BYTES * len(ours):
             raise _refused(f"more than {MOST_WAITING_BYTES} bytes to each hospital would wait")

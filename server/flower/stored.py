@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from flwr.supercore.constant import OBJECT_PUSH_SESSION_TTL_SECONDS
+
 from flo.protocol.whole_messages import MOST_OBJECTS
+
+_TO_ANNOUNCE_SECONDS = 10.0  # Flower begins an upload, then stores its message
 
 
 def objects_of(state: Any, root: str) -> list[Any] | None:
@@ -44,33 +48,47 @@ def bytes_waiting(state: Any, flower_run: int) -> int:
 def tidy(state: Any, is_over: Callable[[int], bool]) -> None:
     """Delete messages of runs that are over, expired requests, and objects that are left.
 
-    Flower stores a message and the names of its objects under the same lock.
+    Flower stores a message and the names of its objects under the same lock. ``is_over`` takes
+    locks of Flower's own, so it is asked before, and not under them.
     """
-    _end_sessions(state, is_over)
+    over = set(filter(is_over, _runs(state)))
+    _end_sessions(state, over)
     with state.lock, state.object_store.lock_store:
-        waiting = {request: one.metadata for request, one in state.message_ins_store.items()}
-        over = set(filter(is_over, {metadata.run_id for metadata in waiting.values()}))
+        now, waiting = time.time(), state.message_ins_store.items()
         state.delete_messages(
             {
                 request
-                for request, metadata in waiting.items()
-                if metadata.run_id in over or _has_expired(metadata)
+                for request, one in waiting
+                if one.metadata.run_id in over or one.metadata.created_at + one.metadata.ttl <= now
             }
         )
         _sweep(state.object_store, {*state.message_ins_store, *state.message_res_store})
 
 
-def _has_expired(metadata: Any) -> bool:
-    return bool(metadata.created_at + metadata.ttl <= time.time())
+def _runs(state: Any) -> set[int]:
+    """Return the runs of which something is kept."""
+    sessions = {one.run_id for one in list(state._object_push_sessions.values())}
+    messages = {one.metadata.run_id for one in list(state.message_ins_store.values())}
+    return sessions | messages
 
 
-def _end_sessions(state: Any, is_over: Callable[[int], bool]) -> None:
-    """Forget uploads that ended without their objects; the messages wait until they expire."""
+def _end_sessions(state: Any, over: set[int]) -> None:
+    """Forget uploads that ended without their objects; the messages wait until they expire.
+
+    An upload that announced no message is one that Flower refused.
+    """
+    now = datetime.now(UTC)
+    late = now + timedelta(seconds=OBJECT_PUSH_SESSION_TTL_SECONDS - _TO_ANNOUNCE_SECONDS)
     with state._lock_object_push_sessions:
-        now = datetime.now(UTC)
         for name, session in list(state._object_push_sessions.items()):
-            if session.expires_at <= now or is_over(session.run_id):
-                state._cleanup_push_session(name, cleanup_messages=False)
+            end = now if session.root_object_ids else late
+            if session.expires_at <= end or session.run_id in over:
+                end_session(state, name)
+
+
+def end_session(state: Any, name: str) -> None:
+    """Forget an upload that has nothing to send."""
+    state._cleanup_push_session(name, cleanup_messages=False)
 
 
 def _sweep(object_store: Any, messages: set[str]) -> None:

@@ -151,6 +151,8 @@ class SuperLink:
             message, tree = reply_in(body)
         except DecodeError as error:
             raise MessageError("this is not a message of Flower") from error
+        if message.metadata.src_node_id != node:
+            raise MessageError("this reply is in another node's name")
         *inside, name = names_in(message, tree)
         state = self._state
         messages = state.message_ins_store.keys() | state.message_res_store.keys()

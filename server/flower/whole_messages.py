@@ -34,6 +34,7 @@ from google.protobuf.message import DecodeError
 from flo.errors import MessageError, RefusedError
 from flo.protocol.whole_messages import MAX_REPLY, MOST_OBJECTS, joined, parted
 from flo.server.flower.announced import names_in, refuse_unlike, reply_in
+from flo.server.flower.stored import end_session
 
 
 def pull(state: Any, node: int) -> bytes:
@@ -99,7 +100,7 @@ def push(state: Any, node: int, body: bytes) -> str:
         if message.metadata.src_node_id != node:
             raise MessageError("this reply is in another node's name")
         objects = {get_object_id(one): one for one in map(_content, rest)}
-        refuse_unlike(message, tree, objects, reply=True)
+        refuse_unlike(message, tree, objects)
         if len(rest) != len(names_in(message, tree)):
             raise MessageError("the reply does not consist of the objects that it announces")
         announced = PushMessagesRequest(
@@ -116,6 +117,8 @@ def push(state: Any, node: int, body: bytes) -> str:
             )
             if not fleet_handlers.push_object(one, state).stored:
                 raise RefusedError("Flower did not store an object of the reply")
+        if not reply.objects_to_push:  # it answers nothing that still waits
+            end_session(state, reply.session_id)
     return str(message.metadata.reply_to_message_id)
 
 

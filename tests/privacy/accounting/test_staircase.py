@@ -245,7 +245,7 @@ def test_a_machine_whose_exp_rounds_otherwise_draws_the_same_words(
             found = np.nextafter(found, towards)
         return found
 
-    monkeypatch.setattr(gaussian.np, "exp", otherwise)
+    monkeypatch.setattr("flo.privacy.mechanisms.discrete_gaussian.np.exp", otherwise)
     again = gaussian._staircase.__wrapped__(variance)
     assert again.limits.tolist() == stairs.limits.tolist()
     assert again.block_of.tolist() == stairs.block_of.tolist()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -337,6 +339,61 @@ def test_requests_sent_again_after_they_arrived_leave_nothing(
     assert not party.objects()
 
 
+def test_tidying_while_a_message_is_stored_locks_nobody_out(
+    superlink: SuperLink, party: Party, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower holds its state's lock, and then that of uploads, while it stores a message."""
+    inside, go_on, store = threading.Event(), threading.Event(), party.state.store_message_ins
+
+    def slowly(message: Any) -> Any:
+        inside.set()
+        assert go_on.wait(10)
+        return store(message)
+
+    monkeypatch.setattr(party.state, "store_message_ins", slowly)
+    pushing = threading.Thread(
+        target=GridMessages(line).push_messages, args=([party.message(b"a")],), daemon=True
+    )
+    tidying = threading.Thread(target=superlink.tidy, daemon=True)
+    pushing.start()
+    assert inside.wait(10)
+    tidying.start()
+    tidying.join(0.3)  # it waits for the state's lock, and must hold no other meanwhile
+    go_on.set()
+    for thread in (pushing, tidying):
+        thread.join(10)
+        assert not thread.is_alive()
+    assert party.pull()
+
+
+def test_an_upload_that_flower_refused_is_forgotten(superlink: SuperLink, party: Party) -> None:
+    sessions = party.state._object_push_sessions
+    request = party.asked()
+    party.push(*party.reply(request)[:2])
+    assert not sessions
+    party.push(*party.reply(request, b"another reply to the same")[:2])
+    assert not sessions, "by one call"
+    announced, _, _ = party.reply(request, b"and one by Flower's own call")
+    announced.node.node_id = party.node
+    fleet_handlers.push_messages(announced, party.state)
+    superlink.tidy()
+    assert len(sessions) == 1, "its message may be about to be stored"
+    (session,) = sessions.values()
+    session.expires_at -= timedelta(seconds=11)
+    superlink.tidy()
+    assert not sessions
+
+
+def test_a_reply_that_comes_too_late_is_taken_and_dropped(party: Party) -> None:
+    """Else an honest hospital that slept would be refused, and entered in the audit log."""
+    request = party.asked()
+    announced, objects, message = party.reply(request)
+    party.state.message_ins_store[request.metadata.message_id].metadata.created_at -= 61
+    party.push(announced, objects)
+    assert message.metadata.message_id not in party.state.message_res_store
+    assert not party.state._object_push_sessions
+
+
 def test_a_reply_of_a_hospital_that_went_offline_since_arrives(
     superlink: SuperLink, party: Party, line: Line
 ) -> None:
@@ -353,6 +410,8 @@ def test_an_announcement_by_flowers_own_call_is_of_one_reply(
 ) -> None:
     """Else one reply would bring objects without number into the store."""
     announced, _, message = party.reply(party.asked())
+    with pytest.raises(MessageError, match="another node's name"):
+        superlink.note_announcement(party.node + 1, announced.SerializeToString())
     superlink.note_announcement(party.node, announced.SerializeToString())
     assert superlink.answered_last(party.node) == message.metadata.reply_to_message_id
     said, tree = announced.messages_list[0], announced.message_object_trees[0]
@@ -456,7 +515,8 @@ def test_what_is_no_whole_request_is_refused_and_nothing_is_stored(
         for _ in range(10_000):
             said.message_object_trees.add()
     elif spoil == "inline content":
-        said.messages_list[0].CopyFrom(message_to_proto(party.message(b"inside")))
+        with_content = message_to_proto(party.message(b"inside"))
+        said.messages_list[0].content.CopyFrom(with_content.content)
     elif spoil == "a long name":
         said, objects = announced(party.message(b"x", group_id="x" * 5000))
     elif spoil == "a reply":
@@ -465,7 +525,7 @@ def test_what_is_no_whole_request_is_refused_and_nothing_is_stored(
         )
     elif spoil == "an object of another length":
         tree = said.message_object_trees[0]
-        longer = objects.pop(tree.object_id) + b"x"
+        longer = objects.pop(tree.object_id) + b"\x18\x01"  # a field that the message may have
         tree.object_id = said.messages_list[0].metadata.message_id = get_object_id(longer)
         objects[tree.object_id] = longer
     elif spoil == "another run's":
@@ -474,7 +534,7 @@ def test_what_is_no_whole_request_is_refused_and_nothing_is_stored(
         message = party.message(b"x")
         said, objects = announced(message, party.message(b"y", run_id=party.new_run()))
         party.run = message.metadata.run_id
-    body = joined([said.SerializeToString() or b"\n\0", *objects.values()])
+    body = joined([said.SerializeToString() or b"\x32\0", *objects.values()])
     with pytest.raises(MessageError):
         superlink.push_requests(superlink.runtime, headers, body)
     assert not party.waits()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -86,7 +87,10 @@ TASK = SimpleNamespace(run_id=7)
 
 def messages(*nodes: int, run: int = 7) -> list[Any]:
     return [
-        SimpleNamespace(metadata=SimpleNamespace(dst_node_id=node, run_id=run)) for node in nodes
+        SimpleNamespace(
+            metadata=SimpleNamespace(dst_node_id=node, run_id=run, created_at=time.time(), ttl=60)
+        )
+        for node in nodes
     ]
 
 
@@ -122,6 +126,15 @@ def test_a_job_has_few_requests_waiting_for_each_hospital() -> None:
     for asked, there in (([*most, 1], []), ([1], most), ([2, 1], most)):
         with pytest.raises(FlowerError):
             send(asked, waiting(*messages(*there)))
+
+
+def test_a_jobs_requests_are_valid_for_some_time() -> None:
+    """While a request is valid it is counted; one that has just expired still takes up memory."""
+    short = messages(1)
+    short[0].metadata.ttl = 5
+    announced = SimpleNamespace(messages_list=[*messages(1, 2), *short])
+    with pytest.raises(FlowerError, match="valid for 20 seconds"):
+        handlers().refuse_out_of_scope(announced, [], waiting(), TASK)
 
 
 def test_a_jobs_waiting_requests_have_few_bytes() -> None:
