@@ -28,6 +28,7 @@ from flo.study.packs import Attention, Cnn, Mlp, Pack, Recurrent
 from flo.study.parameters import Vector
 from flo.study.schema import Schema
 from flo.study.statistics import coefficient_count
+from flo.study.synthetic import made_up_inputs
 from flo.study.terms import Purpose
 
 if TYPE_CHECKING:
@@ -296,12 +297,13 @@ def last_features(study: Study, weights: Vector, inputs: Floats) -> Floats:
     return _together(networks.without_last(_loaded(study, weights)), inputs)
 
 
-def public_scores(study: Study, weights: Vector, inputs: Floats) -> Floats:
-    """Return the same as ``scores``, for made-up records only.
+def made_up_scores(study: Study, weights: Vector) -> Floats:
+    """Return the log odds (n, outputs) of the study's made-up records.
 
     Records are computed together, which is many times faster for large models. One record may
-    change another's log odds in the last bit.
+    change another's log odds in the last bit, so patients' records are scored by ``scores``.
     """
+    inputs = made_up_inputs(study.data)
     if study.model.kind == "logistic":
         return scores(study, weights, inputs)
     return _log_odds(study, _together(_loaded(study, weights), inputs))

@@ -45,7 +45,6 @@ from flo.study.columns import ImageColumn
 from flo.study.document import Study
 from flo.study.features import cell_of, cells
 from flo.study.parameters import Vector
-from flo.study.synthetic import made_up_inputs
 
 MOST_ON_A_CARD = 10_000  # numbers of a release that a model's card states
 _LARGEST = 1e100
@@ -290,7 +289,7 @@ class Positions:
         """Return the positions of each output of the study's model with these weights."""
         if any(isinstance(column, ImageColumn) for column in study.data.columns):
             return [cls(0.0, None)] * study.data.outputs
-        made_up = np.nan_to_num(models.public_scores(study, weights, made_up_inputs(study.data)))
+        made_up = np.nan_to_num(models.made_up_scores(study, weights))
         made_up = np.clip(made_up, -_LARGEST, _LARGEST)  # keeps the mean finite for any weights
         return [
             cls(float(one.mean()), float(max(one.std(), 1 / _LARGEST)))

@@ -26,15 +26,13 @@ from flo.privacy.releases.score_waves import LEVEL, Estimate, Z
 from flo.study import models
 from flo.study.document import Study
 from flo.study.parameters import Vector
-from flo.study.synthetic import made_up_inputs
 
 _CANDIDATES = np.linspace(0.0, 1.0, 1001)
 
 
 def public_edges(study: Study, weights: Vector, bins: int) -> Floats:
     """Return inner bin edges (bins - 1,): quantiles of the model's scores on made-up patients."""
-    made_up = models.public_scores(study, weights, made_up_inputs(study.data))
-    scores = np.nan_to_num(made_up[:, 0])
+    scores = np.nan_to_num(models.made_up_scores(study, weights)[:, 0])
     quantiles = np.arange(1, bins) / bins
     edges = np.nan_to_num(np.quantile(scores, quantiles))
     return np.asarray(np.maximum.accumulate(edges), dtype=np.float64)

@@ -16,15 +16,26 @@ from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import (
+    UnexpectedObjectContentError,
     get_object_body,
     get_object_children_ids_from_object_content,
     iterate_object_tree,
 )
 from flwr.supercore.inflatable.inflatable_utils import validate_object_content
+from google.protobuf.message import DecodeError
 
 from flo.errors import MessageError
 from flo.protocol.whole_messages import MOST_OBJECTS
 
+UNREADABLE = (  # what Flower raises for bytes of another party that it cannot read
+    DecodeError,
+    UnexpectedObjectContentError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+)
 MAX_ANNOUNCED = 4096  # bytes of Flower's record of a message without its content
 
 
@@ -65,7 +76,7 @@ def refuse_unlike(announced: Any, tree: ObjectTree, objects: Mapping[str, bytes]
     ``objects``: the content of each by its true name, perhaps among those of other messages.
 
     Raises:
-        MessageError, or what Flower raises for an object that it cannot read.
+        MessageError, or one of ``UNREADABLE`` for an object.
     """
     if not objects.keys() >= set(names_in(announced, tree)):
         raise MessageError("the message does not consist of the objects that came with it")

@@ -26,19 +26,18 @@ from flwr.proto.runtime_pb2 import (
 )
 from flwr.supercore.constant import TASK_TOKEN_HEADER
 from flwr.supercore.inflatable.inflatable_object import (
-    UnexpectedObjectContentError,
     get_all_nested_objects,
     get_object_tree,
     iterate_object_tree,
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from google.protobuf.message import DecodeError
 
 from flo.errors import MessageError, NetworkError
 from flo.host.shared_memory import SharedBytes, opened
 from flo.protocol.large_bodies import NAME_HEADER, NODES_HEADER, PLACE_HEADER, SIZE_HEADER, chunks
 from flo.protocol.whole_messages import joined, parted
+from flo.server.flower.announced import UNREADABLE
 from flo.server.flower.app_calls import (
     BATCH_BYTES,
     MAX_PULLED_PART,
@@ -179,15 +178,7 @@ def _inflated(named: Any, tree: ObjectTree, contents: Iterator[bytes]) -> Messag
     objects = {one: next(contents, b"") for one in names}
     try:
         message = inflate_object_from_contents(named.message_id, objects)
-    except (
-        DecodeError,
-        UnexpectedObjectContentError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-    ) as error:
+    except UNREADABLE as error:
         log.warning("a reply is no message of Flower", extra={"fields": {"error": repr(error)}})
         return None
     if not isinstance(message, Message):

@@ -22,15 +22,13 @@ from flwr.proto.runtime_pb2 import (
 from flwr.server.utils.validator import validate_message
 from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
-    UnexpectedObjectContentError,
     get_object_id,
     iterate_object_tree,
 )
-from google.protobuf.message import DecodeError
 
 from flo.errors import MessageError, RefusedError
 from flo.protocol.whole_messages import MAX_REQUEST, joined, parted
-from flo.server.flower.announced import names_in, refuse_unlike
+from flo.server.flower.announced import UNREADABLE, names_in, refuse_unlike
 from flo.server.flower.app_calls import MOST_ASKED, MOST_MESSAGES, MOST_PARTS
 from flo.server.flower.scoped_runtime import Handlers
 from flo.server.flower.stored import end_session, objects_of
@@ -129,13 +127,5 @@ def _refusals() -> Iterator[None]:
         yield
     except FlowerError as error:
         raise RefusedError(str(error)) from error
-    except (
-        DecodeError,
-        UnexpectedObjectContentError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-    ) as error:
+    except UNREADABLE as error:
         raise MessageError("this is not a call of a ServerApp") from error

@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.02  # after the coordinator held a question for replies in vai
 _LOOK_SECONDS = 0.5
 _LEAST_SECONDS = 5.0
 _OFFLINE_SECONDS = 2.0  # an agent that only lost its connection is back sooner
-_MOST_REPEATS = 16  # of one request to one hospital, however often it connects anew
+_MOST_REPEATS = 16  # copies of one request that a hospital gets, even if it connects more often
 
 
 class GridExchange:
@@ -109,7 +109,7 @@ class GridExchange:
         if not asked:
             return
         self._put_body(asking, nodes)
-        salt = secrets.token_bytes(16)  # nobody can announce this object before it is there
+        salt = secrets.token_bytes(16)  # so nobody knows the object's name before it is stored
         messages = [
             _message(_record(asking, hospital, salt), nodes[hospital], asking.seconds)
             for hospital in asked

@@ -1,4 +1,4 @@
-"""What Flower's state holds of messages, and what nobody needs of it any more.
+"""Which objects of messages Flower keeps, and how those that are no longer needed are deleted.
 
 Flower names objects by their content and counts how often each is inside another. Objects of
 messages that expire, of replies that we read ourselves and of repeated requests keep their place in

@@ -24,16 +24,14 @@ from flwr.proto.message_pb2 import (
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
-    UnexpectedObjectContentError,
     get_object_id,
     iterate_object_tree,
 )
 from flwr.superlink.servicer.fleet import fleet_handlers
-from google.protobuf.message import DecodeError
 
 from flo.errors import MessageError, RefusedError
 from flo.protocol.whole_messages import MAX_REPLY, MOST_OBJECTS, joined, parted
-from flo.server.flower.announced import names_in, refuse_unlike, reply_in
+from flo.server.flower.announced import UNREADABLE, names_in, refuse_unlike, reply_in
 from flo.server.flower.stored import end_session
 
 
@@ -133,13 +131,5 @@ def _refusals() -> Iterator[None]:
         yield
     except FlowerError as error:
         raise RefusedError("the message belongs to a run that is over") from error
-    except (
-        DecodeError,
-        UnexpectedObjectContentError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-    ) as error:
+    except UNREADABLE as error:
         raise MessageError("this is not a message of Flower") from error

@@ -18,6 +18,7 @@ from flo.arrays import Floats
 from flo.study import models, networks
 from flo.study.document import Study, from_document
 from flo.study.features import input_names
+from flo.study.synthetic import made_up_inputs
 from tests.builders import WHITENED, small_study, study_document
 from tests.flo.studies import JOINED, PACK, SEQUENCE
 
@@ -70,6 +71,16 @@ def some_inputs(study: Study, records: int, seed: int = 2) -> Floats:
 
 
 # -- parameters ------------------------------------------------------------------------------------
+
+
+@every_study
+def test_made_up_records_have_the_same_log_odds_together_as_alone(study: Study) -> None:
+    weights = np.random.default_rng(5).normal(0, 0.3, len(models.initial_weights(study)))
+    alone = models.scores(study, weights, made_up_inputs(study.data)[:40])
+    together = models.made_up_scores(study, weights)
+    assert together.shape == (len(made_up_inputs(study.data)), study.data.outputs)
+    np.testing.assert_allclose(together[:40], alone, rtol=1e-4, atol=1e-4)
+    assert np.ptp(alone) > 0.01
 
 
 @every_study

@@ -188,6 +188,16 @@ def test_a_reply_that_its_hospital_deletes_meanwhile_is_left_out(
     assert superlink.pull_replies(headers, [name]) == b""
 
 
+def two_asked(
+    superlink: SuperLink, party: Party, line: Line
+) -> tuple[GridMessages, list[str], Party]:
+    """A run asks ``party`` and another hospital; return its grid, both requests, the other one."""
+    other, grid = Party(superlink), GridMessages(line)
+    names = grid.push_messages([party.message(b"a"), party.message(b"a", dst_node_id=other.node)])
+    other.run = party.run
+    return grid, names, other
+
+
 def by_flowers_calls(party: Party, announced: Any, objects: list[PushObjectRequest]) -> None:
     """A hospital sends a reply as Flower's own client does."""
     announced.node.node_id = party.node
@@ -204,10 +214,7 @@ def test_a_lying_hospitals_reply_is_passed_over_and_the_others_arrive(
 
     Flower's own calls, which hospitals of the release before make, take it.
     """
-    other = Party(superlink)
-    grid = GridMessages(line)
-    names = grid.push_messages([party.message(b"a"), party.message(b"a", dst_node_id=other.node)])
-    other.run = party.run
+    grid, names, other = two_asked(superlink, party, line)
     announced, objects, _ = party.reply(party.pulled())
     swapped = {one.object_id: one for one in objects}
     tree = announced.message_object_trees[0]
@@ -227,10 +234,7 @@ def test_a_reply_of_more_objects_than_a_message_has_is_not_returned(
     superlink: SuperLink, party: Party, line: Line
 ) -> None:
     """A hospital can send one by Flower's own calls; it ends no run, and the others arrive."""
-    other = Party(superlink)
-    grid = GridMessages(line)
-    names = grid.push_messages([party.message(b"a"), party.message(b"a", dst_node_id=other.node)])
-    other.run = party.run
+    grid, names, other = two_asked(superlink, party, line)
     announced, _, message = party.reply(party.pulled())
     message.content["more"] = ConfigRecord({"message": b"more"})
     message.metadata.__dict__["_message_id"] = message.object_id
@@ -249,10 +253,7 @@ def test_a_reply_that_says_it_answers_another_request_is_passed_over(
     superlink: SuperLink, party: Party, line: Line
 ) -> None:
     """Flower reads which request it answers from the announcement, the run from the message."""
-    other = Party(superlink)
-    grid = GridMessages(line)
-    names = grid.push_messages([party.message(b"a"), party.message(b"a", dst_node_id=other.node)])
-    other.run = party.run
+    grid, names, other = two_asked(superlink, party, line)
     announced, _, _ = party.reply(party.pulled())
     _, objects, message = party.reply(other.pulled(), b"another's")  # as if it were the other one
     announced.messages_list[0].metadata.message_id = message.metadata.message_id
