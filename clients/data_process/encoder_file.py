@@ -1,10 +1,12 @@
-"""What an encoder's ONNX file may contain: a fixed function of one image, from numbers to numbers.
+"""What an encoder's ONNX file may contain: a fixed function of one image or note, to numbers.
 
 Only operators on float numbers that are listed here, each with sides that are known before any
 image is seen. What the list leaves out could read other files, draw random numbers, give an image a
 number of outputs that depends on it, or return memory that it has not written: onnxruntime 1.32
 leaves outputs of integer products unwritten where a side is 0, and they then hold another
-patient's numbers. Indices and shapes are constants of the file, so that no pixel can be one.
+patient's numbers. Indices and shapes are constants of the file, so that no pixel can be one. The
+tokens of a note are indices, but only of the rows of constant tables, and no tokenizer is taken
+that has more tokens than the smallest table has rows.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from flo.documents.document import Document
-from flo.study.encoders import LARGEST_ENCODED_IMAGE, MOST_FEATURES
+from flo.study.encoders import LARGEST_ENCODED_IMAGE, MOST_FEATURES, MOST_TOKENS
 
 MOST_BYTES = 1 << 30
 _MOST_NODES = 100_000
@@ -43,15 +45,28 @@ class UnfitEncoderError(ValueError):
     """The file is no encoder. Its text is about the file, never about patients."""
 
 
-class EncoderFacts(Document):
-    """What an encoder's file states: the image that it takes, and what it makes of it.
-
-    ``operators``: kinds of its nodes, sorted. ``parameters``: how many numbers it holds.
-    """
+class TakesImage(Document):
+    """An image of this size."""
 
     channels: Annotated[int, Field(ge=1)]
     height: Annotated[int, Field(ge=1)]
     width: Annotated[int, Field(ge=1)]
+
+
+class TakesNote(Document):
+    """A note of ``tokens`` tokens, padded. ``rows``: of its smallest table; a token is below it."""
+
+    tokens: Annotated[int, Field(ge=1)]
+    rows: Annotated[int, Field(ge=1)]
+
+
+class EncoderFacts(Document):
+    """What an encoder's file states: what it takes, and how many numbers it makes of it.
+
+    ``operators``: kinds of its nodes, sorted. ``parameters``: how many numbers it holds.
+    """
+
+    takes: TakesImage | TakesNote
     features: Annotated[int, Field(ge=1)]
     parameters: Annotated[int, Field(ge=0)]
     operators: tuple[str, ...]
@@ -110,30 +125,75 @@ def read_facts(data: bytes) -> tuple[EncoderFacts, bytes]:
     graph = model.graph
     held = {tensor.name for tensor in graph.initializer}
     inputs = [one for one in graph.input if one.name not in held]
-    if len(inputs) != 1 or len(graph.output) != 1:
+    if len(inputs) not in (1, 2) or len(graph.output) != 1:
         raise UnfitEncoderError(
-            f"it has {len(inputs)} inputs and {len(graph.output)} outputs, where one of each is "
-            "expected: an image, and its features"
+            f"it has {len(inputs)} inputs and {len(graph.output)} outputs, where an image and its "
+            "features are expected; or the tokens of a note, which of them are no padding, and its "
+            "features"
         )
-    channels, height, width = _size(inputs[0], "input", 3)
-    (features,) = _size(graph.output[0], "output", 1)
-    if channels * height * width > LARGEST_ENCODED_IMAGE or features > MOST_FEATURES:
-        raise UnfitEncoderError(
-            f"an image of {channels} × {height} × {width} becomes {features} numbers; limits "
-            f"{LARGEST_ENCODED_IMAGE} pixels and {MOST_FEATURES} numbers"
-        )
-    for value in (inputs[0], graph.output[0]):
+    takes = _image_of(inputs[0]) if len(inputs) == 1 else _note_of(graph, inputs)
+    (features,) = _size(graph.output[0], "output", "features")
+    if features > MOST_FEATURES:
+        raise UnfitEncoderError(f"it makes {features} numbers, limit {MOST_FEATURES}")
+    for value in (*inputs, graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     _refuse_sizes_that_are_not_fixed(model)
     facts = EncoderFacts(
-        channels=channels,
-        height=height,
-        width=width,
+        takes=takes,
         features=features,
         parameters=sum(math.prod(tensor.dims) for tensor in _tensors(graph)),
         operators=tuple(sorted({node.op_type for node in graph.node})),
     )
     return facts, model.SerializeToString()
+
+
+def _image_of(value: Any) -> TakesImage:
+    channels, height, width = _size(value, "input", "channels, height, width")
+    if channels * height * width > LARGEST_ENCODED_IMAGE:
+        raise UnfitEncoderError(
+            f"it takes an image of {channels} × {height} × {width}; limit "
+            f"{LARGEST_ENCODED_IMAGE} pixels"
+        )
+    return TakesImage(channels=channels, height=height, width=width)
+
+
+def _note_of(graph: Any, inputs: list[Any]) -> TakesNote:
+    """Return what a network of notes takes: int64 tokens, and float32 that is 0 for padding.
+
+    Raises UnfitEncoderError, also if tokens are used but as places in constant tables.
+    """
+    ids, mask = sorted(inputs, key=lambda one: one.type.tensor_type.elem_type == _FLOAT)
+    (tokens,) = _size(ids, "input", "tokens", _INT64)
+    (marks,) = _size(mask, "input", "tokens")
+    if tokens != marks or tokens > MOST_TOKENS:
+        raise UnfitEncoderError(
+            f"it takes {tokens} tokens and {marks} marks of padding; both must be the same number, "
+            f"limit {MOST_TOKENS}"
+        )
+    tables = {
+        one.name: one.dims[0]
+        for one in graph.initializer
+        if one.data_type == _FLOAT and len(one.dims) == 2
+    }
+    rows = []
+    for node in graph.node:
+        axis = [one.i for one in node.attribute if one.name == "axis"]
+        for place, name in enumerate(node.input):
+            if name != ids.name:
+                continue
+            if node.op_type != "Gather" or place != 1 or axis not in ([], [0]):
+                raise UnfitEncoderError(
+                    f"{_what(node)} ({node.op_type}) uses tokens for something else than to take "
+                    "rows of a table; export only an embedding of them"
+                )
+            if node.input[0] not in tables:
+                raise UnfitEncoderError(
+                    f"{_what(node)} takes rows of what is no table of float32 within the file"
+                )
+            rows.append(tables[node.input[0]])
+    if not rows:
+        raise UnfitEncoderError("it does not use the tokens")
+    return TakesNote(tokens=tokens, rows=min(rows))
 
 
 def _parsed(data: bytes) -> Any:
@@ -190,7 +250,7 @@ def _tensors(graph: Any) -> list[Any]:
 
 
 def _refuse_sizes_that_are_not_fixed(model: Any) -> None:
-    """Raise UnfitEncoderError unless all sides of all outputs follow from the image's size alone.
+    """Raise UnfitEncoderError unless all sides of all outputs follow from the input's size alone.
 
     The types of all outputs are known then, and no whole numbers are among them but constants: an
     index or a shape that is computed could be a pixel.
@@ -222,16 +282,19 @@ def _refuse_sizes_that_are_not_fixed(model: Any) -> None:
                 )
 
 
-def _size(value: Any, what: str, sides: int) -> list[int]:
-    """Return the sizes of one record; the first dimension counts records."""
+def _size(value: Any, what: str, sides: str, element: int = _FLOAT) -> list[int]:
+    """Return the sizes of one record; the first dimension counts records.
+
+    ``sides``: their names, such as ``height, width``.
+    """
     kind = value.type.tensor_type
     dimensions = list(kind.shape.dim)
     sizes = [one.dim_value for one in dimensions[1:]]
-    if kind.elem_type != _FLOAT or len(dimensions) != sides + 1 or min(sizes, default=0) < 1:
-        wanted = "(records, channels, height, width)" if sides == 3 else "(records, features)"
+    fits = kind.elem_type == element and len(sizes) == sides.count(",") + 1
+    if not fits or min(sizes, default=0) < 1:
         raise UnfitEncoderError(
-            f"its {what} {value.name!r} must be float32 of shape {wanted}, all but the number of "
-            "records fixed"
+            f"its {what} {value.name!r} must be {'float32' if element == _FLOAT else 'int64'} of "
+            f"shape (records, {sides}), all but the number of records fixed"
         )
     if dimensions[0].dim_value not in (0, 1):
         raise UnfitEncoderError(

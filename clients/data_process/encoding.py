@@ -1,22 +1,25 @@
-"""Run the frozen encoders of a study's image columns, in confined processes.
+"""Run the frozen encoders of a study's images and notes, in confined processes.
 
 The encoders that a hospital installed are files of one folder, each named by its digest. A file is
 read and compared with its digest, and sent to children without network and files
-(``flo.clients.data_process.encoder_child``), one for each core. Each image is encoded alone, so its
-features depend on no other patient.
+(``flo.clients.data_process.encoder_child``), one for each core. Each record is encoded alone, so
+its features depend on no other patient.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -29,29 +32,49 @@ from flo.clients.data_process.child_process import (
     read_frame,
     write_frame,
 )
-from flo.clients.data_process.encoder_file import MOST_BYTES, EncoderFacts
+from flo.clients.data_process.encoder_file import (
+    MOST_BYTES,
+    EncoderFacts,
+    TakesImage,
+)
+from flo.clients.data_process.tokenizer_file import TokenizerFacts
 from flo.clients.home.site_home import SiteHome
 from flo.documents import canonical
 from flo.documents.text import escape_for_terminal
 from flo.errors import DataError, MessageError, RefusedError, StudyError, TrustError, UsageError
 from flo.storage.files import write_private
 from flo.study import frozen, models, networks
-from flo.study.columns import ImageColumn
+from flo.study.columns import EncodedColumn, ImageColumn
 from flo.study.document import Study
+from flo.study.encoders import NoteEncoder
 from flo.study.features import scale
 
 REQUIRED = ("no_new_privs", "seccomp", "landlock")  # layers, where no policy names them
-_CHUNK = 4  # images in a request
-_MOST_NUMBERS = 1 << 28  # of all images together: 2 GiB, of which an approval holds a few copies
+_CHUNK = 4  # records in a request
+_MOST_NUMBERS = 1 << 28  # of all records together: 2 GiB, of which an approval holds a few copies
 _MOST_CHILDREN = 8  # each holds the whole encoder
 _TOGETHER = 1 << 29  # bytes of the file, in all of them
 
-Progress = Callable[[int, int], None]  # images encoded, of how many
+Progress = Callable[[int, int], None]  # records encoded, of how many
+Records = Floats | Sequence[str]  # pixels (n, pixels), or n notes
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What an encoder needs: its ``network``, and the ``tokenizer`` of notes."""
+
+    network: bytes
+    tokenizer: bytes = b""
 
 
 def encoder_path(folder: Path, file: str) -> Path:
     """Return where an installed encoder is kept. ``file``: its digest."""
     return folder / f"{file}.onnx"
+
+
+def tokenizer_path(folder: Path, file: str) -> Path:
+    """Return where an installed tokenizer is kept. ``file``: its digest."""
+    return folder / f"{file}.json"
 
 
 def frozen_path(folder: Path, file: str) -> Path:
@@ -71,38 +94,58 @@ def read_encoder(path: Path) -> bytes:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def examine(data: bytes, required: Collection[str] = REQUIRED) -> EncoderFacts:
+def examine(
+    data: bytes, required: Collection[str] = REQUIRED, tokenizer: bytes = b""
+) -> EncoderFacts:
     """Try an encoder's file out in a confined process, and return what it states.
 
-    ``required``: layers of confinement that must hold.
+    ``required``: layers of confinement that must hold. ``tokenizer``: the file that goes with it.
 
     Raises:
         UsageError: the file is no encoder that FLO runs; says why. RefusedError: a layer is
         missing, or the process ended.
     """
     with _child(required, None) as child:
-        return _opened(child, data)
+        return _opened(child, _Files(data, tokenizer))
+
+
+def examine_tokenizer(data: bytes, required: Collection[str] = REQUIRED) -> TokenizerFacts:
+    """Try a tokenizer's file out in a confined process. Raises what ``examine`` raises."""
+    refuse_without_tokenizers()
+    with _child(required, None) as child:
+        return TokenizerFacts.model_validate(_tried(child, _Files(b"", data)))
 
 
 def in_words(facts: EncoderFacts) -> str:
     """Return what an encoder's file states, in one sentence."""
+    takes = facts.takes
+    what = (
+        f"an image of {takes.channels} × {takes.height} × {takes.width}"
+        if isinstance(takes, TakesImage)
+        else f"a note of up to {takes.tokens} tokens below {takes.rows:,}"
+    )
     return (
-        f"an image of {facts.channels} × {facts.height} × {facts.width} becomes {facts.features} "
-        f"numbers; {facts.parameters:,} parameters; operators: {', '.join(facts.operators)}"
+        f"{what} becomes {facts.features} numbers; {facts.parameters:,} parameters; operators: "
+        f"{', '.join(facts.operators)}"
     )
 
 
 def install(home: SiteHome, path: Path) -> tuple[str, str]:
     """Try a file out, and keep a copy of it in the site's folder.
 
-    It is an encoder, or the numbers of a pack's frozen layers (``.safetensors``). Returns its
-    digest and what it states. Raises what ``read_encoder``, ``examine`` and ``frozen.learn`` raise.
+    It is an encoder, a tokenizer (``.json``), or the numbers of a pack's frozen layers
+    (``.safetensors``). Returns its digest and what it states. Raises what ``read_encoder``,
+    ``examine`` and ``frozen.learn`` raise.
     """
     data = read_encoder(path)
     digest = canonical.digest(data)
     if path.suffix == ".safetensors":
         frozen.learn(data)
         states, kept = "numbers of frozen layers", frozen_path(home.encoders_path, digest)
+    elif path.suffix == ".json":
+        facts = examine_tokenizer(data, home.read_policy().confinement)
+        states = f"a tokenizer, {facts.kind}, of {facts.entries:,} tokens"
+        kept = tokenizer_path(home.encoders_path, digest)
     else:
         states = in_words(examine(data, home.read_policy().confinement))
         kept = encoder_path(home.encoders_path, digest)
@@ -113,8 +156,8 @@ def install(home: SiteHome, path: Path) -> tuple[str, str]:
 
 
 def installed(folder: Path) -> list[str]:
-    """Return the digests of the encoders in a folder."""
-    return sorted(path.stem for path in folder.glob("*.onnx"))
+    """Return the digests of the encoders and tokenizers in a folder."""
+    return sorted(path.stem for end in ("onnx", "json") for path in folder.glob(f"*.{end}"))
 
 
 def installed_numbers(folder: Path) -> list[str]:
@@ -125,7 +168,7 @@ def installed_numbers(folder: Path) -> list[str]:
 class InstalledEncoders:
     """The encoders in a folder (``flo.study.encoders.Encoders``).
 
-    It remembers the features of each image that it has encoded.
+    It remembers the features of each record that it has encoded.
     """
 
     def __init__(
@@ -136,65 +179,66 @@ class InstalledEncoders:
     ) -> None:
         """``required``: layers of confinement that must hold."""
         self._folder, self._required, self._progress = folder, required, progress
-        self._known: dict[tuple[str, float, float], dict[bytes, Floats]] = {}
+        self._known: dict[str, dict[bytes, Floats]] = {}
         self._secret = folder.parent / "identity.key"  # of the site, if it is one
 
-    def features(self, column: ImageColumn, pixels: Floats) -> Floats:
-        """Return the encoder's output, float64 (n, features), for pixels in the column's unit.
+    def features(self, column: EncodedColumn, records: Records) -> Floats:
+        """Return the encoder's output, float64 (n, features).
+
+        ``records``: pixels in the column's unit, (n, pixels), or n notes.
 
         Raises:
-            UsageError: onnxruntime or the encoder is not installed here, or the file is no encoder.
+            UsageError: a library or the encoder is not installed here, or the file is no encoder.
             TrustError: its file was changed. StudyError: the study states other sizes than the
-            file. DataError: images become no numbers. RefusedError: a layer of confinement is
+            file. DataError: records become no numbers. RefusedError: a layer of confinement is
             missing, or a process ended.
         """
         encoder = column.encoder
         assert encoder is not None
-        numbers = len(pixels) * encoder.features
+        numbers = len(records) * encoder.features
         if numbers > _MOST_NUMBERS:
             raise DataError(
-                f"column {column.name}: {len(pixels):,} images of {encoder.features:,} numbers are "
-                f"{numbers:,} numbers, limit {_MOST_NUMBERS:,}",
+                f"column {column.name}: {len(records):,} records of {encoder.features:,} numbers "
+                f"are {numbers:,} numbers, limit {_MOST_NUMBERS:,}",
                 hint="the study needs an encoder of fewer numbers; tell the coordinator",
             )
-        data = self._read(column)
-        names = [hashlib.sha256(row.tobytes()).digest() for row in pixels]
-        known = self._known.setdefault((encoder.file, column.minimum, column.maximum), {})
+        files = self._read(column)
+        names = [hashlib.sha256(_bytes(one)).digest() for one in records]
+        known = self._known.setdefault(column.model_dump_json(), {})
         new = {name: row for row, name in enumerate(names) if name not in known}
         rows = list(new.values())
-        for place, part in self._encoded(column, data, pixels, rows):
+        for place, part in self._encoded(column, files, records, rows):
             known |= {names[row]: one for row, one in zip(rows[place:], part, strict=False)}
             self._progress(place + len(part), len(rows))
-        found = np.array([known[name] for name in names]).reshape(len(pixels), encoder.features)
+        found = np.array([known[name] for name in names]).reshape(len(records), encoder.features)
         ill = np.flatnonzero(~np.isfinite(found).all(axis=1))
         if len(ill):
             raise DataError(
                 f"column {column.name}: the encoder {encoder.name!r} makes no finite numbers of "
-                f"{len(ill)} images, the first in row {ill[0] + 1}",
-                hint="look at these images; or ask the coordinator for another encoder",
+                f"{len(ill)} records, the first in row {ill[0] + 1}",
+                hint="look at these records; or ask the coordinator for another encoder",
             )
         return found
 
     def _encoded(
-        self, column: ImageColumn, data: bytes, pixels: Floats, rows: list[int]
+        self, column: EncodedColumn, files: _Files, records: Records, rows: list[int]
     ) -> Iterator[tuple[int, Floats]]:
         """Encode some rows; yield the place of the first of some of them, and their features."""
         chunks = range(0, len(rows), _CHUNK)
-        most = max(1, min(_MOST_CHILDREN, _TOGETHER // len(data)))
+        most = max(1, min(_MOST_CHILDREN, _TOGETHER // len(files.network)))
         count = min(len(os.sched_getaffinity(0)), len(chunks), most)
         free = SimpleQueue[Child]()
 
         def encode(begin: int) -> Floats:
             child = free.get()
             try:
-                own = pixels[rows[begin : begin + _CHUNK]]
-                return _asked(child, column, scale(column, own))
+                return _asked(child, column, _sent(column, records, rows[begin : begin + _CHUNK]))
             finally:
                 free.put(child)
 
         if not rows:
             return
-        with _children(self._required, self._secret, data, column, count) as children:
+        with _children(self._required, self._secret, files, column, count) as children:
             for child in children:
                 free.put(child)
             with ThreadPoolExecutor(count) as pool:
@@ -214,22 +258,40 @@ class InstalledEncoders:
         frozen.of(frozen.learn(data), networks.frozen_shapes(models.layers(study)))
         return data
 
-    def _read(self, column: ImageColumn) -> bytes:
+    def _read(self, column: EncodedColumn) -> _Files:
         encoder = column.encoder
         assert encoder is not None
         what = f"column {column.name}: the encoder {encoder.name!r}"
-        return _verified(encoder_path(self._folder, encoder.file), encoder.file, what)
+        network = _verified(encoder_path(self._folder, encoder.file), encoder.file, what)
+        if not isinstance(encoder, NoteEncoder):
+            return _Files(network)
+        refuse_without_tokenizers()
+        path = tokenizer_path(self._folder, encoder.tokenizer)
+        return _Files(network, _verified(path, encoder.tokenizer, f"{what}: its tokenizer"))
 
 
 class TriedEncoders(InstalledEncoders):
-    """The same, opened and compared with the study only: every image becomes zeros."""
+    """The same, opened and compared with the study only: every record becomes zeros."""
 
-    def features(self, column: ImageColumn, pixels: Floats) -> Floats:
+    def features(self, column: EncodedColumn, records: Records) -> Floats:
         """Return zeros (n, features). Raises what a run would raise, but for DataError."""
-        data = self._read(column)
-        with _children(self._required, self._secret, data, column, 1):
+        files = self._read(column)
+        with _children(self._required, self._secret, files, column, 1):
             assert column.encoder is not None
-            return np.zeros((len(pixels), column.encoder.features))
+            return np.zeros((len(records), column.encoder.features))
+
+
+def _bytes(record: Any) -> bytes:
+    """Return what tells one record from another: the bytes of pixels, or of a text."""
+    return record.encode() if isinstance(record, str) else bytes(record.tobytes())
+
+
+def _sent(column: EncodedColumn, records: Records, rows: list[int]) -> bytes | memoryview:
+    """Return some records as a child takes them."""
+    if isinstance(column, ImageColumn):
+        scaled = scale(column, cast(Floats, records)[rows])
+        return np.ascontiguousarray(scaled, dtype=np.float32).data.cast("B")
+    return json.dumps([records[row] for row in rows]).encode()
 
 
 def learn_frozen(study: Study, folder: Path | None) -> None:
@@ -263,18 +325,29 @@ def _verified(path: Path, digest: str, what: str) -> bytes:
     return data
 
 
-def refuse_other_sizes(column: ImageColumn, facts: EncoderFacts) -> None:
+def refuse_other_sizes(column: EncodedColumn, facts: EncoderFacts) -> None:
     """Raise StudyError if a study's column and its encoder's file do not fit each other."""
-    encoder = column.encoder
+    encoder, takes = column.encoder, facts.takes
     assert encoder is not None
-    stated = (column.channels, column.height, column.width, encoder.features)
-    held = (facts.channels, facts.height, facts.width, facts.features)
+    if isinstance(encoder, NoteEncoder):
+        stated = {"tokens": encoder.tokens}
+    else:
+        assert isinstance(column, ImageColumn)
+        stated = {"channels": column.channels, "height": column.height, "width": column.width}
+    held = takes.model_dump(exclude={"rows"})
+    stated, held = (
+        sizes | {"features": n} for sizes, n in ((stated, encoder.features), (held, facts.features))
+    )
     if stated != held:
         raise StudyError(
-            f"column {column.name}: the study states channels, height, width and features "
-            f"{stated}, and the encoder {encoder.name!r} has {held}",
+            f"column {column.name}: the study states {_in_words(stated)}, and the encoder "
+            f"{encoder.name!r} has {_in_words(held)}",
             hint="the coordinator must correct the study: flo study encoder FILE prints its lines",
         )
+
+
+def _in_words(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 
 def refuse_without_onnx() -> None:
@@ -289,15 +362,24 @@ def refuse_without_onnx() -> None:
         ) from error
 
 
+def refuse_without_tokenizers() -> None:
+    """Raise UsageError if this installation cannot read notes."""
+    if find_spec("tokenizers") is None:
+        raise UsageError(
+            "notes need the library tokenizers, which is not installed",
+            hint='pip install "flo-federated[notes]"',
+        )
+
+
 @contextmanager
 def _children(
-    required: Collection[str], secret: Path, data: bytes, column: ImageColumn, count: int
+    required: Collection[str], secret: Path, files: _Files, column: EncodedColumn, count: int
 ) -> Iterator[list[Child]]:
     """Start children, each with the encoder opened. They end with the thread that starts them."""
     with ExitStack() as stack:
         children = [stack.enter_context(_child(required, secret)) for _ in range(count)]
         for child in children:
-            refuse_other_sizes(column, _opened(child, data))
+            refuse_other_sizes(column, _opened(child, files))
         yield children
 
 
@@ -326,33 +408,39 @@ def _child(required: Collection[str], secret: Path | None) -> Iterator[Child]:
             child_process.stop(child, listener)
 
 
-def _opened(child: Child, data: bytes) -> EncoderFacts:
-    header, _ = _exchanged(child, data)
+def _opened(child: Child, files: _Files) -> EncoderFacts:
+    return EncoderFacts.model_validate(_tried(child, files))
+
+
+def _tried(child: Child, files: _Files) -> object:
+    """Return what the files state. Raises UsageError: they cannot be used; says why."""
+    sizes = {"tokenizer": len(files.tokenizer)}
+    header, _ = _exchanged(child, files.tokenizer + files.network, sizes)
     if header.get("status") == "refused":
         why = escape_for_terminal(str(header.get("why")))
         raise UsageError(f"the encoder's file cannot be used: {why}")
-    return EncoderFacts.model_validate(header["facts"])
+    return header["facts"]
 
 
-def _asked(child: Child, column: ImageColumn, scaled: Floats) -> Floats:
-    images = np.ascontiguousarray(scaled, dtype=np.float32)
-    header, body = _exchanged(child, images.data.cast("B"))
+def _asked(child: Child, column: EncodedColumn, sent: bytes | memoryview) -> Floats:
+    """Return the features (n, features) of records that were made ready for a child."""
+    header, body = _exchanged(child, sent)
     if header.get("status") != "ok":
-        raise RefusedError(f"column {column.name}: the encoder could not encode the images")
+        raise RefusedError(f"column {column.name}: the encoder could not encode the records")
     assert column.encoder is not None
-    found = np.frombuffer(body, dtype=np.float32)
-    if len(found) != len(images) * column.encoder.features:
-        raise RefusedError(f"column {column.name}: the encoder gave another number of features")
-    return found.reshape(len(images), -1).astype(np.float64)
+    found = np.frombuffer(body, dtype=np.float32).reshape(-1, column.encoder.features)
+    return found.astype(np.float64)
 
 
-def _exchanged(child: Child, body: bytes | memoryview) -> tuple[dict[str, Any], memoryview]:
+def _exchanged(
+    child: Child, body: bytes | memoryview, header: Mapping[str, int] | None = None
+) -> tuple[dict[str, Any], memoryview]:
     assert child.stdin is not None
     assert child.stdout is not None
     answer = None
     try:
         with ended_after(LONGEST_SECONDS, child):
-            write_frame(child.stdin, {}, body)
+            write_frame(child.stdin, dict(header or {}), body)
             answer = read_frame(child.stdout)
     except (OSError, MessageError):
         answer = None

@@ -36,7 +36,7 @@ from flo.pages.responses import redirect
 from flo.published import explained_page
 from flo.published.model_card import PublishedModel
 from flo.published.model_states import ModelDecision, ModelVersion, State
-from flo.study.columns import ImageColumn
+from flo.study.columns import CellColumn
 from flo.study.yes_or_no import require_yes_or_no
 
 _MOST_TYPED = 60  # columns
@@ -189,7 +189,7 @@ def _can_be_typed(model: PublishedModel) -> bool:
     columns = model.study.data.columns
     if model.study.data.outcome is not None:
         return False
-    return len(columns) <= _MOST_TYPED and not any(isinstance(c, ImageColumn) for c in columns)
+    return len(columns) <= _MOST_TYPED and all(isinstance(c, CellColumn) for c in columns)
 
 
 def _decide(home: SiteHome, step: str, wanted: str, why: str) -> None:

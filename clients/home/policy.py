@@ -198,10 +198,10 @@ def findings(
             )
     for column, encoder in study.data.encoders.items():
         refuse(
-            encoder.file not in policy.encoders,
+            not set(encoder.files) <= set(policy.encoders),
             f"encoders = {list(policy.encoders)}",
             f"the study turns {column} into numbers by the encoder {encoder.name}, "
-            f"{encoder.file}, which is not allowed here",
+            f"{' with tokenizer '.join(encoder.files)}, which is not allowed here",
         )
     refuse(
         not (study.trains or study.published_models or policy.surveys_allowed),

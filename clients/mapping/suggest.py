@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from flo.clients.sources.mapping import MappedColumn, same_unit
 from flo.clients.sources.source import SourceField
 from flo.clients.sources.unit_conversions import CONVERSIONS
-from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
+from flo.study.columns import CategoryColumn, ImageColumn, NoteColumn, NumberColumn
 from flo.study.schema import Schema
 
 _ALIKE = 0.6  # minimum similarity of a suggested field, 0 to 1
@@ -65,6 +65,8 @@ def suggest(
                 found[column.name] = _column(column.name, column.codes, offers, spellings)
             case NumberColumn():
                 found[column.name] = _number(column, offers)
+            case NoteColumn():
+                found[column.name] = _note(column, offers)
     return found
 
 
@@ -101,6 +103,14 @@ def _number(column: NumberColumn, offers: Sequence[SourceField]) -> Suggestion:
     way = ways[0]
     mapped = MappedColumn(field=best.field, unit=best.unit, multiply=way.factor, add=way.offset)
     return Suggestion(mapped, _seen(best, f"{_what(column)}; check the conversion"))
+
+
+def _note(column: NoteColumn, offers: Sequence[SourceField]) -> Suggestion:
+    """Suggest only a field of a table: no other source has notes."""
+    best = _most_alike(column.name, [offer for offer in offers if ":" not in offer.field])
+    if best is None:
+        return Suggestion(None, "free text; of a table, its column")
+    return Suggestion(MappedColumn(field=best.field), _seen(best, "free text"))
 
 
 def _column(

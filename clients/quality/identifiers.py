@@ -28,7 +28,7 @@ from flo.arrays import Floats
 from flo.clients.quality.findings import DataFinding
 from flo.clients.sources.cells import as_text
 from flo.study import identifier_patterns
-from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn, tells_who
+from flo.study.columns import CategoryColumn, CellColumn, NumberColumn, tells_who
 from flo.study.schema import Schema
 
 IDENTIFIER = "identifier"
@@ -64,7 +64,7 @@ def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[D
         if rule := tells_who(column):
             found.append(DataFinding(column.name, rule, kind=IDENTIFIER))
             continue
-        if isinstance(column, ImageColumn):
+        if not isinstance(column, CellColumn):
             continue
         cells = columns[column.name]
         if isinstance(column, CategoryColumn):

@@ -10,13 +10,21 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from flo.arrays import Floats
 from flo.clients.quality.table import Table
 from flo.errors import UsageError
-from flo.study.columns import Column, ImageColumn, NumberColumn
+from flo.study.columns import Column, EncodedColumn, ImageColumn, NoteColumn, NumberColumn
 from flo.study.encoders import Encoders
-from flo.study.features import encode_category, encode_image, encode_number, input_names, scale
+from flo.study.features import (
+    encode_category,
+    encode_image,
+    encode_note,
+    encode_number,
+    input_names,
+    scale,
+)
 from flo.study.schema import Schema
 
 Places = npt.NDArray[np.int64]  # of records in the table
@@ -34,7 +42,7 @@ class Inputs:
     def of(cls, table: Table, schema: Schema, encoders: Encoders | None = None) -> Inputs:
         """Return the inputs of a whole table that breaks no rule.
 
-        ``encoders``: of image columns that have one; they run now, and once.
+        ``encoders``: of the columns that have one; they run now, and once.
         """
         columns = [_encoder(table, column, encoders) for column in schema.columns]
         return cls(len(input_names(schema)), columns, np.arange(len(table)))
@@ -54,19 +62,32 @@ class Inputs:
         return inputs
 
 
-def _features(column: ImageColumn, pixels: Floats, encoders: Encoders | None) -> Floats:
+def _required(column: EncodedColumn, encoders: Encoders | None) -> Encoders:
+    if encoders is None:
+        assert column.encoder is not None
+        raise UsageError(
+            f"column {column.name} becomes numbers by the encoder {column.encoder.name!r}, which "
+            "this command does not run",
+            hint="flo simulate --encoders FOLDER does, and flo model predict",
+        )
+    return encoders
+
+
+def _of_images(column: ImageColumn, pixels: Floats, encoders: Encoders | None) -> Floats:
     """Return what an encoder or wavelets make of all images, once, because that takes long."""
     if column.encoder is None:
         blocks = range(0, len(pixels), _BLOCK)
         parts = [encode_image(column, scale(column, pixels[b : b + _BLOCK])) for b in blocks]
         return np.concatenate(parts)
-    if encoders is None:
-        raise UsageError(
-            f"column {column.name}: its images become numbers by the encoder "
-            f"{column.encoder.name!r}, which this command does not run",
-            hint="flo simulate --encoders FOLDER does, and flo model predict",
-        )
-    return encode_image(column, encoders.features(column, pixels))
+    return encode_image(column, _required(column, encoders).features(column, pixels))
+
+
+def _of_notes(column: NoteColumn, cells: pd.Series, encoders: Encoders | None) -> Floats:
+    """Return what an encoder makes of all notes, once."""
+    encode, there = _required(column, encoders), cells.notna().to_numpy()
+    found = np.full((len(cells), column.encoder.features), np.nan)
+    found[there] = encode.features(column, [str(text) for text in cells[there]])
+    return encode_note(column, found)
 
 
 def _encoder(table: Table, column: Column, encoders: Encoders | None) -> Encode:
@@ -74,9 +95,12 @@ def _encoder(table: Table, column: Column, encoders: Encoders | None) -> Encode:
         pixels = table.images[column.name]
         if column.encoder is None and column.scattering is None:
             return lambda places: scale(column, pixels[places])
-        features = _features(column, pixels, encoders)
+        features = _of_images(column, pixels, encoders)
         return lambda places: features[places]
     cells = table.columns[column.name]
+    if isinstance(column, NoteColumn):
+        numbers = _of_notes(column, cells, encoders)
+        return lambda places: numbers[places]
     if isinstance(column, NumberColumn):
         values = cells.to_numpy()
         return lambda places: encode_number(column, values[places])

@@ -17,10 +17,11 @@ from flo.arrays import Floats, Mask
 from flo.clients.quality.check import InspectedTable
 from flo.clients.quality.findings import DataFinding
 from flo.clients.quality.plausibility import two_sides
+from flo.clients.quality.rules import note_lengths
 from flo.clients.sources.mapping import StudyMapping
 from flo.pages.plots import Bars, bars
 from flo.pages.templates import Pages
-from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
+from flo.study.columns import CategoryColumn, ImageColumn, NoteColumn, NumberColumn
 from flo.study.schema import Schema
 
 TEMPLATES = Path(__file__).parent
@@ -106,6 +107,9 @@ def inspection(looked: InspectedTable, schema: Schema, mapping: StudyMapping | N
             if isinstance(column, CategoryColumn):
                 seen.append(_of_codes(column, cells, ill))
                 continue
+            if isinstance(column, NoteColumn):
+                seen.append(_of_notes(column, cells, ill))
+                continue
             values = cells.to_numpy()
         else:
             continue
@@ -179,15 +183,32 @@ def _of_numbers(column: NumberColumn | ImageColumn, values: Floats, ill: Mask) -
     missing = 1.0 - float(there.mean()) if len(values) else 0.0
     if not len(known):
         return ColumnSeen(column.name, rule, missing, (), None)
+    return _shown(column.name, rule, missing, known, ill[there], (column.minimum, column.maximum))
+
+
+def _of_notes(column: NoteColumn, cells: pd.Series, ill: Mask) -> ColumnSeen:
+    """Show the notes' lengths, and no word of them."""
+    there = cells.notna().to_numpy()
+    rule = f"free text, of which the first {column.encoder.tokens} tokens are read; shown: its "
+    rule += "number of characters"
+    missing = 1.0 - float(there.mean()) if len(cells) else 0.0
+    known = note_lengths(cells)[there].astype(np.float64)
+    if not len(known):
+        return ColumnSeen(column.name, rule, missing, (), None)
+    return _shown(column.name, rule, missing, known, ill[there], (0.0, float(known.max())))
+
+
+def _shown(
+    name: str, rule: str, missing: float, known: Floats, ill: Mask, ends: tuple[float, float]
+) -> ColumnSeen:
+    """Return the distribution of known values (n,). ``ill``: which of them are drawn dark."""
     numbers = tuple(float(q) for q in np.quantile(known, [0, 0.25, 0.5, 0.75, 1]))
     # Bins cover the study's bounds, so that a crowd at one end shows; values outside are clipped.
-    edges = np.linspace(column.minimum, column.maximum, _BINS + 1)
-    counts = np.histogram(np.clip(known, edges[0], edges[-1]), edges)[0]
-    dark = np.histogram(np.clip(known[ill[there]], edges[0], edges[-1]), edges)[0]
-    names = [f"{edge:g}" for edge in (column.minimum, (edges[0] + edges[-1]) / 2, column.maximum)]
-    return ColumnSeen(
-        column.name, rule, missing, numbers, bars(counts.tolist(), dark.tolist(), names)
-    )
+    edges = np.linspace(*ends, _BINS + 1)
+    counts = np.histogram(np.clip(known, *ends), edges)[0]
+    dark = np.histogram(np.clip(known[ill], *ends), edges)[0]
+    names = [f"{edge:g}" for edge in (edges[0], (edges[0] + edges[-1]) / 2, edges[-1])]
+    return ColumnSeen(name, rule, missing, numbers, bars(counts.tolist(), dark.tolist(), names))
 
 
 def _of_codes(column: CategoryColumn, cells: pd.Series, ill: Mask) -> ColumnSeen:

@@ -23,7 +23,7 @@ from flo.clients.quality.sizes import Expected, unexpected_size
 from flo.clients.quality.table import Table
 from flo.clients.quality.units import wrong_unit
 from flo.scores.metrics import exact_auc
-from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
+from flo.study.columns import CategoryColumn, CellColumn, NumberColumn
 from flo.study.schema import Schema
 from flo.study.sequence import at
 
@@ -140,7 +140,7 @@ def _leaks_of(table: Table, schema: Schema, positive: Mask, negative: Mask) -> l
     ill, found = positive[chosen], []
     half = _half(names[chosen], ill)
     for column in schema.columns:
-        if isinstance(column, ImageColumn):
+        if not isinstance(column, CellColumn):
             continue
         cells = table.columns[column.name].iloc[chosen]
         if isinstance(column, NumberColumn):

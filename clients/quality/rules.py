@@ -1,21 +1,24 @@
 """Rules of a study's schema, and the records that break them.
 
-They are public bounds, codebooks, missing values, and one record per patient.
+They are public bounds, codebooks, the length of notes, missing values, and one record per patient.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from flo.arrays import Mask
 from flo.clients.quality.findings import CODEBOOK, MISSING, DataFinding, rows
 from flo.clients.quality.table import Table
 from flo.study.cell_rules import MISSING_CELLS, bad_pixel, no_code, out_of_bounds
-from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
+from flo.study.columns import CategoryColumn, ImageColumn, NoteColumn, NumberColumn
+from flo.study.encoders import LONGEST_NOTE
 from flo.study.schema import Schema
 
 _NO_ID, _REPEATED = "every record needs a patient id", "the study says one record per patient"
+_TOO_LONG = f"a note must have at most {LONGEST_NOTE:,} characters"
 _NO_LABEL, _NOT_WHOLE = "the label must be 0 or 1", "a count must be a whole number"
 
 
@@ -62,14 +65,17 @@ def _outcome(table: Table, schema: Schema) -> list[DataFinding]:
     return found
 
 
-def _column(table: Table, column: NumberColumn | CategoryColumn) -> list[DataFinding]:
+def _column(table: Table, column: NumberColumn | CategoryColumn | NoteColumn) -> list[DataFinding]:
     cells = table.columns[column.name]
-    if isinstance(column, NumberColumn):
+    wrong: Mask
+    missing: Mask = cells.isna().to_numpy(dtype=bool)
+    if isinstance(column, NoteColumn):
+        wrong, rule, kind = np.asarray(note_lengths(cells) > LONGEST_NOTE), _TOO_LONG, ""
+    elif isinstance(column, NumberColumn):
         values = cells.to_numpy()
-        missing, wrong = np.isnan(values), (values < column.minimum) | (values > column.maximum)
+        wrong = (values < column.minimum) | (values > column.maximum)
         rule, kind = out_of_bounds(column), ""
     else:
-        missing = cells.cat.codes.to_numpy() < 0
         wrong, rule, kind = ~missing & ~_is_one_of(column.codes, cells), no_code(column), CODEBOOK
     found = list[DataFinding]()
     if column.missing != "indicator" and missing.any():
@@ -77,6 +83,11 @@ def _column(table: Table, column: NumberColumn | CategoryColumn) -> list[DataFin
             column.name, MISSING_CELLS, missing & ~table.unread_in(column.name), kind=MISSING
         )
     return found + rows(column.name, rule, wrong, kind=kind)
+
+
+def note_lengths(cells: pd.Series) -> npt.NDArray[np.int64]:
+    """Return the characters of each note, (n,); 0 of a missing one."""
+    return np.asarray(cells.str.len().fillna(0), dtype=np.int64)
 
 
 def _is_one_of(codes: tuple[str, ...], cells: pd.Series) -> Mask:

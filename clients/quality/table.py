@@ -1,8 +1,8 @@
 """Convert a source's cells to a table of numbers and codes, by column and batch.
 
-The mapping's units, codes and missing cells are applied here. Only numbers and codes are stored, so
-that a million records of thirty columns take some hundred megabytes, whatever else the source
-holds.
+The mapping's units, codes and missing cells are applied here. Only numbers, codes and the
+notes that a study uses are stored, so that a million records of thirty columns take some hundred
+megabytes, whatever else the source holds.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +27,13 @@ from flo.privacy.patients.split import normalise
 from flo.study.cell_rules import (
     NOT_A_NUMBER,
     NOT_FINITE,
+    NOT_TEXT,
     ONLY_A_BOUND,
     UNKNOWN,
     code_of,
     missing_cells,
 )
-from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
+from flo.study.columns import CategoryColumn, ImageColumn, NoteColumn, NumberColumn
 from flo.study.schema import Schema
 
 _BOUND = r"^(<|>|≤|≥|\? )"
@@ -44,10 +46,10 @@ class Table:
     """n records. ``ids``: normalised patient ids, "" for a missing one.
 
     ``columns``: numbers as float64 with NaN for missing, codes as a categorical with NaN for
-    missing. ``images``: (n, pixels), NaN for a pixel that is not a number. ``invalid``: (column,
-    rule) -> mask (n,) of the cells that could not be read, which are NaN in a number's column, and
-    of those that the source found wrong. ``to_accept`` and ``notes``: those of the source's
-    batches.
+    missing, notes as Arrow's text with NA for missing. ``images``: (n, pixels), NaN for a pixel
+    that is not a number. ``invalid``: (column, rule) -> mask (n,) of the cells that could not be
+    read, which are NaN in a number's column, and of those that the source found wrong.
+    ``to_accept`` and ``notes``: those of the source's batches.
     """
 
     ids: list[str]
@@ -101,6 +103,9 @@ def read(
     """
     images = {c.name: c for c in schema.columns if isinstance(c, ImageColumn)}
     pixels = {pixel: image.name for image in images.values() for pixel in image.pixels}
+    texts: dict[str, list[pa.Array]] = {
+        c.name: [] for c in schema.columns if isinstance(c, NoteColumn)
+    }
     read_as = *schema.columns, schema.value_column
     numbers = {c.name for c in read_as if isinstance(c, NumberColumn)}
     known = {c.name: c.codes for c in schema.columns if isinstance(c, CategoryColumn)}
@@ -123,6 +128,11 @@ def read(
                 values.setdefault(name, _Growing()).append(found)
                 for key, mask in broken.items() if name in numbers else ():
                     wrong.setdefault(key, []).append((begin, mask))
+            elif name in texts:
+                text, broken = _note(name, cells, mapped)
+                texts[name].append(text)
+                for key, mask in broken.items():
+                    wrong.setdefault(key, []).append((begin, mask))
             else:
                 codes.setdefault(name, []).append(_coded(cells, mapped, known[name]))
         doubts |= batch.to_accept
@@ -135,10 +145,15 @@ def read(
     for image in images.values():
         if image.pixels[0] in joined:
             joined[image.name] = np.stack([joined.pop(pixel) for pixel in image.pixels], axis=1)
-    columns: dict[str, Floats | pd.Categorical] = {
+    columns: dict[str, Any] = {
         name: values for name, values in joined.items() if name not in images
     }
     columns |= {name: _categorical(parts) for name, parts in codes.items()}
+    columns |= {
+        name: pd.arrays.ArrowExtensionArray(pa.chunked_array(parts, pa.large_string()))
+        for name, parts in texts.items()
+        if parts
+    }
     return Table(
         ids,
         pd.DataFrame(columns, index=range(len(ids)), copy=False),
@@ -192,6 +207,18 @@ def _numbers(
         (name, ONLY_A_BOUND): bounds,
         (name, NOT_FINITE): infinite,
     }
+
+
+def _note(
+    name: str, cells: pa.Array, mapped: MappedColumn
+) -> tuple[pa.Array, dict[tuple[str, str], Mask]]:
+    """Return text, null for missing, and the mask of the cells that are none."""
+    try:
+        text = _without(as_text(cells), mapped.missing)
+    except TypeError as error:
+        none = pa.nulls(len(cells), pa.large_string())
+        return none, {(name, f"{NOT_TEXT}, not {error}"): np.ones(len(cells), dtype=bool)}
+    return text.cast(pa.large_string()), {}
 
 
 def _bounds(cells: pa.Array, text: Mask) -> Mask:

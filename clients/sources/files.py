@@ -159,7 +159,8 @@ class CsvFile(TableSource):
         if lines != rows:  # a stray quote swallows all lines up to the next one
             raise DataError(
                 f"{self.name} has {lines} lines below its header and {rows} rows",
-                hint="a quotation mark is not closed, or a cell holds a line break",
+                hint="a quotation mark is not closed, or a cell holds a line break; export notes "
+                "with line breaks as Parquet",
             )
 
     def _open(self, convert: pyarrow.csv.ConvertOptions) -> pyarrow.csv.CSVStreamingReader:

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from flo.documents.document import Document
 from flo.errors import UsageError
 from flo.scoring.record import Field as RecordField
-from flo.study.columns import Column, ImageColumn, NumberColumn
+from flo.study.columns import Column, EncodedColumn, NumberColumn
 from flo.study.names import Code, ColumnName, Text
 from flo.study.schema import Schema
 from flo.study.sequence import DAYS_AGO, at
@@ -257,7 +257,7 @@ def _unit(name: str, mapped: MappedColumn, column: Column | None) -> list[str]:
 def _codes(name: str, mapped: MappedColumn, column: Column | None) -> list[str]:
     if not mapped.codes:
         return []
-    if isinstance(column, NumberColumn | ImageColumn):
+    if isinstance(column, NumberColumn | EncodedColumn):
         return [f"{name}: only a category has codes"]
     known = ("0", "1") if column is None else column.codes
     wrong = sorted({code for code in mapped.codes.values() if code not in known})

@@ -53,7 +53,7 @@ class ColumnCells:
 
 
 class StudyCells:
-    """The cells of all columns of a study but images, in the study's order."""
+    """The cells of all columns of a study but images and notes, in the study's order."""
 
     def __init__(self, schema: Schema) -> None:
         self.columns, start = list[ColumnCells](), 0
@@ -75,7 +75,7 @@ class StudyCells:
                     two.append([place, start])
                 else:
                     self._codes.append((place, slice(start, start + len(column.codes))))
-            if column.kind != "image" and column.missing == "indicator":
+            if column.kind in ("number", "category") and column.missing == "indicator":
                 gone.append([place, start + width - 1, cells.missing])
             start += width
         self._numbers = np.array(numbers, dtype=np.int64).reshape(-1, 2)

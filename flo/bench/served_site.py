@@ -82,7 +82,7 @@ class ServedSite:
                 cells[column.name] = (column.minimum + column.maximum) / 2
             elif column.kind == "category":
                 cells[column.name] = column.codes[0]
-            else:
+            elif column.kind == "image":
                 cells[column.name] = [float(i % 256) for i in range(len(column.pixels))]
         return json.dumps({"record": cells})
 

@@ -111,24 +111,46 @@ def show_emission(study: Study) -> None:
 def encoder(
     file: Annotated[Path, typer.Argument(help="The encoder's ONNX file.")],
     name: Annotated[str, typer.Option(help="What people call it, such as ViT-S/16.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The tokenizer.json of an encoder of notes.")
+    ] = None,
 ) -> results.EncoderDescribedResult:
-    """Try a frozen encoder out, and print the lines of a study's image column that name it."""
+    """Try a frozen encoder out, and print the lines of a study's column that name it."""
     from flo.cli.terminal.output import plain, say, working
-    from flo.clients.data_process.encoding import examine, in_words, read_encoder
+    from flo.clients.data_process.encoder_file import TakesNote
+    from flo.clients.data_process.encoding import (
+        examine,
+        in_words,
+        read_encoder,
+        refuse_without_tokenizers,
+    )
     from flo.documents import canonical
     from flo.documents.document import parse
-    from flo.study.encoders import Encoder
+    from flo.errors import UsageError
+    from flo.study.encoders import Encoder, NoteEncoder
 
-    data = read_encoder(file)
+    data, words = read_encoder(file), b""
     digest = canonical.digest(data)
     parse(Encoder, {"name": name, "file": digest, "features": 1}, "the encoder's name")
+    if tokenizer is not None:
+        refuse_without_tokenizers()
+        words = read_encoder(tokenizer)
     with working("trying the encoder out"):
-        facts = examine(data)
+        facts = examine(data, tokenizer=words)
     stated = Encoder(name=name, file=digest, features=facts.features)
-    lines = {
-        **{"channels": facts.channels, "height": facts.height, "width": facts.width},
-        "encoder": f"{{ {', '.join(_toml(stated.model_dump()))} }}",
-    }
+    lines: dict[str, object] = {}
+    if isinstance(facts.takes, TakesNote):
+        if not words:
+            raise UsageError(
+                f"{file.name} takes the tokens of notes, and no tokenizer is given",
+                hint="--tokenizer tokenizer.json, which comes with the network",
+            )
+        stated = NoteEncoder(
+            **stated.model_dump(), tokenizer=canonical.digest(words), tokens=facts.takes.tokens
+        )
+    else:
+        lines = facts.takes.model_dump()
+    lines["encoder"] = f"{{ {', '.join(_toml(stated.model_dump()))} }}"
     say(plain(f"# {in_words(facts)}"))
     for key, value in lines.items():
         say(plain(f"{key} = {value}"))

@@ -29,7 +29,7 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.report.sheet import ASSUMED_HOLD_OUT
 from flo.privacy.report.wording import MAX_BUDGET_RATIO
 from flo.study import usual
-from flo.study.columns import ImageColumn
+from flo.study.columns import EncodedColumn
 from flo.study.document import MOST_SQUARED_INPUTS, Study, from_document
 from flo.study.features import input_names
 from flo.study.models import parameter_count
@@ -107,8 +107,8 @@ def unsupported_reason(study: Study) -> str | None:
         return "it trains no model"
     if study.schema_version == 1:
         return "schema_version 1 is supported for reading only"
-    if any(isinstance(column, ImageColumn) for column in study.data.columns):
-        return "made-up images do not resemble real ones"
+    if any(isinstance(column, EncodedColumn) for column in study.data.columns):
+        return "made-up images and notes do not resemble real ones"
     if study.model.kind not in ("logistic", "mlp"):
         return f"a model of kind {study.model.kind} takes too long to try"
     if parameter_count(study) > _MOST_PARAMETERS:

@@ -18,11 +18,12 @@ from flo.privacy.mechanisms.entropy import SystemStream
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import asked_model, gate
 from flo.study import models
-from flo.study.columns import CategoryColumn, ImageColumn
+from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
 from flo.study.document import Study
 from flo.study.features import (
     encode_category,
     encode_image,
+    encode_note,
     encode_number,
     input_names,
     made_up_width,
@@ -43,15 +44,21 @@ def made_up_patients(schema: Schema, count: int) -> Patients:
         if isinstance(column, CategoryColumn):
             codes = (SystemStream().words(count) % np.uint64(len(column.codes))).astype(np.int64)
             parts.append(encode_category(column, codes))
-        elif isinstance(column, ImageColumn):
-            pixels = coins(count * made_up_width(column)).reshape(count, -1)
-            parts.append(encode_image(column, np.where(pixels, 1.0, -1.0)))
-        else:
+        elif isinstance(column, NumberColumn):
             edges = np.where(coins(count), column.maximum, column.minimum)
             parts.append(encode_number(column, edges))
+        elif isinstance(column, ImageColumn):
+            parts.append(encode_image(column, _ends(count, made_up_width(column))))
+        else:
+            parts.append(encode_note(column, _ends(count, made_up_width(column))))
     labels = SystemStream().words(count) % np.uint64(schema.label_codes)
     inputs = np.concatenate(parts, axis=1)
     return Patients(inputs, labels.astype(np.float64), np.arange(count), count)
+
+
+def _ends(count: int, width: int) -> Floats:
+    """Return -1 or 1 at random, (count, width)."""
+    return np.where(coins(count * width).reshape(count, -1), 1.0, -1.0)
 
 
 def request_for(study: Study, purpose: Purpose, weights: Vector) -> Vector:

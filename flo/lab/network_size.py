@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from flo.privacy.accounting.plan import Plan, combined_variance
 from flo.privacy.report.sheet import ASSUMED_HOLD_OUT
-from flo.study.columns import ImageColumn
+from flo.study.columns import EncodedColumn
 from flo.study.document import Study
 from flo.study.models import parameter_count
 
@@ -36,7 +36,7 @@ class NetworkSize:
     """Whether a federation's patients suffice for its network, and how many would.
 
     ``relative_noise``: r; ``patients``: who are expected to train, at all hospitals, and
-    ``patients_needed``: for r = ``MOST_NOISE``; ``of_a_table``: its inputs are no images.
+    ``patients_needed``: for r = ``MOST_NOISE``; ``of_a_table``: its inputs are no images or notes.
     """
 
     parameters: int
@@ -67,5 +67,5 @@ def network_size(study: Study) -> NetworkSize | None:
         noise,
         round(patients),
         math.ceil(patients * noise / MOST_NOISE),
-        not any(isinstance(column, ImageColumn) for column in study.data.columns),
+        not any(isinstance(column, EncodedColumn) for column in study.data.columns),
     )

@@ -328,5 +328,5 @@ def _encoders(folder: Path | str | None, progress: Progress) -> Encoders | None:
     from flo.clients.data_process.encoding import InstalledEncoders
 
     return InstalledEncoders(
-        Path(folder), progress=lambda done, of: progress(f"encoded {done:,} of {of:,} images")
+        Path(folder), progress=lambda done, of: progress(f"encoded {done:,} of {of:,} records")
     )

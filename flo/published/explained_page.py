@@ -9,7 +9,7 @@ from flo.errors import UsageError
 from flo.published import card_plots
 from flo.published.explanation import effects
 from flo.published.model_card import PublishedModel
-from flo.study.columns import ImageColumn
+from flo.study.columns import CellColumn
 from flo.study.wording import changed_to, title
 
 TEMPLATES = Path(__file__).parent  # of explained_part.html.j2
@@ -21,7 +21,7 @@ def shown(model: PublishedModel) -> dict[str, Any]:
         found = effects(model)
     except UsageError as error:
         return {"no_effects": f"{error}. {error.hint[:1].upper()}{error.hint[1:]}"}
-    columns = [one for one in model.study.data.columns if not isinstance(one, ImageColumn)]
+    columns = [one for one in model.study.data.columns if isinstance(one, CellColumn)]
     return {
         "no_effects": "",
         "effects": card_plots.effects_plot(found),

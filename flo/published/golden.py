@@ -28,7 +28,14 @@ from flo.arrays import Floats
 from flo.documents.document import Document
 from flo.privacy.releases.calibration import Calibration
 from flo.study.classes import MOST_CLASSES
-from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
+from flo.study.columns import (
+    CategoryColumn,
+    Column,
+    EncodedColumn,
+    ImageColumn,
+    NoteColumn,
+    NumberColumn,
+)
 from flo.study.document import Study
 from flo.study.features import made_up_width
 from flo.study.models import scores
@@ -201,7 +208,7 @@ def cells(schema: Schema) -> dict[str, Floats]:
 
 def _counts(schema: Schema) -> tuple[int, int]:
     """Return the numbers of general cases and of edges, at most."""
-    width = sum(made_up_width(c) if isinstance(c, ImageColumn) else 1 for c in schema.columns)
+    width = sum(made_up_width(c) if isinstance(c, EncodedColumn) else 1 for c in schema.columns)
     most = max(_CELLS // width, 2 * _FEWEST)
     general = min(_GENERAL, most // 2)
     return general, min(_EDGES // schema.outputs, most - general)
@@ -216,6 +223,10 @@ def edges_of(column: Column) -> Iterator[tuple[str, float]]:
     """Return what a column is at its edges, such as ``at its minimum``, with its cell."""
     if isinstance(column, ImageColumn):
         yield from (("black", -1.0), ("white", 1.0))
+        return
+    if isinstance(column, NoteColumn):
+        if column.missing == "indicator":
+            yield "missing", np.nan
         return
     if isinstance(column, CategoryColumn):
         yield from ((f"= {code}", float(place)) for place, code in enumerate(column.codes))

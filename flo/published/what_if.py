@@ -18,7 +18,7 @@ import numpy as np
 from flo.arrays import Floats
 from flo.published.explanation import CERTAIN, REASONS, places_of
 from flo.published.model_card import PublishedModel
-from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
+from flo.study.columns import CategoryColumn, CellColumn, NumberColumn
 from flo.study.features import encode_category, encode_number, is_missing
 from flo.study.wording import changed_to, title
 
@@ -44,7 +44,7 @@ def what_ifs(model: PublishedModel, inputs: Floats) -> list[list[WhatIf]]:
     before, found = model.log_odds(inputs), [list[WhatIf]() for _ in inputs]
     places = places_of(model.study.data)
     for column in model.study.data.columns:
-        if isinstance(column, ImageColumn) or column.changeable_to is None:
+        if not isinstance(column, CellColumn) or column.changeable_to is None:
             continue
         own = places[column.name]
         changed = inputs.copy()

@@ -128,6 +128,7 @@ def _reader(column: Column, own: Field) -> _Read:
         return _number(column, own)
     if column.kind == "category":
         return _category(column, own)
+    assert column.kind == "image"  # encoders do not run here
     return _image(column)
 
 

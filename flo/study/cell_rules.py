@@ -21,6 +21,7 @@ ONLY_A_BOUND = (
 )
 MISSING_CELLS = "cells are missing, and the study allows none here"
 IS_MISSING = "is missing from the record"
+NOT_TEXT = "must be text"
 NO_CODE = "must be a code of the study's codebook"
 UNKNOWN = "\0"  # prefix of a cell that the mapping's codes do not name; in no codebook
 _CODES_SHOWN = 8

@@ -1,4 +1,4 @@
-"""The columns that a record may have: numbers within public bounds, codes of a codebook, images.
+"""The columns that a record may have: numbers within bounds, codes of a codebook, images, notes.
 
 People declare them; nothing about them is learnt from patients.
 """
@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from flo.documents.document import Document
 from flo.study import identifier_patterns
-from flo.study.encoders import LARGEST_ENCODED_IMAGE, Encoder
+from flo.study.encoders import LARGEST_ENCODED_IMAGE, Encoder, NoteEncoder
 from flo.study.names import Bound, Code, ColumnName, Text, Words
 
 LARGEST_IMAGE = 65_536
@@ -172,7 +172,23 @@ class ImageColumn(Document):
         return tuple(f"{self.name}_{i}" for i in range(self.size))
 
 
-Column = Annotated[NumberColumn | CategoryColumn | ImageColumn, Field(discriminator="kind")]
+class NoteColumn(Document):
+    """Free text of a record, such as a discharge letter: one cell, which may have line breaks.
+
+    The model's inputs are what a frozen encoder makes of it. Whoever reads the study sees no word
+    of a note, and no note travels.
+    """
+
+    kind: Literal["note"]
+    name: ColumnName
+    missing: Literal["refuse", "indicator"] = "refuse"
+    about: Words | None = None
+    encoder: NoteEncoder
+
+
+CellColumn = NumberColumn | CategoryColumn  # one number or code a record
+EncodedColumn = ImageColumn | NoteColumn  # what an encoder may turn into numbers
+Column = Annotated[CellColumn | EncodedColumn, Field(discriminator="kind")]
 
 
 def tells_who(column: Column) -> str | None:

@@ -23,7 +23,7 @@ from flo.documents import canonical
 from flo.documents.document import Document, problems
 from flo.errors import StudyError
 from flo.study import identifier_patterns, networks, versions
-from flo.study.columns import ImageColumn, tells_who
+from flo.study.columns import CellColumn, ImageColumn, tells_who
 from flo.study.features import input_names
 from flo.study.gate import ComparedModel, Gate
 from flo.study.lineage import Ancestor, Continues
@@ -274,19 +274,18 @@ class Study(Document):
         if self.frozen_file is None:
             return
         if not self.data.encoders:
-            raise ValueError("numbers: frozen layers need an image column with an encoder")
+            raise ValueError("numbers: frozen layers need a column with an encoder")
         if self.gate or self.monitor:
             raise ValueError("numbers: a pack with frozen layers has no gate and no monitor")
 
     def _refuse_columns_that_do_not_fit(self) -> None:
-        images = [column for column in self.data.columns if isinstance(column, ImageColumn)]
         self._refuse_model_that_does_not_fit()
         for name in self.evaluation.subgroups:
             self.data.category(name)
         if len(set(self.evaluation.subgroups)) != len(self.evaluation.subgroups):
             raise ValueError("evaluation: a subgroup appears twice")
         wanted = self.survey.columns if self.survey else ()
-        known = {column.name for column in self.data.columns if column not in images}
+        known = {column.name for column in self.data.columns if isinstance(column, CellColumn)}
         if len(set(wanted)) != len(wanted) or not set(wanted) <= known:
             raise ValueError("survey: columns must be number or category columns, each once")
 

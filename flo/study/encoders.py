@@ -1,16 +1,17 @@
-"""Frozen encoders: networks that turn an image into a few numbers, which a study's model trains on.
+"""Frozen encoders: networks that turn an image or a note into numbers, which a model trains on.
 
 An encoder is an ONNX file: data and no code. A study names it by the file's digest, so that every
 hospital runs the same one, and a hospital allows it in its ``policy.toml``. It is never trained in
-the study and nothing of it travels. ``flo.clients.data_process.encoding`` runs it, on one image at
-a time, in a process without network and files.
+the study and nothing of it travels. ``flo.clients.data_process.encoding`` runs it, on one image or
+note at a time, in a process without network and files.
 
-The privacy guarantee needs nothing of an encoder but that an image's features depend on no other
+The privacy guarantee needs nothing of an encoder but that a record's features depend on no other
 patient: whatever the features are, the patient's gradient is clipped.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
@@ -21,23 +22,27 @@ from flo.errors import StudyError
 from flo.study.names import Words
 
 if TYPE_CHECKING:
-    from flo.study.columns import ImageColumn
+    from flo.study.columns import EncodedColumn
     from flo.study.document import Study
 
 LARGEST_ENCODED_IMAGE = 1 << 20  # pixels, of all channels
 MOST_FEATURES = 32_768
+MOST_TOKENS = 8192
+LONGEST_NOTE = 1 << 20  # characters
+
+_Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Encoder(Document):
     """The encoder of an image column.
 
     ``name``: what people call it. ``file``: SHA-256 of its ONNX file. ``features``: how many
-    numbers an image becomes. ``scaled``: whether these are brought to a mean square of 1 for each
-    image; a pack with frozen layers may need them as they are.
+    numbers a record becomes. ``scaled``: whether these are brought to a mean square of 1 for each
+    record; a pack with frozen layers may need them as they are.
     """
 
     name: Words
-    file: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    file: _Digest
     features: Annotated[int, Field(ge=1, le=MOST_FEATURES)]
     scaled: bool = True
 
@@ -49,14 +54,37 @@ class Encoder(Document):
             del document["scaled"]
         return document
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Digests of all files that a hospital installs for it."""
+        return (self.file,)
+
+
+class NoteEncoder(Encoder):
+    """The encoder of a note column.
+
+    ``tokenizer``: SHA-256 of the ``tokenizer.json`` that turns a text into whole numbers, its
+    tokens. ``tokens``: how many of a note's tokens the network gets, the first ones.
+    """
+
+    tokenizer: _Digest
+    tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Digests of all files that a hospital installs for it."""
+        return self.file, self.tokenizer
+
 
 class Encoders(Protocol):
-    """What runs encoders on images."""
+    """What runs encoders on images and notes."""
 
-    def features(self, column: ImageColumn, pixels: Floats) -> Floats:
-        """Return the encoder's output (n, features) for pixels (n, pixels) in the column's unit.
+    def features(self, column: EncodedColumn, records: Floats | Sequence[str]) -> Floats:
+        """Return the encoder's output (n, features).
 
-        Raises DataError or UsageError: the encoder is not here, or cannot encode these images.
+        ``records``: pixels (n, pixels) in the column's unit, or the n notes.
+
+        Raises DataError or UsageError: the encoder is not here, or cannot encode these records.
         """
 
     def frozen(self, study: Study) -> bytes:

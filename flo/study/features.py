@@ -4,9 +4,9 @@ Numbers are scaled by the study's bounds to [-1, 1]; each hinge adds an input th
 rises to 1 at the maximum. A category of two codes becomes one input, 0 or 1; one of more codes
 becomes an input per code. A missing number becomes the study's public constant, a missing code
 becomes zeros, and an indicator input marks both. An image becomes its pixels, fixed features of
-them, or the output of a frozen encoder. No parameter is fitted on patients, so the encoding of one
-patient never depends on another. Fewer inputs mean less noise, which grows with the square root of
-their count.
+them, or the output of a frozen encoder; a note becomes such output. No parameter is fitted on
+patients, so the encoding of one patient never depends on another. Fewer inputs mean less noise,
+which grows with the square root of their count.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from flo.arrays import Floats, Mask
 from flo.study import scattering
 
 if TYPE_CHECKING:
-    from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
+    from flo.study.columns import (
+        CategoryColumn,
+        Column,
+        EncodedColumn,
+        ImageColumn,
+        NoteColumn,
+        NumberColumn,
+    )
     from flo.study.schema import Schema
 
 Codes = npt.NDArray[np.int64]
@@ -41,7 +48,9 @@ def names_of(column: Column) -> list[str]:
             return list(column.pixels)
         each = scattering.count(column.height, column.width, column.scattering)
         return [f"{column.name}=wavelet {i}" for i in range(column.channels * each)]
-    if column.kind == "number":
+    if column.kind == "note":
+        names = [f"{column.name}=feature {i}" for i in range(column.encoder.features)]
+    elif column.kind == "number":
         names = [column.name, *(f"{column.name}>{hinge:g}" for hinge in column.hinges)]
     elif len(column.codes) == 2:
         names = [f"{column.name}={column.codes[1]}"]
@@ -86,6 +95,20 @@ def encode_image(column: ImageColumn, scaled: Floats) -> Floats:
     return scattering.scatter(planes, column.scattering).reshape(len(scaled), -1)
 
 
+def encode_note(column: NoteColumn, features: Floats) -> Floats:
+    """Encode an encoder's output (n, features) as (n, inputs of this column).
+
+    A record whose features are all NaN has no note; it gets zeros, and the indicator if missing is
+    allowed.
+    """
+    missing: Mask = np.all(np.isnan(features), axis=1, keepdims=False)
+    there = np.where(missing[:, None], 0.0, features)
+    inputs = as_inputs(there) if column.encoder.scaled else there
+    if column.missing == "indicator":
+        return np.concatenate([inputs, missing[:, None].astype(np.float64)], axis=1)
+    return inputs
+
+
 def encode_category(column: CategoryColumn, codes: Codes) -> Floats:
     """Encode codebook indices (n,), -1 for missing, as (n, inputs of this column)."""
     missing = codes < 0
@@ -111,9 +134,12 @@ def as_inputs(features: Floats) -> Floats:
     return np.asarray(np.divide(part, size, out=np.zeros_like(part), where=size > 0))
 
 
-def made_up_width(column: ImageColumn) -> int:
-    """Return how many numbers a made-up image has: its pixels, or what an encoder made of them."""
-    return column.size if column.encoder is None else column.encoder.features
+def made_up_width(column: EncodedColumn) -> int:
+    """Return how many numbers a made-up image or note has: pixels, or what an encoder made of
+    it."""
+    if column.encoder is not None:
+        return column.encoder.features
+    return column.size
 
 
 def cells(column: Column, bins: int) -> list[str]:
@@ -121,6 +147,7 @@ def cells(column: Column, bins: int) -> list[str]:
     if column.kind == "category":
         names = list(column.codes)
     else:
+        assert column.kind != "note"  # a study counts numbers and codes only
         edges = np.linspace(column.minimum, column.maximum, bins + 1)
         names = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
     return [*names, "missing"] if column.missing == "indicator" else names

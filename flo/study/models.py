@@ -19,7 +19,7 @@ from flo.arrays import Floats
 from flo.errors import StudyError
 from flo.study import frozen, networks
 from flo.study.classes import against_others, log_risks
-from flo.study.columns import ImageColumn
+from flo.study.columns import EncodedColumn, ImageColumn
 from flo.study.document import Study
 from flo.study.features import input_names, names_of
 from flo.study.gate import CURVE_POINTS
@@ -241,8 +241,8 @@ def largest_batch(study: Study, copies: int = 1, device: str = "cpu") -> int:
     It is public and a power of two: no more than the largest partner needs, and never fewer than
     one patient may have; 8 times as many on a GPU as on a CPU. ``copies``: copies of each record.
     """
-    image = any(isinstance(column, ImageColumn) for column in study.data.columns)
-    at_most = (128 if image else 512) * (1 if device == "cpu" else 8)
+    wide = any(isinstance(column, EncodedColumn) for column in study.data.columns)
+    at_most = (128 if wide else 512) * (1 if device == "cpu" else 8)
     wanted = min(at_most, study.largest_size * copies)
     return 1 << (max(wanted, most_records(study) * copies) - 1).bit_length()
 

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_serializer, field_validator, m
 
 from flo.documents.document import Document
 from flo.study.classes import Classes
-from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
+from flo.study.columns import CategoryColumn, Column, EncodedColumn, ImageColumn, NumberColumn
 from flo.study.encoders import LARGEST_ENCODED_IMAGE, Encoder
 from flo.study.names import ColumnName, Text
 from flo.study.outcome import Outcome
@@ -110,9 +110,9 @@ class Schema(Document):
 
     @property
     def encoders(self) -> dict[str, Encoder]:
-        """The frozen encoders of image columns, by the column's name."""
-        images = (column for column in self.columns if isinstance(column, ImageColumn))
-        return {column.name: column.encoder for column in images if column.encoder}
+        """The frozen encoders of images and notes, by the column's name."""
+        own = (column for column in self.columns if isinstance(column, EncodedColumn))
+        return {column.name: column.encoder for column in own if column.encoder}
 
     @property
     def value_column(self) -> NumberColumn | CategoryColumn | None:

@@ -16,15 +16,21 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from flo.arrays import Floats
-from flo.study.columns import ImageColumn, NumberColumn
-from flo.study.features import encode_category, encode_image, encode_number, made_up_width
+from flo.study.columns import EncodedColumn, ImageColumn, NoteColumn, NumberColumn
+from flo.study.features import (
+    encode_category,
+    encode_image,
+    encode_note,
+    encode_number,
+    made_up_width,
+)
 from flo.study.schema import Schema
 
-_MADE_UP, _MADE_UP_IMAGES, _MADE_UP_MISSING = 4096, 256, 0.1
+_MADE_UP, _MADE_UP_WIDE, _MADE_UP_MISSING = 4096, 256, 0.1
 
 
 def made_up_inputs(schema: Schema) -> Floats:
-    """Return inputs of made-up patients: (4096, d), or (256, d) if there are images."""
+    """Return inputs of made-up patients: (4096, d), or (256, d) if there are images or notes."""
     return encoded(schema, made_up_cells(schema))
 
 
@@ -32,19 +38,21 @@ def made_up_cells(schema: Schema, count: int | None = None) -> dict[str, Floats]
     """Return the same patients, or the first ``count``, as values by column, before encoding.
 
     A number: (n,), NaN if missing. A category: indices into its codes, (n,), -1 if missing. An
-    image: pixels in [-1, 1], (n, pixels), or an encoder's output, (n, features).
+    image: pixels in [-1, 1], (n, pixels), or an encoder's output, (n, features). A note: an
+    encoder's output, all NaN if missing.
     """
-    images = any(isinstance(column, ImageColumn) for column in schema.columns)
-    number = np.arange(1, (count or (_MADE_UP_IMAGES if images else _MADE_UP)) + 1)
+    wide = any(isinstance(column, EncodedColumn) for column in schema.columns)
+    number = np.arange(1, (count or (_MADE_UP_WIDE if wide else _MADE_UP)) + 1)
     cells = dict[str, Floats]()
     for i, column in enumerate(schema.columns):
-        if isinstance(column, ImageColumn):
-            bells = [_bell(number, _prime(j)) for j in range(made_up_width(column))]
-            cells[column.name] = np.concatenate(bells, axis=1)
-            continue
-        u = (number * math.sqrt(_prime(2 * i))) % 1
         missing = (number * math.sqrt(_prime(2 * i + 1))) % 1 < _MADE_UP_MISSING
         missing &= column.missing == "indicator"
+        if isinstance(column, EncodedColumn):
+            bells = [_bell(number, _prime(j)) for j in range(made_up_width(column))]
+            cells[column.name] = np.concatenate(bells, axis=1)
+            cells[column.name][missing] = np.nan
+            continue
+        u = (number * math.sqrt(_prime(2 * i))) % 1
         if isinstance(column, NumberColumn):
             bell = _bell(number, _prime(2 * i))[:, 0]
             middle = (column.maximum + column.minimum) / 2
@@ -63,6 +71,8 @@ def encoded(schema: Schema, cells: Mapping[str, Floats]) -> Floats:
         own = cells[column.name]
         if isinstance(column, ImageColumn):
             parts.append(encode_image(column, own))
+        elif isinstance(column, NoteColumn):
+            parts.append(encode_note(column, own))
         elif isinstance(column, NumberColumn):
             parts.append(encode_number(column, own))
         else:

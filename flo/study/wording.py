@@ -6,7 +6,7 @@ Words help people and change no input of a model, so versions of a study may dif
 from __future__ import annotations
 
 from flo.study.classes import Classes
-from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn
+from flo.study.columns import CategoryColumn, CellColumn, Column, EncodedColumn, NumberColumn
 from flo.study.document import Study
 from flo.study.quantity import Quantity
 from flo.study.schema import Schema
@@ -89,7 +89,7 @@ def _meanings(column: Column) -> dict[str, str]:
 def _without_words(column: Column) -> Column:
     words: dict[str, object] = {"about": None, "meanings": ()}
     words |= {"changeable_to": None, "changeable_from": None}
-    if isinstance(column, ImageColumn) and column.encoder is not None:
+    if isinstance(column, EncodedColumn) and column.encoder is not None:
         words["encoder"] = column.encoder.model_copy(update={"name": ""})
     known = type(column).model_fields
     return column.model_copy(update={name: words[name] for name in words if name in known})
@@ -97,7 +97,7 @@ def _without_words(column: Column) -> Column:
 
 def can_change(schema: Schema) -> bool:
     """Return whether care can bring a patient to a value that the study names."""
-    columns = (one for one in schema.columns if not isinstance(one, ImageColumn))
+    columns = (one for one in schema.columns if isinstance(one, CellColumn))
     return any(column.changeable_to is not None for column in columns)
 
 

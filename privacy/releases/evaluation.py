@@ -41,7 +41,7 @@ from flo.privacy.releases import concordance, score_bins, score_waves
 from flo.privacy.releases.histograms import record_weights
 from flo.privacy.releases.score_waves import Estimate
 from flo.study import models
-from flo.study.columns import ImageColumn
+from flo.study.columns import EncodedColumn
 from flo.study.document import Study
 from flo.study.features import cell_of, cells
 from flo.study.parameters import Vector
@@ -287,7 +287,7 @@ class Positions:
     @classmethod
     def of_outputs(cls, study: Study, weights: Vector) -> list[Positions]:
         """Return the positions of each output of the study's model with these weights."""
-        if any(isinstance(column, ImageColumn) for column in study.data.columns):
+        if any(isinstance(column, EncodedColumn) for column in study.data.columns):
             return [cls(0.0, None)] * study.data.outputs
         made_up = np.nan_to_num(models.made_up_scores(study, weights))
         made_up = np.clip(made_up, -_LARGEST, _LARGEST)  # keeps the mean finite for any weights

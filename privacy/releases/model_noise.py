@@ -35,7 +35,7 @@ from flo.arrays import Floats
 from flo.privacy.releases import least_squares, second_moments, stand_ins, whitening
 from flo.privacy.releases.stand_ins import Moments
 from flo.protocol.messages import LARGEST_WEIGHT
-from flo.study.columns import CategoryColumn, ImageColumn
+from flo.study.columns import CategoryColumn, EncodedColumn
 from flo.study.document import Study
 from flo.study.features import names_of
 from flo.study.models import log_odds
@@ -68,7 +68,7 @@ def unknown_reason(study: Study) -> str | None:
         "it foresees another outcome than yes or no": study.data.outcome is not None,
         "it continues other models": study.continues is not None,
         "its patients have many records": study.data.records_per_patient != "one",
-        "it has images": any(isinstance(c, ImageColumn) for c in study.data.columns),
+        "it has images or notes": any(isinstance(c, EncodedColumn) for c in study.data.columns),
         f"it has more than {MOST_WEIGHTS} weights": many,
         f"it has more than {_MOST_STEPS} rounds": study.mechanism.steps > _MOST_STEPS,
         f"its network takes steps of more than {FARTHEST:g} together": study.model.kind == "mlp"

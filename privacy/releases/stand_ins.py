@@ -22,7 +22,7 @@ from scipy.special import ndtri
 
 from flo.arrays import Floats
 from flo.privacy.releases import second_moments
-from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
+from flo.study.columns import CategoryColumn, CellColumn, NumberColumn
 from flo.study.document import Study
 from flo.study.features import names_of
 from flo.study.schema import Schema
@@ -80,7 +80,7 @@ def _cells(schema: Schema, drawn: Floats, mean: Floats) -> dict[str, Floats]:
     """Return a table's cells (``flo.study.synthetic``) of rows (n, d - 1) with this mean."""
     found, start = dict[str, Floats](), 0
     for column in schema.columns:
-        assert not isinstance(column, ImageColumn)
+        assert isinstance(column, CellColumn)
         width = len(names_of(column))
         own, shares = drawn[:, start : start + width], mean[start : start + width]
         start += width

@@ -32,8 +32,17 @@ from flo.privacy.report.wording import (
 )
 from flo.study import identifier_patterns
 from flo.study.classes import Classes
-from flo.study.columns import CategoryColumn, Column, ImageColumn, NumberColumn, tells_who
+from flo.study.columns import (
+    CategoryColumn,
+    CellColumn,
+    Column,
+    ImageColumn,
+    NoteColumn,
+    NumberColumn,
+    tells_who,
+)
 from flo.study.document import Study
+from flo.study.encoders import Encoder, NoteEncoder
 from flo.study.models import layers
 from flo.study.packs import Pack
 from flo.study.quantity import Quantity
@@ -153,6 +162,17 @@ def _partners(study: Study, unconfirmed: Collection[str] | None) -> Section:
     )
 
 
+def _encoded(encoder: Encoder) -> str:
+    """Return what a frozen encoder does, with the digests of its files."""
+    what = ""
+    if isinstance(encoder, NoteEncoder):
+        what = f", of the first {encoder.tokens} tokens of tokenizer {encoder.tokenizer}"
+    return (
+        f"becomes {encoder.features} numbers by the frozen encoder {encoder.name!r}, file "
+        f"{encoder.file}{what}{'' if encoder.scaled else ', left as they are'}"
+    )
+
+
 def _columns(study: Study) -> Section:
     lines = _outcome(study)
     for column in study.data.of_events:
@@ -170,16 +190,14 @@ def _columns(study: Study) -> Section:
             if column.scattering is not None:
                 text += f"; transformed by fixed wavelets of {column.scattering} scales"
             if column.encoder is not None:
-                text += (
-                    f"; becomes {column.encoder.features} numbers by the frozen encoder "
-                    f"{column.encoder.name!r}, file {column.encoder.file}"
-                )
-                text += "" if column.encoder.scaled else ", left as they are"
+                text += f"; {_encoded(column.encoder)}"
+        elif isinstance(column, NoteColumn):
+            text = f"free text; missing {rule}; {_encoded(column.encoder)}"
         else:
             text = f"{', '.join(code_in_words(column, c) for c in column.codes)}; missing {rule}"
         if column.about:
             text = f"{column.about}: {text}"
-        if not isinstance(column, ImageColumn) and column.changeable_to is not None:
+        if isinstance(column, CellColumn) and column.changeable_to is not None:
             way = f" who is {column.changeable_from}" if isinstance(column, NumberColumn) else ""
             text += f"; care can bring a patient{way} to {changed_to(column)}"
         lines.append((f"column {column.name!r}", text))

@@ -41,7 +41,7 @@ NOT_COVERED = (  # in every report since version 1; verification compares it
     "Releases outside FLO, a second ledger, and the honesty of the installed software.",
 )
 ENCODERS_NOT_COVERED = (
-    "The people on whom an image's encoder, or a frozen layer, was trained: ask who published it."
+    "The people on whom an encoder, or a frozen layer, was trained: ask who published it."
 )
 
 LIFE = (

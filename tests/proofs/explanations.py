@@ -22,7 +22,7 @@ from flo.published.explanation import Contributions, contributions, effects, pla
 from flo.published.golden import edges_of
 from flo.published.model_card import PublishedModel
 from flo.published.what_if import aim_of, what_ifs
-from flo.study.columns import ImageColumn
+from flo.study.columns import CellColumn
 from flo.study.document import Study, from_document
 from flo.study.features import input_names, names_of
 from flo.study.parameters import Vector
@@ -232,7 +232,7 @@ def _changes(models: list[PublishedModel], weights: Vector, held: Floats) -> tup
             for row, found in zip(held, what_ifs(replace(model, study=study), held), strict=True):
                 for one in found:
                     own, column = places[one.column], ordinary[one.column]
-                    assert not isinstance(column, ImageColumn)
+                    assert isinstance(column, CellColumn)
                     shown += 1
                     wrong += bool((aim_of(column)[0] - row[own]) @ weights[own] > 0)
     return shown, wrong / max(shown, 1)

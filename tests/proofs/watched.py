@@ -22,6 +22,7 @@ from flo.clients.watching.cells import Cells, StudyCells
 from flo.clients.watching.watch import FALSE_ALARM_DAYS, Answered, Watch
 from flo.clients.watching.words import in_words
 from flo.scoring.record import Cell, RecordEncoder
+from flo.study.columns import CellColumn
 from flo.study.features import is_missing, names_of
 from flo.study.schema import Schema
 from tests.proofs.hospitals import CHOSEN_ON, GENERAL
@@ -224,7 +225,7 @@ def _records(schema: Schema, inputs: Floats) -> list[Record]:
     for column in schema.columns:
         part = inputs[:, start : (start := start + len(names_of(column)))]
         missing = is_missing(column, part)
-        assert column.kind != "image"
+        assert isinstance(column, CellColumn)
         if column.kind == "number":
             width = column.maximum - column.minimum
             values = np.clip(

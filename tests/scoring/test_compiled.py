@@ -20,7 +20,7 @@ from flo.scoring.compiled import CompiledModel, Scored
 from flo.scoring.network import network
 from flo.scoring.record import RecordEncoder
 from flo.scoring.request import MAX_BODY, Answer, answer, answer_body
-from flo.study.columns import CategoryColumn, NumberColumn
+from flo.study.columns import CategoryColumn, ImageColumn, NumberColumn
 from tests.flo.published_models import made
 
 GATED = made("gated").open()
@@ -66,6 +66,7 @@ def record(dice: random.Random, model: PublishedModel) -> dict[str, Any]:
         elif isinstance(column, CategoryColumn):
             cell = dice.choice(column.codes if right else [*column.codes, None, "z"])
         else:
+            assert isinstance(column, ImageColumn)
             cell = [dice.uniform(column.minimum, column.maximum) for _ in column.pixels]
         found[column.name] = cell
     return found

@@ -19,12 +19,12 @@ def encoder(
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="A file to install: ONNX, or a pack's .safetensors; without one, list."
+            help="To install: ONNX, tokenizer.json, or a pack's .safetensors; without one, list."
         ),
     ] = None,
     home: SiteFolder = SITE_FOLDER,
 ) -> results.EncodersResult:
-    """Install a frozen encoder, or a pack's frozen numbers, after trying it out; or list them."""
+    """Install a frozen encoder, its tokenizer, or a pack's frozen numbers, after a try; or list."""
     from flo.cli.terminal.output import plain, say, working
     from flo.clients.data_process.encoding import install, installed, installed_numbers
     from flo.clients.home.site_home import SiteHome

@@ -86,8 +86,8 @@ def working(text: str) -> Iterator[Any]:
 
 
 def encoding_shown(status: Any) -> Callable[[int, int], None]:
-    """Return what shows on ``working``'s spinner how many images an encoder has encoded."""
-    return lambda done, of: status.update(f"encoded {done:,} of {of:,} images")
+    """Return what shows on ``working``'s spinner how many records an encoder has encoded."""
+    return lambda done, of: status.update(f"encoded {done:,} of {of:,} records")
 
 
 def confirmed(question: str, yes: bool) -> bool:

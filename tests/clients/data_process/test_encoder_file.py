@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from flo.clients.data_process.encoder_file import UnfitEncoderError, read_facts
+from flo.clients.data_process.encoder_file import TakesImage, UnfitEncoderError, read_facts
 from tests import encoders
 
 
@@ -22,7 +22,8 @@ def saved_by_torch() -> bytes:
 
 def test_the_file_states_the_image_and_its_features() -> None:
     facts, run = read_facts(encoders.encoder(channels=3, height=16, width=10))
-    assert (facts.channels, facts.height, facts.width, facts.features) == (3, 16, 10, 6)
+    assert facts.takes == TakesImage(channels=3, height=16, width=10)
+    assert facts.features == 6
     assert facts.parameters == 3 * 3 * 9
     assert facts.operators == ("AveragePool", "Conv", "Flatten", "Tanh")
     assert read_facts(run) == (facts, run)
