@@ -50,13 +50,14 @@ from flo.study.encoders import NoteEncoder
 from flo.study.features import scale
 
 REQUIRED = ("no_new_privs", "seccomp", "landlock")  # layers, where no policy names them
+_NO_NOTE = b""  # the name of a record without a note
 _CHUNK = 4  # records in a request
 _MOST_NUMBERS = 1 << 28  # of all records together: 2 GiB, of which an approval holds a few copies
 _MOST_CHILDREN = 8  # each holds the whole encoder
 _TOGETHER = 1 << 29  # bytes of the file, in all of them
 
 Progress = Callable[[int, int], None]  # records encoded, of how many
-Records = Floats | Sequence[str]  # pixels (n, pixels), or n notes
+Records = Floats | Sequence[str | None]  # pixels (n, pixels), or n notes
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ class InstalledEncoders:
     def features(self, column: EncodedColumn, records: Records) -> Floats:
         """Return the encoder's output, float64 (n, features).
 
-        ``records``: pixels in the column's unit, (n, pixels), or n notes.
+        ``records``: pixels in the column's unit, (n, pixels), or n notes. Features are all NaN
+        where a note is None.
 
         Raises:
             UsageError: a library or the encoder is not installed here, or the file is no encoder.
@@ -203,15 +205,17 @@ class InstalledEncoders:
                 hint="the study needs an encoder of fewer numbers; tell the coordinator",
             )
         files = self._read(column)
-        names = [hashlib.sha256(_bytes(one)).digest() for one in records]
+        names = [_name(one) for one in records]
         known = self._known.setdefault(column.model_dump_json(), {})
+        known[_NO_NOTE] = np.full(encoder.features, np.nan)
         new = {name: row for row, name in enumerate(names) if name not in known}
         rows = list(new.values())
         for place, part in self._encoded(column, files, records, rows):
             known |= {names[row]: one for row, one in zip(rows[place:], part, strict=False)}
             self._progress(place + len(part), len(rows))
         found = np.array([known[name] for name in names]).reshape(len(records), encoder.features)
-        ill = np.flatnonzero(~np.isfinite(found).all(axis=1))
+        there = np.array([name != _NO_NOTE for name in names], dtype=bool)
+        ill = np.flatnonzero(there & ~np.isfinite(found).all(axis=1))
         if len(ill):
             raise DataError(
                 f"column {column.name}: the encoder {encoder.name!r} makes no finite numbers of "
@@ -281,9 +285,12 @@ class TriedEncoders(InstalledEncoders):
             return np.zeros((len(records), column.encoder.features))
 
 
-def _bytes(record: Any) -> bytes:
-    """Return what tells one record from another: the bytes of pixels, or of a text."""
-    return record.encode() if isinstance(record, str) else bytes(record.tobytes())
+def _name(record: Any) -> bytes:
+    """Return what tells one record from another: a digest of its pixels or text."""
+    if record is None:
+        return _NO_NOTE
+    own = record.encode() if isinstance(record, str) else record.tobytes()
+    return hashlib.sha256(own).digest()
 
 
 def _sent(column: EncodedColumn, records: Records, rows: list[int]) -> bytes | memoryview:

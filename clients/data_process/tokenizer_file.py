@@ -71,9 +71,11 @@ class OpenTokenizer:
         """Return only so many tokens of each note, those that mark its ends among them."""
         try:
             self._tokenizer.enable_truncation(tokens)
-            self._tokenizer.encode(_TRIED)
-        except Exception as error:  # noqa: BLE001 - the library's errors have no base class
-            raise UnfitTokenizerError(f"it cannot make {tokens} tokens: {error}") from None
+            most = len(self._tokenizer.encode(_TRIED).ids)
+        except Exception:  # noqa: BLE001 - the library's errors have no base class
+            most = tokens + 1
+        if most > tokens:
+            raise UnfitTokenizerError(f"it cannot keep a note to {tokens} tokens")
 
     def tokens(self, note: str) -> list[int]:
         """Return a note's tokens, each below ``facts.entries``."""

@@ -84,10 +84,8 @@ def _of_images(column: ImageColumn, pixels: Floats, encoders: Encoders | None) -
 
 def _of_notes(column: NoteColumn, cells: pd.Series, encoders: Encoders | None) -> Floats:
     """Return what an encoder makes of all notes, once."""
-    encode, there = _required(column, encoders), cells.notna().to_numpy()
-    found = np.full((len(cells), column.encoder.features), np.nan)
-    found[there] = encode.features(column, [str(text) for text in cells[there]])
-    return encode_note(column, found)
+    notes = [None if pd.isna(text) else str(text) for text in cells]
+    return encode_note(column, _required(column, encoders).features(column, notes))
 
 
 def _encoder(table: Table, column: Column, encoders: Encoders | None) -> Encode:

@@ -79,10 +79,11 @@ class NoteEncoder(Encoder):
 class Encoders(Protocol):
     """What runs encoders on images and notes."""
 
-    def features(self, column: EncodedColumn, records: Floats | Sequence[str]) -> Floats:
+    def features(self, column: EncodedColumn, records: Floats | Sequence[str | None]) -> Floats:
         """Return the encoder's output (n, features).
 
-        ``records``: pixels (n, pixels) in the column's unit, or the n notes.
+        ``records``: pixels (n, pixels) in the column's unit, or the n notes. Features are all NaN
+        where a note is None.
 
         Raises DataError or UsageError: the encoder is not here, or cannot encode these records.
         """

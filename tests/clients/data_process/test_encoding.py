@@ -73,7 +73,7 @@ def test_no_image_changes_the_features_of_another_by_one_bit(tmp_path: Path, oth
     np.testing.assert_array_equal(runs.features(of, images[order]), whole[order])
     images[5] = other
     if not np.isfinite(other):
-        with pytest.raises(DataError, match="no finite numbers of 1 images, the first in row 6"):
+        with pytest.raises(DataError, match="no finite numbers of 1 records, the first in row 6"):
             runs.features(of, images)
         return
     kept = np.arange(40) != 5
@@ -84,8 +84,8 @@ def test_a_changed_or_missing_file_and_other_sizes_are_refused(tmp_path: Path) -
     data, other = encoders.encoder(), encoders.encoder(height=10)
     of, images = column(tmp_path, data), pixels(3)
     cases: list[tuple[ImageColumn, type[FloError], str]] = [
-        (column(tmp_path, data, features=5), StudyError, r"\(1, 8, 9, 5\), and .* \(1, 8, 9, 6\)"),
-        (column(tmp_path, other), StudyError, r"\(1, 8, 9, 6\), and .* \(1, 10, 9, 6\)"),
+        (column(tmp_path, data, features=5), StudyError, "features 5, and .* features 6"),
+        (column(tmp_path, other), StudyError, "height 8, .* and .* height 10, width"),
         (column(tmp_path, data, file="0" * 64), UsageError, "is not installed here; it would be"),
         (column(tmp_path, encoders.encoder(encoders.drawn)), UsageError, "RandomNormalLike"),
         (column(tmp_path, encoders.encoder(encoders.elsewhere)), UsageError, "in another file"),
@@ -104,7 +104,7 @@ def test_a_changed_or_missing_file_and_other_sizes_are_refused(tmp_path: Path) -
     ("change", "told"),
     [
         (encoders.blind, "a made-up image and its negative become the same features"),
-        (encoders.endless, "made-up images become numbers that are not finite"),
+        (encoders.endless, "made-up records become numbers that are not finite"),
         (encoders.elsewhere, "its tensor 'filters' is kept in another file"),
     ],
 )
