@@ -131,7 +131,7 @@ def tokens_of(note: str) -> list[int]:
 def expected(notes: Sequence[str]) -> Floats:
     """What the network makes of them, (n, FEATURES), by numpy."""
     means = [table()[tokens_of(note)].astype(np.float64).mean(axis=0) for note in notes]
-    return np.tanh(np.array(means))
+    return np.asarray(np.tanh(np.array(means)))
 
 
 # -- what makes a network unfit ---------------------------------------------------------------

@@ -92,6 +92,6 @@ def test_the_sheet_says_what_becomes_of_images_and_whom_epsilon_does_not_cover()
     (image,) = (text for label, text in lines if label == "column 'px'")
     assert f"becomes 6 numbers by the frozen encoder 'six numbers', file {'0' * 64}" in image
     left = [text for label, text in lines if label == "not covered"]
-    assert left[-1].startswith("The people on whom an image's encoder, or a frozen layer, was")
+    assert left[-1].startswith("The people on whom an encoder, or a frozen layer, was")
     plain = [line for section in sections(small_study()) for line in section.lines]
     assert not any("encoder" in text for _, text in plain)

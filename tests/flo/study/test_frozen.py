@@ -175,7 +175,7 @@ def test_frozen_layers_without_an_encoder_are_refused() -> None:
         {"kind": "number", "name": f"x{i}", "unit": "1", "minimum": 0, "maximum": 1}
         for i in range(6)
     ]
-    with pytest.raises(StudyError, match="frozen layers need an image column with an encoder"):
+    with pytest.raises(StudyError, match="frozen layers need a column with an encoder"):
         from_document(document)
 
 
