@@ -236,7 +236,8 @@ class InstalledEncoders:
         def encode(begin: int) -> Floats:
             child = free.get()
             try:
-                return _asked(child, column, _sent(column, records, rows[begin : begin + _CHUNK]))
+                own = rows[begin : begin + _CHUNK]
+                return _asked(child, column, _sent(column, records, own), len(own))
             finally:
                 free.put(child)
 
@@ -429,14 +430,16 @@ def _tried(child: Child, files: _Files) -> object:
     return header["facts"]
 
 
-def _asked(child: Child, column: EncodedColumn, sent: bytes | memoryview) -> Floats:
-    """Return the features (n, features) of records that were made ready for a child."""
+def _asked(child: Child, column: EncodedColumn, sent: bytes | memoryview, count: int) -> Floats:
+    """Return the features (count, features) of records that were made ready for a child."""
     header, body = _exchanged(child, sent)
     if header.get("status") != "ok":
         raise RefusedError(f"column {column.name}: the encoder could not encode the records")
     assert column.encoder is not None
-    found = np.frombuffer(body, dtype=np.float32).reshape(-1, column.encoder.features)
-    return found.astype(np.float64)
+    found = np.frombuffer(body, dtype=np.float32)
+    if len(found) != count * column.encoder.features:
+        raise RefusedError(f"column {column.name}: the encoder gave another number of features")
+    return found.reshape(count, -1).astype(np.float64)
 
 
 def _exchanged(

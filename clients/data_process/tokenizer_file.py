@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from flo.documents.document import Document
+from flo.study.encoders import MOST_TOKENS
 
 MOST_TOKENIZER_BYTES = 1 << 26
 _MOST_PARTS = 16  # of a sequence of rules
@@ -64,22 +65,26 @@ class OpenTokenizer:
             ) from None
         if not tried:
             raise UnfitTokenizerError("an English sentence has no tokens")
-        entries = max(places, default=0) + 1
+        entries = max([*places, *tried]) + 1
+        self._most = MOST_TOKENS
         self.facts = TokenizerFacts(kind=document["model"]["type"], entries=entries)
 
     def limit(self, tokens: int) -> None:
         """Return only so many tokens of each note, those that mark its ends among them."""
+        self._most = tokens
         try:
             self._tokenizer.enable_truncation(tokens)
-            most = len(self._tokenizer.encode(_TRIED).ids)
+            most = max(len(self._tokenizer.encode(_TRIED * n).ids) for n in (1, tokens))
         except Exception:  # noqa: BLE001 - the library's errors have no base class
             most = tokens + 1
         if most > tokens:
             raise UnfitTokenizerError(f"it cannot keep a note to {tokens} tokens")
 
     def tokens(self, note: str) -> list[int]:
-        """Return a note's tokens, each below ``facts.entries``."""
+        """Return a note's tokens, at most as many as the limit, each below ``facts.entries``."""
         found: list[int] = self._tokenizer.encode(note).ids
+        if len(found) > self._most or max(found, default=0) >= self.facts.entries:
+            raise ValueError("more tokens than the limit, or one that is not in the vocabulary")
         return found
 
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from flo.arrays import Floats, Mask
 from flo.clients.quality.findings import DataFinding, rows
-from flo.clients.sources.cells import as_ids, as_numbers, as_text, dictionary
+from flo.clients.sources.cells import as_ids, as_numbers, as_text, dictionary, is_text
 from flo.clients.sources.mapping import MappedColumn, StudyMapping, each_step
 from flo.clients.sources.source import DataSource
 from flo.privacy.patients.split import normalise
@@ -214,6 +214,8 @@ def _note(
 ) -> tuple[pa.Array, dict[tuple[str, str], Mask]]:
     """Return text, null for missing, and the mask of the cells that are none."""
     try:
+        if not is_text(cells):
+            raise TypeError("numbers, dates or truth values")
         text = _without(as_text(cells), mapped.missing)
     except TypeError as error:
         none = pa.nulls(len(cells), pa.large_string())

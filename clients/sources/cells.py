@@ -54,6 +54,12 @@ def as_text(cells: pa.Array, *, as_spelt: bool = False) -> pa.StringArray:
     return trimmed if as_spelt else pc.if_else(absent, pa.scalar(None, pa.string()), trimmed)
 
 
+def is_text(cells: pa.Array) -> bool:
+    """Return whether cells are text or bytes, lists or structures, or all missing."""
+    kind = _plain(cells).type
+    return pa.types.is_null(kind) or pa.types.is_nested(kind) or _is_text(kind)
+
+
 def as_ids(cells: pa.Array) -> pa.StringArray:
     """Return patient ids: text or whole numbers, null for missing.
 

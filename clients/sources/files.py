@@ -23,7 +23,7 @@ import pyarrow.parquet
 from flo.clients.sources.mapping import StudyMapping
 from flo.clients.sources.source import BATCH, Batch, SourceField
 from flo.errors import DataError
-from flo.study.columns import ImageColumn, NumberColumn
+from flo.study.columns import ImageColumn, NoteColumn, NumberColumn
 from flo.study.schema import Schema
 
 _BLOCK_BYTES = 8 << 20
@@ -111,13 +111,17 @@ class CsvFile(TableSource):
 
         If commas or bars separate cells, numbers are left as they are.
         """
+        notes = [c.name for c in schema.columns if isinstance(c, NoteColumn)]
         if self._separator() in ",|":
-            yield from super().read(mapping, schema)
+            for batch in super().read(mapping, schema):
+                self._refuse_line_breaks(batch, notes)
+                yield batch
             return
         numbers = sorted(_numbers(schema) & mapping.columns.keys())
         thousands, points, commas = Counter[str](), Counter[str](), Counter[str]()
         held: Batch | None = None
         for batch in super().read(mapping, schema):
+            self._refuse_line_breaks(batch, notes)
             cells = dict(batch.columns)
             for name in numbers:
                 thousands[name] += _count(cells[name], _THOUSANDS)
@@ -131,6 +135,16 @@ class CsvFile(TableSource):
             asked = [n for n in numbers if thousands[n] and (commas[n] or not points[n])]
             doubts = {("thousands", n, _MAY_BE_THOUSANDS): thousands[n] for n in asked}
             yield replace(held, to_accept=doubts)
+
+    def _refuse_line_breaks(self, batch: Batch, notes: list[str]) -> None:
+        """Refuse a note that may have swallowed other rows: no other rule would find it."""
+        for name in notes:
+            if name in batch.columns and _count(batch.columns[name], r"[\r\n]"):
+                raise DataError(
+                    f"{self.name}: a cell of {name} holds a line break, or its quotation mark is "
+                    "not closed",
+                    hint="export notes with line breaks as Parquet",
+                )
 
     def _names(self) -> list[str]:
         if self._known is None:

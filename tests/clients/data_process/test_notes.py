@@ -129,9 +129,19 @@ def test_a_note_with_line_breaks_is_read_from_parquet_and_said_of_csv(tmp_path: 
     flat = ["the patient has no fever", *LETTERS[1:]]
     np.testing.assert_array_equal(read(tmp_path, lines, of).inputs, read(tmp_path, flat, of).inputs)
     frame(lines).to_csv(tmp_path / "notes.csv", index=False)
-    with pytest.raises(DataError, match="7 lines below its header and 6 rows") as error:
+    with pytest.raises(DataError, match="a cell of letter holds a line break") as error:
         encode_checked(open_file(tmp_path / "notes.csv", "id"), of, "id", (), None)
     assert "export notes with line breaks as Parquet" in error.value.hint
+    swallowed = 'id,age,letter,ill\n1,40,"a\n2,41,b",1\n3,42,c,0\r4,43,d,1\n'
+    (tmp_path / "notes.csv").write_bytes(swallowed.encode())
+    with pytest.raises(DataError, match="a cell of letter holds a line break"):
+        encode_checked(open_file(tmp_path / "notes.csv", "id"), of, "id", (), None)
+
+
+def test_dates_and_numbers_are_no_notes(tmp_path: Path) -> None:
+    for letters in ([1958, 1960], [1.5, 2.5], [True, False], [pd.Timestamp("1958-04-02")] * 2):
+        with pytest.raises(DataError, match="letter': must be text, not numbers, dates"):
+            read(tmp_path, letters, schema(tmp_path))
 
 
 def test_what_breaks_a_rule_is_named_by_row_and_no_word_of_it_is_shown(tmp_path: Path) -> None:

@@ -96,6 +96,17 @@ def test_fewer_tokens_than_mark_a_notes_ends_are_refused() -> None:
         OpenTokenizer(notes.tokenizer()).limit(1)
 
 
+def test_a_token_beyond_the_vocabulary_counts_and_a_repeated_note_is_refused() -> None:
+    far = {"type": "BertProcessing", "sep": ["[SEP]", 999], "cls": ["[CLS]", 2]}
+    assert OpenTokenizer(notes.tokenizer(post_processor=far)).facts.entries == 1000
+    twice = {
+        **{"type": "TemplateProcessing", "pair": [], "special_tokens": {}},
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2,
+    }
+    with pytest.raises(UnfitTokenizerError, match="it cannot keep a note to 30 tokens"):
+        OpenTokenizer(notes.tokenizer(post_processor=twice)).limit(30)
+
+
 def test_no_byte_changed_in_a_file_raises_anything_else() -> None:
     data, dice = bytearray(notes.tokenizer()), np.random.default_rng(3)
     for _ in range(2000):
