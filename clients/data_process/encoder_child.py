@@ -84,12 +84,17 @@ def serve(
         why = "it takes more memory than a file of its size should"
         write_frame(writer, {"status": "refused", "why": why})
         return
+    except BaseException as error:  # a panic of a library in Rust is no Exception
+        log.exception("the encoder could not be opened")
+        why = f"a library failed on it ({type(error).__name__})"
+        write_frame(writer, {"status": "refused", "why": why})
+        return
     del first, tokenizer, network
     write_frame(writer, {"status": "ok", "facts": encoder.facts.model_dump(mode="json")})
     while (frame := read_frame(reader)) is not None:
         try:
             write_frame(writer, {"status": "ok"}, encoder.features(frame[1]).tobytes())
-        except Exception:  # of any kind: reply one code, log the place
+        except BaseException:  # of any kind, also a panic of a library in Rust: log the place
             log.exception("the records could not be encoded")
             write_frame(writer, {"status": "failed"})
 

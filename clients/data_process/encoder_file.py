@@ -1,8 +1,8 @@
-"""What an encoder's ONNX file may contain: a fixed function of one image or note, to numbers.
+"""What an encoder's ONNX file may contain: a fixed function of one image or note.
 
 Only operators on float numbers that are listed here, each with sides that are known before any
-image is seen. What the list leaves out could read other files, draw random numbers, give an image a
-number of outputs that depends on it, or return memory that it has not written: onnxruntime 1.32
+record is seen. What the list leaves out could read other files, draw random numbers, give a record
+a number of outputs that depends on it, or return memory that it has not written: onnxruntime 1.32
 leaves outputs of integer products unwritten where a side is 0, and they then hold another
 patient's numbers. Indices and shapes are constants of the file, so that no pixel can be one. The
 tokens of a note are indices, but only of the rows of constant tables, and no tokenizer is taken
@@ -61,7 +61,7 @@ class TakesNote(Document):
 
 
 class EncoderFacts(Document):
-    """What an encoder's file states: what it takes, and how many numbers it makes of it.
+    """What an encoder's file states: the record that it takes, and its number of features.
 
     ``operators``: kinds of its nodes, sorted. ``parameters``: how many numbers it holds.
     """
@@ -233,7 +233,7 @@ def _refuse_node(node: Any) -> None:
         )
     to = [one.i for one in node.attribute if one.name == "to"]
     if node.op_type == "Cast" and to not in ([_FLOAT], [_BOOL]):
-        raise UnfitEncoderError(f"{what} (Cast) makes other numbers than float32 of an image's")
+        raise UnfitEncoderError(f"{what} (Cast) makes other numbers than float32")
     for one in node.attribute:
         if one.HasField("g") or one.graphs or one.HasField("sparse_tensor") or one.sparse_tensors:
             raise UnfitEncoderError(f"{what} ({node.op_type}) holds a graph, or sparse numbers")

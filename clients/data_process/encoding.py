@@ -54,7 +54,7 @@ _NO_NOTE = b""  # the name of a record without a note
 _CHUNK = 4  # records in a request
 _MOST_NUMBERS = 1 << 28  # of all records together: 2 GiB, of which an approval holds a few copies
 _MOST_CHILDREN = 8  # each holds the whole encoder
-_TOGETHER = 1 << 29  # bytes of the file, in all of them
+_TOGETHER = 1 << 29  # bytes of the files, in all of them
 
 Progress = Callable[[int, int], None]  # records encoded, of how many
 Records = Floats | Sequence[str | None]  # pixels (n, pixels), or n notes
@@ -62,7 +62,7 @@ Records = Floats | Sequence[str | None]  # pixels (n, pixels), or n notes
 
 @dataclass(frozen=True)
 class _Files:
-    """What an encoder needs: its ``network``, and the ``tokenizer`` of notes."""
+    """The files of an encoder: its ``network``, and the ``tokenizer`` if it takes notes."""
 
     network: bytes
     tokenizer: bytes = b""
@@ -229,7 +229,8 @@ class InstalledEncoders:
     ) -> Iterator[tuple[int, Floats]]:
         """Encode some rows; yield the place of the first of some of them, and their features."""
         chunks = range(0, len(rows), _CHUNK)
-        most = max(1, min(_MOST_CHILDREN, _TOGETHER // len(files.network)))
+        size = len(files.network) + len(files.tokenizer)
+        most = max(1, min(_MOST_CHILDREN, _TOGETHER // size))
         count = min(len(os.sched_getaffinity(0)), len(chunks), most)
         free = SimpleQueue[Child]()
 
@@ -457,6 +458,6 @@ def _exchanged(
     if answer is None:
         raise RefusedError(
             f"the process that runs the encoder ended, or did not answer in {LONGEST_SECONDS:g} s",
-            hint="the machine may lack memory for it; the lines above say more",
+            hint="the machine may lack memory for the encoder, or for its longest record",
         )
     return answer

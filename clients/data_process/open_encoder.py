@@ -17,7 +17,7 @@ from flo.clients.data_process.encoder_file import (
     UnfitEncoderError,
     read_facts,
 )
-from flo.clients.data_process.tokenizer_file import OpenTokenizer
+from flo.clients.data_process.tokenizer_file import TRIED_NOTE, OpenTokenizer
 from flo.scoring.network import session_of
 
 _TRIED = 6  # made-up images or notes
@@ -126,12 +126,14 @@ class _OfNotes(OpenEncoder):
         lengths = [max(1, takes.tokens * (place + 1) // _TRIED) for place in range(_TRIED)]
         rows = spread.reshape(_TRIED, -1).tolist()
         tried = [row[:length] for row, length in zip(rows, lengths, strict=True)]
+        if self._tokenizer is not None:
+            tried.append(self._tokenizer.tokens(TRIED_NOTE))
         found = _in_two_orders(self._of, tried)
         if takes.rows > 1 and len(np.unique(found, axis=0)) == 1:
             raise UnfitEncoderError("all made-up notes become the same features")
         padded = self._of(tried, padding=takes.rows - 1)
         if not np.allclose(found, padded, rtol=1e-4, atol=1e-5):
-            raise UnfitEncoderError("what stands in a note's padding changes its features")
+            raise UnfitEncoderError("other tokens in a note's padding give other features")
 
 
 def _in_two_orders(run: Callable[[Any], Floats], tried: Any) -> Floats:

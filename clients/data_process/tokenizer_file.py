@@ -1,9 +1,10 @@
 """What a tokenizer's file may contain: fixed rules from one text to whole numbers.
 
 The file is ``tokenizer.json``, as the library tokenizers writes it: data and no code. Only the
-parts that are listed here are taken. What the list leaves out runs patterns of the file's own in a
-C library for regular expressions, reads compiled tables without looking at their bounds, or draws
-random numbers: each could make a note's tokens depend on another note. Runs in a confined process.
+kinds of parts that are listed here are taken; the library reads their settings. What the list
+leaves out runs patterns of the file's own in a C library for regular expressions, reads compiled
+tables, or draws random numbers. A fault there could make a note's tokens depend on another note.
+Runs in a confined process.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from flo.study.encoders import MOST_TOKENS
 
 MOST_TOKENIZER_BYTES = 1 << 26
 _MOST_PARTS = 16  # of a sequence of rules
+_LONGEST_WORD = 1000  # characters; the time that a word takes grows with its square
 _PARTS = {
     "normalizer": {
         *("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Strip", "StripAccents"),
@@ -31,7 +33,7 @@ _PARTS = {
 }
 _MODELS = {"BPE", "Unigram", "WordLevel", "WordPiece"}
 _WITHIN = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"}
-_TRIED = "The patient, 54 years old, has no pain."
+TRIED_NOTE = "The patient, 54 years old, has no pain."
 
 
 class UnfitTokenizerError(ValueError):
@@ -50,13 +52,13 @@ class OpenTokenizer:
 
     def __init__(self, data: bytes) -> None:
         """Check the file and try it out. Raises UnfitTokenizerError."""
-        from tokenizers import Tokenizer
-
         document = checked(data)
         try:
+            from tokenizers import Tokenizer
+
             self._tokenizer: Any = Tokenizer.from_str(json.dumps(document))
             places = self._tokenizer.get_vocab(with_added_tokens=True).values()
-            tried = self._tokenizer.encode(_TRIED).ids
+            tried = self._tokenizer.encode(TRIED_NOTE).ids
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - the library's errors have no base class
@@ -74,7 +76,7 @@ class OpenTokenizer:
         self._most = tokens
         try:
             self._tokenizer.enable_truncation(tokens)
-            most = max(len(self._tokenizer.encode(_TRIED * n).ids) for n in (1, tokens))
+            most = max(len(self._tokenizer.encode(TRIED_NOTE * n).ids) for n in (1, tokens))
         except Exception:  # noqa: BLE001 - the library's errors have no base class
             most = tokens + 1
         if most > tokens:
@@ -102,9 +104,14 @@ def checked(data: bytes) -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
         raise UnfitTokenizerError("it is no tokenizer.json of the library tokenizers")
     model = document["model"]
-    if model.get("type") not in _MODELS:
+    kind, longest = model.get("type"), model.get("max_input_chars_per_word", 100)
+    if not isinstance(kind, str) or kind not in _MODELS:
         raise UnfitTokenizerError(
-            f"its model is {_shown(model.get('type'))}; FLO runs {', '.join(sorted(_MODELS))}"
+            f"its model is {_shown(kind)}; FLO runs {', '.join(sorted(_MODELS))}"
+        )
+    if not isinstance(longest, int) or longest > _LONGEST_WORD:
+        raise UnfitTokenizerError(
+            f"max_input_chars_per_word of its model is {_shown(longest)}, limit {_LONGEST_WORD}"
         )
     if model.get("dropout"):
         raise UnfitTokenizerError("its model draws random numbers (dropout); save it without")
@@ -135,7 +142,7 @@ def _refuse_part(place: str, part: object, allowed: set[str]) -> None:
             if isinstance(one, Mapping) and one.get("type") == "Sequence":
                 raise UnfitTokenizerError(f"its {place} has a sequence within a sequence")
             _refuse_part(place, one, allowed)
-    elif kind not in allowed:
+    elif not isinstance(kind, str) or kind not in allowed:
         raise UnfitTokenizerError(
             f"its {place} has a part {_shown(kind)}; FLO runs {', '.join(sorted(allowed))}"
         )

@@ -32,7 +32,7 @@ from flo.clients.sources.mapping import (
 from flo.clients.sources.source import DataSource
 from flo.errors import DataError, UsageError
 from flo.study import identifier_patterns
-from flo.study.columns import ImageColumn
+from flo.study.columns import ImageColumn, NoteColumn
 from flo.study.encoders import Encoders
 from flo.study.schema import Schema
 
@@ -114,7 +114,7 @@ def encode_checked(
 ) -> EncodedTable:
     """Encode data whose fields have the study's names, after checking the schema's rules only.
 
-    ``encoders``: of image columns that have one. Raises DataError: lists every finding, not only
+    ``encoders``: of the columns that have one. Raises DataError: lists every finding, not only
     the first; and what ``encoders`` raise.
     """
     try:
@@ -259,6 +259,12 @@ def _mapping(
     wanted = _input_fields(schema) | set(schema.outcome_columns)
     if id_column in wanted:
         refuse([DataFinding(id_column, "is this population's patient id; no study may use it")], {})
+    notes = [column.name for column in schema.columns if isinstance(column, NoteColumn)]
+    if notes and not source.is_table:
+        raise UsageError(
+            f"column {notes[0]} holds notes, and {source.name} has none: only tables have",
+            hint="export this population as Parquet, with a column of notes",
+        )
     if mapping is not None and not (source.is_table and not mapping.columns):
         if wrong := problems(mapping, schema):
             lines = "\n".join(f"  {line}" for line in wrong)

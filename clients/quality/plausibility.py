@@ -19,11 +19,12 @@ from flo.clients.quality.findings import DataFinding
 from flo.clients.quality.id_spelling import other_characters, same_patient
 from flo.clients.quality.identifiers import identifiers, weak_ids
 from flo.clients.quality.placeholders import constant_codes, placeholders
+from flo.clients.quality.rules import note_lengths
 from flo.clients.quality.sizes import Expected, unexpected_size
 from flo.clients.quality.table import Table
 from flo.clients.quality.units import wrong_unit
 from flo.scores.metrics import exact_auc
-from flo.study.columns import CategoryColumn, CellColumn, NumberColumn
+from flo.study.columns import CategoryColumn, ImageColumn, NoteColumn, NumberColumn
 from flo.study.schema import Schema
 from flo.study.sequence import at
 
@@ -140,11 +141,13 @@ def _leaks_of(table: Table, schema: Schema, positive: Mask, negative: Mask) -> l
     ill, found = positive[chosen], []
     half = _half(names[chosen], ill)
     for column in schema.columns:
-        if not isinstance(column, CellColumn):
+        if isinstance(column, ImageColumn):
             continue
         cells = table.columns[column.name].iloc[chosen]
         if isinstance(column, NumberColumn):
             own = _area_of_numbers(cells.to_numpy(), ill)
+        elif isinstance(column, NoteColumn):
+            own = _area_of_numbers(note_lengths(cells).astype(np.float64), ill)
         else:
             own = _area_of_codes(cells.cat.codes.to_numpy().astype(np.int64) + 1, ill, half)
         area = max(_missing_area(cells, ill), own)

@@ -1,4 +1,4 @@
-"""Convert a source's cells to a table of numbers and codes, by column and batch.
+"""Convert a source's cells to a table of numbers, codes and notes, by column and batch.
 
 The mapping's units, codes and missing cells are applied here. Only numbers, codes and the
 notes that a study uses are stored, so that a million records of thirty columns take some hundred
@@ -38,6 +38,7 @@ from flo.study.schema import Schema
 
 _BOUND = r"^(<|>|≤|≥|\? )"
 CountSoFar = Callable[[int], None]
+_NOTES = 1024  # cells that are converted together: Arrow's text has at most 2 GiB
 _Coded = tuple[list[str], npt.NDArray[np.int32]]  # codes, and each cell's place among them or -1
 
 
@@ -212,15 +213,32 @@ def _numbers(
 def _note(
     name: str, cells: pa.Array, mapped: MappedColumn
 ) -> tuple[pa.Array, dict[tuple[str, str], Mask]]:
-    """Return text, null for missing, and the mask of the cells that are none."""
-    try:
-        if not is_text(cells):
-            raise TypeError("numbers, dates or truth values")
-        text = _without(as_text(cells), mapped.missing)
-    except TypeError as error:
-        none = pa.nulls(len(cells), pa.large_string())
-        return none, {(name, f"{NOT_TEXT}, not {error}"): np.ones(len(cells), dtype=bool)}
-    return text.cast(pa.large_string()), {}
+    """Return text, null for missing, and the masks of the cells that are none."""
+    found, broken = list[pa.Array](), dict[tuple[str, str], Mask]()
+    for begin in range(0, len(cells), _NOTES):
+        part = cells[begin : begin + _NOTES]
+        try:
+            found.append(_note_text(part, mapped))
+            continue
+        except TypeError:
+            pass  # one or more are no text: each is looked at alone
+        for place in range(begin, begin + len(part)):
+            try:
+                found.append(_note_text(cells[place : place + 1], mapped))
+            except TypeError as error:
+                found.append(pa.nulls(1, pa.large_string()))
+                mask = broken.setdefault(
+                    (name, f"{NOT_TEXT}, not {error}"), np.zeros(len(cells), dtype=bool)
+                )
+                mask[place] = cells[place].is_valid
+    return pa.chunked_array(found, pa.large_string()).combine_chunks(), broken
+
+
+def _note_text(cells: pa.Array, mapped: MappedColumn) -> pa.Array:
+    """Return text, null for missing. Raises TypeError: cells are none."""
+    if not is_text(cells):
+        raise TypeError("numbers, dates or truth values")
+    return _without(as_text(cells), mapped.missing).cast(pa.large_string())
 
 
 def _bounds(cells: pa.Array, text: Mask) -> Mask:

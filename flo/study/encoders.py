@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LARGEST_ENCODED_IMAGE = 1 << 20  # pixels, of all channels
 MOST_FEATURES = 32_768
 MOST_TOKENS = 8192
-LONGEST_NOTE = 1 << 20  # characters
+LONGEST_NOTE = 1 << 17  # characters: some normalizers make 18 of one
 
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 

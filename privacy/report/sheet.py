@@ -274,6 +274,8 @@ def _could_tell(column: Column) -> list[str]:
         return found
     if isinstance(column, NumberColumn) and column.maximum - column.minimum >= WIDE_BOUNDS:
         return ["bounds wide enough for a record number or a date of birth"]
+    if isinstance(column, NoteColumn):
+        return ["free text names patients: it is read at the hospital only, and no word leaves it"]
     return []
 
 

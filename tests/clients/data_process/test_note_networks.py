@@ -42,7 +42,7 @@ def test_what_makes_a_network_unfit_is_named(change: encoders.Change, told: str)
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (notes.padding_counts, "what stands in a note's padding changes its features"),
+        (notes.padding_counts, "other tokens in a note's padding give other features"),
         (notes.blind, "all made-up notes become the same features"),
     ],
 )

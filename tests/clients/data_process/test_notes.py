@@ -22,12 +22,14 @@ from flo.clients.quality.check import (
     require_clean,
 )
 from flo.clients.quality.inspection import inspection, page
+from flo.clients.sources.dicom import DicomFolder
 from flo.clients.sources.files import open_file
 from flo.clients.sources.sql import SqlTable
 from flo.errors import DataError, FloError, StudyError, TrustError, UsageError
 from flo.study.columns import NoteColumn
 from flo.study.schema import Schema
 from tests import encoders, notes
+from tests.clients.sources.images import MAPPING, write
 
 pytestmark = pytest.mark.processes
 
@@ -149,13 +151,13 @@ def test_what_breaks_a_rule_is_named_by_row_and_no_word_of_it_is_shown(tmp_path:
     with pytest.raises(DataError, match=r"letter': cells are missing.*\(row 2\)") as error:
         read(tmp_path, [PLANTED, None, "a"], of)
     assert "Mustermann" not in str(error.value)
-    with pytest.raises(DataError, match="a note must have at most 1,048,576 characters") as error:
+    with pytest.raises(DataError, match="a note must have at most 131,072 characters") as error:
         read(tmp_path, [PLANTED * 20_000, "a"], of)
     assert "Mustermann" not in str(error.value)
     with pytest.raises(DataError, match="letter': must be text, not lists or structures"):
         read(tmp_path, [["a", "cough"], ["a"]], of)
-    with pytest.raises(DataError, match="letter': must be text, not bytes"):
-        read(tmp_path, [b"\xff\xfe\xfa", b"a"], of)
+    with pytest.raises(DataError, match=r"letter': must be text, not bytes, 1 record \(row 3\)"):
+        read(tmp_path, [b"a", b"pain", b"\xff\xfe\xfa", b"a"], of)
 
 
 def test_the_page_of_an_inspection_shows_lengths_and_no_word(tmp_path: Path) -> None:
@@ -172,6 +174,33 @@ def test_the_page_of_an_inspection_shows_lengths_and_no_word(tmp_path: Path) -> 
     for word in ("Erika", "Mustermann", "1958", "1234567", "e@x.org", "cough", "fever"):
         assert word not in shown
         assert word not in repr(looked.found)
+
+
+def test_a_note_that_only_the_ill_have_is_asked_about(tmp_path: Path) -> None:
+    of = schema(tmp_path, missing="indicator")
+    ill = np.arange(200) % 2 == 1
+    frame([LETTERS[place % 6] if one else None for place, one in enumerate(ill)]).to_parquet(
+        tmp_path / "notes.parquet"
+    )
+    found = inspect_table(open_file(tmp_path / "notes.parquet", "id"), of, "id").found
+    (leak,) = [one for one in found if "predicts the label almost alone" in one.rule]
+    assert (leak.column, leak.level) == ("letter", "to accept")
+
+
+def test_a_source_that_is_no_table_has_no_notes(tmp_path: Path) -> None:
+    source = DicomFolder(*write(tmp_path, 3), "PatientID")
+    with pytest.raises(UsageError, match=r"column letter holds notes, and .* has none") as error:
+        inspect_table(source, schema(tmp_path), "PatientID", MAPPING)
+    assert "export this population as Parquet" in error.value.hint
+
+
+def test_a_panic_of_the_library_is_a_refusal_and_not_an_end() -> None:
+    twice = {
+        **{"type": "TemplateProcessing", "pair": [], "special_tokens": {}},
+        "single": [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"],
+    }
+    with pytest.raises(UsageError, match="cannot be used: a library failed on it"):
+        encoding.examine_tokenizer(notes.tokenizer(post_processor=twice))
 
 
 def test_an_approval_reads_notes_and_the_first_records_of_a_patient(tmp_path: Path) -> None:
