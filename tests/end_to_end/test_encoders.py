@@ -1,4 +1,4 @@
-"""Images behind a frozen encoder: from launch to scores that anybody can compute again."""
+"""Images and notes behind a frozen encoder: from launch to scores that anybody can compute."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flo.errors import StudyError
 from flo.published.compile import compiled
 from flo.published.model_card import PublishedModel
 from flo.study.packs import Pack
-from tests import encoders
+from tests import encoders, notes
 from tests.commands import flo
 from tests.end_to_end.test_gate import said
 from tests.end_to_end.whole_run import finishes_at_home, rewritten, whole_run
@@ -95,6 +95,74 @@ def test_from_launch_to_scores_of_images_behind_an_encoder(tmp_path: Path) -> No
     refused = flo(*predict, *home)
     assert refused.returncode != 0
     assert f"the encoder 'six numbers', {stated['file']}, is not installed here" in refused.stderr
+
+
+LETTERS = ("the patient has chest pain and fever.", "no cough and no fever", "a painful cough")
+
+
+def with_notes(network: Path, tokenizer: Path, site: SiteHome) -> None:
+    """Give the site notes, most of which tell who is ill, and install both files."""
+
+    def letter(number: int, _: bool) -> dict[str, object]:
+        ill = number % 2
+        told = LETTERS[number % 3] if number % 5 else ("chest pain" if ill else "a cough")
+        return {"letter": told if number % 7 else "", "ill": ill}
+
+    rewritten(site, letter)
+    toml = site.directory / "site.toml"
+    toml.write_text(toml.read_text().replace("ignore = []", 'ignore = ["ward"]'))
+    at_home, policy = ("--home", site.directory), site.directory / "policy.toml"
+    digests = [
+        said(flo("site", "encoder", file, *at_home)).split("installed: ")[1].split()[0]
+        for file in (network, tokenizer)
+    ]
+    policy.write_text(f'encoders = ["{digests[0]}", "{digests[1]}"]\n' + policy.read_text())
+    said(flo("site", "policy", "--sign", *at_home))
+
+
+def test_from_launch_to_scores_of_notes_behind_an_encoder(tmp_path: Path) -> None:
+    network, tokenizer = tmp_path / "five.onnx", tmp_path / "tokenizer.json"
+    network.write_bytes(notes.encoder())
+    tokenizer.write_bytes(notes.tokenizer())
+    refused = flo("study", "encoder", network, "--name", "five numbers")
+    assert "takes the tokens of notes, and no tokenizer is given" in refused.stderr
+    words = ("--name", "five numbers", "--tokenizer", tokenizer)
+    stated = tomllib.loads(flo("study", "encoder", network, *words).stdout)["encoder"]
+    assert stated == notes.kept(tmp_path / "told", notes.encoder(), notes.tokenizer())
+    document = imaging("logistic") | {"schema_version": 4}
+    age = {"kind": "number", "name": "age", "unit": "years", "minimum": 0, "maximum": 120}
+    letter = {"kind": "note", "name": "letter", "missing": "indicator", "encoder": stated}
+    document["data"]["columns"] = [age, letter]
+    prepare = functools.partial(with_notes, network, tokenizer)
+    seen = "free text names patients: it is read at the hospital only, and no word leaves it"
+    card, trusted, sites = whole_run(tmp_path, document, prepare, seen)
+    model, home = PublishedModel.open(card, trusted), ("--home", sites[0].directory)
+
+    (population,) = sites[0].read_config().populations
+    assert population.file is not None
+    out = tmp_path / "scores.csv"
+    predict = ("model", "predict", card, "--data", population.file, "--out", out)
+    said(flo(*predict, *home))
+    with out.open() as scored, population.file.open() as patients:
+        found = [float(row["score"]) for row in csv.DictReader(scored)]
+        rows = list(csv.DictReader(patients))
+    ages = np.array([float(row["age"]) for row in rows])
+    there = np.array([bool(row["letter"]) for row in rows])
+    assert 0 < there.sum() < len(rows)
+    features = notes.expected([row["letter"] for row in rows])
+    features /= np.sqrt((features**2).mean(axis=1, keepdims=True))
+    features[~there] = 0
+    inputs = np.column_stack([ages / 60 - 1, features, ~there])
+    truth = expit(inputs @ model.weights[:-1] + model.weights[-1])
+    assert found == pytest.approx(truth, abs=2e-6)
+    for row in finishes_at_home(card, sites[0], population.file, "AUC"):
+        assert 0 < float(row["score"]) < 1
+    assert "as published" in said(flo("model", "check", card, *home))
+    assert "it has images or notes" in flo("model", "explain", card, *home).stderr
+    for site in sites:  # no word of a note is kept but in the hospital's own file
+        for path in site.directory.rglob("*"):
+            if path.is_file() and path != population.file and path.suffix != ".csv":
+                assert b"chest pain and" not in path.read_bytes(), path
 
 
 def test_from_launch_to_scores_of_a_frozen_tail_with_adapters(tmp_path: Path) -> None:
