@@ -326,13 +326,15 @@ ROWS: tuple[Requirement, ...] = (
         "GDPR Art. 5(1)(f)",
         "integrity and confidentiality",
         "differential privacy for whatever leaves; the process that holds patients has no "
-        "network, and neither has one that runs an encoder on their images",
+        "network, and neither has one that runs an encoder on their images or notes",
         (
             "tests/clients/data_process/test_confinement.py::test_every_layer_holds_on_this_machine",
             "tests/clients/data_process/test_helpers.py::"
             "test_helpers_are_confined_and_cannot_reach_the_agents_pipe",
             "tests/clients/data_process/test_encoding.py::"
             "test_no_image_changes_the_features_of_another_by_one_bit",
+            "tests/clients/data_process/test_notes.py::"
+            "test_no_note_changes_the_features_of_another_by_one_bit",
             "tests/clients/data_process/test_encoder_file.py::"
             "test_what_makes_a_file_unfit_is_named",
         ),
