@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,11 @@ def model(channels: int = 1, height: int = 8, width: int = 9) -> ModelProto:
 
 def encoder(*changes: Change, **sizes: int) -> bytes:
     """Its bytes. ``changes``: applied to it before."""
-    made = model(**sizes)
+    return written(model(**sizes), changes)
+
+
+def written(made: ModelProto, changes: Iterable[Change]) -> bytes:
+    """The bytes of a network, after ``changes``."""
     for change in changes:
         change(made)
     data: bytes = made.SerializeToString()

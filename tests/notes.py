@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from flo.arrays import Floats
 from flo.clients.data_process.encoding import encoder_path, tokenizer_path
 from flo.documents import canonical
-from tests.encoders import Change
+from tests.encoders import Change, written
 
 FEATURES, TOKENS = 5, 12
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -100,11 +100,7 @@ def table(rows: int = len(VOCABULARY)) -> np.ndarray:
 
 def encoder(*changes: Change, **sizes: int) -> bytes:
     """The network's bytes. ``changes``: applied to it before."""
-    made = model(**sizes)
-    for change in changes:
-        change(made)
-    data: bytes = made.SerializeToString()
-    return data
+    return written(model(**sizes), changes)
 
 
 def kept(folder: Path, data: bytes, words: bytes) -> dict[str, Any]:
