@@ -26,7 +26,8 @@ DAY = "2026-03-01"
 
 def with_events(site: SiteHome) -> None:
     """Write the site's events beside its patients, and name them in site.toml."""
-    rewritten(site, lambda number, ill: {"visited": DAY})
+    # As many are ill as not: enough of each for a finish at home, however they are split.
+    rewritten(site, lambda number, ill: {"visited": DAY, "ill": number % 2})
     (population,) = site.read_config().populations
     assert population.file is not None
     with population.file.open() as file:
