@@ -27,7 +27,7 @@ DAY = "2026-03-01"
 def with_events(site: SiteHome) -> None:
     """Write the site's events beside its patients, and name them in site.toml."""
     # As many are ill as not: enough of each for a finish at home, however they are split.
-    rewritten(site, lambda number, ill: {"visited": DAY, "ill": number % 2})
+    rewritten(site, lambda number, ill: {"visited": DAY, "ill": number // 2 % 2})
     (population,) = site.read_config().populations
     assert population.file is not None
     with population.file.open() as file:
@@ -36,7 +36,7 @@ def with_events(site: SiteHome) -> None:
     with events.open("w") as file:
         file.write("patient_id,day,code,value\n")
         for number, one in enumerate(people):
-            pulse = 60 + 40 * int(one["ill"]) + number % 9
+            pulse = 60 + 4 * int(one["ill"]) + number % 9
             file.write(f"{one['patient_id']},2026-02-{1 + number % 27:02d},pulse,{pulse}\n")
             file.write(f"{one['patient_id']},2025-12-2{number % 9},room,{'xy'[number % 2]}\n")
     policy = site.directory / "policy.toml"
