@@ -217,6 +217,8 @@ class AnsweringModels:
                 new.append((state, one.found))
                 if state.ready is None:
                     state.loading.clear()
+            elif one.found.version == state.refused:  # nothing loads, so nobody waits for it
+                state.loading.set()
             state.wanted = one.found.version
 
     def _compare(self, state: Answering, one: Decided, new: list[tuple[Answering, Found]]) -> None:
@@ -287,19 +289,14 @@ class AnsweringModels:
         async with lock:
             for state, found in new:
                 try:
-                    no_reasons = await self._loaded(state, found.version, alone=alone)
-                except RefusedError as error:
-                    state.refused = found.version
-                    _say_not_loaded(state, found.title, error)
-                except NetworkError as error:
-                    state.wanted = state.ready.version if state.ready else None  # it is tried again
-                    _say_not_loaded(state, found.title, error)
-                else:
-                    if state.wanted == found.version:  # it may have been withdrawn meanwhile
-                        _begin(state, found, no_reasons)
-                for each in self.states.values():
-                    self._ask(each)
-                state.loading.set()
+                    loaded: str | FloError = await self._loaded(state, found.version, alone=alone)
+                except (RefusedError, NetworkError) as error:
+                    loaded = error
+                async with self._reading:  # it may be withdrawn by what is being read
+                    if state.wanted == found.version:
+                        _settle(state, found, loaded)
+                        for each in self.states.values():
+                            self._ask(each)
             self._keep_known()
 
     async def _loaded(self, state: Answering, version: ServedVersion, *, alone: bool) -> str:
@@ -362,8 +359,26 @@ def _is_new(state: Answering, version: ServedVersion) -> bool:
     return version not in (state.wanted, state.refused)
 
 
+def _settle(state: Answering, found: Found, loaded: str | FloError) -> None:
+    """Let a version answer that every worker has loaded, or say why it cannot.
+
+    What answered before goes on then, unless it was withdrawn. ``loaded``: why the version has no
+    reasons ("" if it has), or why it is not loaded.
+    """
+    if isinstance(loaded, str):
+        _begin(state, found, loaded)
+    else:
+        log.warning(f"{found.title} cannot answer as {state.name}: {loaded}")
+        state.why = f"{found.title} cannot answer: {loaded}"
+        if isinstance(loaded, RefusedError):
+            state.refused = found.version
+        else:  # it is tried again
+            state.wanted = state.ready.version if state.ready else None
+    state.loading.set()
+
+
 def _begin(state: Answering, found: Found, no_reasons: str) -> None:
-    """Let a version answer that every worker has loaded."""
+    """Let a version answer."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     digest = bytes.fromhex(found.version.digest)
     state.before = state.ready or state.before
@@ -371,12 +386,6 @@ def _begin(state: Answering, found: Found, no_reasons: str) -> None:
     state.ready = Ready(*facts, found.watched)
     state.why = ""
     log.info(f"{found.title} answers as {state.name}")
-
-
-def _say_not_loaded(state: Answering, title: str, why: FloError) -> None:
-    """A version cannot answer. What answered before goes on, unless it was withdrawn."""
-    log.warning(f"{title} cannot answer as {state.name}: {why}")
-    state.why = f"{title} cannot answer: {why}"
 
 
 def _stop(state: Answering, why: FloError) -> None:

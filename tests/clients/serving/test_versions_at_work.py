@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from flo.clients.prediction import version_decisions, versions
 from flo.clients.prediction.flag_decisions import decide, rule_for
 from flo.clients.serving import answer_log, app, worker
 from flo.clients.serving.answer_log import AnswerLog, check, paths
+from flo.clients.serving.decided import Decided, Deciding
 from flo.clients.serving.frames import PLAIN, answered
 from flo.clients.serving.pool import Pool
 from flo.clients.serving.service import Answer, ServedVersion
@@ -70,27 +72,27 @@ def test_after_a_rollback_returns_the_version_before_answers(home: SiteHome) -> 
 @pytest.mark.slow
 def test_no_request_fails_and_none_is_answered_by_what_was_withdrawn(home: SiteHome) -> None:
     async def work(at: AtWork) -> None:
-        going, found = True, list[tuple[int, int]]()
-        gone = set[int]()
+        going, found = True, set[int]()
+        gone = dict[int, int]()  # version -> which rollback took it away
 
         async def ask() -> None:
             while going:
-                withdrawn = set(gone)
+                withdrawn = dict(gone)
                 answered = await version(at)
-                assert answered not in withdrawn & gone
-                found.append((answered, 0))
+                assert (answered, gone.get(answered)) not in withdrawn.items()
+                found.add(answered)
 
         asking = [asyncio.create_task(ask()) for _ in range(8)]
-        for _ in range(3):
+        for number in range(3):
             await asyncio.sleep(0.1)
             await asyncio.to_thread(rollback, home)
-            gone.add(9)
+            gone[9] = number
             await asyncio.sleep(0.1)
             gone.clear()
             await asyncio.to_thread(put_into_use, home, V9)
         going = False
         await asyncio.gather(*asking)
-        assert {one for one, _ in found} == {1, 9}
+        assert found == {1, 9}
 
     during(home, work)
 
@@ -217,6 +219,69 @@ def test_a_version_that_is_withdrawn_while_it_loads_never_answers(
         for _ in range(10):
             assert await version(at) == 1
             await asyncio.sleep(0.05)
+
+    during(home, work)
+
+
+class Held:
+    """Loads and readings of decisions that wait until the test lets them go on, one by one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loads, self.may_read = asyncio.Semaphore(0), threading.Event()
+        self.may_read.set()
+        load, read = Pool.load, Deciding.read
+
+        async def loaded(pool: Pool, version: ServedVersion) -> str:
+            await self.loads.acquire()
+            return await load(pool, version)
+
+        def found(deciding: Deciding, *facts: Any) -> Decided:
+            decided = read(deciding, *facts)
+            self.may_read.wait(30)
+            return decided
+
+        monkeypatch.setattr(Pool, "load", loaded)
+        monkeypatch.setattr(Deciding, "read", found)
+
+
+def test_a_version_that_is_loaded_while_its_withdrawal_is_read_never_answers(
+    home: SiteHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(at: AtWork) -> None:
+        await asyncio.to_thread(rollback, home)
+        assert await version(at) == 1
+        held = Held(monkeypatch)
+        await asyncio.to_thread(put_into_use, home, V9)
+        await at.serving.models.refresh()
+        await asyncio.to_thread(rollback, home)
+        held.may_read.clear()
+        reading = asyncio.create_task(at.serving.models.refresh())
+        await asyncio.sleep(0.05)
+        held.loads.release()
+        await asyncio.sleep(0.2)
+        held.may_read.set()
+        await reading
+        assert await version(at) == 1, "though version 1 is being loaded again"
+        held.loads.release()
+
+    during(home, work)
+
+
+def test_a_request_waits_for_the_version_that_is_wanted_and_for_no_other(
+    home: SiteHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(at: AtWork) -> None:
+        held = Held(monkeypatch)
+        await asyncio.to_thread(rollback, home)
+        asking = asyncio.create_task(version(at))
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(put_into_use, home, V9)
+        await at.serving.models.refresh()
+        held.loads.release()  # version 1, which nobody wants any more
+        await asyncio.sleep(0.2)
+        assert not asking.done()
+        held.loads.release()
+        assert await asking == 9
 
     during(home, work)
 

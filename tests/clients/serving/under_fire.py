@@ -124,7 +124,7 @@ def fronts_and_workers(pid: int) -> tuple[int, list[int]]:
 
 async def siege(home: SiteHome, port: int, server: int, seconds: float, a_second: float) -> Result:
     """Ask at a steady rate while versions change and workers die."""
-    result, gone = Result(), set[int]()
+    result, gone = Result(), dict[int, int]()  # version -> which rollback took it away
     connections = Connections(port, home.directory / "serve.pem")
     url = f"https://localhost:{port}{HOOK}"
     body = json.dumps(hook()).encode()
@@ -134,7 +134,7 @@ async def siege(home: SiteHome, port: int, server: int, seconds: float, a_second
         return tokens.popleft() if tokens else token(url)
 
     async def one() -> None:
-        withdrawn, begun = set(gone), time.perf_counter()
+        withdrawn, begun = dict(gone), time.perf_counter()
         result.asked += 1
         try:
             status, answer = await connections.post(HOOK, body, take)
@@ -146,7 +146,7 @@ async def siege(home: SiteHome, port: int, server: int, seconds: float, a_second
         facts = cards[0].get("extension", {}).get("flo.answer", {})
         if status != 200 or "score" not in facts:
             result.failed.append(f"{status} {cards[0].get('summary', answer)}")
-        elif facts["version"] in withdrawn & gone:
+        elif (facts["version"], gone.get(facts["version"])) in withdrawn.items():
             result.by_withdrawn += 1
 
     async def mint() -> None:
@@ -161,7 +161,7 @@ async def siege(home: SiteHome, port: int, server: int, seconds: float, a_second
             await asyncio.sleep(dice.uniform(1, 3))
             begun = time.perf_counter()
             await asyncio.to_thread(version_decisions.rollback, home, "tiny:9", "wrong units")
-            gone.add(9)
+            gone[9] = len(result.rollbacks)
             status, answer = await connections.post(HOOK, body, take)
             version = answer["cards"][0]["extension"]["flo.answer"]["version"]
             if (status, version) != (200, 1):
