@@ -54,7 +54,7 @@ _NO_NOTE = b""  # the name of a record without a note
 _CHUNK = 4  # records in a request
 _MOST_NUMBERS = 1 << 28  # of all records together: 2 GiB, of which an approval holds a few copies
 _MOST_CHILDREN = 8  # each holds the whole encoder
-_TOGETHER = 1 << 29  # bytes of the files, in all of them
+_TOGETHER = 1 << 30  # bytes of the files, in all of them
 
 Progress = Callable[[int, int], None]  # records encoded, of how many
 Records = Floats | Sequence[str | None]  # pixels (n, pixels), or n notes
