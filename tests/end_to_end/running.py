@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -91,6 +92,17 @@ def wait_for(
                 time.sleep(0.2)
         time.sleep(0.2)
     raise AssertionError(f"the run did not get there within {seconds:g} seconds: {summary}")
+
+
+def live(home: CoordinatorHome, digest: str, *, seconds: float, most: int) -> None:
+    """Wait for a random instant within ``seconds``, or until ``most`` more rounds have ended.
+
+    So there are rounds left after it, however fast this machine is.
+    """
+    end = time.monotonic() + random.uniform(0, seconds)
+    last = len(rounds(all_events(home, digest))) + most
+    while (left := end - time.monotonic()) > 0 and len(rounds(all_events(home, digest))) < last:
+        time.sleep(min(left, 0.05))
 
 
 def card_of(home: CoordinatorHome, digest: str) -> str:

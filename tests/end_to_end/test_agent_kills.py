@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,14 @@ from tests.end_to_end.running import (
     all_events,
     failed,
     launch,
+    live,
     releases,
     rounds,
     wait_for,
 )
 from tests.server.real_coordinator import serving
 
-LONGEST_LIFE, ROUNDS_A_LIFE = 3.0, 12
+LONGEST_LIFE, ROUNDS_A_LIFE = 3.0, 15
 
 
 @pytest.mark.slow
@@ -36,8 +35,8 @@ LONGEST_LIFE, ROUNDS_A_LIFE = 3.0, 12
 def test_an_agent_that_is_killed_again_and_again_costs_a_retry_each_at_most(
     tmp_path: Path, model: dict[str, Any] | None
 ) -> None:
-    points, chosen = int(os.environ.get("FLO_KILL_POINTS", "3")), random.Random()
-    steps = max(30, points * ROUNDS_A_LIFE)
+    points = int(os.environ.get("FLO_KILL_POINTS", "3"))
+    steps = (points + 1) * (ROUNDS_A_LIFE + 5)
     with serving(tmp_path / "coordinator") as coordinator, contextlib.ExitStack() as stack:
         sites = [coordinator.enrol(tmp_path / name, name) for name in SITES]
         digest = launch(
@@ -50,8 +49,8 @@ def test_an_agent_that_is_killed_again_and_again_costs_a_retry_each_at_most(
         )
         north, *_ = [stack.enter_context(agent(site)) for site in sites]
         home, kills = coordinator.home, 0
-        while kills < points and len(rounds(all_events(home, digest))) < steps:
-            time.sleep(chosen.uniform(0, LONGEST_LIFE))
+        while kills < points:
+            live(home, digest, seconds=LONGEST_LIFE, most=ROUNDS_A_LIFE)
             kill(north.pid)
             kills += 1
             north = stack.enter_context(agent(sites[0]))

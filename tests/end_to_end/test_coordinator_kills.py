@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import statistics
-import time
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +26,7 @@ from tests.end_to_end.running import (
     all_events,
     failed,
     launch,
+    live,
     releases,
     rounds,
     wait_for,
@@ -36,7 +35,7 @@ from tests.server.real_coordinator import RealCoordinator, new_home, served
 
 KEYED = "tests.end_to_end.keyed_agent"
 LONGEST_LIFE = 5.0  # seconds between two kills: a start takes two of them
-ROUNDS_A_LIFE = 20
+ROUNDS_A_LIFE = 15  # at most; a start and a kill let a few more end
 
 pytestmark = pytest.mark.slow
 
@@ -53,9 +52,8 @@ def test_a_coordinator_that_is_killed_again_and_again_ends_in_the_undisturbed_mo
 ) -> None:
     """A large model starts from weights of its study, so two studies have no model in common."""
     points = int(os.environ.get("FLO_KILL_POINTS", "2" if model else "3"))
-    chosen = random.Random()
     home = new_home(tmp_path / "coordinator")
-    steps = max(30, points * ROUNDS_A_LIFE)
+    steps = (points + 1) * (ROUNDS_A_LIFE + 5)
     with contextlib.ExitStack() as stack:
         coordinator = stack.enter_context(served(RealCoordinator(home)))
         for site in sites:
@@ -82,7 +80,7 @@ def test_a_coordinator_that_is_killed_again_and_again_ends_in_the_undisturbed_mo
         undisturbed = over(run(1))
         digest, kills, starts = run(2), 0, []
         while kills < points:
-            time.sleep(chosen.uniform(0, LONGEST_LIFE))
+            live(home, digest, seconds=LONGEST_LIFE, most=ROUNDS_A_LIFE)
             kill(coordinator._process.pid)
             coordinator.stop()
             kills += 1

@@ -12,7 +12,6 @@ import os
 import random
 import re
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,16 @@ from flo.server.home.coordinator_home import CoordinatorHome
 from tests.builders import make_site, study_document
 from tests.commands import flo_process
 from tests.end_to_end.agents import agent, kill
-from tests.end_to_end.running import SITES, all_events, failed, launch, releases, rounds, wait_for
+from tests.end_to_end.running import (
+    SITES,
+    all_events,
+    failed,
+    launch,
+    live,
+    releases,
+    rounds,
+    wait_for,
+)
 from tests.end_to_end.test_coordinator_kills import seconds_to_the_next_round
 from tests.infra.aws.account import account, home_with
 from tests.infra.aws.emulated import REGION, Aws
@@ -38,7 +46,7 @@ from tests.server.real_coordinator import new_home
 
 pytestmark = pytest.mark.slow
 KEYED = "tests.end_to_end.keyed_agent"
-ROUNDS_A_WAKING = 15
+ROUNDS_A_WAKING = 15  # at most, and about as many until it sleeps
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +68,7 @@ def test_every_round_goes_on_after_sleeping_and_power_cuts(
     aws: Aws, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sleeps, chosen = int(os.environ.get("FLO_SLEEPS", "3")), random.Random()
-    steps = max(30, sleeps * ROUNDS_A_WAKING)
+    steps = (sleeps + 1) * 2 * ROUNDS_A_WAKING
     home = new_home(tmp_path / "coordinator")
     sites = [make_site(tmp_path / name, name) for name in SITES]
     with contextlib.ExitStack() as running:
@@ -74,7 +82,7 @@ def test_every_round_goes_on_after_sleeping_and_power_cuts(
         digest = launch(coordinator, sites, "distributed noise", steps=steps, epsilon=0.4)
         killed = 0
         for number in range(sleeps):
-            time.sleep(chosen.uniform(0, 3))
+            live(home, digest, seconds=3, most=ROUNDS_A_WAKING)
             emulated.cut = number % 2 == 0
             sleeping.sleep(stack, lambda _: None)
             emulated.until(there=False)
