@@ -11,9 +11,9 @@ from flo.arrays import Integers
 from flo.clients.agent.dealing import Ready
 from flo.clients.agent.run_keys import OwnKey
 from flo.privacy.accounting.plan import Plan, components_of, ring_of
-from flo.privacy.secure_sum.components import with_components
-from flo.privacy.secure_sum.masking import Attempt, attempt_of, masked
-from flo.privacy.secure_sum.ring import Int32Array
+from flo.privacy.secure_sum.components import add_components
+from flo.privacy.secure_sum.masking import Attempt, add_masks, attempt_of, masked
+from flo.privacy.secure_sum.ring import Int32Array, to_ring
 from flo.protocol.messages import RequestHeader, Values
 from flo.study.document import Study
 
@@ -46,5 +46,7 @@ def mask(
         return masked(noisy, mine, own.secrets(partners), attempt)
     part = Plan.of(study).purpose(header.purpose)
     added = components_of(study, part, len(header.cohort))
-    noisy = with_components(noisy, ready.seeds, attempt, added)
-    return masked(noisy, mine, ready.secrets, attempt, ready.seeds[-1])
+    total = to_ring(noisy, attempt.ring)
+    add_components(total, ready.seeds, attempt, added)
+    add_masks(total, mine, ready.secrets, attempt, ready.seeds[-1])
+    return total

@@ -22,9 +22,9 @@ from flo.bench import BenchRow, compared, row
 from flo.bench.rounds import demo
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 from flo.privacy.mechanisms.mechanisms import FullBatchSum
-from flo.privacy.secure_sum.components import SEED_BYTES, components, with_components
-from flo.privacy.secure_sum.masking import Attempt, masked
-from flo.privacy.secure_sum.ring import from_ring
+from flo.privacy.secure_sum.components import SEED_BYTES, add_components, components
+from flo.privacy.secure_sum.masking import Attempt, add_masks, masked
+from flo.privacy.secure_sum.ring import from_ring, to_ring
 from flo.privacy.secure_sum.unmasking import Member, Opened, remove
 from flo.protocol.deals import Deal
 from flo.study.loading import load
@@ -119,8 +119,10 @@ def _surviving(
 
     def site() -> object:
         noisy = exact + noise.sample(base, attempt.length)
-        noisy = with_components(noisy, seeds, attempt, added)
-        return masked(noisy, "0" * 64, secrets, attempt, seeds[-1])
+        sent = to_ring(noisy, attempt.ring)
+        add_components(sent, seeds, attempt, added)
+        add_masks(sent, "0" * 64, secrets, attempt, seeds[-1])
+        return sent
 
     how = "the same without"
     yield compared("secure-sum", f"site, survives, {name}", site, before, how=how, runs=runs)

@@ -14,6 +14,8 @@ differ by less than 2^-15 of the clip in L2. The mechanism's slack for float64 e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from flo.arrays import Floats, Integers
@@ -21,6 +23,7 @@ from flo.arrays import Floats, Integers
 LARGEST_BATCH = 1 << 12
 _REACH = 1 << 62
 _LOW_BITS = 30
+_AT_ONCE = 1 << 15  # numbers per step, few enough for the cache
 
 
 def zeros(length: int) -> Integers:
@@ -30,13 +33,22 @@ def zeros(length: int) -> Integers:
 
 def add(total: Integers, part: Floats, clip: float, batch: int) -> None:
     """Add one micro-batch's sum (p,) to ``total`` (2, p), in place: upper and lower bits."""
-    steps = np.rint(part * (_REACH / batch / clip)).astype(np.int64)
-    upper, lower = total
-    upper += steps >> _LOW_BITS
-    lower += steps & ((1 << _LOW_BITS) - 1)
+    for place in _blocks(len(part)):
+        steps = np.rint(part[place] * (_REACH / batch / clip)).astype(np.int64)
+        upper, lower = total[:, place]
+        upper += steps >> _LOW_BITS
+        lower += steps & ((1 << _LOW_BITS) - 1)
 
 
 def to_real(total: Integers, clip: float, batch: int) -> Floats:
     """Convert such a total (2, p) to float64 (p,), in the unit of the clip."""
-    upper, lower = total
-    return np.asarray((upper * 2.0**_LOW_BITS + lower) * (clip * batch / _REACH))
+    real = np.empty(total.shape[1])
+    for place in _blocks(len(real)):
+        upper, lower = total[:, place]
+        real[place] = (upper * 2.0**_LOW_BITS + lower) * (clip * batch / _REACH)
+    return real
+
+
+def _blocks(length: int) -> Iterator[slice]:
+    for start in range(0, length, _AT_ONCE):
+        yield slice(start, start + _AT_ONCE)

@@ -74,7 +74,7 @@ def _filled(x: torch.Tensor, frame: Frame, salt: int) -> torch.Tensor:
 
 def _parts(place: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return numbers spread over -1 to 1, in the type of ``like``."""
-    return ((place.double() * math.sqrt(2)) % 1 * 2 - 1).to(like.dtype)
+    return ((place.double() * math.sqrt(2)).frac() * 2 - 1).to(like.dtype)
 
 
 def _with_other_numbers(layer: nn.Module) -> nn.Module:

@@ -220,17 +220,18 @@ class PrivateStep:
         size = self._at_once
         inputs = np.resize(self._examples, (size, *self._examples.shape[1:])).astype(np.float64)
         labels = np.arange(size) % 2
+        observed = [way.observables]
+        if isinstance(way, BookKeeping):
+            observed.append(Isolated(way).observables)
         records = 1
         while records <= self._least:
             patient = np.arange(size) // records
             made_up = Patients(inputs, labels.astype(np.float64), patient, patient[-1] + 1)
             frame = next(self.batches(made_up).frames())
             with _reproducible(self._device):
-                mixes = find_cross_patient_dependence(way.observables, frame)
-                if mixes is None and isinstance(way, BookKeeping):
-                    mixes = find_cross_patient_dependence(Isolated(way).observables, frame)
-            if mixes:
-                return mixes
+                for observables in observed:
+                    if mixes := find_cross_patient_dependence(observables, frame):
+                        return mixes
             records *= 2
         return None
 

@@ -70,7 +70,7 @@ class Noise(Protocol):
     """Source of noise. The wheel contains only ``SystemNoise``; tests supply their own."""
 
     def sample(self, variance: int, size: int) -> Integers:
-        """Return ``size`` independent discrete Gaussian integers of that variance parameter."""
+        """Return ``size`` independent discrete Gaussian integers of that variance, a new array."""
 
     def choose(self, probability: float, count: int) -> npt.NDArray[np.bool_]:
         """Return ``count`` independent Booleans, each True with ``probability``."""

@@ -140,14 +140,13 @@ class Mechanism:
         """
         if total.shape != (self.length,):
             raise ValueError(f"the sum must have shape ({self.length},), got {total.shape}")
-        drawn = noise.sample(self.variance_steps(shares), self.length)
-        noisy = np.empty_like(drawn)
+        noisy = noise.sample(self.variance_steps(shares), self.length)
         for start in range(0, self.length, _AT_ONCE):
             block = slice(start, start + _AT_ONCE)
             steps = np.rint(total[block] * (GRID / self.norm))
             if limit is not None:
                 steps = np.clip(steps, -limit, limit)
-            noisy[block] = steps.astype(np.int64) + drawn[block]
+            noisy[block] += steps.astype(np.int64)
         return noisy
 
     def to_real(self, steps: Integers | Floats) -> Floats:

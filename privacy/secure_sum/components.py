@@ -17,15 +17,13 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from flo.arrays import Integers
 from flo.privacy.mechanisms import discrete_gaussian
 from flo.privacy.mechanisms.discrete_gaussian import placed
 from flo.privacy.mechanisms.entropy import KeyedStream
 from flo.privacy.mechanisms.mechanisms import Mechanism
 from flo.privacy.secure_sum.masking import Attempt
-from flo.privacy.secure_sum.ring import Int32Array
+from flo.privacy.secure_sum.ring import Masked, to_ring
 from flo.privacy.secure_sum.sharing import PRIME
 from flo.study.tolerance import Tolerance
 
@@ -86,16 +84,11 @@ def noise(seed: bytes, attempt: Attempt, component: Component) -> Iterator[Integ
     return discrete_gaussian.blocks(component.variance, attempt.length, KeyedStream(key))
 
 
-def with_components(
-    values: Integers | Int32Array,
-    seeds: Sequence[bytes],
-    attempt: Attempt,
-    added: Sequence[Component],
-) -> Integers:
-    """Return ``values`` (length,), which have their base share of noise, with these components."""
-    noisy = values.astype(np.int64)
+def add_components(
+    total: Masked, seeds: Sequence[bytes], attempt: Attempt, added: Sequence[Component]
+) -> None:
+    """Add components to ``total`` (length,), in place and in its ring; ``seeds``: the chain."""
     for component in added:
         made = noise(seeds[component.level - 1], attempt, component)
-        for place, piece in placed(made, len(noisy)):
-            noisy[place] += piece
-    return noisy
+        for place, piece in placed(made, len(total)):
+            total[place] += to_ring(piece, attempt.ring)

@@ -90,7 +90,7 @@ from flo.keys.claims import LedgerHead, RunKey
 from flo.keys.identity import Identity
 from flo.privacy.secure_sum.ring import Int32Array, Masked, to_ring
 from flo.protocol.deals import DealtKey
-from flo.protocol.messages import RequestHeader
+from flo.protocol.messages import RINGS, RequestHeader
 
 _BLOCK_BYTES = 1 << 18  # of a pad per step, so that all arrays fit the cache
 
@@ -188,29 +188,36 @@ class Attempt:
 
 
 def masked(
-    values: Integers | Int32Array,
-    own: str,
-    secrets: dict[str, bytes],
-    attempt: Attempt,
-    seed: bytes | None = None,
+    values: Integers | Int32Array, own: str, secrets: dict[str, bytes], attempt: Attempt
 ) -> Masked:
-    """Return ``values`` (length,) under the pads with every partner, and the mask of ``seed``.
+    """Return a copy of ``values`` (length,) in the ring, masked as ``add_masks`` does."""
+    total = to_ring(values, attempt.ring)
+    add_masks(total, own, secrets, attempt)
+    return total
+
+
+def add_masks(
+    total: Masked, own: str, secrets: dict[str, bytes], attempt: Attempt, seed: bytes | None = None
+) -> None:
+    """Add the pads with every partner to ``total`` (length,), in place, and the mask of ``seed``.
 
     ``own`` and the keys of ``secrets`` are identity fingerprints.
 
     Raises:
-        ValueError: ``values`` has another length, or ``secrets`` is empty or contains ``own``.
+        ValueError: ``total`` has another length or ring, or ``secrets`` is empty or contains
+            ``own``.
     """
-    if values.shape != (attempt.length,):
-        raise ValueError(f"values of shape {values.shape} for an attempt of {attempt.length}")
+    if total.shape != (attempt.length,) or total.dtype != RINGS[attempt.ring]:
+        raise ValueError(
+            f"{total.dtype} of shape {total.shape} for an attempt of {attempt.length} in a ring of "
+            f"2^{attempt.ring}"
+        )
     if not secrets or own in secrets:
         raise ValueError("a mask needs the secrets of one or more partners, and not our own")
-    total = to_ring(values, attempt.ring)
     streams = pads(own, secrets, attempt)
     if seed is not None:
         streams.append((self_mask(seed, attempt), True))
     add(total, streams)
-    return total
 
 
 Stream = tuple[CipherContext, bool]  # and whether it is added; else it is subtracted

@@ -13,13 +13,13 @@ from flo.privacy.mechanisms import discrete_gaussian
 from flo.privacy.mechanisms.mechanisms import FullBatchSum
 from flo.privacy.secure_sum.components import (
     Component,
+    add_components,
     components,
     noise,
     seed_after,
-    with_components,
 )
 from flo.privacy.secure_sum.masking import Attempt, add, self_mask
-from flo.privacy.secure_sum.ring import to_ring
+from flo.privacy.secure_sum.ring import from_ring, to_ring
 from flo.privacy.secure_sum.unmasking import Member, Opened, remove
 from flo.study.tolerance import Tolerance
 
@@ -98,9 +98,9 @@ def test_noise_in_pieces_of_any_length_is_added_whole(
     expected = whole(SEED, ATTEMPT, one)
     assert expected.shape == (5000,)
     assert (expected != 0).mean() > 0.99
-    values = np.zeros(5000, dtype=np.int64)
-    noisy = with_components(values, [SEED], ATTEMPT, [one])
-    np.testing.assert_array_equal(noisy, expected)
+    noisy = np.zeros(5000, dtype=np.uint64)
+    add_components(noisy, [SEED], ATTEMPT, [one])
+    np.testing.assert_array_equal(from_ring(noisy, 64), expected)
 
 
 @pytest.mark.parametrize("at_once", [7, 4999, 5000])
@@ -115,8 +115,9 @@ def test_noise_in_pieces_of_any_length_is_removed_whole(
     members, first = {}, {}
     for number, seed in enumerate(seeds):
         chain = (seed, seed_after(seed))
-        noisy = with_components(np.arange(5000), chain, attempt, [one])
-        total += to_ring(noisy, 32)
+        noisy = np.arange(5000, dtype=np.uint32)
+        add_components(noisy, chain, attempt, [one])
+        total += noisy
         add(total, [(self_mask(chain[-1], attempt), True)])
         name = str(number)
         members[name] = Member(number, name * 64, None)  # type: ignore[arg-type]
@@ -129,18 +130,21 @@ def test_noise_in_pieces_of_any_length_is_removed_whole(
 
 def test_noise_of_another_length_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the rest of the vector would have none, or keep it."""
-    one, values = Component(1, 10**9), np.zeros(5000, dtype=np.int64)
+    one, values = Component(1, 10**9), np.zeros(5000, dtype=np.uint64)
     for length in (4999, 5001):
         with pytest.raises(ValueError, match=r"numbers|broadcast"):
-            with_components(values, [SEED], replace(ATTEMPT, length=length), [one])
+            add_components(values, [SEED], replace(ATTEMPT, length=length), [one])
 
 
-def test_components_are_added_to_what_was_released() -> None:
-    values, seeds = np.arange(5000, dtype=np.int32), (SEED, bytes(32), b"\1" * 32)
-    added = [Component(1, 400), Component(2, 900)]
-    expected = values + whole(SEED, ATTEMPT, added[0]) + whole(bytes(32), ATTEMPT, added[1])
-    np.testing.assert_array_equal(with_components(values, seeds, ATTEMPT, added), expected)
-    assert values[1] == 1
+@pytest.mark.parametrize("ring", [32, 64])
+def test_components_are_added_to_what_was_released(ring: int) -> None:
+    values, seeds = np.arange(5000) - 2500, (SEED, bytes(32), b"\1" * 32)
+    attempt, added = replace(ATTEMPT, ring=ring), [Component(1, 400), Component(2, 10**11)]
+    expected = values + whole(SEED, attempt, added[0]) + whole(bytes(32), attempt, added[1])
+    assert np.abs(expected).max() < 2**31
+    total = to_ring(values, ring)
+    add_components(total, seeds, attempt, added)
+    np.testing.assert_array_equal(from_ring(total, ring), expected)
 
 
 def test_a_component_too_small_for_the_proof_is_refused() -> None:
