@@ -233,7 +233,7 @@ class Reusing(SystemNoise):
     def sample(self, variance: int, size: int) -> Steps:
         if (variance, size) not in self.kept:
             self.kept[variance, size] = super().sample(variance, size)
-        return self.kept[variance, size]
+        return self.kept[variance, size].copy()
 
 
 class Half(SystemNoise):

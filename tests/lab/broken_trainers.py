@@ -46,7 +46,11 @@ def _right(variance: int, size: int) -> Integers:
 
 def _reused() -> Sampler:
     kept: dict[tuple[int, int], Integers] = {}
-    return lambda variance, size: kept.setdefault((variance, size), _right(variance, size))
+
+    def sample(variance: int, size: int) -> Integers:
+        return kept.setdefault((variance, size), _right(variance, size)).copy()
+
+    return sample
 
 
 def _none_in_every_fifth() -> Sampler:
@@ -72,7 +76,7 @@ def _antithetic() -> Sampler:
         if kept:
             return -kept.pop()
         kept.append(_right(variance, size))
-        return kept[0]
+        return kept[0].copy()
 
     return sample
 

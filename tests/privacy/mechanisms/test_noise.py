@@ -72,7 +72,7 @@ class Reused(SystemNoise):
     def sample(self, variance: int, size: int) -> Integers:
         if (variance, size) not in self.kept:
             self.kept[variance, size] = super().sample(variance, size)
-        return self.kept[variance, size]
+        return self.kept[variance, size].copy()
 
 
 @pytest.mark.slow
