@@ -11,7 +11,7 @@ from flo.arrays import Integers
 from flo.clients.agent.dealing import Ready
 from flo.clients.agent.run_keys import OwnKey
 from flo.privacy.accounting.plan import Plan, components_of, ring_of
-from flo.privacy.secure_sum.components import add_components
+from flo.privacy.secure_sum.components import add_noise
 from flo.privacy.secure_sum.masking import Attempt, add_masks, attempt_of, masked
 from flo.privacy.secure_sum.ring import Int32Array, to_ring
 from flo.protocol.messages import RequestHeader, Values
@@ -47,6 +47,6 @@ def mask(
     part = Plan.of(study).purpose(header.purpose)
     added = components_of(study, part, len(header.cohort))
     total = to_ring(noisy, attempt.ring)
-    add_components(total, ready.seeds, attempt, added)
+    add_noise(total, attempt, ((ready.seeds[each.level - 1], each) for each in added))
     add_masks(total, mine, ready.secrets, attempt, ready.seeds[-1])
     return total

@@ -22,7 +22,7 @@ from flo.bench import BenchRow, compared, row
 from flo.bench.rounds import demo
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 from flo.privacy.mechanisms.mechanisms import FullBatchSum
-from flo.privacy.secure_sum.components import SEED_BYTES, add_components, components
+from flo.privacy.secure_sum.components import SEED_BYTES, add_noise, components
 from flo.privacy.secure_sum.masking import Attempt, add_masks, masked
 from flo.privacy.secure_sum.ring import from_ring, to_ring
 from flo.privacy.secure_sum.unmasking import Member, Opened, remove
@@ -120,7 +120,7 @@ def _surviving(
     def site() -> object:
         noisy = exact + noise.sample(base, attempt.length)
         sent = to_ring(noisy, attempt.ring)
-        add_components(sent, seeds, attempt, added)
+        add_noise(sent, attempt, [(seeds[each.level - 1], each) for each in added])
         add_masks(sent, "0" * 64, secrets, attempt, seeds[-1])
         return sent
 

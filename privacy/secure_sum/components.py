@@ -2,8 +2,9 @@
 
 Steps 10 and 14 of the protocol in ``flo.privacy.secure_sum.masking``. The base share of the noise
 comes from the operating system and cannot be made again. A component is exact discrete Gaussian
-noise from a ChaCha20 stream (RFC 8439) whose key is HKDF-SHA256 (RFC 5869) of a seed, the attempt
-and the component's place: two parties with the seed make the same integers
+noise from ChaCha20 streams (RFC 8439). Each segment of the vector has a stream of its own, so that
+several cores can make a long vector's noise. Its key is HKDF-SHA256 (RFC 5869) of a seed, the
+attempt, the component and the segment's number: two parties with the seed make the same integers
 (``flo.privacy.mechanisms.discrete_gaussian``).
 
 The seeds of a hospital form a chain: each is the hash of the one before. The first makes the
@@ -14,8 +15,12 @@ can remove the components from that level on and the self mask, and no component
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+
+import numpy as np
 
 from flo.arrays import Integers
 from flo.privacy.mechanisms import discrete_gaussian
@@ -29,6 +34,9 @@ from flo.study.tolerance import Tolerance
 
 SEED_BYTES = 32
 _SMALLEST_COMPONENT = 100  # grid steps², as for a share of noise
+# Numbers from one stream. Part of what a seed means: with another number, hospital and coordinator
+# make other noise from the same seed.
+SEGMENT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -77,18 +85,37 @@ def seed_after(seed: bytes, steps: int = 1) -> bytes:
     return seed
 
 
-def noise(seed: bytes, attempt: Attempt, component: Component) -> Iterator[Integers]:
-    """Return a component's exact noise from its seed: attempt.length integers, in pieces."""
-    info = {"level": component.level, "variance": component.variance}
-    key = attempt.derive(b"flo noise ", info, seed)
-    return discrete_gaussian.blocks(component.variance, attempt.length, KeyedStream(key))
+def noise(seed: bytes, attempt: Attempt, component: Component, segment: int) -> Iterator[Integers]:
+    """Return a component's exact noise for a segment (0, 1, ..), in pieces.
+
+    Together SEGMENT integers; fewer in the last segment of the attempt's vector.
+    """
+    info = {"level": component.level, "variance": component.variance, "segment": segment}
+    stream = KeyedStream(attempt.derive(b"flo noise ", info, seed))
+    length = min(SEGMENT, attempt.length - segment * SEGMENT)
+    return discrete_gaussian.blocks(component.variance, length, stream)
 
 
-def add_components(
-    total: Masked, seeds: Sequence[bytes], attempt: Attempt, added: Sequence[Component]
+def add_noise(
+    total: Masked, attempt: Attempt, seeded: Iterable[tuple[bytes, Component]], *, sign: int = 1
 ) -> None:
-    """Add components to ``total`` (length,), in place and in its ring; ``seeds``: the chain."""
-    for component in added:
-        made = noise(seeds[component.level - 1], attempt, component)
-        for place, piece in placed(made, len(total)):
-            total[place] += to_ring(piece, attempt.ring)
+    """Add components to ``total`` (attempt.length,), in place and in its ring; subtract if -1.
+
+    ``seeded``: each component with the seed that makes it. Runs on every core.
+
+    Raises:
+        ValueError: ``total`` has another length.
+    """
+    if len(total) != attempt.length:
+        raise ValueError(f"noise for {attempt.length} numbers, got {len(total)}")
+    seeded, change = list(seeded), {1: np.add, -1: np.subtract}[sign]
+
+    def one(segment: int) -> None:
+        part = total[segment * SEGMENT : (segment + 1) * SEGMENT]
+        for seed, component in seeded:
+            for place, piece in placed(noise(seed, attempt, component, segment), len(part)):
+                change(part[place], to_ring(piece, attempt.ring), out=part[place])
+
+    with ThreadPoolExecutor(os.cpu_count()) as cores:
+        for _ in cores.map(one, range(-(-len(total) // SEGMENT))):
+            pass

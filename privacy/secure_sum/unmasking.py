@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flo.errors import TrustError
-from flo.privacy.mechanisms.discrete_gaussian import placed
-from flo.privacy.secure_sum.components import Component, noise, seed_after
+from flo.privacy.secure_sum.components import Component, add_noise, seed_after
 from flo.privacy.secure_sum.deals import check, opened
 from flo.privacy.secure_sum.masking import Attempt, add, exchange, pads, self_mask
-from flo.privacy.secure_sum.ring import Masked, to_ring
+from flo.privacy.secure_sum.ring import Masked
 from flo.protocol.deals import CHECK_BYTES, Deal
 from flo.study.tolerance import Tolerance
 
@@ -133,9 +132,10 @@ def remove(
         }
         streams += [(pad, not added) for pad, added in pads(own, shared, attempt)]
     add(total, streams)
-    for seed in found.seeds.values():
-        for component in components:
-            if component.level > level:
-                made = noise(seed_after(seed, component.level - 1 - level), attempt, component)
-                for place, piece in placed(made, len(total)):
-                    total[place] -= to_ring(piece, attempt.ring)
+    seeded = (
+        (seed_after(seed, component.level - 1 - level), component)
+        for seed in found.seeds.values()
+        for component in components
+        if component.level > level
+    )
+    add_noise(total, attempt, seeded, sign=-1)

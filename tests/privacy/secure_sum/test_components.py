@@ -12,8 +12,9 @@ from flo.arrays import Integers
 from flo.privacy.mechanisms import discrete_gaussian
 from flo.privacy.mechanisms.mechanisms import FullBatchSum
 from flo.privacy.secure_sum.components import (
+    SEGMENT,
     Component,
-    add_components,
+    add_noise,
     components,
     noise,
     seed_after,
@@ -29,7 +30,9 @@ TOLERANCES = [Tolerance(4, 1, 1), Tolerance(7, 2, 2), Tolerance(10, 3, 3), Toler
 
 
 def whole(seed: bytes, attempt: Attempt, component: Component) -> Integers:
-    return np.concatenate(list(noise(seed, attempt, component)))
+    segments = range(-(-attempt.length // SEGMENT))
+    pieces = (noise(seed, attempt, component, segment) for segment in segments)
+    return np.concatenate([piece for each in pieces for piece in each])
 
 
 @pytest.mark.parametrize("tolerance", TOLERANCES)
@@ -48,9 +51,9 @@ def test_base_share_and_components_add_up_to_each_levels_share(tolerance: Tolera
 @pytest.mark.parametrize(
     ("variance", "digest"),
     [
-        (100, "32b27691bdd721263a771edf3b6b7a8506b7b10a07d3639cf1ef48a1ac0780c2"),
-        (10**9 + 7, "62f590023d421baf53aeb7fba2843b2f3e858d0ed780cdf69c0044ffd20f59e2"),
-        (2**80 + 1, "c710e5894f8c3f5eb7f3cdc1131ca02a40ca55bc0a04d21f20c528efd50a83af"),
+        (100, "545a07f0a2f304728dd090c938ab60ca0442089233e8e7775daba4f6dff664b0"),
+        (10**9 + 7, "7a5e0399d437de34018cc48314191bfddec49e33c42c51024dcc32cb716c9592"),
+        (2**80 + 1, "c93c7fc4e95dc82a57b86ea177c423d2052a38c4895a1aa6d265de63fc94589e"),
     ],
 )
 def test_the_noise_of_a_seed_is_the_same_on_every_machine_and_in_every_version(
@@ -58,9 +61,9 @@ def test_the_noise_of_a_seed_is_the_same_on_every_machine_and_in_every_version(
 ) -> None:
     """A hospital and the coordinator make it apart; where it differed, a sum would open with both.
 
-    The numbers of steps is part of what a seed means, so these are more than two steps.
+    The lengths of steps and segments are part of what a seed means, so there are several of each.
     """
-    made = whole(SEED, replace(ATTEMPT, length=2 * 2**15 + 5), Component(1, variance))
+    made = whole(SEED, replace(ATTEMPT, length=2**20 + 2**17 + 5), Component(1, variance))
     assert hashlib.sha256(made.astype("<i8").tobytes()).hexdigest() == digest
 
 
@@ -99,7 +102,7 @@ def test_noise_in_pieces_of_any_length_is_added_whole(
     assert expected.shape == (5000,)
     assert (expected != 0).mean() > 0.99
     noisy = np.zeros(5000, dtype=np.uint64)
-    add_components(noisy, [SEED], ATTEMPT, [one])
+    add_noise(noisy, ATTEMPT, [(SEED, one)])
     np.testing.assert_array_equal(from_ring(noisy, 64), expected)
 
 
@@ -116,7 +119,7 @@ def test_noise_in_pieces_of_any_length_is_removed_whole(
     for number, seed in enumerate(seeds):
         chain = (seed, seed_after(seed))
         noisy = np.arange(5000, dtype=np.uint32)
-        add_components(noisy, chain, attempt, [one])
+        add_noise(noisy, attempt, [(chain[0], one)])
         total += noisy
         add(total, [(self_mask(chain[-1], attempt), True)])
         name = str(number)
@@ -128,23 +131,41 @@ def test_noise_in_pieces_of_any_length_is_removed_whole(
     np.testing.assert_array_equal(total, 4 * np.arange(5000, dtype=np.uint32))
 
 
-def test_noise_of_another_length_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_of_another_length_is_refused() -> None:
     """Else the rest of the vector would have none, or keep it."""
     one, values = Component(1, 10**9), np.zeros(5000, dtype=np.uint64)
     for length in (4999, 5001):
-        with pytest.raises(ValueError, match=r"numbers|broadcast"):
-            add_components(values, [SEED], replace(ATTEMPT, length=length), [one])
+        with pytest.raises(ValueError, match=f"noise for {length} numbers, got 5000"):
+            add_noise(values, replace(ATTEMPT, length=length), [(SEED, one)])
 
 
 @pytest.mark.parametrize("ring", [32, 64])
 def test_components_are_added_to_what_was_released(ring: int) -> None:
-    values, seeds = np.arange(5000) - 2500, (SEED, bytes(32), b"\1" * 32)
+    values, seeds = np.arange(5000) - 2500, (SEED, bytes(32))
     attempt, added = replace(ATTEMPT, ring=ring), [Component(1, 400), Component(2, 10**11)]
     expected = values + whole(SEED, attempt, added[0]) + whole(bytes(32), attempt, added[1])
     assert np.abs(expected).max() < 2**31
     total = to_ring(values, ring)
-    add_components(total, seeds, attempt, added)
+    add_noise(total, attempt, zip(seeds, added, strict=True))
     np.testing.assert_array_equal(from_ring(total, ring), expected)
+
+
+def test_no_two_segments_of_a_vector_have_the_same_noise() -> None:
+    attempt = replace(ATTEMPT, length=SEGMENT + 5000)
+    made = whole(SEED, attempt, Component(1, 10**9))
+    assert np.mean(made[:5000] == made[SEGMENT:]) < 0.01  # equal by chance: one in 80,000
+
+
+@pytest.mark.parametrize("length", [SEGMENT - 1, SEGMENT, 2 * SEGMENT + 3])
+def test_a_vector_of_several_segments_loses_exactly_the_noise_it_got(length: int) -> None:
+    attempt = replace(ATTEMPT, length=length, ring=32)
+    seeded = [(SEED, Component(1, 10**9)), (bytes(32), Component(2, 400))]
+    total = np.arange(length, dtype=np.uint32)
+    add_noise(total, attempt, seeded)
+    expected = sum(whole(seed, attempt, one) for seed, one in seeded) + np.arange(length)
+    np.testing.assert_array_equal(total, to_ring(expected, 32))
+    add_noise(total, attempt, seeded, sign=-1)
+    np.testing.assert_array_equal(total, np.arange(length, dtype=np.uint32))
 
 
 def test_a_component_too_small_for_the_proof_is_refused() -> None:
