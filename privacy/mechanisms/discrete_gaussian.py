@@ -54,7 +54,7 @@ _MARGIN = 2.0**-30
 _HEIGHT_BITS = 46  # of heights: the largest K times the largest height fits 64 bits
 _DIGITS = 60  # of the arithmetic that computes heights
 # Samples per step: few enough for the cache, and enough that threads rarely wait for Python. Part
-# of what a seed means: with another number, hospital and coordinator make other noise from one seed.
+# what a seed means: with another number, hospital and coordinator make other noise from it.
 _AT_ONCE = 1 << 17
 _SIGN = 47  # the bit of a word that is the sign; the lower ones are the first of U, then the offset
 
