@@ -21,12 +21,18 @@ _COLUMNS = ("pulse", "age", "weight", "pressure")
 
 
 def study_of(
-    hospitals: int, megabytes: float | None = None, *, steps: int, secure_sum: bool = True
+    hospitals: int,
+    megabytes: float | None = None,
+    *,
+    steps: int,
+    secure_sum: bool = True,
+    dropouts: int | None = None,
 ) -> Study:
     """Return a study of an MLP of ``megabytes`` (a key of ``HIDDEN``), or of a logistic model.
 
     With ``secure_sum``, noise is distributed. Without it, noise is local, and the coordinator sees
-    each hospital's noisy sums.
+    each hospital's noisy sums. ``dropouts``: absent hospitals that a secure sum survives, the usual
+    number if None.
     """
     model: dict[str, Any] = {"kind": "logistic"}
     number = {"kind": "number", "unit": "points", "minimum": 0, "maximum": 100}
@@ -59,6 +65,7 @@ def study_of(
                 "steps": steps,
                 "learning_rate": 0.1,
                 "retry_allowance": 1,
+                "dropouts": dropouts,
             },
             "evaluation": {"epsilon": 0.9, "retry_allowance": 0},
             "limits": {"deadline_seconds": 600, "minimum_cohort": 2},

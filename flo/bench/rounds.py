@@ -24,6 +24,11 @@ from flo.errors import FloError
 _ROUNDS = {0.1: 12, 1.0: 12, 100.0: 6}
 _QUICK = ((4, 1.0),)
 _ALL = tuple((agents, megabytes) for megabytes in _ROUNDS for agents in (2, 4, 8))
+_SUMS: dict[str, dict[str, Any]] = {
+    "secure sum": {},
+    "secure sum, no dropouts": {"dropouts": 0},
+    "no masks": {"secure_sum": False},
+}
 _REFERENCES: dict[str, Callable[[int, float, int], list[float]]] = {
     "stock Flower 1.42": flower_rounds,
     "NVFLARE 2.9": nvflare_rounds,
@@ -31,12 +36,10 @@ _REFERENCES: dict[str, Callable[[int, float, int], list[float]]] = {
 
 
 def rows(*, quick: bool) -> Iterator[BenchRow]:
-    """Yield rows for each number of agents, model size and reference, with and without masks."""
+    """Yield rows for each number of agents, model size and reference, and each kind of sum."""
     for agents, megabytes in _QUICK if quick else _ALL:
-        ours = {
-            how: _flo(agents, megabytes, secure_sum=how == "secure sum")
-            for how in (("secure sum",) if quick else ("secure sum", "no masks"))
-        }
+        kinds = list(_SUMS)[:1] if quick else _SUMS
+        ours = {how: _flo(agents, megabytes, _SUMS[how]) for how in kinds}
         for reference, run in _REFERENCES.items():
             seconds = run(agents, megabytes, 4)
             theirs = statistics.median(seconds)
@@ -45,10 +48,10 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
                 yield row("rounds", name, flo, theirs, how=reference, runs=fewest)
 
 
-def _flo(agents: int, megabytes: float, *, secure_sum: bool) -> tuple[float, int]:
+def _flo(agents: int, megabytes: float, kind: dict[str, Any]) -> tuple[float, int]:
     """Return the median seconds of a training round, and the number of rounds."""
     steps = _ROUNDS[megabytes]
-    study = study_of(agents, megabytes, steps=steps, secure_sum=secure_sum)
+    study = study_of(agents, megabytes, steps=steps, **kind)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write(study, folder)
