@@ -224,9 +224,8 @@ def _offered(study: Study) -> Iterator[tuple[RealCoordinator, list[SiteHome], st
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write(study, folder)
-        home = new_home(folder / "coordinator")
         # "pass": a process whose command names the folder, by which its memory is found.
-        with served(RealCoordinator(home, "pass")) as coordinator:
+        with served(RealCoordinator(new_home(folder / "coordinator"), "pass")) as coordinator:
             homes = [_site(folder, hospital.id, coordinator) for hospital in study.hospitals]
             with Operator(coordinator.home.directory) as operator:
                 offered = operator.call("POST", "studies", body=study.canonical_bytes)
