@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flo.errors import RefusedError, UsageError
+from flo.storage import past_cache
 
 ReadT = TypeVar("ReadT")
 _Stamp = tuple[int, int, int, int, int]  # device, inode, size, both times
@@ -204,10 +205,7 @@ def write_new(path: Path, pieces: Iterable[bytes | memoryview], mode: int = 0o60
     """Write a new file, flushed to the disk; a crash may leave a part of it."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
-        for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(handle, view) :]
+        past_cache.write_pieces(handle, pieces)
         os.fsync(handle)
     finally:
         os.close(handle)
