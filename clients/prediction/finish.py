@@ -76,7 +76,7 @@ def finish(
     snapshot = Snapshot.of(checked, home.open_split_key(), population.hold_out)
     if not snapshot.held_out.count:
         raise DataError(
-            "none of this hospital's patients is held out, so no model can be compared",
+            f"{TOO_FEW}: none of them is held out, so no model could be compared",
             hint="use the published model until there are more patients",
         )
     progress("refitting, with cross-validation")
@@ -139,7 +139,7 @@ def fit_at_home(study: Study, weights: Vector, training: Patients) -> Refit:
         return refit(features, training, last_layer(study, weights), study.data.outcome)
     except TooFewPatients as error:
         raise DataError(
-            f"{TOO_FEW}: {error}",
+            f"{TOO_FEW}: of those that train, {error}",
             hint="use the published model; it needs no patients of this hospital",
         ) from error
 

@@ -27,7 +27,7 @@ from flo.study.terms import Identifier
 
 NOT_PRIVATE = "not private: it and its figures stay in this hospital"
 FOLDER = "finished"
-TOO_FEW = "this hospital's training patients are too few"
+TOO_FEW = "this hospital has too few patients to finish a model"
 _LIMIT = 1 << 30
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,199}$")]
 Share = Annotated[float, Field(ge=0, le=1)]

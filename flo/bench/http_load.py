@@ -6,7 +6,8 @@
 own number of six digits), ``requests``, ``connections``, and optionally
 ``tokens`` (one for each request), ``ca`` (a certificate file: TLS) and ``a_second`` (an open loop:
 each request begins at its own time, whether or not the ones before were answered). Prints JSON:
-``answered`` with status 200, ``seconds``, and percentiles of the time to an answer.
+``refused`` (how many answers had each status that is not 200), ``seconds``, and percentiles of the
+time to an answer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import ssl
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,16 @@ class _Load:
         self._plan, self._free = plan, list[Connection]()
         self._body = plan["body"].encode()
         self._tls = ssl.create_default_context(cafile=plan["ca"]) if plan.get("ca") else None
-        self._next, self._answered, self._times = 0, 0, list[float]()
+        self._next, self._statuses, self._times = 0, Counter[str](), list[float]()
 
-    async def run(self) -> dict[str, float]:
+    async def run(self) -> dict[str, Any]:
         for _ in range(self._plan["connections"]):
             self._free.append(await self._connect())
         begun = time.perf_counter()
         await (self._open_loop() if self._plan.get("a_second") else self._closed_loop())
         seconds, times = time.perf_counter() - begun, sorted(self._times)
         return {
-            "answered": self._answered,
+            "refused": {one: count for one, count in self._statuses.items() if one != "200"},
             "seconds": seconds,
             "p50": times[len(times) // 2],
             "p99": times[int(0.99 * len(times))],
@@ -88,7 +90,7 @@ class _Load:
         length = int(answer.split(b"content-length: ")[1].split(b"\r\n")[0])
         await reader.readexactly(length)
         self._times.append(time.perf_counter() - begun)
-        self._answered += answer.split(b" ", 2)[1] == b"200"
+        self._statuses[answer.split(b" ", 2)[1].decode()] += 1
 
 
 def main() -> None:
